@@ -1,0 +1,16 @@
+"""DiT Blocks: the diffusion-transformer pipeline as wires, for ComfyUI."""
+
+WEB_DIRECTORY = "./web"
+__all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]
+
+
+async def comfy_entrypoint():
+    """What ComfyUI calls to learn the pack's nodes."""
+    from comfy_api.v0_0_2 import ComfyExtension
+
+    from .nodes import NODES
+
+    class DiTBlocks(ComfyExtension):
+        async def get_node_list(self):
+            return NODES
+    return DiTBlocks()

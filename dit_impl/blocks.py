@@ -1,0 +1,180 @@
+"""The parts of a diffusion transformer: embeddings, modulation, attention, the two kinds of block, the final layer.
+
+Linear layers come from an `ops` namespace (torch.nn, or ComfyUI's ops, which cast and offload weights).
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+import torch.nn.functional as F
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Scale and shift every token by its sample's vector: [B, N, D], [B, D], [B, D] → [B, N, D]. Peebles & Xie 2022, §3.2."""
+    return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
+
+
+def timestep_embedding(t: Tensor, width: int = 256, max_period: float = 10000.0, last: int = 0) -> Tensor:
+    """Sinusoids of a time, 0..1000: [B] → [B, width], cosines first. Nichol & Dhariwal 2021 (GLIDE), as DiT and SD3 use it.
+
+    The lowest frequency is just above 1 / max_period; with last=1, as in diffusers' DiT, it is 1 / max_period.
+    """
+    frequency = torch.exp(-math.log(max_period) * torch.arange(width // 2, device=t.device) / (width // 2 - last))
+    angle = t.float()[:, None] * frequency
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+class VectorEmbedder(nn.Module):
+    """Two linear layers that bring a vector to the model's width: [B, in] → [B, D]. For time and pooled text."""
+
+    def __init__(self, in_features: int, width: int, ops=nn):
+        super().__init__()
+        self.mlp = nn.Sequential(ops.Linear(in_features, width), nn.SiLU(), ops.Linear(width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mlp(x)
+
+
+class Mlp(nn.Module):
+    """Feed-forward layer, tanh GELU: [B, N, D] → [B, N, D]."""
+
+    def __init__(self, width: int, hidden: int, ops=nn):
+        super().__init__()
+        self.fc1 = ops.Linear(width, hidden)
+        self.fc2 = ops.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class QKNorm(nn.Module):
+    """RMS norm of queries and keys per head, which keeps attention scores bounded. Esser et al. 2024, §5.3.2."""
+
+    def __init__(self, head_dim: int, ops=nn):
+        super().__init__()
+        self.q = ops.RMSNorm(head_dim, eps=1e-6)
+        self.k = ops.RMSNorm(head_dim, eps=1e-6)
+
+
+class QKV(nn.Module):
+    """One stream's side of attention: project to queries, keys and values, and project the answer back."""
+
+    def __init__(self, width: int, heads: int, qk_norm: bool, project_out: bool = True, ops=nn):
+        super().__init__()
+        self.heads = heads
+        self.qkv = ops.Linear(width, 3 * width)
+        self.norm = QKNorm(width // heads, ops) if qk_norm else None
+        self.proj = ops.Linear(width, width) if project_out else None
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, N, D] → queries, keys, values, each [B, heads, N, head_dim]."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return (q, k, v) if self.norm is None else (self.norm.q(q), self.norm.k(k), v)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention, heads joined: three of [B, heads, N, head_dim] → [B, N, D]. Vaswani et al. 2017, §3.2."""
+    if q.requires_grad and q.device.type == "cpu":
+        # On a CPU the fused kernel's backward pass is slower than the plain formula's.
+        weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(dim=-1)
+        return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+class Stream(nn.Module):
+    """One modality's half of a joint block: adaLN-Zero modulation, its side of attention, its MLP.
+
+    `dual` adds SD3.5-medium's second attention, over this stream alone. `pre_only` marks the text stream of the last
+    block, whose output nobody reads: it only provides keys and values.
+    """
+
+    def __init__(self, width: int, heads: int, qk_norm: bool, dual: bool = False, pre_only: bool = False, ops=nn):
+        super().__init__()
+        self.pre_only = pre_only
+        self.norm1 = ops.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.attn = QKV(width, heads, qk_norm, project_out=not pre_only, ops=ops)
+        self.attn2 = QKV(width, heads, qk_norm, ops=ops) if dual else None
+        self.norm2 = None if pre_only else ops.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.mlp = None if pre_only else Mlp(width, 4 * width, ops)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), ops.Linear(width, (2 if pre_only else 9 if dual else 6) * width))
+
+    def modulation(self, vector: Tensor) -> tuple[Tensor, ...]:
+        """[B, D] → shift, scale[, gate, mlp shift, mlp scale, mlp gate[, shift2, scale2, gate2]], each [B, D]."""
+        return self.adaLN_modulation(vector).chunk(2 if self.pre_only else 9 if self.attn2 is not None else 6, dim=-1)
+
+    def finish(self, x: Tensor, attended: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
+        """Add the gated attention and MLP branches: [B, N, D] → [B, N, D]."""
+        shift1, scale1, gate1, shift2, scale2, gate2, *second = modulation
+        normed = self.norm1(x) if second else None
+        x = x + gate1.unsqueeze(1) * self.attn.proj(attended)
+        if second:
+            shift, scale, gate = second
+            own = self.attn2.proj(attention(*self.attn2.split(modulate(normed, shift, scale))))
+            x = x + gate.unsqueeze(1) * own
+        return x + gate2.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift2, scale2))
+
+
+class JointBlock(nn.Module):
+    """MM-DiT block: text and image have their own weights and attend together. Esser et al. 2024, figure 2b."""
+
+    def __init__(self, width: int, heads: int, qk_norm: bool, dual: bool = False, last: bool = False, ops=nn):
+        super().__init__()
+        self.context_block = Stream(width, heads, qk_norm, pre_only=last, ops=ops)
+        self.x_block = Stream(width, heads, qk_norm, dual=dual, ops=ops)
+
+    def forward(self, context: Tensor, x: Tensor, vector: Tensor) -> tuple[Tensor | None, Tensor]:
+        """[B, T, D], [B, N, D], [B, D] → context (None after the last block) and x."""
+        streams = ((self.context_block, context), (self.x_block, x))
+        modulations = [stream.modulation(vector) for stream, _ in streams]
+        sides = [stream.attn.split(modulate(stream.norm1(h), m[0], m[1])) for (stream, h), m in zip(streams, modulations)]
+        attended = attention(*(torch.cat(side, dim=2) for side in zip(*sides)))
+        of_context, of_x = attended.split([context.shape[1], x.shape[1]], dim=1)
+        if self.context_block.pre_only:
+            context = None
+        else:
+            context = self.context_block.finish(context, of_context, modulations[0])
+        return context, self.x_block.finish(x, of_x, modulations[1])
+
+
+class DiTBlock(nn.Module):
+    """Class-conditional DiT block with adaLN-Zero. Peebles & Xie 2022, figure 3."""
+
+    def __init__(self, width: int, heads: int, mlp_eps: float = 1e-6, ops=nn):
+        super().__init__()
+        self.norm1 = ops.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.attn = QKV(width, heads, qk_norm=False, ops=ops)
+        self.norm2 = ops.LayerNorm(width, eps=mlp_eps, elementwise_affine=False)
+        self.mlp = Mlp(width, 4 * width, ops)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), ops.Linear(width, 6 * width))
+
+    def forward(self, x: Tensor, vector: Tensor) -> Tensor:
+        """[B, N, D], [B, D] → [B, N, D]."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(vector).chunk(6, dim=-1)
+        attended = attention(*self.attn.split(modulate(self.norm1(x), shift1, scale1)))
+        x = x + gate1.unsqueeze(1) * self.attn.proj(attended)
+        return x + gate2.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift2, scale2))
+
+
+class FinalLayer(nn.Module):
+    """Modulated norm and a linear map to patch values: [B, N, D], [B, D] → [B, N, values]. Peebles & Xie 2022, §3.2.
+
+    One map for each patch size; the norm and its modulation are shared.
+    """
+
+    def __init__(self, width: int, values: dict[int, int], ops=nn):
+        super().__init__()
+        self.norm = ops.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), ops.Linear(width, 2 * width))
+        self.linear = nn.ModuleDict({str(p): ops.Linear(width, n) for p, n in values.items()})
+
+    def forward(self, x: Tensor, vector: Tensor, patch_size: int) -> Tensor:
+        shift, scale = self.adaLN_modulation(vector).chunk(2, dim=-1)
+        return self.linear[str(patch_size)](modulate(self.norm(x), shift, scale))
+
+
+def zero_adaln(model: nn.Module) -> None:
+    """Zero the modulations and heads, so that every block starts as the identity: adaLN-Zero. Peebles & Xie 2022, §3.2."""
+    for name, parameter in model.named_parameters():
+        if "adaLN_modulation" in name or name.startswith("final_layer.linear"):
+            nn.init.zeros_(parameter)

@@ -1,0 +1,94 @@
+"""The class-conditional diffusion transformer, with an embedding and a head for each patch size it was trained at."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from . import position
+from .blocks import DiTBlock, FinalLayer, VectorEmbedder, timestep_embedding
+from .mmdit import Hidden
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """Architecture. `position_base` is the side of the token grid that the positions count, at the base patch size;
+    `learn_sigma` says that the head also answers a variance. The defaults are DiT-XL/2 at 256x256."""
+    patch_sizes: tuple[int, ...] = (2,)
+    in_channels: int = 4
+    width: int = 1152
+    depth: int = 28
+    heads: int = 16
+    classes: int = 1000
+    learn_sigma: bool = True
+    position_base: int = 16
+    prediction: str = "epsilon"
+    # where diffusers departs from the original: see timestep_embedding; and the epsilon of the norm before the MLP
+    time_last: int = 0
+    mlp_eps: float = 1e-6
+
+    @property
+    def patch_size(self) -> int:
+        """The model's own patch size: the first it was trained at."""
+        return self.patch_sizes[0]
+
+    @property
+    def null_class(self) -> int:
+        """The label that stands for no label, for classifier-free guidance."""
+        return self.classes
+
+
+class DiT(nn.Module):
+    """Class-conditional DiT in stages: embed → blocks[i:j] → head. Peebles & Xie 2022, §3.2 and figure 3."""
+
+    def __init__(self, config: DiTConfig, ops=nn):
+        super().__init__()
+        self.config = config
+        c, width = config, config.width
+        values = {p: c.in_channels * p * p for p in c.patch_sizes}
+        answers = {p: n * (2 if c.learn_sigma else 1) for p, n in values.items()}
+        self.x_embedder = nn.ModuleDict({str(p): ops.Linear(n, width) for p, n in values.items()})
+        self.t_embedder = VectorEmbedder(256, width, ops)
+        self.y_embedder = ops.Embedding(c.classes + 1, width)
+        self.patch_embedder = ops.Embedding(len(c.patch_sizes), width) if len(c.patch_sizes) > 1 else None
+        self.blocks = nn.ModuleList(DiTBlock(width, c.heads, c.mlp_eps, ops) for _ in range(c.depth))
+        self.final_layer = FinalLayer(width, answers, ops)
+
+    def patch_embed(self, tokens: Tensor, patch_size: int) -> Tensor:
+        """Raw tokens to the model's width: [B, N, C·p·p] → [B, N, D]."""
+        return self.x_embedder[str(patch_size)](tokens)
+
+    def position_embedding(self, grid: tuple[int, int], patch_size: int) -> Tensor:
+        """The table for a grid of tokens laid over the picture: (h, w) → [1, h·w, D]."""
+        return position.sincos_2d(self.config.width, *position.grid_positions(grid, self.config.position_base))[None]
+
+    def condition(self, t: Tensor, labels: Tensor, patch_size: int) -> Tensor:
+        """Time 0..1000 [B] and class labels [B] → the vector that modulates every block, [B, D]."""
+        of_label = self.y_embedder(labels)
+        vector = self.t_embedder(timestep_embedding(t, last=self.config.time_last).to(of_label.dtype)) + of_label
+        if self.patch_embedder is not None:
+            index = torch.full_like(labels, self.config.patch_sizes.index(patch_size), dtype=torch.long)
+            vector = vector + self.patch_embedder(index)
+        return vector
+
+    def embed(self, tokens: Tensor, grid: tuple[int, int], patch_size: int, t: Tensor, labels: Tensor) -> Hidden:
+        """First stage: raw tokens [B, N, C·p·p], times [B] and class labels [B] → Hidden, which has no text."""
+        x = self.patch_embed(tokens, patch_size)
+        x = x + self.position_embedding(grid, patch_size).to(x)
+        return Hidden(x, None, self.condition(t, labels, patch_size), patch_size)
+
+    def run_blocks(self, hidden: Hidden, start: int = 0, stop: int | None = None) -> Hidden:
+        """Middle stage: blocks[start:stop]."""
+        x = hidden.x
+        for block in self.blocks[start:stop]:
+            x = block(x, hidden.vector)
+        return Hidden(x, None, hidden.vector, hidden.patch_size)
+
+    def head(self, hidden: Hidden) -> Tensor:
+        """Last stage: Hidden → predicted tokens [B, N, C·p·p]. A learned variance, the second half of channels, is dropped."""
+        answer = self.final_layer(hidden.x, hidden.vector, hidden.patch_size)
+        return answer[..., :self.config.in_channels * hidden.patch_size ** 2]
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int], patch_size: int, t: Tensor, labels: Tensor) -> Tensor:
+        """[B, N, C·p·p] → prediction [B, N, C·p·p]."""
+        return self.head(self.run_blocks(self.embed(tokens, grid, patch_size, t, labels)))

@@ -1,0 +1,108 @@
+"""What noise level means to a model, and how its prediction becomes x0. One contract: `predict_x0(x, sigma)`."""
+
+from dataclasses import dataclass
+from typing import Callable
+
+import torch
+from torch import Tensor
+
+Model = Callable[[Tensor, Tensor], Tensor]  # (input, time 0..1000 [B]) → prediction, shaped as the input
+
+
+def per_sample(sigma: Tensor | float, x: Tensor) -> Tensor:
+    """A noise level or one for each sample, shaped to multiply x: [] or [B] → [B or 1, 1, …]."""
+    return torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, *[1] * (x.dim() - 1))
+
+
+@dataclass(frozen=True)
+class RectifiedFlow:
+    """x = (1 − σ)·x0 + σ·ε, σ from 1 (noise) to 0 (data), time 1000·σ. Liu et al. 2022; Esser et al. 2024, §2.
+
+    `prediction` is what the model answers: the "velocity" ε − x0, or "x0" itself (Li & He 2025, "Back to Basics", §3),
+    which a token wider than the model can still carry. `shift` moves sampling times towards noise (Esser et al., §5.3.2).
+    """
+    prediction: str = "velocity"
+    shift: float = 1.0
+
+    sigma_max = 1.0
+
+    def add_noise(self, x0: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
+        """x at noise level sigma: [B, …], [B, …], [] or [B] → [B, …]."""
+        s = per_sample(sigma, x0)
+        return s * noise + (1 - s) * x0
+
+    def to_x0(self, prediction: Tensor, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """The data behind x, as the prediction has it."""
+        return prediction if self.prediction == "x0" else x - per_sample(sigma, x) * prediction
+
+    def model_input(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        return x
+
+    def time(self, sigma: Tensor) -> Tensor:
+        """Noise level → the model's time, 0..1000."""
+        return sigma * 1000
+
+    def predict_x0(self, model: Model, x: Tensor, sigma: Tensor) -> Tensor:
+        """The data behind x at noise level sigma: [B, …], [B] → [B, …]."""
+        return self.to_x0(model(self.model_input(x, sigma), self.time(sigma)), x, sigma)
+
+
+@dataclass(frozen=True)
+class DDPM:
+    """z_t = √ᾱ·z0 + √(1−ᾱ)·ε (Ho et al. 2020, §2), kept as x = z_t / √ᾱ = z0 + σ·ε with σ = √((1−ᾱ)/ᾱ), ComfyUI's sigma.
+
+    `prediction`: "epsilon", or "v" = √ᾱ·ε − √(1−ᾱ)·z0 (Salimans & Ho 2022, appendix D). In these terms DDIM is Euler's method.
+    """
+    prediction: str = "epsilon"
+    steps: int = 1000
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    beta_schedule: str = "linear"
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """ᾱ at each of the training times: [steps], float64."""
+        if self.beta_schedule == "linear":
+            betas = torch.linspace(self.beta_start, self.beta_end, self.steps, dtype=torch.float64)
+        elif self.beta_schedule == "scaled_linear":
+            betas = torch.linspace(self.beta_start ** 0.5, self.beta_end ** 0.5, self.steps, dtype=torch.float64) ** 2
+        else:
+            raise ValueError(f"DDPM: beta_schedule is linear or scaled_linear, not {self.beta_schedule!r}")
+        return (1 - betas).cumprod(0)
+
+    @property
+    def sigmas(self) -> Tensor:
+        """σ at each of the training times, rising: [steps], float64."""
+        alphas = self.alphas_cumprod
+        return ((1 - alphas) / alphas).sqrt()
+
+    @property
+    def sigma_max(self) -> float:
+        return self.sigmas[-1].item()
+
+    def add_noise(self, x0: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
+        """x at noise level sigma: [B, …], [B, …], [] or [B] → [B, …]."""
+        return x0 + per_sample(sigma, x0) * noise
+
+    def to_x0(self, prediction: Tensor, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """The data behind x, as the prediction has it."""
+        s = per_sample(sigma, x)
+        if self.prediction == "epsilon":
+            return x - s * prediction
+        return x / (s ** 2 + 1) - prediction * s / (s ** 2 + 1) ** 0.5
+
+    def model_input(self, x: Tensor, sigma: Tensor | float) -> Tensor:
+        """z_t, which has unit variance, from x."""
+        return x / (per_sample(sigma, x) ** 2 + 1) ** 0.5
+
+    def time(self, sigma: Tensor) -> Tensor:
+        """Noise level → the nearest training time in log σ, 0..steps−1."""
+        table = self.sigmas.log().to(sigma.device)
+        return (sigma.double().log()[..., None] - table).abs().argmin(-1)
+
+    def predict_x0(self, model: Model, x: Tensor, sigma: Tensor) -> Tensor:
+        """The data behind x at noise level sigma: [B, …], [B] → [B, …]."""
+        return self.to_x0(model(self.model_input(x, sigma), self.time(sigma)), x, sigma)
+
+
+Flow = RectifiedFlow | DDPM

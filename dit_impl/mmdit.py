@@ -1,0 +1,119 @@
+"""MM-DiT, the transformer of SD3 and SD3.5, with an embedding and a head for each patch size it was trained at."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from . import position
+from .blocks import FinalLayer, JointBlock, VectorEmbedder, timestep_embedding, zero_adaln
+
+
+@dataclass(frozen=True)
+class MMDiTConfig:
+    """Architecture. `position`: "cropped" is the middle of SD3's table, of side `position_table`, whose coordinates run from
+    `position_start` over a length of `position_base`; "picture" lays a grid of side `position_base` over every picture,
+    whatever its size. `prediction`: what the head answers, "velocity", "x0", "epsilon" or "v"."""
+    patch_sizes: tuple[int, ...] = (2,)
+    in_channels: int = 16
+    width: int = 1536
+    depth: int = 24
+    heads: int = 24
+    context_width: int = 4096
+    pooled_width: int = 2048
+    qk_norm: bool = False
+    dual_blocks: tuple[int, ...] = ()
+    position: str = "cropped"
+    position_table: int = 192
+    position_base: float = 48.0
+    position_start: float = -16.0
+    prediction: str = "velocity"
+
+    @property
+    def patch_size(self) -> int:
+        """The model's own patch size: the first it was trained at."""
+        return self.patch_sizes[0]
+
+
+@dataclass
+class Hidden:
+    """What flows between the stages: image tokens [B, N, D], text tokens [B, T, D], conditioning vector [B, D]."""
+    x: Tensor
+    context: Tensor | None
+    vector: Tensor
+    patch_size: int
+
+
+class MMDiT(nn.Module):
+    """Multimodal DiT in stages: embed → blocks[i:j] → head. Esser et al. 2024 (SD3), §4 and figure 2."""
+
+    def __init__(self, config: MMDiTConfig, ops=nn):
+        super().__init__()
+        self.config = config
+        c, width = config, config.width
+        values = {p: c.in_channels * p * p for p in c.patch_sizes}
+        self.x_embedder = nn.ModuleDict({str(p): ops.Linear(n, width) for p, n in values.items()})
+        self.t_embedder = VectorEmbedder(256, width, ops)
+        self.y_embedder = VectorEmbedder(c.pooled_width, width, ops)
+        self.patch_embedder = ops.Embedding(len(c.patch_sizes), width) if len(c.patch_sizes) > 1 else None
+        self.context_embedder = ops.Linear(c.context_width, width)
+        self.joint_blocks = nn.ModuleList(
+            JointBlock(width, c.heads, c.qk_norm, dual=i in c.dual_blocks, last=i == c.depth - 1, ops=ops)
+            for i in range(c.depth))
+        self.final_layer = FinalLayer(width, values, ops)
+
+    def patch_embed(self, tokens: Tensor, patch_size: int) -> Tensor:
+        """Raw tokens to the model's width: [B, N, C·p·p] → [B, N, D]. SD3 calls it a convolution of stride p; it is a matrix."""
+        return self.x_embedder[str(patch_size)](tokens)
+
+    def position_embedding(self, grid: tuple[int, int], patch_size: int) -> Tensor:
+        """The table for a grid of tokens: (h, w) → [1, h·w, D]."""
+        c = self.config
+        if c.position == "cropped":
+            unit = c.position_base / c.position_table
+            places = position.cropped_positions(grid, patch_size // c.patch_size, c.position_table, unit, c.position_start)
+        else:
+            places = position.grid_positions(grid, c.position_base)
+        return position.sincos_2d(c.width, *places)[None]
+
+    def condition(self, t: Tensor, pooled: Tensor, patch_size: int) -> Tensor:
+        """Time 0..1000 [B] and pooled text [B, P] → the vector that modulates every block, [B, D]."""
+        vector = self.t_embedder(timestep_embedding(t).to(pooled.dtype)) + self.y_embedder(pooled)
+        if self.patch_embedder is not None:
+            index = torch.full_like(t, self.config.patch_sizes.index(patch_size), dtype=torch.long)
+            vector = vector + self.patch_embedder(index)
+        return vector
+
+    def embed(self, tokens: Tensor, grid: tuple[int, int], patch_size: int, t: Tensor,
+              context: Tensor, pooled: Tensor) -> Hidden:
+        """First stage: raw tokens [B, N, C·p·p], times [B], text [B, T, E] and pooled text [B, P] → Hidden."""
+        x = self.patch_embed(tokens, patch_size)
+        x = x + self.position_embedding(grid, patch_size).to(x)
+        return Hidden(x, self.context_embedder(context), self.condition(t, pooled, patch_size), patch_size)
+
+    def run_blocks(self, hidden: Hidden, start: int = 0, stop: int | None = None) -> Hidden:
+        """Middle stage: blocks[start:stop]."""
+        x, context = hidden.x, hidden.context
+        for block in self.joint_blocks[start:stop]:
+            context, x = block(context, x, hidden.vector)
+        return Hidden(x, context, hidden.vector, hidden.patch_size)
+
+    def head(self, hidden: Hidden) -> Tensor:
+        """Last stage: Hidden → predicted tokens [B, N, C·p·p]."""
+        return self.final_layer(hidden.x, hidden.vector, hidden.patch_size)
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int], patch_size: int, t: Tensor,
+                context: Tensor, pooled: Tensor) -> Tensor:
+        """[B, N, C·p·p] → prediction [B, N, C·p·p]."""
+        return self.head(self.run_blocks(self.embed(tokens, grid, patch_size, t, context, pooled)))
+
+    def initialise(self) -> "MMDiT":
+        """Random weights to train from: Xavier for linear layers, zero for modulations and heads."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        if self.patch_embedder is not None:
+            nn.init.normal_(self.patch_embedder.weight, std=0.02)
+        zero_adaln(self)
+        return self

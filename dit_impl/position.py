@@ -1,0 +1,80 @@
+"""Where a token stands: fixed 2-D sine-cosine tables, cropped (SD3) or laid over the picture (DiT, PixArt)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def sincos_1d(width: int, positions: Tensor) -> Tensor:
+    """Sines and cosines of positions at width/2 frequencies: [M] → [M, width]. Vaswani et al. 2017, §3.5."""
+    frequency = 10000.0 ** -(torch.arange(width // 2, dtype=torch.float64) / (width / 2))
+    angle = positions.double()[:, None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+def sincos_2d(width: int, rows: Tensor, columns: Tensor) -> Tensor:
+    """A table over a grid of coordinates, row-major: [h], [w] → [h·w, width]. DiT's and MAE's order: column half first."""
+    by_row, by_column = sincos_1d(width // 2, rows), sincos_1d(width // 2, columns)
+    h, w = len(rows), len(columns)
+    table = torch.cat([by_column[None].expand(h, w, -1), by_row[:, None].expand(h, w, -1)], dim=-1)
+    return table.reshape(h * w, width).float()
+
+
+def grid_positions(grid: tuple[int, int], base: float) -> tuple[Tensor, Tensor]:
+    """Patch centres of any grid in the units of a base x base one laid over the same picture: → rows [h], columns [w].
+
+    Base grid: 0, 1, 2 …, as in DiT. A grid of half as many tokens: 0.5, 2.5, 4.5 …: the middles of the patches it merges.
+    """
+    return tuple((torch.arange(n, dtype=torch.float64) + 0.5) * base / n - 0.5 for n in grid)
+
+
+def cropped_positions(grid: tuple[int, int], scale: int, table: int, unit: float,
+                      start: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Patch centres of a grid in the middle of SD3's table: → rows [h], columns [w]. Esser et al. 2024, §5.3.2.
+
+    `table` is the table's side, `start` its first coordinate and `unit` the step between entries, all at the base patch
+    size; `scale` is p over the base patch size. At scale 1 the coordinates are those that cropping the table would give.
+    """
+    def centres(n: int) -> Tensor:
+        covered = n * scale
+        first = (table - covered) // 2 if covered <= table else (table - covered) / 2
+        # float32, because the published tables were made from float32 coordinates
+        return ((first + (torch.arange(n, dtype=torch.float64) + 0.5) * scale - 0.5) * unit + start).float()
+    return tuple(centres(n) for n in grid)
+
+
+def table_coordinates(table: Tensor) -> tuple[int, float, float]:
+    """A stored square table's side, first coordinate and step: [side², D] → side, start, unit. Undoes `sincos_2d`.
+
+    Raises ValueError where no evenly spaced grid gives this table.
+    """
+    side, width = math.isqrt(len(table)), table.shape[1]
+    if side < 1 or side ** 2 != len(table) or width < 4 or width % 4:
+        raise ValueError(f"{len(table)} positions of width {width} are not a square 2-D sine-cosine table")
+    entries = table.reshape(side, side, width)
+    sines, cosines = entries[0, :, :width // 2].double().chunk(2, dim=1)
+    frequencies = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    # the lowest frequency tells a coordinate without ambiguity, each higher one tells it more exactly
+    coordinates = torch.zeros(side, dtype=torch.float64)
+    for sine, cosine, frequency in zip(sines.T.flip(0), cosines.T.flip(0), frequencies.flip(0)):
+        angle = torch.atan2(sine, cosine)
+        turns = ((coordinates * frequency - angle) / math.tau).round()
+        coordinates = (angle + math.tau * turns) / frequency
+    if not coordinates.isfinite().all():
+        raise ValueError("a position table with values that are not finite")
+    centred = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
+    unit = (coordinates @ centred / centred.square().sum()).item() if side > 1 else 1.0
+    start = coordinates.mean().item() - unit * (side - 1) / 2
+    tolerance = max(1e-4, 2 * torch.finfo(table.dtype).eps)
+    # tables are often stored in half precision: take the round numbers they were made from
+    base, start = (round(x) if abs(x - round(x)) < tolerance / 2 else x for x in (unit * side, start))
+    unit = base / side
+    axis = (torch.arange(side, dtype=torch.float64) * unit + start).float()
+    expected = sincos_1d(width // 2, axis).float()
+    for row, of_row in zip(entries, expected):
+        made = torch.cat([expected, of_row.expand(side, -1)], dim=1)
+        error = (row.float() - made).abs().max().item()
+        if not error <= tolerance:
+            raise ValueError(f"a position table that no evenly spaced grid gives (it differs by {error:.2g})")
+    return side, float(start), unit

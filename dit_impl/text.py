@@ -1,0 +1,76 @@
+"""A small CLIP-style text encoder over whole words."""
+
+from dataclasses import dataclass
+import re
+
+import torch
+from torch import Tensor, nn
+
+from .blocks import Mlp, QKV
+import torch.nn.functional as F
+
+PAD, START, END = "<pad>", "<start>", "<end>"
+SYNONYMS = {"big": "large", "huge": "large", "tiny": "small", "little": "small", "grey": "gray", "centre": "center",
+            "middle": "center", "upper": "top", "lower": "bottom", "violet": "purple", "triangular": "triangle",
+            "round": "circle", "disc": "circle", "disk": "circle", "plus": "cross", "x": "cross", "donut": "ring"}
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    vocabulary: tuple[str, ...]  # the first three are padding, start and end
+    length: int = 24
+    width: int = 128
+    depth: int = 2
+    heads: int = 4
+
+
+class Tokenizer:
+    """Words to numbers. Words outside the vocabulary, and those past the end, are left out and named."""
+
+    def __init__(self, config: TextConfig):
+        self.length = config.length
+        self.index = {word: i for i, word in enumerate(config.vocabulary)}
+
+    def __call__(self, text: str) -> tuple[list[int], list[str]]:
+        """→ `length` token numbers (start, words, end, padding) and the words ignored."""
+        words = [SYNONYMS.get(word, word) for word in re.findall(r"\w+", text.lower())]
+        known = [word for word in words if word in self.index]
+        kept, cut = known[:self.length - 2], known[self.length - 2:]
+        ids = [self.index[word] for word in (START, *kept, END)]
+        return ids + [self.index[PAD]] * (self.length - len(ids)), [w for w in words if w not in self.index] + cut
+
+
+class TextLayer(nn.Module):
+    """Pre-norm causal transformer layer: [B, T, E] → [B, T, E]."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.norm1, self.attn = nn.LayerNorm(width), QKV(width, heads, qk_norm=False)
+        self.norm2, self.mlp = nn.LayerNorm(width), Mlp(width, 4 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.attn.split(self.norm1(x))
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+        x = x + self.attn.proj(attended)
+        return x + self.mlp(self.norm2(x))
+
+
+class TextEncoder(nn.Module):
+    """Causal text transformer; the end token's state is the pooled vector. Radford et al. 2021 (CLIP), §2.4."""
+
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(len(config.vocabulary), config.width)
+        self.position_embedding = nn.Parameter(torch.randn(config.length, config.width) * 0.02)
+        self.layers = nn.ModuleList(TextLayer(config.width, config.heads) for _ in range(config.depth))
+        self.final_norm = nn.LayerNorm(config.width)
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Token numbers [B, T] → states [B, T, E] and pooled [B, E]."""
+        x = self.token_embedding(ids) + self.position_embedding[:ids.shape[1]]
+        for layer in self.layers:
+            x = layer(x)
+        x = self.final_norm(x)
+        end = (ids == self.config.vocabulary.index(END)).int().argmax(dim=1)
+        return x, x[torch.arange(len(x)), end]

@@ -1,0 +1,111 @@
+"""`dit-blocks eval embedded`: how often the default model draws what the prompt says, and how well its VAE rebuilds pictures."""
+
+from pathlib import Path
+import random
+import re
+from typing import Callable
+
+import torch
+from torch import Tensor
+import torch.nn.functional as F
+
+from ..denoise import add_noise, denoise
+from ..embedded import FOLDER, EmbeddedVAE, load_embedded
+from ..schedules import schedule
+from ..tokens import fold, unfold
+from . import scenes, textures
+from .train_vae import psnr
+from .verify import read_scene, same_scene
+
+STEPS, CFG, BATCH = 20, 3.0, 20
+PHOTOGRAPHS = ("astronaut", "coffee", "chelsea")
+
+_THING = re.compile(
+    rf"an? (?P<size>{'|'.join(scenes.SIZES)}) (?P<colour>{'|'.join(scenes.COLOURS)}) (?P<shape>{'|'.join(scenes.SHAPES)}) "
+    rf"(?:at the|in the) (?P<place>{'|'.join(sorted(scenes.PLACES, key=len, reverse=True))})")
+
+
+def read_caption(text: str) -> scenes.Scene:
+    """A full caption back into its scene. Raises ValueError where a word is missing, since the answer could not be judged."""
+    things = [scenes.Thing(**m.groupdict()) for m in _THING.finditer(text)]
+    background = re.search(rf"on an? ({'|'.join(scenes.BACKGROUNDS)}) background", text)
+    scene = scenes.Scene(tuple(things), background.group(1) if background else "")
+    if not things or not background or scenes.caption(scene) != text.strip():
+        raise ValueError(f"not a full caption, such as {scenes.caption(scenes.held_out()[0][0])!r}: {text.strip()!r}")
+    return scene
+
+
+def draw_prompts(prompts: list[str], patch_size: int, seed: int = 0) -> Tensor:
+    """Pictures of prompts, one seed for each in turn: → [len(prompts), 3, H, W] in 0..1."""
+    backbone, clip, vae = load_embedded()
+    negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
+    sigmas, side = schedule(backbone.flow, STEPS), backbone.picture_size // backbone.downscale
+    pictures = []
+    for start in range(0, len(prompts), BATCH):
+        encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(p))[0] for p in prompts[start:start + BATCH]]
+        positive = [[torch.cat([states for states, _ in encoded]),
+                     {"pooled_output": torch.cat([extra["pooled_output"] for _, extra in encoded])}]]
+        empty = fold(torch.zeros(len(encoded), backbone.channels, side, side), patch_size, backbone.latent_format)
+        noisy, _ = add_noise(backbone, empty, sigmas, 0, seed + start)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # several times faster where it counts, the transformer
+            clean, _ = denoise(backbone, noisy, sigmas, positive, negative, CFG)
+        pictures.append(vae.decode(unfold(clean)).movedim(-1, 1))
+    return torch.cat(pictures)
+
+
+def accuracy(wanted: list[scenes.Scene], patch_size: int) -> float:
+    """Share of scenes drawn with every attribute right, from their full captions."""
+    pictures = draw_prompts([scenes.caption(scene) for scene in wanted], patch_size)
+    return sum(same_scene(read_scene(picture), scene) for picture, scene in zip(pictures, wanted)) / len(wanted)
+
+
+def _square(picture: Tensor, side: int) -> Tensor:
+    cut = min(picture.shape[-2:])
+    top, left = ((length - cut) // 2 for length in picture.shape[-2:])
+    cut_out = picture[None, :, top:top + cut, left:left + cut]
+    return F.interpolate(cut_out, size=(side, side), mode="bicubic", antialias=True)[0].clamp(0, 1)
+
+
+def photographs() -> Tensor:
+    """scikit-image's astronaut, coffee and chelsea, cut square: → [3, 3, 256, 256] in 0..1."""
+    from skimage import data
+    return torch.stack([_square(torch.from_numpy(getattr(data, name)()).movedim(-1, 0).float() / 255, 256)
+                        for name in PHOTOGRAPHS])
+
+
+def procedural(count: int = 48, seed: int = 90210) -> Tensor:
+    """Procedural pictures that training never saw: → [count, 3, 256, 256] in 0..1."""
+    rng = random.Random(seed)
+    return torch.stack([textures.random_picture(256, rng) for _ in range(count)])
+
+
+def vae_psnr(vae: EmbeddedVAE, pictures: Tensor) -> float:
+    """Mean over pictures [B, 3, H, W] of the round trip's PSNR in dB."""
+    values = []
+    for picture in pictures:
+        pixels = picture.movedim(0, -1)[None]
+        values.append(psnr(vae.decode(vae.encode(pixels)), pixels, peak=1.0))
+    return sum(values) / len(values)
+
+
+def evaluate_embedded(prompts: Path | None = None, progress: Callable[[str], None] = lambda _: None) -> dict:
+    """Caption accuracy at every patch size, PSNR, and size on disk. `prompts`: a file of full captions, one a line."""
+    backbone, _, vae = load_embedded()
+    singles, pairs = scenes.held_out()
+    if prompts is not None:
+        given = [read_caption(line) for line in prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
+        singles, pairs = ([s for s in given if len(s.things) == n] for n in (1, 2))
+    report: dict = {"accuracy": {"single": {}, "pair": {}}, "psnr": {}}
+    for kind, wanted, sizes in (("single", singles, backbone.patch_sizes), ("pair", pairs, backbone.patch_sizes[:1])):
+        for p in sizes if wanted else ():
+            report["accuracy"][kind][str(p)] = accuracy(wanted, p)
+            progress(f"{kind} prompts at patch size {p}: {report['accuracy'][kind][str(p)]:.1%} right")
+    report["psnr"]["procedural"] = vae_psnr(vae, procedural())
+    try:
+        report["psnr"]["photographs"] = vae_psnr(vae, photographs())
+    except ImportError:
+        report["psnr"]["photographs"] = None
+        progress("photographs: not measured, scikit-image is not installed")
+    report["bytes"] = sum(file.stat().st_size for file in FOLDER.glob("*.safetensors"))
+    report["prompts"] = len(singles) + len(pairs)
+    return report

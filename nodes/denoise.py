@@ -1,0 +1,137 @@
+"""Noise levels, noise, and the steps that take it away."""
+
+from comfy_api.v0_0_2 import io
+
+from ..dit_impl.denoise import add_noise, check_step, denoise
+from ..dit_impl.sampling import SOLVERS
+from ..dit_impl.schedules import SCHEDULERS, schedule
+from . import host
+from .wires import STEP_MAX, Tokens, dit_input, names_errors, sigmas_input, step_input, tokens_input
+
+
+class Schedule(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksSchedule",
+            display_name="Sigma Schedule",
+            category="DiT Blocks/denoise",
+            description="The noise levels that the steps walk down, from the model's highest to 0.",
+            inputs=[
+                dit_input(),
+                io.Int.Input("steps", default=20, min=1, max=STEP_MAX, tooltip="How many steps."),
+                io.Combo.Input("scheduler", options=list(SCHEDULERS), default="simple", tooltip="How the levels are spaced."),
+                io.Float.Input("denoise", default=1.0, min=0.01, max=1.0, step=0.01,
+                               tooltip="Below 1: only the last part of a longer schedule, to change a picture rather than make one."),
+            ],
+            outputs=[io.Sigmas.Output("sigmas", display_name="sigmas", tooltip="steps + 1 noise levels, falling.")],
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, dit, steps, scheduler, denoise) -> io.NodeOutput:
+        return io.NodeOutput(schedule(dit.flow, steps, scheduler, denoise))
+
+
+class AddNoise(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksAddNoise",
+            display_name="Add Noise (DiT)",
+            category="DiT Blocks/denoise",
+            description="Bring clean tokens to the noise level of a step. The noise is KSampler's for the same seed, whatever the patch "
+                        "size.",
+            inputs=[
+                dit_input(),
+                tokens_input("Clean tokens; from an empty latent to start from noise."),
+                sigmas_input(),
+                step_input("The step whose noise level the tokens get; 0 is the schedule's first."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
+                             tooltip="Which noise."),
+            ],
+            outputs=[
+                Tokens.Output("noisy", display_name="tokens", tooltip="The tokens with noise."),
+                Tokens.Output("noise", display_name="noise", tooltip="The noise alone."),
+            ],
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, dit, tokens, sigmas, step, seed) -> io.NodeOutput:
+        return io.NodeOutput(*add_noise(dit, tokens, sigmas, step, seed))
+
+
+def _denoise_inputs(*steps):
+    return [
+        dit_input(),
+        tokens_input("Tokens at the noise level of the first step, from Add Noise or an earlier step."),
+        sigmas_input(),
+        *steps,
+        io.Conditioning.Input("positive", tooltip="What the picture shows."),
+        io.Float.Input("cfg", default=3.0, min=0.0, max=100.0, step=0.1, round=0.01,
+                       tooltip="Guidance: how far to go from negative towards positive. 1 leaves negative out."),
+        io.Combo.Input("solver", options=list(SOLVERS), default="euler",
+                       tooltip="How a step is taken. heun calls the model twice a step."),
+        io.Conditioning.Input("negative", optional=True, tooltip="What to go away from; needed for cfg other than 1."),
+    ]
+
+
+def _denoise_outputs():
+    return [
+        Tokens.Output("denoised_tokens", display_name="tokens", tooltip="Tokens at the next noise level."),
+        Tokens.Output("denoised", display_name="denoised", tooltip="x0: the clean tokens as the model sees them at the last step."),
+    ]
+
+
+def _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step) -> io.NodeOutput:
+    if negative is None and cfg != 1:
+        raise ValueError(f"cfg {cfg:g} needs a negative conditioning; wire one, or set cfg to 1")
+    dit.model.to(host.device())
+    host.throw_if_interrupted()
+    report = host.reporter(end_step - start_step)
+    return io.NodeOutput(*denoise(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step,
+                                  lambda done, _, x0: report(done, dit.preview(tokens, x0))))
+
+
+class DenoiseStep(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksDenoiseStep",
+            display_name="DiT Denoise Step",
+            category="DiT Blocks/denoise",
+            description="One denoising step in token space: the model predicts the clean tokens, the solver goes to the next noise level.",
+            search_aliases=["KSampler step", "KSampler steps", "one step"],
+            inputs=_denoise_inputs(step_input("Which step of the schedule, from 0.")),
+            outputs=_denoise_outputs(),
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, dit, tokens, sigmas, step, positive, cfg, solver, negative=None) -> io.NodeOutput:
+        return _run(dit, tokens, sigmas, positive, negative, cfg, solver, step, step + 1)
+
+
+class Denoise(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksDenoise",
+            display_name="DiT Denoise",
+            category="DiT Blocks/denoise",
+            description="All steps of a schedule, or a stretch of them, in token space: a row of DiT Denoise Steps in one node.",
+            search_aliases=["KSampler", "sampler"],
+            inputs=_denoise_inputs(
+                io.Int.Input("start_step", default=0, min=0, max=STEP_MAX, tooltip="The first step to take."),
+                io.Int.Input("end_step", default=STEP_MAX, min=1, max=STEP_MAX,
+                             tooltip="The step to stop before; anything past the schedule means its end."),
+            ),
+            outputs=_denoise_outputs(),
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, dit, tokens, sigmas, start_step, end_step, positive, cfg, solver, negative=None) -> io.NodeOutput:
+        check_step(start_step, sigmas)
+        return _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, min(end_step, len(sigmas) - 1))

@@ -1,0 +1,195 @@
+"""The `dit-blocks` command."""
+
+import argparse
+from contextlib import contextmanager
+import json
+from pathlib import Path
+import sys
+from typing import Iterator, Sequence
+
+from .errors import NodeError, WorkflowError, one_line
+
+DONE, NODE_FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0 done, 1 a node failed, 2 the workflow or an option is wrong."""
+    try:
+        arguments = _parser().parse_args(argv)
+        return arguments.command(arguments)
+    except WorkflowError as error:
+        return _fail(WRONG, error)
+    except NodeError as error:
+        return _fail(NODE_FAILED, error)
+    except KeyboardInterrupt:
+        return _fail(INTERRUPTED, "interrupted")
+    except BrokenPipeError:
+        # The reader of our output went away: nothing is left to say, and nobody to say it to.
+        sys.stdout = None
+        return DONE
+
+
+def _fail(status: int, why: BaseException | str) -> int:
+    print(f"dit-blocks: {why if isinstance(why, str) else one_line(why)}", file=sys.stderr)
+    return status
+
+
+class _Parser(argparse.ArgumentParser):
+    """An option that is wrong is one line."""
+
+    def error(self, message: str):
+        raise WorkflowError(f"{message} (see {self.prog} --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="dit-blocks", description="DiT Blocks without ComfyUI.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    run = commands.add_parser("run", help="run a workflow and print the pictures it saves")
+    run.add_argument("workflow", type=Path, help="a workflow's JSON, in the front end's or the API's form")
+    run.add_argument("--out", type=Path, default=Path("output"), help="folder for the pictures (./output)")
+    run.add_argument("--input", type=Path, default=Path("input"), help="folder that LoadImage reads from (./input)")
+    run.add_argument("--set", dest="overrides", metavar="NODE.input=VALUE", action="append", default=[],
+                     help="override a widget; NODE is a node's id or title")
+    run.add_argument("--json", action="store_true", help="print one JSON object")
+    run.set_defaults(command=_run)
+
+    nodes = commands.add_parser("nodes", help="list the nodes")
+    nodes.add_argument("--json", action="store_true", help="print all that ComfyUI's /object_info says of them")
+    nodes.set_defaults(command=_nodes)
+
+    evaluate = commands.add_parser("eval", help="measure the embedded model")
+    evaluate.add_argument("model", choices=["embedded"])
+    evaluate.add_argument("--prompts", type=Path, help="a file of prompts, one a line, in place of the held-out ones")
+    evaluate.add_argument("--json", action="store_true", help="print one JSON object")
+    evaluate.set_defaults(command=_evaluate)
+
+    train = commands.add_parser("train", help="train a model by a recipe; started again, it goes on where it was")
+    train.add_argument("config", type=Path, help="the recipe, a TOML file")
+    train.set_defaults(command=_train)
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from . import pack
+    from .executor import Executor
+    from .folders import Folders
+    from .node_types import NodeType
+    from .workflow import override, read_workflow, title
+
+    if not arguments.workflow.is_file():
+        raise WorkflowError(f"{arguments.workflow}: there is no such file")
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise WorkflowError(f"--out {arguments.out}: it is a file, not a folder")
+    classes = pack.load()
+    types = {name: NodeType(name, cls) for name, cls in classes.items()}
+    workflow = read_workflow(arguments.workflow, types)
+    for option in arguments.overrides:
+        override(workflow, option, types)
+    folders = Folders(arguments.input.absolute(), arguments.out.absolute())
+    executor = Executor(classes, folders)
+    with _progress_line() as progress:
+        pack.listen(progress.step)
+        report = executor.run(workflow.prompt, workflow.extra_pnginfo,
+                              lambda id: progress.begin(title(id, workflow.prompt, types)))
+
+    images = [str(folders.of(image["type"]) / image["subfolder"] / image["filename"])
+              for shown in report.ui.values() for image in shown.get("images", ())]
+    if arguments.json:
+        nodes = [{"id": node.id, "type": node.type, "seconds": round(node.seconds, 4), "cached": node.cached}
+                 for node in report.nodes]
+        print(json.dumps({"images": images, "seconds": round(report.seconds, 3), "device": pack.device(),
+                          "nodes": nodes}))
+        return DONE
+    for id, shown in report.ui.items():
+        for text in shown.get("text", ()):
+            print(f"{title(id, workflow.prompt, types)}: {text}")
+    for image in images:
+        print(image)
+    return DONE
+
+
+class _Progress:
+    """One line on the terminal that says which node is running, and how far it is."""
+
+    def __init__(self, shown: bool):
+        self.shown, self.title = shown, ""
+
+    def begin(self, title: str) -> None:
+        self.title = title
+        self._write(title)
+
+    def step(self, value: int, total: int, preview: object = None) -> None:
+        self._write(f"{self.title} {value}/{total}")
+
+    def _write(self, text: str) -> None:
+        if self.shown:
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _progress_line() -> Iterator[_Progress]:
+    progress = _Progress(sys.stderr.isatty())
+    try:
+        yield progress
+    finally:
+        progress._write("")
+
+
+def _nodes(arguments: argparse.Namespace) -> int:
+    from . import pack
+    from .folders import Folders, use
+    from .node_types import NodeType
+
+    with use(Folders()):
+        infos = {name: NodeType(name, cls).info() for name, cls in pack.load().items()}
+    if arguments.json:
+        print(json.dumps(infos))
+    else:
+        width = max(map(len, infos))
+        for name, info in infos.items():
+            print(f"{name:{width}}  {info['display_name']}")
+    return DONE
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    if arguments.prompts is not None and not arguments.prompts.is_file():
+        raise WorkflowError(f"--prompts {arguments.prompts}: there is no such file")
+    from ..dit_impl.training.evaluate import evaluate_embedded
+
+    with _progress_line() as progress, _mistakes_are_the_users():
+        progress.begin("eval")
+        measures = evaluate_embedded(arguments.prompts, progress.step)
+    print(json.dumps(measures) if arguments.json else _table(measures))
+    return DONE
+
+
+def _table(measures: dict, before: str = "") -> str:
+    """Nested measures, one a line: `accuracy.single.2  0.99`."""
+    lines = []
+    for name, value in measures.items():
+        lines.append(_table(value, f"{before}{name}.") if isinstance(value, dict) else f"{before}{name}  {value}")
+    return "\n".join(lines)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    if not arguments.config.is_file():
+        raise WorkflowError(f"{arguments.config}: there is no such file")
+    from ..dit_impl.training.recipe import train
+
+    with _mistakes_are_the_users():
+        train(arguments.config)
+    return DONE
+
+
+@contextmanager
+def _mistakes_are_the_users() -> Iterator[None]:
+    """A value or file that the library refuses is a wrong option."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise WorkflowError(one_line(error)) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

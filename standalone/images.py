@@ -1,0 +1,82 @@
+"""Pictures on disk: [B, H, W, C] tensors of 0..1 in, numbered PNG files out, and back."""
+
+import json
+import os
+from pathlib import Path
+import re
+import time
+
+import numpy as np
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+import torch
+from torch import Tensor
+
+from ..dit_impl.files import replace_atomically
+from .errors import one_line
+
+PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jxl", ".apng", ".svg"}
+
+
+def metadata(prompt: dict | None, extra_pnginfo: dict | None) -> dict[str, str]:
+    """The texts that a PNG carries, so that dropping it on ComfyUI brings its workflow back."""
+    texts = {} if prompt is None else {"prompt": json.dumps(prompt)}
+    return texts | {name: json.dumps(value) for name, value in (extra_pnginfo or {}).items()}
+
+
+def save_pngs(pictures: Tensor, prefix: str, kind: str, folder: Path, texts: dict[str, str],
+              compress_level: int = 4) -> list[dict[str, str]]:
+    """[B, H, W, C] of 0..1 → `<prefix>_00001_.png` … in `folder`; `prefix` may name a folder below it."""
+    height, width = pictures.shape[1:3]
+    below, stem = os.path.split(os.path.normpath(_fill_in(prefix, width, height)))
+    target = folder / below
+    if not target.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"filename_prefix {prefix!r} leaves the {kind} folder")
+    target.mkdir(parents=True, exist_ok=True)
+    number = _last_number(target, stem)
+    results = []
+    for index, picture in enumerate(pictures):
+        number += 1
+        name = f"{stem.replace('%batch_num%', str(index))}_{number:05}_.png"
+        pixels = np.clip(255 * picture.detach().cpu().float().numpy(), 0, 255).astype(np.uint8)
+        image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+        info = PngImagePlugin.PngInfo()
+        for key, text in texts.items():
+            info.add_text(key, text)
+        replace_atomically(target / name,
+                           lambda path: image.save(path, "PNG", pnginfo=info, compress_level=compress_level))
+        results.append({"filename": name, "subfolder": below, "type": kind})
+    return results
+
+
+def load_picture(path: Path) -> tuple[Tensor, Tensor]:
+    """A picture file → its pixels [1, H, W, 3] and what its alpha hides [1, H, W] (64 × 64 zeros without alpha)."""
+    try:
+        with Image.open(path) as image:
+            image = ImageOps.exif_transpose(image)
+            clear = "A" in image.getbands() or "transparency" in image.info or image.mode == "P"
+            if image.mode.startswith(("I", "F")):
+                grey = np.asarray(image, dtype=np.float32) / 65535
+                pixels = np.repeat(grey[..., None], 3, axis=-1)
+            else:
+                pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+            alpha = np.asarray(image.convert("RGBA").getchannel("A"), dtype=np.float32) / 255 if clear else None
+    except FileNotFoundError:
+        raise
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        why = "it is not a picture that can be read" if isinstance(error, UnidentifiedImageError) else one_line(error)
+        raise ValueError(f"{path.name}: {why}") from error
+    mask = torch.zeros(1, 64, 64) if alpha is None else 1 - torch.from_numpy(alpha)[None]
+    return torch.from_numpy(pixels.copy())[None], mask
+
+
+def _fill_in(prefix: str, width: int, height: int) -> str:
+    now = time.localtime()
+    values = {"width": str(width), "height": str(height), "year": str(now.tm_year)}
+    values |= {name: f"{value:02}" for name, value in zip(
+        ("month", "day", "hour", "minute", "second"), (now.tm_mon, now.tm_mday, now.tm_hour, now.tm_min, now.tm_sec))}
+    return re.sub("%(" + "|".join(values) + ")%", lambda match: values[match[1]], prefix)
+
+
+def _last_number(folder: Path, stem: str) -> int:
+    numbered = re.compile(re.escape(stem) + r"_(\d+)(?:_.*|\..*)?$")
+    return max((int(match[1]) for match in map(numbered.match, os.listdir(folder)) if match), default=0)

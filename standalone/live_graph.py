@@ -1,0 +1,40 @@
+"""The prompt as it grows while nodes expand."""
+
+
+class LiveGraph:
+    """The prompt's nodes and those that expansions added; nodes may ask for it as DYNPROMPT."""
+
+    def __init__(self, prompt: dict[str, dict]):
+        self.original, self.nodes = prompt, dict(prompt)
+        self.parents: dict[str, str] = {}
+        self.displays: dict[str, str] = {}
+
+    def get_node(self, id: str) -> dict:
+        return self.nodes[id]
+
+    def has_node(self, id: str) -> bool:
+        return id in self.nodes
+
+    def all_node_ids(self) -> set[str]:
+        return set(self.nodes)
+
+    def get_original_prompt(self) -> dict:
+        return self.original
+
+    def get_parent_node_id(self, id: str) -> str | None:
+        return self.parents.get(id)
+
+    def get_real_node_id(self, id: str) -> str:
+        while id in self.parents:
+            id = self.parents[id]
+        return id
+
+    def get_display_node_id(self, id: str) -> str:
+        while id in self.displays:
+            id = self.displays[id]
+        return id
+
+    def add(self, id: str, node: dict, parent: str) -> None:
+        self.nodes[id] = node
+        self.parents[id] = parent
+        self.displays[id] = node.get("override_display_id") or parent

@@ -1,0 +1,186 @@
+"""Whether a prompt can be run: known nodes, wires of fitting types, values within their limits, no circles."""
+
+import copy
+from dataclasses import dataclass
+import inspect
+from typing import Any, Callable, Iterator, Mapping
+
+from .comfy_api_standin.graph_utils import is_link
+from .errors import WorkflowError, one_line
+from .node_types import NodeType, Socket
+
+_CASTS = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
+
+
+class Circle(Exception):
+    """The way round a circle of wires."""
+
+
+@dataclass
+class Checked:
+    """A prompt with its values cast to their types, its output nodes, and what these need, sources first."""
+
+    prompt: dict[str, dict]
+    outputs: list[str]
+    needed: list[str]
+
+
+def check(prompt: Mapping[str, dict], types: Mapping[str, NodeType]) -> Checked:
+    """Everything that can be said before running; the first mistake is raised as one line."""
+    unknown = sorted({node["class_type"] for node in prompt.values() if node["class_type"] not in types})
+    if unknown:
+        raise WorkflowError(f"the workflow needs nodes that are not here: {', '.join(unknown)}")
+    outputs = [id for id, node in prompt.items() if types[node["class_type"]].is_output_node]
+    if not outputs:
+        raise WorkflowError("nothing to run: the workflow has no output node, such as SaveImage")
+    checked = Checked({id: copy.copy(node) | {"inputs": dict(node["inputs"])} for id, node in prompt.items()}, outputs, [])
+    needed: dict[str, None] = {}
+
+    def next_source(id: str) -> str | None:
+        node = checked.prompt[id]
+        declared = types[node["class_type"]].sockets
+        for name, value in node["inputs"].items():
+            if isinstance(value, list) and name in declared:
+                _check_wire(id, declared[name], value, checked.prompt, types)
+                if value[0] not in needed:
+                    return value[0]
+        return None
+
+    for output in outputs:
+        try:
+            depth_first(output, needed.__contains__, next_source, lambda id: needed.setdefault(id))
+        except Circle as error:
+            raise WorkflowError(f"the wires go round in a circle: {error}") from error
+    checked.needed = list(needed)
+    mistakes = [mistake for id in needed for mistake in _mistakes(id, checked.prompt, types)]
+    if mistakes:
+        more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
+        raise WorkflowError(mistakes[0] + more)
+    return checked
+
+
+def depth_first(goal: str, is_done: Callable[[str], bool], missing: Callable[[str], str | None],
+                finish: Callable[[str], Any]) -> None:
+    """Finish `goal` after all that it needs. `missing` names one unfinished source, and is asked until there is none."""
+    path = {goal: None}
+    while path:
+        here = next(reversed(path))
+        if is_done(here):
+            del path[here]
+            continue
+        source = missing(here)
+        if source is None:
+            finish(here)
+        elif source in path:
+            around = list(path)[list(path).index(source):]
+            raise Circle(" → ".join([*around, source]))
+        else:
+            path[source] = None
+
+
+def describe(id: str, prompt: Mapping[str, dict], types: Mapping[str, NodeType]) -> str:
+    """`node 7 (DiTBlocksPatchify "my title")`; the title only where the user gave one."""
+    node = prompt[id]
+    class_type = node["class_type"]
+    own = (node.get("_meta") or {}).get("title")
+    usual = (class_type, types[class_type].display_name if class_type in types else class_type)
+    return f'node {id} ({class_type} "{own}")' if own and own not in usual else f"node {id} ({class_type})"
+
+
+def unwrap(value: Any) -> Any:
+    """A widget's value; one that is a list is wrapped in a prompt, where lists are wires."""
+    return value["__value__"] if isinstance(value, dict) and "__value__" in value else value
+
+
+def _check_wire(id: str, socket: Socket, value: list, prompt: Mapping[str, dict], types: Mapping[str, NodeType]) -> None:
+    at = f"{describe(id, prompt, types)}: input {socket.name!r}"
+    if not is_link(value):
+        raise WorkflowError(f"{at}: {value!r} is not a wire, which is a node's id and an output's number")
+    source, slot = value
+    if source not in prompt:
+        raise WorkflowError(f"{at} is wired to node {source}, which does not exist")
+    offered = types[prompt[source]["class_type"]].output_types
+    if not 0 <= slot < len(offered) or slot != int(slot):
+        raise WorkflowError(f"{at} is wired to output {slot} of {describe(source, prompt, types)}, "
+                            f"which has {len(offered)}")
+    if not _fits(offered[int(slot)], socket.type):
+        raise WorkflowError(f"{at} takes {socket.type}, but is wired to {offered[int(slot)]} "
+                            f"of {describe(source, prompt, types)}")
+
+
+def _fits(offered: Any, taken: str) -> bool:
+    if isinstance(offered, list):
+        return taken in ("COMBO", "*")
+    a, b = ({word.strip() for word in kinds.split(",")} for kinds in (offered, taken))
+    return bool(a & b) or "*" in a | b
+
+
+def _mistakes(id: str, prompt: Mapping[str, dict], types: Mapping[str, NodeType]) -> Iterator[str]:
+    node = prompt[id]
+    kind = types[node["class_type"]]
+    inputs = node["inputs"]
+    at = describe(id, prompt, types)
+    own_check = kind.method("validate_inputs", {})
+    parameters = inspect.signature(own_check).parameters if own_check else {}
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    sound = True
+    for name, socket in kind.sockets.items():
+        if name not in inputs:
+            if socket.required:
+                sound = False
+                yield f"{at}: input {name!r} is required, but missing"
+        elif not is_link(inputs[name]):
+            try:
+                value = _cast(unwrap(inputs[name]), socket)
+                # A node that checks an input itself has the last word on it.
+                if name not in parameters and not takes_all:
+                    _check_limits(value, socket)
+                inputs[name] = {"__value__": value} if isinstance(value, list) else value
+            except ValueError as error:
+                sound = False
+                yield f"{at}: {name} {error}"
+    if own_check and sound:
+        given = {name: None if is_link(inputs[name]) else unwrap(inputs[name]) for name in kind.sockets
+                 if name in inputs and (name in parameters or takes_all)}
+        if "input_types" in parameters:
+            given["input_types"] = {name: types[prompt[value[0]]["class_type"]].output_types[int(value[1])]
+                                    for name, value in inputs.items() if is_link(value) and name in kind.sockets}
+        yield from _own_mistake(own_check, given, kind, at)
+
+
+def _own_mistake(own_check: Callable, given: dict, kind: NodeType, at: str) -> Iterator[str]:
+    if kind.is_input_list:
+        given = {name: [value] for name, value in given.items()}
+    try:
+        answer = own_check(**given)
+    except Exception as error:
+        answer = one_line(error)
+    if answer is not True:
+        yield f"{at}: {answer if isinstance(answer, str) else 'its inputs are not valid'}"
+
+
+def _cast(value: Any, socket: Socket) -> Any:
+    cast = _CASTS.get(socket.type)
+    if cast is None:
+        return value
+    try:
+        return cast(value)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"= {value!r} is not {socket.type}") from error
+
+
+def _check_limits(value: Any, socket: Socket) -> None:
+    least, most = socket.options.get("min"), socket.options.get("max")
+    if isinstance(value, (int, float)):
+        if value != value:
+            raise ValueError("is not a number (NaN)")
+        if least is not None and value < least:
+            raise ValueError(f"= {value} is below its least value, {least}")
+        if most is not None and value > most:
+            raise ValueError(f"= {value} is above its greatest value, {most}")
+    if socket.choices is not None:
+        chosen = value if socket.options.get("multiselect") and isinstance(value, list) else [value]
+        for choice in chosen:
+            if choice not in socket.choices:
+                some = ", ".join(map(str, socket.choices[:20])) + (", …" if len(socket.choices) > 20 else "")
+                raise ValueError(f"= {choice!r} is not one of: {some or 'nothing'}")

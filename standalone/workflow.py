@@ -1,0 +1,161 @@
+"""Reading a workflow file, in either of its two forms, and overriding its widgets."""
+
+import copy
+from dataclasses import dataclass, field
+import json
+from pathlib import Path
+from typing import Any, Mapping
+
+from .errors import WorkflowError, one_line
+from .graph_to_prompt import Outer, Place, convert
+from .node_types import NodeType, Socket
+
+
+@dataclass
+class Workflow:
+    """A prompt (node id → class and inputs) and, where it came from one, the graph that the front end saved."""
+
+    prompt: dict[str, dict]
+    saved: dict | None = None
+    places: dict[tuple[str, str], Place] = field(default_factory=dict)
+    outers: dict[str, Outer] = field(default_factory=dict)
+
+    @property
+    def extra_pnginfo(self) -> dict:
+        return {} if self.saved is None else {"workflow": self.saved}
+
+
+def read_workflow(path: Path, types: Mapping[str, NodeType]) -> Workflow:
+    """A workflow file, as the API takes it or as the front end saves it."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WorkflowError(f"{path}: {error.strerror or one_line(error)}") from error
+    except UnicodeDecodeError as error:
+        raise WorkflowError(f"{path}: not a workflow: it is not text") from error
+    except (ValueError, RecursionError) as error:
+        raise WorkflowError(f"{path}: not a workflow: {one_line(error)}") from error
+    try:
+        return parse_workflow(data, types)
+    except WorkflowError as error:
+        raise WorkflowError(f"{path}: {error}") from error
+
+
+def parse_workflow(data: Any, types: Mapping[str, NodeType]) -> Workflow:
+    """A workflow from JSON values; `data` itself is left as it is."""
+    if isinstance(data, dict) and isinstance(data.get("nodes"), list):
+        saved = copy.deepcopy(data)
+        infos = {name: types[name].info() for name in _node_types_in(saved) if name in types}
+        try:
+            converted = convert(saved, infos)
+        except RecursionError as error:
+            raise WorkflowError("its wires go round in a circle") from error
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise WorkflowError(f"not a workflow that can be read: {type(error).__name__}: {one_line(error)}") from error
+        return Workflow(converted.prompt, saved, converted.places, converted.outers)
+    if isinstance(data, dict) and any(isinstance(node, dict) and "class_type" in node for node in data.values()):
+        return Workflow({str(id): _api_node(id, node) for id, node in data.items()})
+    raise WorkflowError("not a workflow: neither nodes and links as the front end saves them, "
+                        "nor node ids with a class_type as the API takes them")
+
+
+def _node_types_in(saved: dict) -> set[str]:
+    nodes = list(saved["nodes"])
+    for subgraph in (saved.get("definitions") or {}).get("subgraphs") or []:
+        nodes += [{"type": name} for name in _node_types_in(subgraph)]
+    return {node["type"] for node in nodes if isinstance(node, dict) and isinstance(node.get("type"), str)}
+
+
+def _api_node(id: str, node: Any) -> dict:
+    if not isinstance(node, dict) or not isinstance(node.get("class_type"), str):
+        raise WorkflowError(f"node {id} has no class_type")
+    if not isinstance(node.get("inputs", {}), dict):
+        raise WorkflowError(f"node {id}: its inputs are not names with values")
+    node = {"inputs": {}} | copy.deepcopy(node)
+    for name, value in node["inputs"].items():
+        # Ids may be written as numbers; everywhere else they are texts.
+        if isinstance(value, list) and len(value) == 2 and isinstance(value[0], int):
+            node["inputs"][name] = [str(value[0]), value[1]]
+    return node
+
+
+# --- overriding widgets ---------------------------------------------------------------------------------------------
+
+def override(workflow: Workflow, option: str, types: Mapping[str, NodeType]) -> None:
+    """Apply one `NODE.input=VALUE`: NODE is a node's id or its title."""
+    where, equals, text = option.partition("=")
+    name, dot, input = where.rpartition(".")
+    if not equals or not dot or not name or not input:
+        raise WorkflowError(f"--set {option}: not of the form NODE.input=VALUE")
+    for id, target in _targets(workflow, name, input, option, types):
+        socket = _widget(id, target, workflow, option, types)
+        value = _parse(text, socket, option)
+        workflow.prompt[id]["inputs"][target] = value
+        place = workflow.places.get((id, target))
+        if place is not None:
+            place.write(value)
+
+
+def title(id: str, prompt: Mapping[str, dict], types: Mapping[str, NodeType]) -> str:
+    """A node's title: the user's own, else the name of its type."""
+    node = prompt[id]
+    own = (node.get("_meta") or {}).get("title")
+    return own or (types[node["class_type"]].display_name if node["class_type"] in types else node["class_type"])
+
+
+def _targets(workflow: Workflow, name: str, input: str, option: str,
+             types: Mapping[str, NodeType]) -> list[tuple[str, str]]:
+    titles = {id: title(id, workflow.prompt, types) for id in workflow.prompt}
+    titles |= {id: outer.title for id, outer in workflow.outers.items()}
+    named = [name] if name in titles else [id for id in titles if titles[id] == name]
+    named = named or [id for id in titles if titles[id].lower() == name.lower()]
+    if not named:
+        known = ", ".join(f"{id} ({titles[id]})" for id in titles)
+        raise WorkflowError(f"--set {option}: no node {name!r}; there are {known}")
+    if len(named) > 1:
+        raise WorkflowError(f"--set {option}: {name!r} is the title of nodes {', '.join(named)}; name one by its id")
+    if named[0] in workflow.prompt:
+        return [(named[0], input)]
+    targets = workflow.outers[named[0]].targets
+    if input not in targets:
+        raise WorkflowError(f"--set {option}: {name!r} has no widget {input!r}; "
+                            f"it has {', '.join(targets) or 'none'}")
+    return targets[input]
+
+
+def _widget(id: str, input: str, workflow: Workflow, option: str, types: Mapping[str, NodeType]) -> Socket:
+    class_type = workflow.prompt[id]["class_type"]
+    if class_type not in types:
+        raise WorkflowError(f"--set {option}: node {id} is of unknown type {class_type}")
+    declared = types[class_type].sockets
+    widgets = [name for name, socket in declared.items()
+               if socket.is_widget or any(kind in _PARSERS for kind in socket.type.split(","))]
+    if input not in widgets:
+        what = "is a wire, not a widget" if input in declared else "does not exist"
+        raise WorkflowError(f"--set {option}: input {input!r} of node {id} ({class_type}) {what}; "
+                            f"its widgets are {', '.join(widgets) or 'none'}")
+    return declared[input]
+
+
+def _boolean(text: str) -> bool:
+    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    return words[text.strip().lower()]
+
+
+_PARSERS = {"INT": int, "FLOAT": float, "BOOLEAN": _boolean, "STRING": str}
+
+
+def _parse(text: str, socket: Socket, option: str) -> Any:
+    """The text of an option as the type of its input."""
+    if socket.choices is not None:
+        # Choices may be numbers; a name outside the list is judged with all other inputs.
+        return next((choice for choice in socket.choices if str(choice) == text), text)
+    kinds = [kind for kind in socket.options.get("widgetType", socket.type).split(",") if kind in _PARSERS]
+    for kind in kinds:
+        try:
+            return _PARSERS[kind](text)
+        except (ValueError, KeyError):
+            continue
+    if not kinds:
+        return text
+    raise WorkflowError(f"--set {option}: {text!r} is not {' or '.join(kinds)}")
