@@ -20,8 +20,7 @@ from .mmdit import MMDiT, MMDiTConfig
 OWN_KEY, METADATA_KEY, EXTRA = r"x_embedder\.\d+\..*", "config", "extra."
 PREFIX = "model.diffusion_model."  # of the transformer in checkpoints that hold a text encoder and a VAE too
 CHOICES = {"position": ("cropped", "picture"), "prediction": ("velocity", "x0", "epsilon", "v")}
-AT_LEAST_1 = ("in_channels", "width", "depth", "heads", "context_width", "pooled_width", "classes",
-              "position_table", "position_base")
+AT_LEAST_1 = ("in_channels", "width", "depth", "heads", "context_width", "pooled_width", "classes", "position_table")
 SHOWN = 3
 
 
@@ -53,7 +52,7 @@ def load_model(source: str | Path | Mapping[str, Tensor], config: Config | Mappi
     else:
         name, (tensors, metadata) = str(source), read_safetensors(source)
     try:
-        if any(re.fullmatch(OWN_KEY, key) for key in tensors):
+        if isinstance(config, Config) or any(re.fullmatch(OWN_KEY, key) for key in tensors):
             tensors = {key: value for key, value in tensors.items() if not key.startswith(EXTRA)}
             if not isinstance(config, Config):
                 config = parse_config(metadata.get(METADATA_KEY), tensors)
@@ -118,21 +117,28 @@ def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> nn.Module:
-    """Copies, because the tensors of a file go when it is overwritten."""
+    """Give a module copies of these tensors: what is mapped from a file would change with it."""
     module.load_state_dict({key: value.to(dtype or value.dtype, copy=True) for key, value in tensors.items()}, assign=True)
     return module
 
 
 def skeleton(config: Config, ops=nn) -> MMDiT | DiT:
     """The model that a config describes, its weights without storage. Raises LayoutError where it describes none."""
-    least = [getattr(config, field.name) for field in fields(config) if field.name in AT_LEAST_1] + [*config.patch_sizes]
-    if not config.patch_sizes or min(least) < 1 or config.width % 4 or config.width % config.heads:
-        raise LayoutError(f"no model has these sizes: {config}")
+    for name in AT_LEAST_1:
+        if getattr(config, name, 1) < 1:
+            raise LayoutError(f"{name} is {getattr(config, name)}, not at least 1")
+    if not config.patch_sizes or min(config.patch_sizes) < 1:
+        raise LayoutError(f"patch_sizes are {list(config.patch_sizes)[:8]}")
+    if not config.position_base > 0:
+        raise LayoutError(f"position_base is {config.position_base}, not more than 0")
+    for divisor, what in ((config.heads, "heads"), (4, "parts of a 2-D position")):
+        if config.width % divisor:
+            raise LayoutError(f"width {config.width} does not divide into {divisor} {what}")
     try:
         with torch.device("meta"):
             return (MMDiT if isinstance(config, MMDiTConfig) else DiT)(config, ops)
-    except RuntimeError:  # sizes past what a tensor can have
-        raise LayoutError(f"no model has these sizes: {config}") from None
+    except RuntimeError as error:  # sizes past what a tensor can have
+        raise LayoutError(f"no model of width {config.width}: {' '.join(str(error).split())[:100]}") from None
 
 
 def assemble(config: Config, tensors: Mapping[str, Tensor], dtype: torch.dtype | None, ops) -> MMDiT | DiT:

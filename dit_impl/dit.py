@@ -85,7 +85,7 @@ class DiT(nn.Module):
         return Hidden(x, None, hidden.vector, hidden.patch_size)
 
     def head(self, hidden: Hidden) -> Tensor:
-        """Last stage: Hidden → predicted tokens [B, N, C·p·p]. A learned variance, the second half of channels, is dropped."""
+        """Last stage: Hidden → predicted tokens [B, N, C·p·p], without the variance of a model that learned one."""
         answer = self.final_layer(hidden.x, hidden.vector, hidden.patch_size)
         return answer[..., :self.config.in_channels * hidden.patch_size ** 2]
 

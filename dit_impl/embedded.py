@@ -5,16 +5,15 @@ import json
 import logging
 from pathlib import Path
 
-from safetensors import safe_open
-from safetensors.torch import save_file
 import torch
 from torch import Tensor, nn
 
 from .backbone import Backbone
-from .files import replace_atomically
+from .checkpoints import CheckpointError, load_model, load_strictly, read_safetensors, save_model
 from .flow import RectifiedFlow
-from .mmdit import MMDiT, MMDiTConfig
+from .mmdit import MMDiT
 from .text import TextConfig, TextEncoder, Tokenizer
+from .tokens import LatentFormat
 from .vae import VAE, VAEConfig
 
 log = logging.getLogger(__name__)
@@ -23,9 +22,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "models" / "embedded"
 
 
 def _save(module: nn.Module, path: Path, **metadata) -> None:
-    tensors = {name: t.detach().half().contiguous() for name, t in module.state_dict().items()}
-    metadata["config"] = vars(module.config)
-    replace_atomically(path, lambda aside: save_file(tensors, aside, {k: json.dumps(v) for k, v in metadata.items()}))
+    save_model(module, path, dtype=torch.float16, extra_metadata={k: json.dumps(v) for k, v in metadata.items()})
 
 
 def save_vae(vae: VAE, path: Path) -> None:
@@ -39,31 +36,34 @@ def save_dit(model: MMDiT, text: TextEncoder, scale: Tensor, shift: Tensor, fold
     _save(model, folder / "dit.safetensors", latent_format={"scale": scale.tolist(), "shift": shift.tolist()})
 
 
-def _load(path: Path, build) -> tuple[nn.Module, dict]:
-    with safe_open(path, "pt") as file:
-        metadata = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
-        state = {name: file.get_tensor(name).float() for name in file.keys()}
-    values = {name: tuple(v) if isinstance(v, list) else v for name, v in metadata["config"].items()}
+def _load(path: Path, config_type, build) -> nn.Module:
+    """Read a module that `_save` wrote, in float32. Raises CheckpointError."""
+    tensors, metadata = read_safetensors(path)
+    try:
+        values = json.loads(metadata["config"])
+        config = config_type(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its metadata describes no {config_type.__name__}: {error}") from None
     with torch.device("meta"):
-        module = build(values)
-    module.load_state_dict(state, strict=True, assign=True)
-    return module.eval().requires_grad_(False), metadata
+        module = build(config)
+    return load_strictly(module, tensors, str(path)).eval().requires_grad_(False)
 
 
 def load_vae(path: Path = FOLDER / "vae.safetensors") -> VAE:
-    """Read a VAE that `save_vae` wrote, in float32."""
-    return _load(path, lambda config: VAE(VAEConfig(**config)))[0]
+    """Read a VAE that `save_vae` wrote, in float32. Raises CheckpointError."""
+    return _load(path, VAEConfig, VAE)
 
 
 def load_text(path: Path = FOLDER / "text.safetensors") -> TextEncoder:
-    """Read a text encoder that `save_dit` wrote, in float32."""
-    return _load(path, lambda config: TextEncoder(TextConfig(**config)))[0]
+    """Read a text encoder that `save_dit` wrote, in float32. Raises CheckpointError."""
+    return _load(path, TextConfig, TextEncoder)
 
 
-def load_dit(path: Path = FOLDER / "dit.safetensors") -> tuple[MMDiT, Tensor, Tensor]:
-    """Read a DiT that `save_dit` wrote, in float32, with its latent scale and shift [C]."""
-    model, metadata = _load(path, lambda config: MMDiT(MMDiTConfig(**config)))
-    return model, *(torch.tensor(metadata["latent_format"][name]) for name in ("scale", "shift"))
+def load_dit(path: Path = FOLDER / "dit.safetensors") -> tuple[MMDiT, LatentFormat]:
+    """Read a DiT that `save_dit` wrote, in float32, with its latents' scale and shift. Raises CheckpointError."""
+    model = load_model(path).eval().requires_grad_(False)
+    latent_format = json.loads(read_safetensors(path)[1]["latent_format"])
+    return model, {name: torch.tensor(latent_format[name]) for name in ("scale", "shift")}
 
 
 class EmbeddedCLIP:
@@ -131,7 +131,7 @@ class EmbeddedVAE:
 def load_embedded(folder: Path = FOLDER) -> tuple[Backbone, EmbeddedCLIP, EmbeddedVAE]:
     """The default model's three parts, read once a process."""
     vae = load_vae(folder / "vae.safetensors")
-    model, scale, shift = load_dit(folder / "dit.safetensors")
-    backbone = Backbone(model, {"scale": scale, "shift": shift}, RectifiedFlow(model.config.prediction, shift=2.0),
+    model, latent_format = load_dit(folder / "dit.safetensors")
+    backbone = Backbone(model, latent_format, RectifiedFlow(model.config.prediction, shift=2.0),
                         "the embedded DiT", vae.config.downscale, 256, vae.latent_rgb())
     return backbone, EmbeddedCLIP(load_text(folder / "text.safetensors")), EmbeddedVAE(vae)

@@ -14,6 +14,11 @@ def per_sample(sigma: Tensor | float, x: Tensor) -> Tensor:
     return torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1, *[1] * (x.dim() - 1))
 
 
+def _one_of(name: str, prediction: str, known: tuple[str, ...]) -> None:
+    if prediction not in known:
+        raise ValueError(f"{name}: prediction is one of {', '.join(known)}, not {prediction!r}")
+
+
 @dataclass(frozen=True)
 class RectifiedFlow:
     """x = (1 − σ)·x0 + σ·ε, σ from 1 (noise) to 0 (data), time 1000·σ. Liu et al. 2022; Esser et al. 2024, §2.
@@ -24,7 +29,8 @@ class RectifiedFlow:
     prediction: str = "velocity"
     shift: float = 1.0
 
-    sigma_max = 1.0
+    def __post_init__(self):
+        _one_of("RectifiedFlow", self.prediction, ("velocity", "x0"))
 
     def add_noise(self, x0: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
         """x at noise level sigma: [B, …], [B, …], [] or [B] → [B, …]."""
@@ -59,6 +65,9 @@ class DDPM:
     beta_end: float = 0.02
     beta_schedule: str = "linear"
 
+    def __post_init__(self):
+        _one_of("DDPM", self.prediction, ("epsilon", "v"))
+
     @property
     def alphas_cumprod(self) -> Tensor:
         """ᾱ at each of the training times: [steps], float64."""
@@ -75,10 +84,6 @@ class DDPM:
         """σ at each of the training times, rising: [steps], float64."""
         alphas = self.alphas_cumprod
         return ((1 - alphas) / alphas).sqrt()
-
-    @property
-    def sigma_max(self) -> float:
-        return self.sigmas[-1].item()
 
     def add_noise(self, x0: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
         """x at noise level sigma: [B, …], [B, …], [] or [B] → [B, …]."""

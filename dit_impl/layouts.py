@@ -139,6 +139,7 @@ def head_count(width: int, shapes: Shapes, q_norm: str, settings: Mapping, other
 
 
 def read_sd3(shapes: Shapes, settings: Mapping) -> MMDiTConfig:
+    """The layout that Stability AI publishes and ComfyUI loads."""
     width, channels, patch_size, _ = shapes("x_embedder.proj.weight", 4)
     side, start, unit = shapes.table("pos_embed", width)
     q_norm = "joint_blocks.0.x_block.attn.ln_q.weight"
@@ -160,6 +161,7 @@ def sd3_rules(config: MMDiTConfig) -> Rules:
 
 
 def read_sd3_diffusers(shapes: Shapes, settings: Mapping) -> MMDiTConfig:
+    """diffusers' SD3Transformer2DModel."""
     width, channels, patch_size, _ = shapes("pos_embed.proj.weight", 4)
     side, start, unit = shapes.table("pos_embed.pos_embed", width)
     q_norm = "transformer_blocks.0.attn.norm_q.weight"
@@ -201,6 +203,7 @@ def sd3_diffusers_rules(config: MMDiTConfig) -> Rules:
 
 
 def dit_config(shapes: Shapes, settings: Mapping, kernel: str, table: str, head: str, blocks: str, **details) -> DiTConfig:
+    """What both layouts of DiT tell, by the keys that tell it."""
     width, channels, patch_size, _ = shapes(kernel, 4)
     heads = DIT_HEADS.get(width) or count(width, HEAD_DIM, "width")
     answers = count(shapes(head, 2)[0], patch_size ** 2, "number of rows of the head")
@@ -211,6 +214,7 @@ def dit_config(shapes: Shapes, settings: Mapping, kernel: str, table: str, head:
 
 
 def read_dit(shapes: Shapes, settings: Mapping) -> DiTConfig:
+    """facebookresearch/DiT's layout."""
     side, start, unit = shapes.table("pos_embed", shapes("x_embedder.proj.weight", 4)[0])
     if (start, unit) != (0, 1):
         raise LayoutError(f"pos_embed: positions start at {start:g} in steps of {unit:g}, not at 0 in steps of 1")
@@ -227,6 +231,7 @@ def dit_rules(config: DiTConfig) -> Rules:
 
 
 def read_dit_diffusers(shapes: Shapes, settings: Mapping) -> DiTConfig:
+    """diffusers' DiTTransformer2DModel, which stores no position table: its grid comes from sample_size."""
     settings = {**DIFFUSERS_DEFAULTS, **settings}
     for key in DIFFUSERS_DEFAULTS:
         if type(settings[key]) not in (int, float):

@@ -3,6 +3,7 @@
 import argparse
 from contextlib import contextmanager
 import json
+import os
 from pathlib import Path
 import sys
 from typing import Iterator, Sequence
@@ -24,8 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail(INTERRUPTED, "interrupted")
     except BrokenPipeError:
-        # The reader of our output went away: nothing is left to say, and nobody to say it to.
-        sys.stdout = None
+        # Whoever read our output went away; without this Python would complain about it once more on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
 
 
@@ -89,7 +90,7 @@ def _run(arguments: argparse.Namespace) -> int:
     folders = Folders(arguments.input.absolute(), arguments.out.absolute())
     executor = Executor(classes, folders)
     with _progress_line() as progress:
-        pack.listen(progress.step)
+        pack.listen(progress.step if progress.shown else None)
         report = executor.run(workflow.prompt, workflow.extra_pnginfo,
                               lambda id: progress.begin(title(id, workflow.prompt, types)))
 

@@ -54,7 +54,7 @@ def load_picture(path: Path) -> tuple[Tensor, Tensor]:
         with Image.open(path) as image:
             image = ImageOps.exif_transpose(image)
             clear = "A" in image.getbands() or "transparency" in image.info or image.mode == "P"
-            if image.mode.startswith(("I", "F")):
+            if image.mode.startswith("I"):
                 grey = np.asarray(image, dtype=np.float32) / 65535
                 pixels = np.repeat(grey[..., None], 3, axis=-1)
             else:

@@ -11,7 +11,7 @@ _V1_NAMES = {"fingerprint_inputs": "IS_CHANGED", "validate_inputs": "VALIDATE_IN
 
 @dataclass(frozen=True)
 class Socket:
-    """An input as the node declares it: its type ("COMBO" for any list of choices), its options, whether it must be given."""
+    """An input as its node declares it; the type of any list of choices is "COMBO"."""
 
     name: str
     type: str
@@ -89,7 +89,7 @@ class NodeType:
         return not self.is_v3 or self.cls.GET_SCHEMA().enable_expand
 
     def method(self, name: str, hidden: dict[str, Any], instance: Any = None) -> Callable | None:
-        """`execute` or one of the optional methods, ready to be called with inputs by name; None where there is none."""
+        """`execute` or an optional method, ready to be called with inputs by name; None where there is none."""
         if not self.is_v3:
             name = self.cls.FUNCTION if name == "execute" else _V1_NAMES.get(name, name)
             return getattr(self.cls if instance is None else instance, name, None)

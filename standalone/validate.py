@@ -1,6 +1,5 @@
 """Whether a prompt can be run: known nodes, wires of fitting types, values within their limits, no circles."""
 
-import copy
 from dataclasses import dataclass
 import inspect
 from typing import Any, Callable, Iterator, Mapping
@@ -33,7 +32,8 @@ def check(prompt: Mapping[str, dict], types: Mapping[str, NodeType]) -> Checked:
     outputs = [id for id, node in prompt.items() if types[node["class_type"]].is_output_node]
     if not outputs:
         raise WorkflowError("nothing to run: the workflow has no output node, such as SaveImage")
-    checked = Checked({id: copy.copy(node) | {"inputs": dict(node["inputs"])} for id, node in prompt.items()}, outputs, [])
+    own = {id: {**node, "inputs": dict(node["inputs"])} for id, node in prompt.items()}
+    checked = Checked(own, outputs, [])
     needed: dict[str, None] = {}
 
     def next_source(id: str) -> str | None:
@@ -61,7 +61,7 @@ def check(prompt: Mapping[str, dict], types: Mapping[str, NodeType]) -> Checked:
 
 def depth_first(goal: str, is_done: Callable[[str], bool], missing: Callable[[str], str | None],
                 finish: Callable[[str], Any]) -> None:
-    """Finish `goal` after all that it needs. `missing` names one unfinished source, and is asked until there is none."""
+    """Finish `goal` after all that it needs; `missing` names one unfinished source until there is none."""
     path = {goal: None}
     while path:
         here = next(reversed(path))
@@ -92,7 +92,8 @@ def unwrap(value: Any) -> Any:
     return value["__value__"] if isinstance(value, dict) and "__value__" in value else value
 
 
-def _check_wire(id: str, socket: Socket, value: list, prompt: Mapping[str, dict], types: Mapping[str, NodeType]) -> None:
+def _check_wire(id: str, socket: Socket, value: list, prompt: Mapping[str, dict],
+                types: Mapping[str, NodeType]) -> None:
     at = f"{describe(id, prompt, types)}: input {socket.name!r}"
     if not is_link(value):
         raise WorkflowError(f"{at}: {value!r} is not a wire, which is a node's id and an output's number")

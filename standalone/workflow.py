@@ -51,7 +51,8 @@ def parse_workflow(data: Any, types: Mapping[str, NodeType]) -> Workflow:
         except RecursionError as error:
             raise WorkflowError("its wires go round in a circle") from error
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-            raise WorkflowError(f"not a workflow that can be read: {type(error).__name__}: {one_line(error)}") from error
+            why = f"{type(error).__name__}: {one_line(error)}"
+            raise WorkflowError(f"not a workflow that can be read: {why}") from error
         return Workflow(converted.prompt, saved, converted.places, converted.outers)
     if isinstance(data, dict) and any(isinstance(node, dict) and "class_type" in node for node in data.values()):
         return Workflow({str(id): _api_node(id, node) for id, node in data.items()})

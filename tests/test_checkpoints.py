@@ -95,6 +95,7 @@ def test_a_state_dict_with_its_architecture_loads_too():
     assert same_weights(loaded, model)
     assert loaded.context_embedder.weight.data_ptr() != model.context_embedder.weight.data_ptr()
     fails(model.state_dict(), "checkpoint", "'config'", "metadata")
+    fails({"weight": torch.zeros(2)}, "0 blocks", config=FLEXIBLE)
 
 
 def test_half_precision_is_stored_and_float32_loaded(tmp_path):
@@ -147,13 +148,13 @@ def test_a_failed_save_leaves_the_old_file(saved, tmp_path):
     (lambda t, m: m.update(config=json.dumps({"colour": 1})), ["unknown setting 'colour'"]),
 ] + [
     (lambda t, m, bad=bad: m.update(config=json.dumps({**json.loads(m["config"]), **bad})), [next(iter(bad))])
-    for bad in ({"width": "32"}, {"width": 0}, {"width": -4}, {"width": 2 ** 62}, {"heads": 5}, {"heads": 0}, {"depth": 10 ** 9},
-                {"patch_sizes": []}, {"patch_sizes": [2, "4"]}, {"position": "spiral"}, {"prediction": None},
+    for bad in ({"width": "32"}, {"width": 0}, {"width": -4}, {"width": 2 ** 62}, {"heads": 5}, {"heads": 0},
+                {"depth": 10 ** 9}, {"patch_sizes": []}, {"patch_sizes": [2, "4"]}, {"position": "spiral"}, {"prediction": None},
                 {"position_base": 0}, {"position_base": True}, {"qk_norm": 1})
 ])
 def test_our_own_file_that_does_not_fit(change, parts, saved):
     rewrite(saved, change)
-    parts = ["blocks" if part == "depth" else part for part in parts]
+    parts = ["blocks" if part == "depth" else part for part in parts]  # told apart from the keys first
     fails(saved, str(saved), *parts)
 
 
@@ -186,7 +187,8 @@ def test_an_unknown_architecture(tensors, tmp_path):
 
 def test_sd3s_layout_and_the_papers_position_table():
     model = load_model(sd3())
-    expected = MMDiTConfig((2,), 4, 64, 2, 1, 12, 8, position_table=6, position_base=pytest.approx(1.5), position_start=pytest.approx(-0.5))
+    expected = MMDiTConfig((2,), 4, 64, 2, 1, 12, 8, position_table=6, position_base=pytest.approx(1.5),
+                           position_start=pytest.approx(-0.5))
     assert model.config == expected
     assert torch.allclose(model.position_embedding((6, 6), 2), sd3()["pos_embed"], atol=1e-6)
 

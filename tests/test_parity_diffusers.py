@@ -206,7 +206,7 @@ DITS = {"plain": dict(), "patch_4": dict(patch_size=4), "grid_5": dict(sample_si
 def test_dit_stage_by_stage_and_whole(kind, tmp_path):
     theirs = dit(**DITS[kind])
     ours = through_a_file(theirs, tmp_path, dict(theirs.config))
-    assert isinstance(ours, DiT) and ours.config.null_class == 10
+    assert isinstance(ours, DiT) and ours.config.null_class == 10 and ours.config.mlp_eps == theirs.config.norm_eps
     p, side = ours.config.patch_size, theirs.config.sample_size
     grid = (side // p, side // p)
     torch.manual_seed(3)
@@ -246,7 +246,8 @@ def test_the_original_dit_layout(tmp_path):
     for end in ("weight", "bias"):
         original |= {f"{new}.{end}": state[f"{old}.{end}"] for new, old in names.items()}
         for i in range(3):
-            original[f"blocks.{i}.attn.qkv.{end}"] = torch.cat([state[f"transformer_blocks.{i}.attn1.to_{x}.{end}"] for x in "qkv"])
+            parts = [state[f"transformer_blocks.{i}.attn1.to_{part}.{end}"] for part in "qkv"]
+            original[f"blocks.{i}.attn.qkv.{end}"] = torch.cat(parts)
     original["y_embedder.embedding_table.weight"] = state[emb + "class_embedder.embedding_table.weight"]
     save_file(original, tmp_path / "dit.safetensors")
     ours, reference = load_model(tmp_path / "dit.safetensors"), through_a_file(theirs, tmp_path, dict(theirs.config))
@@ -260,3 +261,10 @@ def test_timestep_embedding_is_diffusers(last):
     t = torch.tensor([0.0, 0.3, 17, 500.5, 999, 1000])
     expected = get_timestep_embedding(t, 256, flip_sin_to_cos=True, downscale_freq_shift=last)
     assert torch.equal(timestep_embedding(t, last=last), expected)
+
+
+def test_embeddings_that_differ_between_blocks_are_refused(tmp_path):
+    theirs = dit()
+    theirs.transformer_blocks[2].norm1.emb.class_embedder.embedding_table.weight[0, 0] += 1
+    with pytest.raises(ValueError, match=r"transformer_blocks\.2\.norm1\.emb\.class_embedder\S+ differs"):
+        through_a_file(theirs, tmp_path)

@@ -36,27 +36,29 @@ def read_caption(text: str) -> scenes.Scene:
 
 
 def draw_prompts(prompts: list[str], patch_size: int, seed: int = 0) -> Tensor:
-    """Pictures of prompts, one seed for each in turn: → [len(prompts), 3, H, W] in 0..1."""
+    """Pictures of prompts, one batch from one seed: → [len(prompts), 3, H, W] in 0..1."""
     backbone, clip, vae = load_embedded()
-    negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
     sigmas, side = schedule(backbone.flow, STEPS), backbone.picture_size // backbone.downscale
-    pictures = []
-    for start in range(0, len(prompts), BATCH):
-        encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(p))[0] for p in prompts[start:start + BATCH]]
-        positive = [[torch.cat([states for states, _ in encoded]),
-                     {"pooled_output": torch.cat([extra["pooled_output"] for _, extra in encoded])}]]
-        empty = fold(torch.zeros(len(encoded), backbone.channels, side, side), patch_size, backbone.latent_format)
-        noisy, _ = add_noise(backbone, empty, sigmas, 0, seed + start)
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # several times faster where it counts, the transformer
-            clean, _ = denoise(backbone, noisy, sigmas, positive, negative, CFG)
-        pictures.append(vae.decode(unfold(clean)).movedim(-1, 1))
-    return torch.cat(pictures)
+    encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(prompt))[0] for prompt in prompts]
+    positive = [[torch.cat([states for states, _ in encoded]),
+                 {"pooled_output": torch.cat([extra["pooled_output"] for _, extra in encoded])}]]
+    negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
+    empty = fold(torch.zeros(len(prompts), backbone.channels, side, side), patch_size, backbone.latent_format)
+    noisy, _ = add_noise(backbone, empty, sigmas, 0, seed)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # several times faster where it counts, the transformer
+        clean, _ = denoise(backbone, noisy, sigmas, positive, negative, CFG)
+    return vae.decode(unfold(clean)).movedim(-1, 1)
 
 
-def accuracy(wanted: list[scenes.Scene], patch_size: int) -> float:
+def accuracy(wanted: list[scenes.Scene], patch_size: int, progress: Callable[[int], None] = lambda _: None) -> float:
     """Share of scenes drawn with every attribute right, from their full captions."""
-    pictures = draw_prompts([scenes.caption(scene) for scene in wanted], patch_size)
-    return sum(same_scene(read_scene(picture), scene) for picture, scene in zip(pictures, wanted)) / len(wanted)
+    right = 0
+    for start in range(0, len(wanted), BATCH):
+        batch = wanted[start:start + BATCH]
+        pictures = draw_prompts([scenes.caption(scene) for scene in batch], patch_size, seed=start)
+        right += sum(same_scene(read_scene(picture), scene) for picture, scene in zip(pictures, batch))
+        progress(start + len(batch))
+    return right / len(wanted)
 
 
 def _square(picture: Tensor, side: int) -> Tensor:
@@ -88,24 +90,28 @@ def vae_psnr(vae: EmbeddedVAE, pictures: Tensor) -> float:
     return sum(values) / len(values)
 
 
-def evaluate_embedded(prompts: Path | None = None, progress: Callable[[str], None] = lambda _: None) -> dict:
-    """Caption accuracy at every patch size, PSNR, and size on disk. `prompts`: a file of full captions, one a line."""
+def evaluate_embedded(prompts: Path | None = None, progress: Callable[[int, int], None] = lambda *_: None) -> dict:
+    """Caption accuracy at every patch size, PSNR, and size on disk. `prompts`: a file of full captions, one a line.
+
+    `progress(done, of)` counts the pictures. The photographs' PSNR is None where scikit-image is not installed.
+    """
     backbone, _, vae = load_embedded()
     singles, pairs = scenes.held_out()
     if prompts is not None:
         given = [read_caption(line) for line in prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
         singles, pairs = ([s for s in given if len(s.things) == n] for n in (1, 2))
+    runs = [("single", singles, p) for p in backbone.patch_sizes] + [("pair", pairs, backbone.patch_size)]
+    done, total = 0, sum(len(wanted) for _, wanted, _ in runs)
     report: dict = {"accuracy": {"single": {}, "pair": {}}, "psnr": {}}
-    for kind, wanted, sizes in (("single", singles, backbone.patch_sizes), ("pair", pairs, backbone.patch_sizes[:1])):
-        for p in sizes if wanted else ():
-            report["accuracy"][kind][str(p)] = accuracy(wanted, p)
-            progress(f"{kind} prompts at patch size {p}: {report['accuracy'][kind][str(p)]:.1%} right")
+    for kind, wanted, p in runs:
+        if wanted:
+            report["accuracy"][kind][str(p)] = accuracy(wanted, p, lambda n: progress(done + n, total))
+            done += len(wanted)
     report["psnr"]["procedural"] = vae_psnr(vae, procedural())
     try:
         report["psnr"]["photographs"] = vae_psnr(vae, photographs())
     except ImportError:
         report["psnr"]["photographs"] = None
-        progress("photographs: not measured, scikit-image is not installed")
     report["bytes"] = sum(file.stat().st_size for file in FOLDER.glob("*.safetensors"))
     report["prompts"] = len(singles) + len(pairs)
     return report

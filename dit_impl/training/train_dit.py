@@ -36,7 +36,7 @@ class DiTRecipe:
     steps: int = 20000
     seconds: float = float("inf")
     mix: tuple[tuple[int, int, int, float, float], ...] = (
-        (256, 2, 32, 0.1, 0.55), (256, 4, 64, 0.4, 0.2), (256, 8, 96, 0.25, 0.12),
+        (256, 2, 32, 0.15, 0.55), (256, 4, 64, 0.45, 0.2), (256, 8, 96, 0.15, 0.12),
         (128, 2, 64, 0.15, 0.08), (128, 4, 96, 0.1, 0.05))
     pictures: int = 6144  # latents kept in memory for each picture size; a share is redrawn as training goes on
     learning_rate: float = 1e-3
@@ -109,21 +109,27 @@ class LatentPool:
 
 @torch.no_grad()
 def latent_statistics(vae: VAE, seed: int) -> tuple[Tensor, Tensor]:
-    """Per-channel scale and shift that bring scene latents to zero mean and unit deviation: → [C], [C]."""
+    """Scale and shift of scene latents: → [C], [C]. The shift brings each channel to zero mean; the scale is one for all, to unit
+    deviation overall, so that channels keep the weight that the VAE gave them."""
     rng = random.Random(seed)
     pixels = torch.stack([scenes.draw(scenes.random_scene(rng, 1 + i % 2), 256, rng) for i in range(64)]) * 2 - 1
     latent = vae.encode(pixels)
-    return 1 / latent.std((0, 2, 3)), latent.mean((0, 2, 3))
+    shift = latent.mean((0, 2, 3))
+    return (1 / (latent - shift.view(1, -1, 1, 1)).std()).expand(len(shift)).clone(), shift
 
 
 def loss_of(model: MMDiT, text: TextEncoder, flow: RectifiedFlow, ids: Tensor, latent: Tensor, patch_size: int,
             sigma: Tensor, noise: Tensor) -> Tensor:
-    """Velocity loss of a model that predicts x0: |v̂ − v|² = |x̂0 − x0|² / σ², σ kept from 0. Li & He 2025, §3.2."""
+    """Velocity loss of a model that predicts x0: |v̂ − v|² = |x̂0 − x0|² / σ². Li & He 2025, §3.2.
+
+    σ counts as at least 0.5: what a wide patch can't pass through a narrow model would otherwise drown what words and places
+    teach at high noise.
+    """
     tokens, noise = patchify(latent, patch_size), patchify(noise, patch_size)
     context, pooled = text(ids)
     x = flow.add_noise(tokens, noise, sigma)
     predicted = model(x, token_grid(*latent.shape[-2:], patch_size), patch_size, flow.time(sigma), context, pooled)
-    weight = 1 / sigma.clamp_min(0.1) ** 2
+    weight = 1 / sigma.clamp_min(0.5) ** 2
     return (weight * (predicted.float() - tokens).square().mean((1, 2))).mean()
 
 

@@ -1,0 +1,187 @@
+"""Solvers and schedules against exact answers, diffusers' schedulers and the levels that ComfyUI prints."""
+
+import pytest
+import torch
+
+from dit_blocks.dit_impl.denoise import ScheduleError, add_noise, denoise
+from dit_blocks.dit_impl.flow import DDPM, RectifiedFlow
+from dit_blocks.dit_impl.sampling import SOLVERS, step
+from dit_blocks.dit_impl.schedules import SCHEDULERS, schedule
+from dit_blocks.dit_impl.tokens import fold, noise_like, unfold
+
+
+def walk(solver, predict_x0, x, sigmas):
+    memory = None
+    for sigma, following in zip(sigmas[:-1], sigmas[1:]):
+        x, x0, memory = step(solver, predict_x0, x, sigma, following, memory)
+    return x
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_constant_velocity_lands_exactly(solver, scheduler):
+    generator = torch.Generator().manual_seed(0)
+    data, noise = torch.randn(2, 2, 6, 8, generator=generator, dtype=torch.float64)
+    sigmas = schedule(RectifiedFlow(shift=3.0), 7, scheduler).double()
+    x = (1 - sigmas[0]) * data + sigmas[0] * noise
+    landed = walk(solver, lambda x, sigma: x - sigma * (noise - data), x, sigmas)
+    torch.testing.assert_close(landed, data, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("solver,order", [("euler", 1), ("heun", 2), ("dpmpp_2m", 2)])
+def test_solvers_have_their_order(solver, order):
+    """Data ~ N(1, 0.5²) under noise σ: x0 is known, and so is the path; twice the steps divide the error by 2^order."""
+    def predict_x0(x, sigma):
+        return (0.25 * x + sigma ** 2) / (0.25 + sigma ** 2)
+    start, end = torch.tensor(4.0, dtype=torch.float64), torch.tensor(0.1, dtype=torch.float64)
+    x = torch.tensor([3.0, -2.0], dtype=torch.float64)
+    exact = 1 + (x - 1) * ((0.25 + end ** 2) / (0.25 + start ** 2)).sqrt()
+    errors = []
+    for steps in (64, 128):
+        sigmas = torch.linspace(start.log(), end.log(), steps + 1, dtype=torch.float64).exp()
+        errors.append((walk(solver, predict_x0, x, sigmas) - exact).abs().max().item())
+    assert errors[0] / errors[1] > 0.85 * 2 ** order
+
+
+def test_ddim_is_diffusers_ddim():
+    from diffusers import DDIMScheduler
+    reference = DDIMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=False, set_alpha_to_one=False,
+                              timestep_spacing="leading", steps_offset=0)
+    reference.set_timesteps(10)
+    flow, generator = DDPM(), torch.Generator().manual_seed(3)
+    z = torch.randn(1, 4, 8, 8, generator=generator, dtype=torch.float64)
+    weights = torch.randn(4, 4, generator=generator, dtype=torch.float64) / 2
+
+    def model(z, t):
+        return torch.einsum("bchw,cd->bdhw", z, weights).tanh()
+    ours = z / flow.alphas_cumprod[reference.timesteps[0]].sqrt()
+    for t in reference.timesteps[:-1]:
+        z = reference.step(model(z, t), t, z).prev_sample
+    sigmas = flow.sigmas[reference.timesteps]
+    ours = walk("ddim", lambda x, sigma: flow.predict_x0(model, x, sigma.reshape(1)), ours, sigmas)
+    torch.testing.assert_close(ours * flow.alphas_cumprod[reference.timesteps[-1]].sqrt(), z, atol=1e-6, rtol=1e-6)
+
+
+def test_euler_is_diffusers_flow_match_euler():
+    from diffusers import FlowMatchEulerDiscreteScheduler
+    reference = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    reference.set_timesteps(6)
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(1, 4, 8, 8, generator=generator)
+    ours, sigmas = x, reference.sigmas
+    for t in reference.timesteps:
+        x = reference.step(x.tanh(), t, x).prev_sample
+    ours = walk("euler", lambda x, sigma: x - sigma * x.tanh(), ours, sigmas)
+    torch.testing.assert_close(ours, x, atol=1e-5, rtol=1e-5)
+
+
+# Four steps at shift 1 and shift 3, as ComfyUI 0.33 gives them.
+COMFY = {
+    "simple": ([1, .75, .5, .25, 0], [1, .9, .75, .5, 0]),
+    "sgm_uniform": ([1, .75025, .5005, .25075, 0], [1, .90036, .75112, .50299, 0]),
+    "karras": ([1, .19361, .02257, .001, 0], [1, .23274, .03683, .00299, 0]),
+    "exponential": ([1, .1, .01, .001, 0], [1, .14413, .02077, .00299, 0]),
+    "normal": ([1, .667, .334, .001, 0], [1, .85769, .60215, .00893, 0]),
+}
+
+
+@pytest.mark.parametrize("scheduler", COMFY)
+def test_schedules_are_comfyui_s(scheduler):
+    for shift, expected in zip((1.0, 3.0), COMFY[scheduler]):
+        torch.testing.assert_close(schedule(RectifiedFlow(shift=shift), 4, scheduler), torch.tensor(expected, dtype=torch.float32),
+                                   atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("flow", [RectifiedFlow(shift=3.0), DDPM()], ids=["flow", "ddpm"])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_schedules_fall_to_zero(flow, scheduler):
+    for steps, part in ((1, 1.0), (20, 1.0), (10, 0.35)):
+        sigmas = schedule(flow, steps, scheduler, part)
+        assert len(sigmas) == steps + 1 and sigmas[-1] == 0 and (sigmas.diff() < 0).all()
+
+
+def test_denoise_below_one_is_the_tail_of_a_longer_schedule():
+    torch.testing.assert_close(schedule(RectifiedFlow(), 4, "simple", 0.5), torch.tensor([.5, .375, .25, .125, 0]))
+
+
+def noisy(backbone, patch_size, size=(9, 12), seed=5):
+    sigmas = schedule(backbone.flow, 8)
+    return add_noise(backbone, fold(torch.zeros(2, 4, *size), patch_size), sigmas, 0, seed)[0], sigmas
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("patch_size", [2, 4])
+def test_a_chain_of_steps_equals_one_run(backbone, positive, negative, solver, patch_size):
+    start, sigmas = noisy(backbone, patch_size)
+    whole, last = denoise(backbone, start, sigmas, positive, negative, 3.0, solver)
+    chain = start
+    for i in range(8):
+        chain, x0 = denoise(backbone, chain, sigmas, positive, negative, 3.0, solver, i, i + 1)
+    assert torch.equal(chain["tokens"], whole["tokens"]) and torch.equal(x0["tokens"], last["tokens"])
+    assert torch.isfinite(whole["tokens"]).all() and whole["tokens"].std() > 0.1
+
+
+def test_the_same_seed_is_the_same_noise_at_every_patch_size():
+    wires = [fold(torch.zeros(2, 4, 9, 12), p) for p in (1, 2, 4)]
+    latents = [unfold({**wire, "tokens": noise_like(wire, 42)}) for wire in wires]
+    expected = torch.randn(2, 4, 9, 12, generator=torch.Generator().manual_seed(42))
+    assert all(torch.equal(latent, expected) for latent in latents)
+
+
+def test_guidance_is_u_plus_cfg_times_the_difference(backbone, positive, negative):
+    wire, sigmas = noisy(backbone, 2, size=(8, 8))
+    x, sigma = wire["tokens"], sigmas[1]
+    cond = backbone.denoiser(wire, positive)(x, sigma)
+    uncond = backbone.denoiser(wire, negative)(x, sigma)
+    guided = backbone.denoiser(wire, positive, negative, 2.5)(x, sigma)
+    torch.testing.assert_close(guided, uncond + (cond - uncond) * 2.5, atol=1e-5, rtol=1e-5)
+    assert (cond - uncond).abs().max() > 1e-3
+
+
+def test_a_batch_is_its_samples(backbone, positive):
+    wire, sigmas = noisy(backbone, 2)
+    both = backbone.denoiser(wire, positive)(wire["tokens"], sigmas[2])
+    for i in range(2):
+        one = {**wire, "tokens": wire["tokens"][i:i + 1]}
+        torch.testing.assert_close(backbone.denoiser(one, positive)(one["tokens"], sigmas[2]), both[i:i + 1], atol=1e-5, rtol=1e-5)
+
+
+def test_report_is_called_after_every_step_and_can_stop(backbone, positive):
+    start, sigmas = noisy(backbone, 4)
+    heard = []
+    denoise(backbone, start, sigmas, positive, report=lambda done, of, x0: heard.append((done, of, x0.shape)))
+    assert heard == [(i + 1, 8, start["tokens"].shape) for i in range(8)]
+
+    def stop(done, of, x0):
+        heard.append(done)
+        raise KeyboardInterrupt
+    heard.clear()
+    with pytest.raises(KeyboardInterrupt):
+        denoise(backbone, start, sigmas, positive, report=stop)
+    assert heard == [1]
+
+
+@pytest.mark.parametrize("change,message", [
+    (dict(start_step=8), "step 8 is outside the schedule, whose steps are 0 to 7"),
+    (dict(start_step=-1), "step -1 is outside the schedule"),
+    (dict(start_step=3, end_step=3), "end_step 3 is not after start_step 3"),
+    (dict(sigmas=torch.tensor([])), "sigmas are a list of at least 2 noise levels, not \\[0\\]"),
+    (dict(sigmas=None), "at least 2 noise levels, not None"),
+    (dict(sigmas=torch.tensor([1.0, 0.5, 0.7, 0])), "sigmas fall from step to step"),
+    (dict(sigmas=torch.tensor([1.0, float("nan"), 0])), "NaN"),
+    (dict(solver="magic"), "solver is one of euler, heun, dpmpp_2m, ddim, not 'magic'"),
+])
+def test_what_can_t_be_sampled_is_one_clear_line(backbone, positive, change, message):
+    start, sigmas = noisy(backbone, 2)
+    with pytest.raises(ValueError, match=message) as caught:
+        denoise(backbone, start, **{"sigmas": sigmas, "positive": positive, **change})
+    assert "\n" not in str(caught.value)
+
+
+def test_no_input_is_changed(backbone, positive, negative):
+    start, sigmas = noisy(backbone, 2)
+    before = start["tokens"].clone(), sigmas.clone(), positive[0][0].clone()
+    denoise(backbone, start, sigmas, positive, negative, 4.0, "dpmpp_2m")
+    assert all(torch.equal(a, b) for a, b in zip(before, (start["tokens"], sigmas, positive[0][0])))
+    with pytest.raises(ScheduleError):
+        add_noise(backbone, start, sigmas, 8, 0)
