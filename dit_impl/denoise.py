@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .backbone import Backbone, Conditioning
+from .flow import DDPM
 from .sampling import Memory, step as solver_step
 from .tokens import noise_like, with_tokens
 
@@ -52,6 +53,8 @@ def denoise(backbone: Backbone, wire: dict, sigmas: Tensor, positive: Conditioni
     end_step = len(sigmas) - 1 if end_step is None else min(end_step, len(sigmas) - 1)
     if end_step <= start_step:
         raise ScheduleError(f"end_step {end_step} is not after start_step {start_step}")
+    if solver == "ddim" and not isinstance(backbone.flow, DDPM):
+        raise ValueError("ddim is for DDPM models; for a rectified flow the same step is euler")
     predict_x0 = backbone.denoiser(wire, positive, negative, cfg)
     device = next(backbone.model.parameters()).device
     carried = wire.get("memory")

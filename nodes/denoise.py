@@ -72,7 +72,7 @@ def _denoise_inputs(*steps):
         io.Float.Input("cfg", default=3.0, min=0.0, max=100.0, step=0.1, round=0.01,
                        tooltip="Guidance: how far to go from negative towards positive. 1 leaves negative out."),
         io.Combo.Input("solver", options=list(SOLVERS), default="euler",
-                       tooltip="How a step is taken. heun calls the model twice a step."),
+                       tooltip="How a step is taken. heun calls the model twice a step; ddim is for DDPM models."),
         io.Conditioning.Input("negative", optional=True, tooltip="What to go away from; needed for cfg other than 1."),
     ]
 

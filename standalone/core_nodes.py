@@ -31,7 +31,7 @@ class LoadImage:
 
     def load_image(self, image):
         path = _find(image)
-        return images.load_picture(path) if path else (_draw_example(), torch.zeros(1, 64, 64))
+        return images.load_picture(path) if path else (draw_example(), torch.zeros(1, 64, 64))
 
     @classmethod
     def IS_CHANGED(cls, image):
@@ -203,7 +203,7 @@ def _find(name: str) -> Path | None:
     raise FileNotFoundError(f"there is no picture {name!r} in the {kind} folder, {folder}")
 
 
-def _draw_example() -> torch.Tensor:
+def draw_example() -> torch.Tensor:
     """A still life of occluding shapes [1, H, W, 3], in the 256 levels that a file would have."""
     from ..dit_impl.training import textures
 

@@ -1,0 +1,183 @@
+"""The pack inside a real ComfyUI: it loads without a warning, says the same of its nodes, and draws the same pictures.
+
+ComfyUI is looked for at COMFYUI_DIR, or where comfy-cli puts it; its Python is COMFYUI_PYTHON, or that folder's .venv.
+"""
+
+import io
+import json
+import os
+from pathlib import Path
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+
+import numpy as np
+from PIL import Image
+import pytest
+
+import dit_blocks
+from dit_blocks.standalone import core_nodes, pack
+from dit_blocks.standalone.cli import main
+from dit_blocks.standalone.node_types import NodeType
+from dit_blocks.standalone.workflow import read_workflow
+
+ROOT = Path(dit_blocks.__file__).parent
+COMFYUI = Path(os.environ.get("COMFYUI_DIR", Path.home() / "comfy" / "ComfyUI"))
+PYTHON = Path(os.environ.get("COMFYUI_PYTHON", COMFYUI / ".venv" / "bin" / "python"))
+EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
+
+pytestmark = [pytest.mark.host, pytest.mark.skipif(
+    not (COMFYUI / "main.py").exists() or not PYTHON.exists(),
+    reason=f"no ComfyUI at {COMFYUI} with a Python at {PYTHON} (set COMFYUI_DIR and COMFYUI_PYTHON)")]
+
+
+def example_png() -> bytes:
+    """The picture that standalone gives for ComfyUI's own example.png, as a file."""
+    pixels = (core_nodes.draw_example()[0] * 255).round().byte().numpy()
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+class Host:
+    """A running ComfyUI."""
+
+    def __init__(self, base: Path):
+        self.base = base
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        (base / "custom_nodes").mkdir(parents=True)
+        (base / "custom_nodes" / "dit-blocks").symlink_to(ROOT, target_is_directory=True)
+        (base / "input").mkdir()
+        (base / "input" / "example.png").write_bytes(example_png())
+        self.log_path = base / "log.txt"
+        self.process = subprocess.Popen(
+            [PYTHON, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", self.url.rsplit(":")[-1], "--base-directory", base,
+             "--database-url", "sqlite:///:memory:", "--disable-api-nodes"],
+            cwd=COMFYUI, stdout=self.log_path.open("w"), stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                self.get("/system_stats")
+                return
+            except (urllib.error.URLError, ConnectionError):
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"ComfyUI did not start:\n{self.log()[-3000:]}") from None
+                time.sleep(0.3)
+
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def get(self, path: str):
+        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+            return json.load(answer)
+
+    def post(self, path: str, body: dict):
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            text = answer.read()
+            return json.loads(text) if text else None
+
+    def run(self, prompt: dict, timeout: float = 120) -> dict:
+        """Queue a prompt and wait: → its history entry."""
+        prompt_id = self.post("/prompt", {"prompt": prompt})["prompt_id"]
+        return self.wait(prompt_id, timeout)
+
+    def wait(self, prompt_id: str, timeout: float = 120) -> dict:
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            history = self.get(f"/history/{prompt_id}")
+            if prompt_id in history:
+                return history[prompt_id]
+            time.sleep(0.1)
+        raise TimeoutError(prompt_id)
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory):
+    running = Host(tmp_path_factory.mktemp("comfyui"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def types() -> dict[str, NodeType]:
+    return {name: NodeType(name, cls) for name, cls in pack.load().items()}
+
+
+def test_the_pack_loads_without_a_warning(host):
+    lines = [line for line in host.log().splitlines() if "dit-blocks" in line or "dit_blocks" in line]
+    assert any("seconds" in line for line in lines), host.log()
+    assert not [line for line in lines if "FAILED" in line or "Cannot import" in line or "warning" in line.lower()]
+
+
+def test_both_say_the_same_of_every_node(host, types):
+    there = host.get("/object_info")
+    ours = [name for name in types if name.startswith("DiTBlocks")]
+    assert sorted(ours) == sorted(name for name in there if name.startswith("DiTBlocks"))
+    for name in ours:
+        here = types[name].info()
+        assert {**here, "python_module": ""} == {**there[name], "python_module": ""}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_draws_the_same_picture_in_both(host, types, path, tmp_path):
+    entry = host.run(read_workflow(path, types).prompt)
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    saved = [image for output in entry["outputs"].values() for image in output.get("images", ())]
+    assert main(["run", str(path), "--out", str(tmp_path), "--input", str(host.base / "input")]) == 0
+    ours = {file.name.rsplit("_", 2)[0]: file for file in tmp_path.rglob("*.png")}
+    assert len(saved) == len(ours) > 0
+    for image in saved:
+        theirs = np.asarray(Image.open(host.base / "output" / image["subfolder"] / image["filename"]), dtype=float)
+        mine = np.asarray(Image.open(ours[image["filename"].rsplit("_", 2)[0]]), dtype=float)
+        assert np.abs(theirs - mine).mean() <= 1
+
+
+def test_core_nodes_and_ours_take_the_same_vae_and_text_encoder(host, types):
+    prompt = read_workflow(ROOT / "example_workflows" / "image_round_trip.json", types).prompt
+    swapped = json.loads(json.dumps(prompt).replace("DiTBlocksVAEEncode", "VAEEncode").replace("DiTBlocksVAEDecode", "VAEDecode"))
+    for node in swapped.values():
+        if node["class_type"] == "VAEDecode":
+            node["inputs"]["samples"] = node["inputs"].pop("latent")
+    entries = [host.run(graph) for graph in (prompt, swapped)]
+    pictures = [next(image for output in entry["outputs"].values() for image in output.get("images", ())) for entry in entries]
+    a, b = (np.asarray(Image.open(host.base / "output" / p["subfolder"] / p["filename"])) for p in pictures)
+    assert np.array_equal(a, b)
+
+
+def test_a_cancelled_run_stops_within_a_step_and_the_next_one_works(host, types):
+    prompt = read_workflow(ROOT / "example_workflows" / "text_to_image.json", types).prompt
+    for node in prompt.values():
+        if node["class_type"] == "DiTBlocksSchedule":
+            node["inputs"]["steps"] = 5000
+    prompt_id = host.post("/prompt", {"prompt": prompt})["prompt_id"]
+    time.sleep(4)
+    host.post("/interrupt", {})
+    asked = time.monotonic()
+    entry = host.wait(prompt_id)
+    assert time.monotonic() - asked < 5
+    assert any(event == "execution_interrupted" for event, _ in entry["status"]["messages"])
+    again = host.run(read_workflow(ROOT / "example_workflows" / "text_to_image.json", types).prompt)
+    assert again["status"]["status_str"] == "success"
+
+
+def test_a_wrong_input_is_one_line_that_names_the_node(host, types):
+    prompt = read_workflow(ROOT / "example_workflows" / "text_to_image.json", types).prompt
+    for node in prompt.values():
+        if node["class_type"] == "DiTBlocksPatchify":
+            node["inputs"]["patch_size"] = 3
+    entry = host.run(prompt)
+    message = next(body["exception_message"] for event, body in entry["status"]["messages"] if event == "execution_error")
+    assert message.strip() == "DiT Denoise: the embedded DiT knows patch sizes 2, 4, 8, the tokens have patch_size 3"

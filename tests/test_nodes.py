@@ -1,0 +1,182 @@
+"""The nodes as a workflow calls them: reports, round trips, wrong inputs."""
+
+import logging
+
+import pytest
+import torch
+
+from dit_blocks.dit_impl.embedded import load_embedded
+from dit_blocks.dit_impl.flow import DDPM
+from dit_blocks.nodes import NODES, host
+from dit_blocks.nodes.denoise import AddNoise, Denoise, DenoiseStep, Schedule
+from dit_blocks.nodes.load import LoadEmbedded
+from dit_blocks.nodes.patch import Patchify, Unpatchify
+from dit_blocks.nodes.vae import EmptyLatent, VAEDecode, VAEEncode
+
+
+def out(node, **inputs):
+    return node.execute(**inputs).result
+
+
+def said(node, **inputs) -> str:
+    return node.execute(**inputs).ui.as_dict()["text"][0]
+
+
+@pytest.fixture
+def latent():
+    return {"samples": torch.randn(2, 4, 9, 12, generator=torch.Generator().manual_seed(0))}
+
+
+@pytest.fixture
+def start(backbone):
+    """sigmas and noisy tokens of a small model."""
+    (empty,) = out(EmptyLatent, dit=backbone, width=64, height=64, batch_size=1)
+    (sigmas,) = out(Schedule, dit=backbone, steps=8, scheduler="simple", denoise=1.0)
+    (tokens,) = out(Patchify, latent=empty, patch_size=0, dit=backbone)
+    noisy, _ = out(AddNoise, dit=backbone, tokens=tokens, sigmas=sigmas, step=0, seed=1)
+    return {"dit": backbone, "tokens": noisy, "sigmas": sigmas}
+
+
+def test_patchify_reports_the_token_arithmetic():
+    text = said(Patchify, latent={"samples": torch.ones(1, 4, 64, 64)}, patch_size=2)
+    assert text == "1024 tokens of 16 values: a 32×32 grid of 2×2 patches of a 64×64×4 latent"
+    assert said(Patchify, latent={"samples": torch.ones(1, 4, 9, 12)}, patch_size=4).endswith("9×12×4 latent, padded to 12×12")
+
+
+def test_vae_encode_reports_the_compression():
+    class TextbookVAE:
+        def encode(self, pixels):
+            return torch.zeros(1, 4, 64, 64)
+    assert said(VAEEncode, pixels=torch.zeros(1, 512, 512, 3), vae=TextbookVAE()) == "512×512×3 → 64×64×4: 1/48 of the values"
+
+
+@pytest.mark.parametrize("patch_size", [1, 2, 3, 4, 8, 9])
+def test_patchify_and_back_is_the_same_latent(latent, patch_size):
+    before = latent["samples"].clone()
+    (tokens,) = out(Patchify, latent=latent, patch_size=patch_size)
+    (back,) = out(Unpatchify, tokens=tokens)
+    assert torch.equal(back["samples"], before) and torch.equal(latent["samples"], before)
+
+
+def test_patchify_goes_into_the_model_s_space_and_unpatchify_out_of_it(backbone, latent):
+    backbone.latent_format = {"scale": torch.tensor([2.0, 4, 8, 0.5]), "shift": torch.tensor([1.0, 0, -1, 3])}
+    (tokens,) = out(Patchify, latent=latent, patch_size=4, dit=backbone)
+    wanted = (latent["samples"] - backbone.latent_format["shift"].view(1, 4, 1, 1)) * backbone.latent_format["scale"].view(1, 4, 1, 1)
+    assert torch.equal(tokens["tokens"][0, 0].view(4, 4, 4), wanted[0, :, :4, :4])
+    (back,) = out(Unpatchify, tokens=tokens)
+    torch.testing.assert_close(back["samples"], latent["samples"], atol=1e-6, rtol=1e-6)
+
+
+def test_an_empty_core_latent_takes_the_model_s_channels(backbone):
+    backbone.latent_format = {"scale": torch.full((4,), 2.0), "shift": torch.ones(4)}
+    (tokens,) = out(Patchify, latent={"samples": torch.zeros(1, 16, 8, 8)}, patch_size=2, dit=backbone)
+    assert tokens["channels"] == 4 and not tokens["tokens"].any()
+
+
+def test_eight_steps_equal_one_denoise(start, positive, negative):
+    common = {"positive": positive, "negative": negative, "cfg": 3.0}
+    for solver in ("euler", "heun", "dpmpp_2m"):
+        whole, whole_x0 = out(Denoise, **start, **common, solver=solver, start_step=0, end_step=10000)
+        tokens = start["tokens"]
+        for step in range(8):
+            tokens, x0 = out(DenoiseStep, **{**start, "tokens": tokens}, **common, solver=solver, step=step)
+        assert torch.equal(tokens["tokens"], whole["tokens"]) and torch.equal(x0["tokens"], whole_x0["tokens"])
+
+
+def test_progress_preview_and_cancel(start, positive):
+    seen = []
+    start["dit"].latent_rgb = torch.rand(5, 3)
+    try:
+        host.listen(lambda done, of, picture: seen.append((done, of, picture and picture.size)))
+        out(Denoise, **start, positive=positive, cfg=1.0, solver="euler", start_step=2, end_step=5)
+        assert seen == [(i, 3, (256, 256)) for i in (1, 2, 3)]
+        seen.clear()
+        host.listen(lambda *progress: seen.append(progress), lambda: len(seen) >= 2)
+        with pytest.raises(host.Interrupted):
+            out(Denoise, **start, positive=positive, cfg=1.0, solver="euler", start_step=0, end_step=8)
+        assert len(seen) == 2
+    finally:
+        host.listen()
+
+
+def wrong(wire, **changes):
+    return {**wire, **changes}
+
+
+@pytest.mark.parametrize("change,message", [
+    (lambda s: {"tokens": wrong(s["tokens"], channels=16)},
+     "DiT Denoise: a small DiT has latents of 4 channels, the tokens come from 16"),
+    (lambda s: {"tokens": wrong(s["tokens"], patch_size=8)},
+     "DiT Denoise: a small DiT knows patch sizes 2, 4, the tokens have patch_size 8"),
+    (lambda s: {"tokens": wrong(s["tokens"], latent_format={"scale": torch.ones(4), "shift": torch.ones(4)})},
+     "DiT Denoise: the tokens are not in the latent space of a small DiT: wire its dit into Patchify"),
+    (lambda s: {"tokens": wrong(s["tokens"], tokens=s["tokens"]["tokens"] * float("nan"))},
+     "DiT Denoise: the tokens hold values that are NaN or infinite"),
+    (lambda s: {"start_step": 8}, "DiT Denoise: step 8 is outside the schedule, whose steps are 0 to 7"),
+    (lambda s: {"sigmas": torch.tensor([])}, "DiT Denoise: sigmas are a list of at least 2 noise levels, not \\[0\\]"),
+    (lambda s: {"sigmas": None}, "DiT Denoise: sigmas are a list of at least 2 noise levels, not None"),
+    (lambda s: {"positive": [[torch.zeros(1, 5, 33), {}]]}, "DiT Denoise: positive conditioning has width 33, a small DiT reads width 32"),
+    (lambda s: {"positive": [[torch.zeros(1, 5, 32), {}]]}, "DiT Denoise: positive conditioning has no pooled_output"),
+    (lambda s: {"cfg": 4.0}, "DiT Denoise: cfg 4 needs a negative conditioning; wire one, or set cfg to 1"),
+])
+def test_wrong_inputs_are_one_line_that_names_the_node(start, positive, change, message):
+    inputs = {**start, "positive": positive, "cfg": 1.0, "solver": "euler", "start_step": 0, "end_step": 8}
+    with pytest.raises(ValueError, match="^" + message) as caught:
+        out(Denoise, **{**inputs, **change(start)})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("samples,patch_size,message", [
+    (torch.zeros(1, 4, 6, 8), 8, "Patchify: latent height 6 is smaller than patch_size 8"),
+    (torch.zeros(1, 4, 8, 8) / 0, 2, "Patchify: the latent holds 256 values that are NaN or infinite"),
+    (torch.zeros(4, 8, 8), 2, r"Patchify: a latent is \[B, C, H, W\], not \[4, 8, 8\]"),
+    (torch.ones(1, 4, 8, 8), 0, "Patchify: patch_size 0 means the model's own: wire a dit, or give a size"),
+])
+def test_a_latent_that_can_t_be_cut(samples, patch_size, message):
+    with pytest.raises(ValueError, match="^" + message):
+        out(Patchify, latent={"samples": samples}, patch_size=patch_size)
+
+
+def test_a_latent_of_other_channels_than_the_model_s(backbone):
+    with pytest.raises(ValueError, match="^Patchify: the model's latents have 4 channels, this one has 16"):
+        out(Patchify, latent={"samples": torch.ones(1, 16, 8, 8)}, patch_size=2, dit=backbone)
+
+
+def test_a_step_past_the_schedule(start, positive):
+    with pytest.raises(ValueError, match="^DiT Denoise Step: step 8 is outside the schedule"):
+        out(DenoiseStep, **start, positive=positive, cfg=1.0, solver="euler", step=8)
+
+
+def test_ddim_is_refused_on_a_flow_and_runs_on_a_ddpm(start, positive):
+    with pytest.raises(ValueError, match="^DiT Denoise: ddim is for DDPM models; for a rectified flow the same step is euler"):
+        out(Denoise, **start, positive=positive, cfg=1.0, solver="ddim", start_step=0, end_step=8)
+    start["dit"].flow = DDPM()
+    (sigmas,) = out(Schedule, dit=start["dit"], steps=4, scheduler="karras", denoise=1.0)
+    tokens, x0 = out(Denoise, **{**start, "sigmas": sigmas}, positive=positive, cfg=1.0, solver="ddim", start_step=0, end_step=4)
+    assert torch.isfinite(tokens["tokens"]).all() and torch.equal(tokens["tokens"], x0["tokens"])
+
+
+def test_the_embedded_model_s_parts_work_together():
+    dit, clip, vae = out(LoadEmbedded)
+    pixels = torch.rand(1, 70, 66, 4)
+    samples = vae.encode(pixels)
+    assert samples.shape == (1, dit.channels, 8, 8)
+    assert vae.decode(samples).shape == (1, 64, 64, 3)
+    with pytest.raises(ValueError, match="^VAE Decode .DiT.: this VAE decodes latents of 16 channels"):
+        out(VAEDecode, latent={"samples": torch.zeros(1, 4, 8, 8)}, vae=vae)
+    with pytest.raises(ValueError, match="^VAE Encode .DiT.: a picture is at least 8×8 pixels, this one is 9×4"):
+        out(VAEEncode, pixels=torch.zeros(1, 4, 9, 3), vae=vae)
+
+
+def test_words_outside_the_vocabulary_are_named_and_left_out(caplog):
+    _, clip, _ = load_embedded()
+    with caplog.at_level(logging.WARNING):
+        strange = clip.encode_from_tokens_scheduled(clip.tokenize("a large shiny red circle, obviously"))
+    assert "shiny, obviously" in caplog.text
+    plain = clip.encode_from_tokens_scheduled(clip.tokenize("A big red circle"))
+    assert torch.equal(strange[0][0], plain[0][0]) and torch.equal(strange[0][1]["pooled_output"], plain[0][1]["pooled_output"])
+
+
+def test_every_node_has_a_display_name_of_its_own():
+    names = [cls.define_schema().display_name for cls in NODES]
+    assert len(set(names)) == len(names)

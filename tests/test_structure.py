@@ -1,0 +1,80 @@
+"""The rules of the layout: who imports whom, what runs at import, and that a node's sockets are its parameters."""
+
+import ast
+import asyncio
+import inspect
+from pathlib import Path
+import subprocess
+import sys
+
+import pytest
+
+import dit_blocks
+from dit_blocks import comfy_entrypoint
+
+ROOT = Path(dit_blocks.__file__).parent
+LAYERS = {"dit_impl": {"dit_impl"}, "nodes": {"nodes", "dit_impl"}, "standalone": {"standalone", "nodes", "dit_impl"}}
+FILES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
+
+
+def nodes() -> list[type]:
+    async def listed():
+        return await (await comfy_entrypoint()).get_node_list()
+    return asyncio.run(listed())
+
+
+def imports(path: Path) -> list[tuple[int, str]]:
+    """(level, module) of every import in a file."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(0, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found += [(node.level, node.module or alias.name) for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    inside = path.relative_to(ROOT).parts
+    for level, module in imports(path):
+        top = module.split(".")[0]
+        assert top != "dit_blocks", f"{path}: imports inside the pack are relative"
+        if level:
+            target = (*inside[:len(inside) - level], *module.split("."))
+            assert target[0] in LAYERS[inside[0]] | {"comfy_entrypoint"}, f"{path} imports {'.'.join(target)}"
+        if inside[0] == "dit_impl":
+            assert top not in ("comfy", "comfy_api", "folder_paths", "nodes"), f"{path} imports the host"
+        if inside[0] == "nodes" and path.name != "host.py" and not level:
+            assert top not in ("comfy", "folder_paths"), f"{path} imports the host; only host.py does"
+
+
+def test_every_file_is_short():
+    for path in [*FILES, *(ROOT / "tests").glob("*.py"), *(ROOT / "web").glob("*.js")]:
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
+
+
+def test_importing_the_pack_and_the_library_needs_no_host_and_says_nothing():
+    code = ("import sys; import dit_blocks, dit_blocks.dit_impl.embedded, dit_blocks.standalone.cli; "
+            "assert not {'comfy', 'comfy_api', 'dit_blocks.nodes', 'diffusers'} & set(sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+def test_ids_are_the_fixed_ones():
+    ids = [cls.define_schema().node_id for cls in nodes()]
+    assert ids == ["DiTBlocks" + name for name in (
+        "LoadEmbedded", "VAEEncode", "VAEDecode", "EmptyLatent", "Patchify", "Unpatchify", "Schedule", "AddNoise",
+        "DenoiseStep", "Denoise")]
+
+
+@pytest.mark.parametrize("cls", nodes(), ids=lambda cls: cls.__name__)
+def test_sockets_are_the_parameters_of_execute(cls):
+    schema = cls.define_schema()
+    parameters = inspect.signature(cls.execute).parameters
+    assert set(parameters) == {socket.id for socket in schema.inputs}
+    for socket in schema.inputs:
+        has_default = parameters[socket.id].default is not inspect.Parameter.empty
+        assert has_default == bool(socket.optional), f"{socket.id}: a default exactly where the input is optional"
+        assert socket.tooltip, f"{socket.id} has no tooltip"
+    assert all(output.tooltip for output in schema.outputs) and schema.description

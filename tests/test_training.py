@@ -1,0 +1,109 @@
+"""The recipe: pictures, captions and the verifier that reads them, resuming, and recipes that can't be followed."""
+
+import random
+
+import pytest
+import torch
+
+from dit_blocks.dit_impl.embedded import load_dit, load_text, save_dit
+from dit_blocks.dit_impl.training import scenes, textures
+from dit_blocks.dit_impl.training.evaluate import read_caption
+from dit_blocks.dit_impl.training.recipe import RecipeError, read_recipe
+from dit_blocks.dit_impl.training.train_dit import DiTRecipe, train_dit
+from dit_blocks.dit_impl.training.train_vae import VAERecipe, train_vae
+from dit_blocks.dit_impl.training.verify import read_scene, same_scene
+
+TINY_VAE = dict(latent_channels=4, width=8, depth=1, batch=2, crop=32, pool=8)
+TINY_DIT = dict(width=32, depth=2, heads=2, text_width=16, pictures=8, mix=((64, 2, 4, 1.0, 1.0), (64, 4, 4, 1.0, 1.0)))
+
+
+@pytest.mark.parametrize("size", [128, 256])
+def test_the_verifier_reads_every_ground_truth_picture(size):
+    rng = random.Random(11)
+    generator = torch.Generator().manual_seed(11)
+    for i in range(60):
+        scene = scenes.random_scene(rng, 1 + i % 2)
+        picture = scenes.draw(scene, size, rng) + 0.02 * torch.randn(3, size, size, generator=generator)
+        assert same_scene(read_scene(picture), scene), scenes.caption(scene)
+
+
+@pytest.mark.parametrize("attribute,others", [("colour", scenes.COLOURS), ("shape", scenes.SHAPES), ("size", scenes.SIZES),
+                                              ("place", scenes.PLACES)])
+def test_the_verifier_tells_every_attribute_from_the_others(attribute, others):
+    base = scenes.Thing("large", "red", "circle", "top left")
+    for value in others:
+        thing = scenes.Thing(**{**vars(base), attribute: value})
+        read = read_scene(scenes.draw(scenes.Scene((thing,), "navy"), 256))
+        assert read.things == (thing,)
+
+
+def test_captions_say_the_scene_and_read_back():
+    scene = scenes.Scene((scenes.Thing("large", "red", "circle", "top left"), scenes.Thing("small", "orange", "ring", "center")), "navy")
+    assert scenes.caption(scene) == ("a large red circle at the top left and a small orange ring in the center "
+                                     "on a navy background")
+    rng = random.Random(0)
+    for i in range(200):
+        scene = scenes.random_scene(rng, 1 + i % 2)
+        assert read_caption(scenes.caption(scene)) == scene
+    with pytest.raises(ValueError, match="not a full caption"):
+        read_caption("a red circle")
+
+
+def test_a_caption_without_its_size_says_an_orange():
+    scene = scenes.Scene((scenes.Thing("large", "orange", "ring", "top"),), "gray")
+    assert scenes.partial_caption(scene, random.Random(0), 1.0) == "an orange ring"
+
+
+def test_held_out_scenes_are_distinct_and_fixed():
+    singles, pairs = scenes.held_out()
+    assert (len(set(singles)), len(set(pairs))) == (300, 100)
+    assert (singles, pairs) == scenes.held_out()
+    assert {len(s.things) for s in singles} == {1} and {len(s.things) for s in pairs} == {2}
+
+
+@pytest.mark.parametrize("kind", textures.KINDS, ids=lambda kind: kind.__name__)
+def test_every_kind_of_picture_is_repeatable(kind):
+    a, b = (kind(48, random.Random(3)) for _ in range(2))
+    assert a.shape == (3, 48, 48) and torch.equal(a, b) and torch.isfinite(a).all() and a.std() > 0.003
+
+
+def test_vae_training_goes_on_where_it_stopped_and_gets_better(tmp_path):
+    first = train_vae(VAERecipe(**TINY_VAE, steps=4), tmp_path)
+    state = torch.load(tmp_path / "vae_state.pt", weights_only=True)
+    assert state["step"] == 4 and not list(tmp_path.glob("*.part"))
+    train_vae(VAERecipe(**TINY_VAE, steps=6), tmp_path)
+    assert torch.load(tmp_path / "vae_state.pt", weights_only=True)["step"] == 6
+    pixels = torch.stack([textures.random_picture(64, random.Random(i)) for i in range(8)]) * 2 - 1
+    with torch.no_grad():
+        error = (first.decode(first.encode(pixels)) - pixels).square().mean()
+    assert error < 0.5 * pixels.var()
+
+
+def test_dit_training_goes_on_where_it_stopped(tmp_path):
+    vae = train_vae(VAERecipe(**TINY_VAE, steps=1), tmp_path)
+    published = []
+
+    def publish(model, text, scale, shift):
+        save_dit(model, text, scale, shift, tmp_path)
+        published.append({name: value.clone() for name, value in model.state_dict().items()})
+    train_dit(DiTRecipe(**TINY_DIT, steps=3), vae, tmp_path, publish)
+    train_dit(DiTRecipe(**TINY_DIT, steps=5), vae, tmp_path, publish)
+    assert torch.load(tmp_path / "dit_state.pt", weights_only=True)["step"] == 5
+    assert any(not torch.equal(published[0][name], published[-1][name]) for name in published[0])
+    model, latent_format = load_dit(tmp_path / "dit.safetensors")
+    assert model.config.patch_sizes == (2, 4, 8) and latent_format["scale"].shape == (4,)
+    assert load_text(tmp_path / "text.safetensors").config.width == 16
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, published[-1][name].half().float())
+
+
+@pytest.mark.parametrize("text,message", [
+    ("steps = ", "not a recipe"),
+    ("speed = 3", "unknown entry 'speed'"),
+    ("[dit]\nwidht = 3", r"\[dit\] has no setting 'widht'"),
+])
+def test_a_recipe_that_can_t_be_followed(tmp_path, text, message):
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        read_recipe(path)
