@@ -157,16 +157,23 @@ class DiTBlock(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """Modulated norm and a linear map to patch values: [B, N, D], [B, D] → [B, N, values]. Peebles & Xie 2022, §3.2.
+    """Modulated norm and a map to patch values: [B, N, D], [B, D] → [B, N, values]. Peebles & Xie 2022, §3.2.
 
-    One map for each patch size; the norm and its modulation are shared.
+    One map for each patch size; the norm and its modulation are shared. The map is linear, as in the paper, but for patches of
+    more values than the model is wide `hidden` > 0 puts a layer of that width before it: what such a patch can show is no
+    linear space of D dimensions.
     """
 
-    def __init__(self, width: int, values: dict[int, int], ops=nn):
+    def __init__(self, width: int, values: dict[int, int], ops=nn, hidden: int = 0):
         super().__init__()
         self.norm = ops.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), ops.Linear(width, 2 * width))
-        self.linear = nn.ModuleDict({str(p): ops.Linear(width, n) for p, n in values.items()})
+
+        def head(n: int) -> nn.Module:
+            if not hidden or n <= width:
+                return ops.Linear(width, n)
+            return nn.Sequential(ops.Linear(width, hidden), nn.GELU(approximate="tanh"), ops.Linear(hidden, n))
+        self.linear = nn.ModuleDict({str(p): head(n) for p, n in values.items()})
 
     def forward(self, x: Tensor, vector: Tensor, patch_size: int) -> Tensor:
         shift, scale = self.adaLN_modulation(vector).chunk(2, dim=-1)
@@ -176,5 +183,8 @@ class FinalLayer(nn.Module):
 def zero_adaln(model: nn.Module) -> None:
     """Zero the modulations and heads, so that every block starts as the identity: adaLN-Zero. Peebles & Xie 2022, §3.2."""
     for name, parameter in model.named_parameters():
-        if "adaLN_modulation" in name or name.startswith("final_layer.linear"):
+        if "adaLN_modulation" in name:
+            nn.init.zeros_(parameter)
+    for head in model.final_layer.linear.values():
+        for parameter in (head[-1] if isinstance(head, nn.Sequential) else head).parameters():
             nn.init.zeros_(parameter)

@@ -62,8 +62,11 @@ def load_text(path: Path = FOLDER / "text.safetensors") -> TextEncoder:
 def load_dit(path: Path = FOLDER / "dit.safetensors") -> tuple[MMDiT, LatentFormat]:
     """Read a DiT that `save_dit` wrote, in float32, with its latents' scale and shift. Raises CheckpointError."""
     model = load_model(path).eval().requires_grad_(False)
-    latent_format = json.loads(read_safetensors(path)[1]["latent_format"])
-    return model, {name: torch.tensor(latent_format[name]) for name in ("scale", "shift")}
+    try:
+        latent_format = json.loads(read_safetensors(path)[1]["latent_format"])
+        return model, {name: torch.tensor(latent_format[name]) for name in ("scale", "shift")}
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its metadata has no latent_format of scale and shift: {error}") from None
 
 
 class EmbeddedCLIP:

@@ -13,7 +13,8 @@ from .blocks import FinalLayer, JointBlock, VectorEmbedder, timestep_embedding, 
 class MMDiTConfig:
     """Architecture. `position`: "cropped" is the middle of SD3's table, of side `position_table`, whose coordinates run from
     `position_start` over a length of `position_base`; "picture" lays a grid of side `position_base` over every picture,
-    whatever its size. `prediction`: what the head answers, "velocity", "x0", "epsilon" or "v"."""
+    whatever its size. `prediction`: what the head answers, "velocity", "x0", "epsilon" or "v".
+    `head_hidden`: width of a hidden layer in the heads of patches wider than the model, 0 for none."""
     patch_sizes: tuple[int, ...] = (2,)
     in_channels: int = 16
     width: int = 1536
@@ -28,6 +29,7 @@ class MMDiTConfig:
     position_base: float = 48.0
     position_start: float = -16.0
     prediction: str = "velocity"
+    head_hidden: int = 0
 
     @property
     def patch_size(self) -> int:
@@ -60,7 +62,7 @@ class MMDiT(nn.Module):
         self.joint_blocks = nn.ModuleList(
             JointBlock(width, c.heads, c.qk_norm, dual=i in c.dual_blocks, last=i == c.depth - 1, ops=ops)
             for i in range(c.depth))
-        self.final_layer = FinalLayer(width, values, ops)
+        self.final_layer = FinalLayer(width, values, ops, c.head_hidden)
 
     def patch_embed(self, tokens: Tensor, patch_size: int) -> Tensor:
         """Raw tokens to the model's width: [B, N, C·p·p] → [B, N, D]. SD3 calls it a convolution of stride p; it is a matrix."""

@@ -15,6 +15,7 @@ class Patchify(io.ComfyNode):
             category="DiT Blocks/patch",
             description="Cut a latent into p×p patches, each one a token. A permutation: nothing is learned and nothing is lost.",
             search_aliases=["patch embedding", "tokens", "patch size", "块嵌入"],
+            has_intermediate_output=True,  # the report is shown again when the result comes from the cache
             inputs=[
                 io.Latent.Input("latent", tooltip="The latent to cut."),
                 io.Int.Input("patch_size", default=0, min=0, max=64,

@@ -24,6 +24,7 @@ class VAEEncode(io.ComfyNode):
             display_name="VAE Encode (DiT)",
             category="DiT Blocks/latent",
             description="Compress a picture into a latent, and say by how much. Patches are cut from latents, not from pixels.",
+            has_intermediate_output=True,  # the report is shown again when the result comes from the cache
             inputs=[
                 io.Image.Input("pixels", tooltip="The picture."),
                 io.Vae.Input("vae", tooltip="Any image VAE."),

@@ -3,8 +3,6 @@ import { app } from "../../scripts/app.js";
 // Nodes that say something about their result (shapes, token arithmetic) show it as text on themselves.
 const REPORTING = new Set(["DiTBlocksVAEEncode", "DiTBlocksPatchify"]);
 
-const COLOURS = { DIT: "#e8a33d", DIT_TOKENS: "#4fb3bf", DIT_HIDDEN: "#b07cd8" };
-
 function reportElement(node) {
   const element = document.createElement("div");
   element.className = "dit-blocks-report";
@@ -18,14 +16,6 @@ function reportElement(node) {
 
 app.registerExtension({
   name: "dit-blocks",
-
-  setup() {
-    for (const [type, colour] of Object.entries(COLOURS)) {
-      app.canvas.default_connection_color_byType[type] = colour;
-      window.LGraphCanvas.link_type_colors[type] = colour;
-      document.documentElement.style.setProperty(`--color-datatype-${type}`, colour);
-    }
-  },
 
   nodeCreated(node) {
     if (!REPORTING.has(node.comfyClass)) return;

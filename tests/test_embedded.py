@@ -1,0 +1,91 @@
+"""The default model as it ships, and the example workflows that it draws."""
+
+import json
+import shutil
+
+from PIL import Image
+import pytest
+import torch
+
+from dit_blocks.dit_impl.checkpoints import CheckpointError
+from dit_blocks.dit_impl.embedded import FOLDER, load_embedded
+from dit_blocks.dit_impl.tokens import fold
+from dit_blocks.dit_impl.training import scenes
+from dit_blocks.dit_impl.training.evaluate import accuracy, photographs, procedural, vae_psnr
+from dit_blocks.standalone.cli import main
+
+EXAMPLES = sorted((FOLDER.parent.parent / "example_workflows").glob("*.json"))
+TEXT_TO_IMAGE = FOLDER.parent.parent / "example_workflows" / "text_to_image.json"
+
+
+def run(capsys, *arguments: object) -> dict:
+    """`dit-blocks run … --json` → what it prints."""
+    assert main(["run", *map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_runs_and_has_its_picture(path, tmp_path, capsys):
+    report = run(capsys, path, "--out", tmp_path, "--input", tmp_path)
+    assert report["images"] and all(Image.open(image).size[0] >= 256 for image in report["images"])
+    assert Image.open(path.with_suffix(".jpg")).size[1] >= 256
+
+
+def test_one_step_at_a_time_has_no_denoise():
+    types = [node["type"] for node in json.loads(TEXT_TO_IMAGE.with_name("one_step_at_a_time.json").read_text())["nodes"]]
+    assert types.count("DiTBlocksDenoiseStep") == 8 and "DiTBlocksDenoise" not in types
+
+
+def test_the_same_seed_is_the_same_picture_and_another_seed_is_not(tmp_path, capsys):
+    pictures = []
+    for seed in (3, 3, 4):
+        report = run(capsys, TEXT_TO_IMAGE, "--out", tmp_path, "--set", f"{node_id('DiTBlocksAddNoise')}.seed={seed}")
+        pictures.append(Image.open(report["images"][0]).tobytes())
+    assert pictures[0] == pictures[1] != pictures[2]
+
+
+def node_id(node_type: str) -> int:
+    return next(node["id"] for node in json.loads(TEXT_TO_IMAGE.read_text())["nodes"] if node["type"] == node_type)
+
+
+def test_patch_size_4_is_at_least_2_5_times_faster_than_2(tmp_path, capsys):
+    def seconds(patch_size: int) -> float:
+        report = run(capsys, TEXT_TO_IMAGE, "--out", tmp_path, "--set", f"Patchify.patch_size={patch_size}")
+        return next(node["seconds"] for node in report["nodes"] if node["type"] == "DiTBlocksDenoise")
+    seconds(2), seconds(4)
+    assert min(seconds(2) for _ in range(3)) >= 2.5 * min(seconds(4) for _ in range(3))
+
+
+@pytest.mark.parametrize("patch_size,least", [(2, 0.9), (4, 0.85), (8, 0.7)])
+def test_held_out_prompts_are_drawn_right(patch_size, least):
+    singles, _ = scenes.held_out()
+    assert accuracy(singles[:20], patch_size) >= least
+
+
+def test_the_vae_rebuilds_pictures():
+    vae = load_embedded()[2]
+    assert vae_psnr(vae, procedural(12)) >= 32
+    assert all(vae_psnr(vae, photograph[None]) >= 24 for photograph in photographs())
+
+
+def test_the_weights_are_small_enough_to_ship():
+    assert sum(file.stat().st_size for file in FOLDER.glob("*.safetensors")) <= 24e6
+
+
+def test_the_preview_is_a_rough_picture_of_what_the_vae_decodes():
+    dit, _, vae = load_embedded()
+    picture = scenes.draw(scenes.held_out()[0][0], 256)
+    latent = vae.encode(picture.movedim(0, -1)[None])
+    wire = fold(latent, 4, dit.latent_format)
+    small = torch.nn.functional.avg_pool2d(picture, 8).movedim(0, -1)
+    assert (dit.preview(wire, wire["tokens"]) - small).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize("name", ["dit", "text", "vae"])
+def test_a_damaged_file_is_one_clear_line(name, tmp_path):
+    shutil.copytree(FOLDER, tmp_path / "embedded")
+    file = tmp_path / "embedded" / f"{name}.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match=f"{name}.safetensors: not a whole safetensors file") as caught:
+        load_embedded(tmp_path / "embedded")
+    assert "\n" not in str(caught.value)
