@@ -8,7 +8,7 @@ import torch
 from dit_blocks.dit_impl.embedded import load_dit, load_text, save_dit
 from dit_blocks.dit_impl.training import scenes, textures
 from dit_blocks.dit_impl.training.evaluate import read_caption
-from dit_blocks.dit_impl.training.recipe import RecipeError, read_recipe
+from dit_blocks.dit_impl.training.recipe import RecipeError, read_recipe, train
 from dit_blocks.dit_impl.training.train_dit import DiTRecipe, train_dit
 from dit_blocks.dit_impl.training.train_vae import VAERecipe, train_vae
 from dit_blocks.dit_impl.training.verify import read_scene, same_scene
@@ -95,6 +95,18 @@ def test_dit_training_goes_on_where_it_stopped(tmp_path):
     assert load_text(tmp_path / "text.safetensors").config.width == 16
     for name, value in model.state_dict().items():
         assert torch.equal(value, published[-1][name].half().float())
+
+
+def test_a_recipe_goes_on_from_the_weights_that_are_there(tmp_path):
+    settings = "\n".join(f"{name} = {list(map(list, v)) if name == 'mix' else v}" for name, v in TINY_DIT.items())
+    vae = "\n".join(f"{name} = {v}" for name, v in TINY_VAE.items())
+    heads = []
+    for seed in (1, 2):  # other random weights to start from, were it to start over
+        (tmp_path / "recipe.toml").write_text(f"go_on = true\nstate = 'state{seed}'\n[vae]\nsteps = 1\n{vae}\n"
+                                              f"[dit]\nsteps = 1\nseed = {seed}\n{settings}")
+        train(tmp_path / "recipe.toml")
+        heads.append(load_dit(tmp_path / "dit.safetensors")[0].x_embedder["2"].weight)
+    assert 0 < (heads[0] - heads[1]).abs().max() < 1e-3 < heads[0].abs().max()
 
 
 @pytest.mark.parametrize("text,message", [

@@ -1,11 +1,11 @@
 """`dit-blocks train`: a TOML file in, trained weights out."""
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 import logging
 from pathlib import Path
 import tomllib
 
-from ..embedded import load_vae, save_dit, save_vae
+from ..embedded import load_dit, load_text, load_vae, save_dit, save_vae
 from .train_dit import DiTRecipe, train_dit
 from .train_vae import VAERecipe, train_vae
 
@@ -18,15 +18,28 @@ def _tuples(value):
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def read_recipe(path: Path) -> tuple[Path, Path, VAERecipe, DiTRecipe]:
-    """→ the folder that resumable state goes to, the folder that weights go to, and the two recipes."""
+@dataclass(frozen=True)
+class Recipe:
+    """What a recipe file says. state: folder of what training resumes from; weights: folder that weights go to.
+
+    go_on: where there is no state, start the DiT from the weights that are there rather than from random ones.
+    """
+    state: Path
+    weights: Path
+    go_on: bool
+    vae: VAERecipe
+    dit: DiTRecipe
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a TOML file. Raises RecipeError."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RecipeError(f"{path}: not a recipe: {error}") from None
-    unknown = set(content) - {"state", "weights", "vae", "dit"}
+    unknown = set(content) - {"state", "weights", "go_on", "vae", "dit"}
     if unknown:
-        raise RecipeError(f"{path}: unknown entry {sorted(unknown)[0]!r}; known are state, weights, [vae] and [dit]")
+        raise RecipeError(f"{path}: unknown entry {sorted(unknown)[0]!r}; known are state, weights, go_on, [vae] and [dit]")
 
     def part(name: str, kind):
         values = content.get(name, {})
@@ -36,15 +49,16 @@ def read_recipe(path: Path) -> tuple[Path, Path, VAERecipe, DiTRecipe]:
                 raise RecipeError(f"{path}: [{name}] has no setting {key!r}; it has {', '.join(sorted(known))}")
         return kind(**{key: _tuples(value) for key, value in values.items()})
     base = path.parent
-    return (base / content.get("state", "state"), base / content.get("weights", "."),
-            part("vae", VAERecipe), part("dit", DiTRecipe))
+    return Recipe(base / content.get("state", "state"), base / content.get("weights", "."), content.get("go_on", False),
+                  part("vae", VAERecipe), part("dit", DiTRecipe))
 
 
 def train(path: Path) -> None:
     """Train VAE, then DiT and text encoder, each from where it stopped. Weights on disk are always whole and the newest."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    state, weights, vae_recipe, dit_recipe = read_recipe(Path(path))
-    vae_file = weights / "vae.safetensors"
-    if not vae_file.exists() or (state / "vae_state.pt").exists():
-        save_vae(train_vae(vae_recipe, state), vae_file)
-    train_dit(dit_recipe, load_vae(vae_file), state, lambda *parts: save_dit(*parts, folder=weights))
+    recipe = read_recipe(Path(path))
+    files = {name: recipe.weights / f"{name}.safetensors" for name in ("vae", "dit", "text")}
+    if not files["vae"].exists() or (recipe.state / "vae_state.pt").exists():
+        save_vae(train_vae(recipe.vae, recipe.state), files["vae"])
+    start = (load_dit(files["dit"])[0], load_text(files["text"])) if recipe.go_on and files["dit"].exists() else None
+    train_dit(recipe.dit, load_vae(files["vae"]), recipe.state, lambda *parts: save_dit(*parts, folder=recipe.weights), start)

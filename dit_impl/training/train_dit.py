@@ -36,11 +36,11 @@ class DiTRecipe:
     steps: int = 20000
     seconds: float = float("inf")
     mix: tuple[tuple[int, int, int, float, float], ...] = (
-        (256, 2, 32, 0.15, 0.55), (256, 4, 64, 0.45, 0.2), (256, 8, 96, 0.15, 0.12),
-        (128, 2, 64, 0.15, 0.08), (128, 4, 96, 0.1, 0.05))
+        (256, 2, 32, 0.15, 0.45), (256, 4, 64, 0.45, 0.25), (256, 8, 96, 0.2, 0.2),
+        (128, 2, 64, 0.1, 0.06), (128, 4, 96, 0.1, 0.04))
     pictures: int = 6144  # latents kept in memory for each picture size; a share is redrawn as training goes on
     learning_rate: float = 1e-3
-    shift: float = 2.0
+    shift: float = 4.0  # towards noise, where words and places are learned
     pair_share: float = 0.5
     word_drop: float = 0.1
     caption_drop: float = 0.1
@@ -134,14 +134,17 @@ def loss_of(model: MMDiT, text: TextEncoder, flow: RectifiedFlow, ids: Tensor, l
     return (weight * (predicted.float() - tokens).square().mean((1, 2))).mean()
 
 
-def train_dit(recipe: DiTRecipe, vae: VAE, folder: Path, publish, report_every: int = 100) -> None:
-    """Train from where `folder/dit_state.pt` stands, or from the start.
+def train_dit(recipe: DiTRecipe, vae: VAE, folder: Path, publish, start: tuple[MMDiT, TextEncoder] | None = None,
+              report_every: int = 100) -> None:
+    """Train from where `folder/dit_state.pt` stands, or from the weights of `start`, or from random ones.
 
     `publish(model, text, scale, shift)` is handed the averaged weights now and then and at the end.
     """
     vae = vae.to(memory_format=torch.channels_last)
     channels = vae.config.latent_channels
     model, text = build(recipe, channels)
+    for part, trained in zip((model, text), start or ()):
+        part.load_state_dict(trained.state_dict())
     both = torch.nn.ModuleDict({"model": model, "text": text})
     average = torch.optim.swa_utils.AveragedModel(both, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999))
     optimizer = torch.optim.AdamW(both.parameters(), recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
