@@ -63,7 +63,7 @@ def build(recipe: DiTRecipe, channels: int) -> tuple[MMDiT, TextEncoder]:
     model = MMDiT(MMDiTConfig(
         patch_sizes=recipe.patch_sizes, in_channels=channels, width=recipe.width, depth=recipe.depth, heads=recipe.heads,
         context_width=recipe.text_width, pooled_width=recipe.text_width, qk_norm=True,
-        position="picture", position_table=16, position_base=16.0, prediction="x0",
+        position="picture", position_base=16.0, prediction="x0",
         head_hidden=2 * recipe.width)).initialise()
     return model, text
 
