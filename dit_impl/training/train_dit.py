@@ -36,11 +36,11 @@ class DiTRecipe:
     steps: int = 20000
     seconds: float = float("inf")
     mix: tuple[tuple[int, int, int, float, float], ...] = (
-        (256, 2, 32, 0.15, 0.45), (256, 4, 64, 0.45, 0.25), (256, 8, 96, 0.2, 0.2),
-        (128, 2, 64, 0.1, 0.06), (128, 4, 96, 0.1, 0.04))
+        (256, 2, 32, 0.25, 0.45), (256, 4, 64, 0.4, 0.25), (256, 8, 96, 0.25, 0.22),
+        (128, 2, 64, 0.06, 0.05), (128, 4, 96, 0.04, 0.03))
     pictures: int = 6144  # latents kept in memory for each picture size; a share is redrawn as training goes on
     learning_rate: float = 1e-3
-    shift: float = 4.0  # towards noise, where words and places are learned
+    shift: float = 2.0  # towards noise, where words and places are learned
     pair_share: float = 0.5
     word_drop: float = 0.1
     caption_drop: float = 0.1
@@ -110,27 +110,27 @@ class LatentPool:
 
 @torch.no_grad()
 def latent_statistics(vae: VAE, seed: int) -> tuple[Tensor, Tensor]:
-    """Scale and shift of scene latents: → [C], [C]. The shift brings each channel to zero mean; the scale is one for all, to unit
-    deviation overall, so that channels keep the weight that the VAE gave them."""
+    """Scale and shift of scene latents: → [C], [C]. The shift brings each channel to zero mean; the scale gives each the weight
+    that it has in pixels, to unit deviation overall, so that noise hides fine detail before it hides colours and places."""
     rng = random.Random(seed)
     pixels = torch.stack([scenes.draw(scenes.random_scene(rng, 1 + i % 2), 256, rng) for i in range(64)]) * 2 - 1
     latent = vae.encode(pixels)
-    shift = latent.mean((0, 2, 3))
-    return (1 / (latent - shift.view(1, -1, 1, 1)).std()).expand(len(shift)).clone(), shift
+    shift, weight = latent.mean((0, 2, 3)), vae.linear_decoder.weight.flatten(1).norm(dim=1)
+    return weight / ((latent - shift.view(1, -1, 1, 1)) * weight.view(1, -1, 1, 1)).std(), shift
 
 
 def loss_of(model: MMDiT, text: TextEncoder, flow: RectifiedFlow, ids: Tensor, latent: Tensor, patch_size: int,
             sigma: Tensor, noise: Tensor) -> Tensor:
     """Velocity loss of a model that predicts x0: |v̂ − v|² = |x̂0 − x0|² / σ². Li & He 2025, §3.2.
 
-    σ counts as at least 0.5: what a wide patch can't pass through a narrow model would otherwise drown what words and places
+    σ counts as at least 0.2: what a wide patch can't pass through a narrow model would otherwise drown what words and places
     teach at high noise.
     """
     tokens, noise = patchify(latent, patch_size), patchify(noise, patch_size)
     context, pooled = text(ids)
     x = flow.add_noise(tokens, noise, sigma)
     predicted = model(x, token_grid(*latent.shape[-2:], patch_size), patch_size, flow.time(sigma), context, pooled)
-    weight = 1 / sigma.clamp_min(0.5) ** 2
+    weight = 1 / sigma.clamp_min(0.2) ** 2
     return (weight * (predicted.float() - tokens).square().mean((1, 2))).mean()
 
 
