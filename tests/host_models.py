@@ -59,12 +59,12 @@ def load(cls: type, config: dict, undetected: dict | None = None, extra: dict | 
         return comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": dtype} if dtype else {})
 
 
-def conditioning(seed: int, pooled: int | None = None, width: int = WIDTH, **values) -> list:
+def conditioning(seed: int, pooled: int | None = None, text_width: int = WIDTH, **values) -> list:
     """CONDITIONING of random numbers."""
     generator = torch.Generator().manual_seed(seed)
     if pooled:
         values["pooled_output"] = torch.randn(1, pooled, generator=generator)
-    return [[torch.randn(1, TEXT, width, generator=generator), values]]
+    return [[torch.randn(1, TEXT, text_width, generator=generator), values]]
 
 
 def latent(batch: int, *shape: int) -> Tensor:
@@ -137,7 +137,7 @@ def auraflow(size=(9, 7), batch=1, dtype=None):
     from comfy.ldm.aura.mmdit import MMDiT
     model = load(MMDiT, dict(max_seq=64, cond_seq_dim=2048, n_double_layers=2, n_layers=4), dict(dim=64, n_heads=2, global_conddim=64),
                  dtype=dtype)
-    return model, conditioning(1, width=2048), conditioning(2, width=2048), latent(batch, 4, *size)
+    return model, conditioning(1, text_width=2048), conditioning(2, text_width=2048), latent(batch, 4, *size)
 
 
 def _lumina(size, batch, dtype, dim: int, **undetected):
