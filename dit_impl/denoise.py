@@ -5,10 +5,11 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-from .backbone import Backbone, Conditioning
-from .flow import DDPM
-from .sampling import Memory, step as solver_step
-from .tokens import noise_like, with_tokens
+from .flow import Flow
+from .sampling import Memory, PredictX0, step as solver_step
+from .tokens import mask_tokens, noise_like, with_tokens
+
+Report = Callable[[int, int, Tensor], None]  # (done, of, x0)
 
 
 class ScheduleError(ValueError):
@@ -33,30 +34,47 @@ def check_step(step: int, sigmas: Tensor) -> None:
         raise ScheduleError(f"step {step} is outside the schedule, whose steps are 0 to {len(sigmas) - 2}")
 
 
-def add_noise(backbone: Backbone, wire: dict, sigmas: Tensor, step: int, seed: int) -> tuple[dict, dict]:
-    """Bring clean tokens to the noise level of a step: → (noisy tokens, the noise) on the wire. Raises ScheduleError."""
-    check_step(step, sigmas)
-    noise = noise_like(wire, seed).to(wire["tokens"])
-    noisy = backbone.flow.add_noise(wire["tokens"], noise, sigmas[step].to(noise))
-    return with_tokens(wire, noisy), with_tokens(wire, noise)
-
-
-def denoise(backbone: Backbone, wire: dict, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None = None,
-            cfg: float = 1.0, solver: str = "euler", start_step: int = 0, end_step: int | None = None,
-            report: Callable[[int, int, Tensor], None] = lambda *_: None) -> tuple[dict, dict]:
-    """Steps start_step … end_step − 1 of a schedule: → (tokens at sigmas[end_step], the last x0) on the wire.
-
-    `report(done, of, x0)` is called after every step. A chain of shorter calls equals one long call bit for bit, since what a
-    multistep solver carries travels on the wire. Raises ScheduleError, BackboneError, ValueError.
-    """
+def last_step(start_step: int, end_step: int | None, sigmas: Tensor) -> int:
+    """The step to stop before; past the schedule means its end. Raises ScheduleError."""
     check_step(start_step, sigmas)
     end_step = len(sigmas) - 1 if end_step is None else min(end_step, len(sigmas) - 1)
     if end_step <= start_step:
         raise ScheduleError(f"end_step {end_step} is not after start_step {start_step}")
-    if solver == "ddim" and not isinstance(backbone.flow, DDPM):
-        raise ValueError("ddim is for DDPM models; for a rectified flow the same step is euler")
-    predict_x0 = backbone.denoiser(wire, positive, negative, cfg)
-    device = next(backbone.model.parameters()).device
+    return end_step
+
+
+def with_noise(wire: dict, seed: int, scale: Callable[[Tensor, Tensor], Tensor]) -> tuple[dict, dict]:
+    """Clean tokens to noisy ones by `scale(clean, noise)`: → (noisy tokens, which remember their start; the noise) on the wire."""
+    noise = noise_like(wire, seed).to(wire["tokens"])
+    noisy = with_tokens(wire, scale(wire["tokens"], noise))
+    return {**noisy, "start": {"clean": wire["tokens"], "noise": noise, "seed": seed}}, with_tokens(wire, noise)
+
+
+def keep_outside(predict_x0: PredictX0, wire: dict, flow: Flow, device: torch.device) -> PredictX0:
+    """Where the wire has a noise mask, hold what lies outside it to the clean tokens at every noise level, as KSampler does.
+
+    Raises ValueError for tokens whose start is unknown.
+    """
+    mask = mask_tokens(wire)
+    if mask is None:
+        return predict_x0
+    if "start" not in wire:
+        raise ValueError("the tokens have a noise mask, but not the clean tokens and the noise it needs: use Add Noise")
+    mask, clean, noise = (t.to(device) for t in (mask, wire["start"]["clean"], wire["start"]["noise"]))
+
+    def masked(x: Tensor, sigma: Tensor) -> Tensor:
+        x0 = predict_x0(x * mask + flow.add_noise(clean, noise, sigma) * (1 - mask), sigma)
+        return x0 * mask + clean * (1 - mask)
+    return masked
+
+
+def walk(predict_x0: PredictX0, wire: dict, sigmas: Tensor, solver: str, start_step: int, end_step: int,
+         device: torch.device, report: Report = lambda *_: None) -> tuple[dict, dict]:
+    """Steps start_step … end_step − 1 of a schedule: → (tokens at sigmas[end_step], the last x0) on the wire.
+
+    `report` is called after every step. A chain of shorter walks equals one long walk bit for bit, since what a multistep
+    solver carries travels on the wire. Raises ValueError for an unknown solver.
+    """
     carried = wire.get("memory")
     memory = Memory(carried["x0"].to(device), carried["sigma"].to(device)) if carried else None
     x, levels = wire["tokens"].to(device), sigmas.float().to(device)

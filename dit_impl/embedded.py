@@ -13,7 +13,7 @@ from .checkpoints import CheckpointError, load_model, load_strictly, read_safete
 from .flow import RectifiedFlow
 from .mmdit import MMDiT
 from .text import TextConfig, TextEncoder, Tokenizer
-from .tokens import LatentFormat
+from .tokens import LatentFormat, latent_format
 from .vae import VAE, VAEConfig
 
 log = logging.getLogger(__name__)
@@ -63,8 +63,8 @@ def load_dit(path: Path = FOLDER / "dit.safetensors") -> tuple[MMDiT, LatentForm
     """Read a DiT that `save_dit` wrote, in float32, with its latents' scale and shift. Raises CheckpointError."""
     model = load_model(path).eval().requires_grad_(False)
     try:
-        latent_format = json.loads(read_safetensors(path)[1]["latent_format"])
-        return model, {name: torch.tensor(latent_format[name]) for name in ("scale", "shift")}
+        values = json.loads(read_safetensors(path)[1]["latent_format"])
+        return model, latent_format(torch.tensor(values["scale"]), torch.tensor(values["shift"]))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its metadata has no latent_format of scale and shift: {error}") from None
 
@@ -134,7 +134,7 @@ class EmbeddedVAE:
 def load_embedded(folder: Path = FOLDER) -> tuple[Backbone, EmbeddedCLIP, EmbeddedVAE]:
     """The default model's three parts, read once a process."""
     vae = load_vae(folder / "vae.safetensors")
-    model, latent_format = load_dit(folder / "dit.safetensors")
-    backbone = Backbone(model, latent_format, RectifiedFlow(model.config.prediction, shift=2.0),
+    model, space = load_dit(folder / "dit.safetensors")
+    backbone = Backbone(model, space, RectifiedFlow(model.config.prediction, shift=2.0),
                         "the embedded DiT", vae.config.downscale, 256, vae.latent_rgb())
     return backbone, EmbeddedCLIP(load_text(folder / "text.safetensors")), EmbeddedVAE(vae)

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-_LATENT = "b c (h p) (w q)"
-_TOKENS = "b (h w) (c p q)"
+_LATENT = "b c (t f) (h p) (w q)"
+_TOKENS = "b (t h w) (c f p q)"
 
 
 def token_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
@@ -15,7 +15,7 @@ def token_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
 
 
 def pad_to_patches(latent: Tensor, patch_size: int) -> Tensor:
-    """Pad H and W up to multiples of p, wrapping around as ComfyUI does: [B, C, H, W] → [B, C, h·p, w·p]."""
+    """Pad H and W up to multiples of p, wrapping around as ComfyUI does: [B, C, …, H, W] → [B, C, …, h·p, w·p]."""
     height, width = latent.shape[-2:]
     for side, length in (("height", height), ("width", width)):
         if length < patch_size:
@@ -23,22 +23,30 @@ def pad_to_patches(latent: Tensor, patch_size: int) -> Tensor:
     h, w = token_grid(height, width, patch_size)
     if (h * patch_size, w * patch_size) == (height, width):
         return latent
-    return F.pad(latent, (0, w * patch_size - width, 0, h * patch_size - height), mode="circular")
+    padding = (0, w * patch_size - width, 0, h * patch_size - height)
+    if latent.dim() == 5:  # circular padding wants as many dimensions padded as there are
+        padding += (0, 0)
+    return F.pad(latent, padding, mode="circular")
 
 
-def patchify(latent: Tensor, patch_size: int) -> Tensor:
+def patchify(latent: Tensor, patch_size: int, frame_patch: int = 1) -> Tensor:
     """Fold a latent into tokens: [B, C, H, W] → [B, N, C·p·p], row-major over the grid. Peebles & Xie 2022, §3.2.
 
+    A video's latent [B, C, T, H, W] → [B, N, C·f·p·p], f frames to a patch and earlier frames first (Wan 2025, §4.2).
     A permutation: nothing is learned and nothing is lost. Sizes that p does not divide are padded first.
     """
-    return rearrange(pad_to_patches(latent, patch_size), f"{_LATENT} -> {_TOKENS}", p=patch_size, q=patch_size)
+    padded = pad_to_patches(latent, patch_size)
+    if latent.dim() == 4:
+        padded = padded.unsqueeze(2)
+    return rearrange(padded, f"{_LATENT} -> {_TOKENS}", f=frame_patch, p=patch_size, q=patch_size)
 
 
-def unpatchify(tokens: Tensor, patch_size: int, size: tuple[int, int]) -> Tensor:
-    """Lay tokens back out as a latent and crop the padding: [B, N, C·p·p] → [B, C, H, W], size = (H, W)."""
-    h, w = token_grid(*size, patch_size)
-    latent = rearrange(tokens, f"{_TOKENS} -> {_LATENT}", h=h, w=w, p=patch_size, q=patch_size)
-    return latent[..., :size[0], :size[1]]
+def unpatchify(tokens: Tensor, patch_size: int, size: tuple[int, ...], frame_patch: int = 1) -> Tensor:
+    """Lay tokens back out as a latent and crop the padding: → [B, C, H, W] for size (H, W), [B, C, T, H, W] for (T, H, W)."""
+    h, w = token_grid(*size[-2:], patch_size)
+    latent = rearrange(tokens, f"{_TOKENS} -> {_LATENT}", h=h, w=w, f=frame_patch, p=patch_size, q=patch_size)
+    latent = latent[..., :size[-2], :size[-1]]
+    return latent.squeeze(2) if len(size) == 2 else latent
 
 
 def channels_last_rows(values: int, patch_size: int) -> Tensor:

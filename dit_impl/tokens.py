@@ -5,78 +5,107 @@
     grid           (h, w) in tokens, N = h·w
     channels       C
     size           (H, W) of the latent before padding
-    latent_format  {"scale": [C], "shift": [C]}: DiT space = (VAE latent − shift)·scale
+    latent_format  {"scale": [C], "shift": [C], "std": [C]}: DiT space = (VAE latent − shift)·scale / std
     memory         (optional) what a multistep solver keeps: {"x0": tokens, "sigma": []}
+    start          (optional) where Add Noise began: {"clean": tokens, "noise": tokens, "seed": number}
+    noise_mask, batch_index   (optional) as in LATENT
+
+A video's latent has frames: size (T, H, W), grid (t, h, w), and `frame_patch` f, the frames in a patch (C, f, p_row, p_col).
 """
 
 import torch
 from torch import Tensor
+import torch.nn.functional as F
 
 from .patch import patchify, token_grid, unpatchify
 
 LatentFormat = dict[str, Tensor]
+CARRIED = ("noise_mask", "batch_index")  # what a LATENT holds beside its samples
 
 
 class TokensError(ValueError):
     """Tokens or a latent that don't fit: one line that names the rule and the value."""
 
 
+def latent_format(scale: Tensor, shift: Tensor, std: Tensor | None = None) -> LatentFormat:
+    """How a model reads a VAE's latents: DiT space = (VAE latent − shift)·scale / std, each [C]."""
+    return {"scale": scale, "shift": shift, "std": torch.ones_like(scale) if std is None else std}
+
+
 def identity_format(channels: int) -> LatentFormat:
     """The format of a latent that is taken as it is."""
-    return {"scale": torch.ones(channels), "shift": torch.zeros(channels)}
+    return latent_format(torch.ones(channels), torch.zeros(channels))
 
 
 def same_format(a: LatentFormat, b: LatentFormat) -> bool:
     """Whether two latent formats are the same map."""
-    return torch.equal(a["scale"], b["scale"]) and torch.equal(a["shift"], b["shift"])
+    return all(torch.equal(a[name], b[name]) for name in ("scale", "shift", "std"))
 
 
 def _shaped(values: Tensor, like: Tensor) -> Tensor:
-    return values.to(like).view(1, -1, 1, 1)
+    return values.to(like).view(1, -1, *[1] * (like.dim() - 2))
 
 
 def into_dit_space(latent: Tensor, latent_format: LatentFormat) -> Tensor:
-    """VAE latent → DiT space: [B, C, H, W] → same. An empty (all-zero) latent stays empty, as in ComfyUI."""
+    """VAE latent → DiT space: [B, C, …] → same. An empty (all-zero) latent stays empty, as in ComfyUI."""
     if not latent.any():
         return latent
-    return (latent - _shaped(latent_format["shift"], latent)) * _shaped(latent_format["scale"], latent)
+    scale, shift, std = (_shaped(latent_format[name], latent) for name in ("scale", "shift", "std"))
+    return (latent - shift) * scale / std
 
 
 def out_of_dit_space(latent: Tensor, latent_format: LatentFormat) -> Tensor:
-    """DiT space → VAE latent: [B, C, H, W] → same."""
-    return latent / _shaped(latent_format["scale"], latent) + _shaped(latent_format["shift"], latent)
+    """DiT space → VAE latent: [B, C, …] → same."""
+    scale, shift, std = (_shaped(latent_format[name], latent) for name in ("scale", "shift", "std"))
+    return latent * std / scale + shift
 
 
-def check_latent(latent: Tensor, patch_size: int) -> None:
-    """Raise TokensError unless a latent is a finite [B, C, H, W] that patches of p fit into."""
-    if latent.dim() != 4:
-        raise TokensError(f"a latent is [B, C, H, W], not {list(latent.shape)}")
+def check_latent(latent: Tensor, patch_size: int, frame_patch: int = 1) -> None:
+    """Raise TokensError unless a latent is a finite [B, C, H, W] or [B, C, T, H, W] that patches of p fit into."""
+    if latent.dim() not in (4, 5):
+        raise TokensError(f"a latent is [B, C, H, W], or [B, C, T, H, W] with frames, not {list(latent.shape)}")
     if patch_size < 1:
         raise TokensError(f"patch_size is at least 1, not {patch_size}")
     for name, length in zip(("height", "width"), latent.shape[-2:]):
         if length < patch_size:
             raise TokensError(f"latent {name} {length} is smaller than patch_size {patch_size}")
+    if latent.dim() == 5 and latent.shape[2] % frame_patch:
+        raise TokensError(f"latent frames {latent.shape[2]} are no multiple of the model's {frame_patch} frames to a patch")
     if not torch.isfinite(latent).all():
         raise TokensError(f"the latent holds {(~torch.isfinite(latent)).sum().item()} values that are NaN or infinite")
 
 
-def fold(latent: Tensor, patch_size: int, latent_format: LatentFormat | None = None) -> dict:
-    """Latent, as a VAE gives it → DIT_TOKENS: [B, C, H, W] → dict. Raises TokensError."""
-    check_latent(latent, patch_size)
+def fold(latent: Tensor, patch_size: int, latent_format: LatentFormat | None = None, frame_patch: int = 1, **carried) -> dict:
+    """Latent, as a VAE gives it → DIT_TOKENS: [B, C, H, W] or [B, C, T, H, W] → dict, with what is `carried` beside it.
+
+    Raises TokensError.
+    """
+    check_latent(latent, patch_size, frame_patch)
     latent_format = latent_format or identity_format(latent.shape[1])
     if not latent.any():  # an empty latent takes the model's channels, as in ComfyUI
-        latent = latent.new_zeros(latent.shape[0], len(latent_format["scale"]), *latent.shape[-2:])
+        latent = latent.new_zeros(latent.shape[0], len(latent_format["scale"]), *latent.shape[2:])
     if len(latent_format["scale"]) != latent.shape[1]:
         raise TokensError(f"the model's latents have {len(latent_format['scale'])} channels, this one has {latent.shape[1]}")
-    size = tuple(latent.shape[-2:])
-    return {"tokens": patchify(into_dit_space(latent.float(), latent_format), patch_size), "patch_size": patch_size,
-            "grid": token_grid(*size, patch_size), "channels": latent.shape[1], "size": size,
-            "latent_format": latent_format}
+    wire = {"patch_size": patch_size, "grid": token_grid(*latent.shape[-2:], patch_size), "channels": latent.shape[1],
+            "size": tuple(latent.shape[2:]), "latent_format": latent_format}
+    if latent.dim() == 5:
+        wire |= {"grid": (latent.shape[2] // frame_patch, *wire["grid"]), "frame_patch": frame_patch}
+    return {**wire, **carried, "tokens": to_tokens(into_dit_space(latent.float(), latent_format), wire)}
+
+
+def to_tokens(latent: Tensor, wire: dict) -> Tensor:
+    """A latent in DiT space as tokens of a wire's grid: [B, C, …] → [B, N, C·p·p]."""
+    return patchify(latent, wire["patch_size"], wire.get("frame_patch", 1))
+
+
+def to_latent(tokens: Tensor, wire: dict) -> Tensor:
+    """Tokens of a wire's grid as a latent, still in DiT space: [B, N, C·p·p] → [B, C, …]."""
+    return unpatchify(tokens, wire["patch_size"], wire["size"], wire.get("frame_patch", 1))
 
 
 def unfold(wire: dict) -> Tensor:
-    """DIT_TOKENS → latent, as a VAE takes it: dict → [B, C, H, W]."""
-    return out_of_dit_space(unpatchify(wire["tokens"], wire["patch_size"], wire["size"]), wire["latent_format"])
+    """DIT_TOKENS → latent, as a VAE takes it: dict → [B, C, H, W] or [B, C, T, H, W]."""
+    return out_of_dit_space(to_latent(wire["tokens"], wire), wire["latent_format"])
 
 
 def with_tokens(wire: dict, tokens: Tensor, memory: dict | None = None) -> dict:
@@ -89,15 +118,32 @@ def with_tokens(wire: dict, tokens: Tensor, memory: dict | None = None) -> dict:
 
 def noise_like(wire: dict, seed: int) -> Tensor:
     """The noise KSampler draws for this seed, in tokens: → [B, N, C·p·p]. Drawn in latent layout on the CPU, then folded,
-    so that it is the same picture of noise for every patch size."""
-    generator = torch.Generator().manual_seed(seed)
-    latent = torch.randn(wire["tokens"].shape[0], wire["channels"], *wire["size"], generator=generator)
-    return patchify(latent, wire["patch_size"])
+    so that it is the same picture of noise for every patch size. With batch_index, sample i gets the noise of that number."""
+    generator, shape = torch.Generator().manual_seed(seed), (wire["channels"], *wire["size"])
+    numbers = wire.get("batch_index")
+    if numbers is None:
+        return to_tokens(torch.randn(len(wire["tokens"]), *shape, generator=generator), wire)
+    drawn = [torch.randn(1, *shape, generator=generator) for _ in range(max(numbers) + 1)]
+    return to_tokens(torch.cat([drawn[i] for i in numbers]), wire)
+
+
+def mask_tokens(wire: dict) -> Tensor | None:
+    """Where a noise mask lets a picture change, 0..1, for every value of every token: → [B, N, C·p·p], or None."""
+    mask = wire.get("noise_mask")
+    if mask is None:
+        return None
+    mask = F.interpolate(mask.reshape(-1, 1, *mask.shape[-2:]).float(), size=wire["size"][-2:], mode="bilinear")
+    mask = mask[torch.arange(len(wire["tokens"])) % len(mask)].expand(-1, wire["channels"], -1, -1)
+    return to_tokens(mask, wire)
 
 
 def describe(wire: dict) -> str:
     """The token arithmetic in words: `1024 tokens of 16 values: a 32×32 grid of 2×2 patches of a 64×64×4 latent`."""
-    (h, w), (height, width), p, channels = wire["grid"], wire["size"], wire["patch_size"], wire["channels"]
-    text = (f"{h * w} tokens of {channels * p * p} values: a {h}×{w} grid of {p}×{p} patches "
-            f"of a {height}×{width}×{channels} latent")
+    *frames, h, w = wire["grid"]
+    *_, height, width = wire["size"]
+    p, count, values = wire["patch_size"], *wire["tokens"].shape[1:]
+    patch, grid, size = f"{p}×{p}", f"{h}×{w}", f"{height}×{width}×{wire['channels']}"
+    if frames:
+        patch, grid, size = f"{wire['frame_patch']}×{patch}", f"{frames[0]}×{grid}", f"{wire['size'][0]}×{size}"
+    text = f"{count} tokens of {values} values: a {grid} grid of {patch} patches of a {size} latent"
     return text if (h * p, w * p) == (height, width) else f"{text}, padded to {h * p}×{w * p}"

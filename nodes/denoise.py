@@ -2,9 +2,9 @@
 
 from comfy_api.v0_0_2 import io
 
-from ..dit_impl.denoise import add_noise, check_step, denoise
+from ..dit_impl.denoise import last_step
 from ..dit_impl.sampling import SOLVERS
-from ..dit_impl.schedules import SCHEDULERS, schedule
+from ..dit_impl.schedules import SCHEDULERS
 from . import host
 from .wires import STEP_MAX, Tokens, dit_input, names_errors, sigmas_input, step_input, tokens_input
 
@@ -30,7 +30,7 @@ class Schedule(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, dit, steps, scheduler, denoise) -> io.NodeOutput:
-        return io.NodeOutput(schedule(dit.flow, steps, scheduler, denoise))
+        return io.NodeOutput(dit.schedule(steps, scheduler, denoise))
 
 
 class AddNoise(io.ComfyNode):
@@ -59,7 +59,7 @@ class AddNoise(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, dit, tokens, sigmas, step, seed) -> io.NodeOutput:
-        return io.NodeOutput(*add_noise(dit, tokens, sigmas, step, seed))
+        return io.NodeOutput(*dit.add_noise(tokens, sigmas, step, seed))
 
 
 def _denoise_inputs(*steps):
@@ -87,11 +87,12 @@ def _denoise_outputs():
 def _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step) -> io.NodeOutput:
     if negative is None and cfg != 1:
         raise ValueError(f"cfg {cfg:g} needs a negative conditioning; wire one, or set cfg to 1")
-    dit.model.to(host.device())
+    dit.check_tokens(tokens)
+    host.load(dit.modules())
     host.throw_if_interrupted()
-    report = host.reporter(end_step - start_step)
-    return io.NodeOutput(*denoise(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step,
-                                  lambda done, _, x0: report(done, dit.preview(tokens, x0))))
+    report = host.reporter(last_step(start_step, end_step, sigmas) - start_step)
+    return io.NodeOutput(*dit.denoise(tokens, sigmas, positive, negative, cfg, solver, start_step, end_step,
+                                      lambda done, _, x0: report(done, dit.preview(tokens, x0))))
 
 
 class DenoiseStep(io.ComfyNode):
@@ -133,5 +134,4 @@ class Denoise(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, dit, tokens, sigmas, start_step, end_step, positive, cfg, solver, negative=None) -> io.NodeOutput:
-        check_step(start_step, sigmas)
-        return _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, min(end_step, len(sigmas) - 1))
+        return _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step)

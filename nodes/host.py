@@ -3,10 +3,11 @@
 from typing import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 try:
     import comfy.model_management as management
+    import comfy.model_patcher
     import comfy.utils
 except ImportError:  # outside ComfyUI
     management = None
@@ -24,6 +25,16 @@ def listen(progress: Callable | None = None, interrupted: Callable[[], bool] | N
     """Outside ComfyUI: who hears of progress(done, of, preview or None), and who says that a run is cancelled."""
     global _progress, _interrupted
     _progress, _interrupted = progress, interrupted
+
+
+def load(modules: list[nn.Module]) -> None:
+    """Bring the pack's own models to the device that computes. ComfyUI's memory management holds them from then on."""
+    if management and modules:
+        for module in modules:
+            if not hasattr(module, "comfy_patcher"):
+                module.comfy_patcher = comfy.model_patcher.CoreModelPatcher(
+                    module, management.get_torch_device(), management.unet_offload_device())
+        management.load_models_gpu([module.comfy_patcher for module in modules])
 
 
 def device() -> torch.device:

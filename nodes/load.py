@@ -3,7 +3,6 @@
 from comfy_api.v0_0_2 import io
 
 from ..dit_impl.embedded import load_embedded
-from . import host
 from .wires import Dit, names_errors
 
 
@@ -27,6 +26,4 @@ class LoadEmbedded(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls) -> io.NodeOutput:
-        dit, clip, vae = load_embedded()
-        dit.model.to(host.device())
-        return io.NodeOutput(dit, clip, vae)
+        return io.NodeOutput(*load_embedded())

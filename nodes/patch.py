@@ -28,11 +28,9 @@ class Patchify(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, latent, patch_size, dit=None) -> io.NodeOutput:
-        if patch_size == 0:
-            if dit is None:
-                raise ValueError("patch_size 0 means the model's own: wire a dit, or give a size")
-            patch_size = dit.patch_size
-        tokens = wire.fold(latent["samples"], patch_size, dit and dit.latent_format)
+        if patch_size == 0 and dit is None:
+            raise ValueError("patch_size 0 means the model's own: wire a dit, or give a size")
+        tokens = dit.fold(latent, patch_size) if dit else wire.fold(latent["samples"], patch_size)
         return io.NodeOutput(tokens, ui=ui.PreviewText(wire.describe(tokens)))
 
 
@@ -51,4 +49,5 @@ class Unpatchify(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, tokens) -> io.NodeOutput:
-        return io.NodeOutput({"samples": wire.unfold(tokens)})
+        carried = {name: tokens[name] for name in wire.CARRIED if name in tokens}
+        return io.NodeOutput({"samples": wire.unfold(tokens), **carried})

@@ -7,6 +7,7 @@ import torch
 
 from dit_blocks.dit_impl.embedded import load_embedded
 from dit_blocks.dit_impl.flow import DDPM
+from dit_blocks.dit_impl.tokens import latent_format
 from dit_blocks.nodes import NODES, host
 from dit_blocks.nodes.denoise import AddNoise, Denoise, DenoiseStep, Schedule
 from dit_blocks.nodes.load import LoadEmbedded
@@ -59,7 +60,7 @@ def test_patchify_and_back_is_the_same_latent(latent, patch_size):
 
 
 def test_patchify_goes_into_the_model_s_space_and_unpatchify_out_of_it(backbone, latent):
-    backbone.latent_format = {"scale": torch.tensor([2.0, 4, 8, 0.5]), "shift": torch.tensor([1.0, 0, -1, 3])}
+    backbone.latent_format = latent_format(torch.tensor([2.0, 4, 8, 0.5]), torch.tensor([1.0, 0, -1, 3]))
     (tokens,) = out(Patchify, latent=latent, patch_size=4, dit=backbone)
     wanted = (latent["samples"] - backbone.latent_format["shift"].view(1, 4, 1, 1)) * backbone.latent_format["scale"].view(1, 4, 1, 1)
     assert torch.equal(tokens["tokens"][0, 0].view(4, 4, 4), wanted[0, :, :4, :4])
@@ -68,7 +69,7 @@ def test_patchify_goes_into_the_model_s_space_and_unpatchify_out_of_it(backbone,
 
 
 def test_an_empty_core_latent_takes_the_model_s_channels(backbone):
-    backbone.latent_format = {"scale": torch.full((4,), 2.0), "shift": torch.ones(4)}
+    backbone.latent_format = latent_format(torch.full((4,), 2.0), torch.ones(4))
     (tokens,) = out(Patchify, latent={"samples": torch.zeros(1, 16, 8, 8)}, patch_size=2, dit=backbone)
     assert tokens["channels"] == 4 and not tokens["tokens"].any()
 
@@ -108,7 +109,7 @@ def wrong(wire, **changes):
      "DiT Denoise: a small DiT has latents of 4 channels, the tokens come from 16"),
     (lambda s: {"tokens": wrong(s["tokens"], patch_size=8)},
      "DiT Denoise: a small DiT knows patch sizes 2, 4, the tokens have patch_size 8"),
-    (lambda s: {"tokens": wrong(s["tokens"], latent_format={"scale": torch.ones(4), "shift": torch.ones(4)})},
+    (lambda s: {"tokens": wrong(s["tokens"], latent_format=latent_format(torch.ones(4), torch.ones(4)))},
      "DiT Denoise: the tokens are not in the latent space of a small DiT: wire its dit into Patchify"),
     (lambda s: {"tokens": wrong(s["tokens"], tokens=s["tokens"]["tokens"] * float("nan"))},
      "DiT Denoise: the tokens hold values that are NaN or infinite"),
@@ -129,7 +130,7 @@ def test_wrong_inputs_are_one_line_that_names_the_node(start, positive, change, 
 @pytest.mark.parametrize("samples,patch_size,message", [
     (torch.zeros(1, 4, 6, 8), 8, "Patchify: latent height 6 is smaller than patch_size 8"),
     (torch.zeros(1, 4, 8, 8) / 0, 2, "Patchify: the latent holds 256 values that are NaN or infinite"),
-    (torch.zeros(4, 8, 8), 2, r"Patchify: a latent is \[B, C, H, W\], not \[4, 8, 8\]"),
+    (torch.zeros(4, 8, 8), 2, r"Patchify: a latent is \[B, C, H, W\], or \[B, C, T, H, W\] with frames, not \[4, 8, 8\]"),
     (torch.ones(1, 4, 8, 8), 0, "Patchify: patch_size 0 means the model's own: wire a dit, or give a size"),
 ])
 def test_a_latent_that_can_t_be_cut(samples, patch_size, message):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dit_blocks.dit_impl.denoise import ScheduleError, add_noise, denoise
+from dit_blocks.dit_impl.denoise import ScheduleError
 from dit_blocks.dit_impl.flow import DDPM, RectifiedFlow
 from dit_blocks.dit_impl.sampling import SOLVERS, step
 from dit_blocks.dit_impl.schedules import SCHEDULERS, schedule
@@ -106,7 +106,7 @@ def test_denoise_below_one_is_the_tail_of_a_longer_schedule():
 
 def noisy(backbone, patch_size, size=(9, 12), seed=5):
     sigmas = schedule(backbone.flow, 8)
-    return add_noise(backbone, fold(torch.zeros(2, 4, *size), patch_size), sigmas, 0, seed)[0], sigmas
+    return backbone.add_noise(fold(torch.zeros(2, 4, *size), patch_size), sigmas, 0, seed)[0], sigmas
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -114,10 +114,10 @@ def noisy(backbone, patch_size, size=(9, 12), seed=5):
 def test_a_chain_of_steps_equals_one_run(backbone, positive, negative, solver, patch_size):
     backbone.flow = DDPM() if solver == "ddim" else backbone.flow
     start, sigmas = noisy(backbone, patch_size)
-    whole, last = denoise(backbone, start, sigmas, positive, negative, 3.0, solver)
+    whole, last = backbone.denoise(start, sigmas, positive, negative, 3.0, solver)
     chain = start
     for i in range(8):
-        chain, x0 = denoise(backbone, chain, sigmas, positive, negative, 3.0, solver, i, i + 1)
+        chain, x0 = backbone.denoise(chain, sigmas, positive, negative, 3.0, solver, i, i + 1)
     assert torch.equal(chain["tokens"], whole["tokens"]) and torch.equal(x0["tokens"], last["tokens"])
     assert torch.isfinite(whole["tokens"]).all() and whole["tokens"].std() > 0.1
 
@@ -150,7 +150,7 @@ def test_a_batch_is_its_samples(backbone, positive):
 def test_report_is_called_after_every_step_and_can_stop(backbone, positive):
     start, sigmas = noisy(backbone, 4)
     heard = []
-    denoise(backbone, start, sigmas, positive, report=lambda done, of, x0: heard.append((done, of, x0.shape)))
+    backbone.denoise(start, sigmas, positive, report=lambda done, of, x0: heard.append((done, of, x0.shape)))
     assert heard == [(i + 1, 8, start["tokens"].shape) for i in range(8)]
 
     def stop(done, of, x0):
@@ -158,7 +158,7 @@ def test_report_is_called_after_every_step_and_can_stop(backbone, positive):
         raise KeyboardInterrupt
     heard.clear()
     with pytest.raises(KeyboardInterrupt):
-        denoise(backbone, start, sigmas, positive, report=stop)
+        backbone.denoise(start, sigmas, positive, report=stop)
     assert heard == [1]
 
 
@@ -175,14 +175,14 @@ def test_report_is_called_after_every_step_and_can_stop(backbone, positive):
 def test_what_can_t_be_sampled_is_one_clear_line(backbone, positive, change, message):
     start, sigmas = noisy(backbone, 2)
     with pytest.raises(ValueError, match=message) as caught:
-        denoise(backbone, start, **{"sigmas": sigmas, "positive": positive, **change})
+        backbone.denoise(start, **{"sigmas": sigmas, "positive": positive, **change})
     assert "\n" not in str(caught.value)
 
 
 def test_no_input_is_changed(backbone, positive, negative):
     start, sigmas = noisy(backbone, 2)
     before = start["tokens"].clone(), sigmas.clone(), positive[0][0].clone()
-    denoise(backbone, start, sigmas, positive, negative, 4.0, "dpmpp_2m")
+    backbone.denoise(start, sigmas, positive, negative, 4.0, "dpmpp_2m")
     assert all(torch.equal(a, b) for a, b in zip(before, (start["tokens"], sigmas, positive[0][0])))
     with pytest.raises(ScheduleError):
-        add_noise(backbone, start, sigmas, 8, 0)
+        backbone.add_noise(start, sigmas, 8, 0)

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from ..denoise import add_noise, denoise
 from ..embedded import FOLDER, EmbeddedVAE, load_embedded
-from ..schedules import schedule
-from ..tokens import fold, unfold
+from ..tokens import unfold
 from . import scenes, textures
 from .train_vae import psnr
 from .verify import read_scene, same_scene
@@ -38,15 +36,15 @@ def read_caption(text: str) -> scenes.Scene:
 def draw_prompts(prompts: list[str], patch_size: int, seed: int = 0) -> Tensor:
     """Pictures of prompts, one batch from one seed: → [len(prompts), 3, H, W] in 0..1."""
     backbone, clip, vae = load_embedded()
-    sigmas, side = schedule(backbone.flow, STEPS), backbone.picture_size // backbone.downscale
+    sigmas, side = backbone.schedule(STEPS), backbone.picture_size // backbone.downscale
     encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(prompt))[0] for prompt in prompts]
     positive = [[torch.cat([states for states, _ in encoded]),
                  {"pooled_output": torch.cat([extra["pooled_output"] for _, extra in encoded])}]]
     negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
-    empty = fold(torch.zeros(len(prompts), backbone.channels, side, side), patch_size, backbone.latent_format)
-    noisy, _ = add_noise(backbone, empty, sigmas, 0, seed)
+    empty = backbone.fold({"samples": torch.zeros(len(prompts), backbone.channels, side, side)}, patch_size)
+    noisy, _ = backbone.add_noise(empty, sigmas, 0, seed)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # several times faster where it counts, the transformer
-        clean, _ = denoise(backbone, noisy, sigmas, positive, negative, CFG)
+        clean, _ = backbone.denoise(noisy, sigmas, positive, negative, CFG)
     return vae.decode(unfold(clean)).movedim(-1, 1)
 
 

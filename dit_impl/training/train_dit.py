@@ -119,6 +119,17 @@ def latent_statistics(vae: VAE, seed: int) -> tuple[Tensor, Tensor]:
     return weight / ((latent - shift.view(1, -1, 1, 1)) * weight.view(1, -1, 1, 1)).std(), shift
 
 
+def share_evenly(latent: Tensor) -> Tensor:
+    """Loss weights by which the objects of a scene count as much as its background, however small they are.
+
+    [B, C, H, W] in DiT space → [B, 1, H, W], mean 1. An object's cells are those unlike the commonest value.
+    """
+    ground = latent.flatten(2).median(dim=2).values[..., None, None]
+    thing = ((latent - ground).abs().amax(1, keepdim=True) > 0.2).float()
+    share = thing.mean((1, 2, 3), keepdim=True).clamp(0.01, 0.99)
+    return 0.5 * (thing / share + (1 - thing) / (1 - share))
+
+
 def loss_of(model: MMDiT, text: TextEncoder, flow: RectifiedFlow, ids: Tensor, latent: Tensor, patch_size: int,
             sigma: Tensor, noise: Tensor) -> Tensor:
     """Velocity loss of a model that predicts x0: |v̂ − v|² = |x̂0 − x0|² / σ². Li & He 2025, §3.2.
@@ -130,8 +141,8 @@ def loss_of(model: MMDiT, text: TextEncoder, flow: RectifiedFlow, ids: Tensor, l
     context, pooled = text(ids)
     x = flow.add_noise(tokens, noise, sigma)
     predicted = model(x, token_grid(*latent.shape[-2:], patch_size), patch_size, flow.time(sigma), context, pooled)
-    weight = 1 / sigma.clamp_min(0.2) ** 2
-    return (weight * (predicted.float() - tokens).square().mean((1, 2))).mean()
+    weight = patchify(share_evenly(latent).expand_as(latent), patch_size) / sigma.clamp_min(0.2)[:, None, None] ** 2
+    return (weight * (predicted.float() - tokens).square()).mean()
 
 
 def train_dit(recipe: DiTRecipe, vae: VAE, folder: Path, publish, start: tuple[MMDiT, TextEncoder] | None = None,

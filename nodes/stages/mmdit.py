@@ -1,0 +1,64 @@
+"""MMDiT (SD3, SD3.5) by stages. Follows comfy.ldm.modules.diffusionmodules.mmdit as of ComfyUI 0.33.0."""
+
+import torch
+from torch import Tensor
+
+from .base import Hidden, Stages, StagesError, or_replaced, own_options, residual
+
+
+class MMDiTStages(Stages):
+    name = "MMDiT"
+    upstream = "comfy.ldm.modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper"
+    rewritten = ("forward", "forward_core_with_concat")
+    needs = ("context_processor", "context_embedder", "register_length", "t_embedder", "y_embedder", "x_embedder", "cropped_pos_embed",
+             "joint_blocks", "final_layer", "unpatchify")
+
+    @property
+    def kinds(self) -> list[str]:
+        return ["joint"] * len(self.model.joint_blocks)
+
+    @property
+    def patch_size(self) -> int:
+        return self.model.x_embedder.patch_size[0]
+
+    def condition(self, x, timesteps, context=None, y=None, control=None, transformer_options={}, **kwargs) -> Hidden:
+        model = self.model
+        vector = model.t_embedder(timesteps, dtype=x.dtype)  # [B, D]
+        if y is not None and model.y_embedder is not None:
+            vector = vector + model.y_embedder(y)
+        if context is not None:
+            if model.context_processor is not None:
+                context = model.context_processor(context.clone())  # which changes it in place
+            context = model.context_embedder(context)  # [B, T, D]
+            if model.register_length > 0:
+                context = torch.cat((model.register.expand(len(x), -1, -1), context), dim=1)
+        return Hidden(x, context, vector, None, 0, {
+            "size": x.shape[-2:], "control": control, "transformer_options": own_options(transformer_options)})
+
+    def patch_embed(self, hidden: Hidden) -> Hidden:
+        return hidden.but(x=self.model.x_embedder(hidden.x))
+
+    def position_embed(self, hidden: Hidden) -> Hidden:
+        table = self.model.cropped_pos_embed(hidden.extra["size"], device=hidden.x.device)
+        return hidden.but(x=hidden.x + self.theirs.comfy.ops.cast_to_input(table, hidden.x))
+
+    def block(self, i: int, x, context, hidden: Hidden, options: dict):
+        if context is None:
+            raise StagesError(f"block {i} needs the text tokens, which the last block ({len(self.kinds) - 1}) has dropped")
+
+        def joint(args):
+            txt, img = self.model.joint_blocks[i](args["txt"], args["img"], c=args["vec"], use_checkpoint=False,
+                                                  transformer_options=args["transformer_options"])
+            return {"txt": txt, "img": img}
+        out = or_replaced(options, ("double_block", i), joint, {
+            "img": x, "txt": context, "vec": hidden.vector, "transformer_options": options})
+        x, context = out["img"], out["txt"]
+        added = residual(hidden.extra["control"], "output", i)
+        if added is not None:
+            x += added
+        return x, context
+
+    def head(self, hidden: Hidden) -> Tensor:
+        height, width = hidden.extra["size"]
+        x = self.model.final_layer(hidden.x, hidden.vector)  # [B, N, p·p·C]
+        return self.model.unpatchify(x, hw=(height, width))[:, :, :height, :width]

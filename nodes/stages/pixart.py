@@ -1,0 +1,57 @@
+"""PixArt-α and PixArt-Σ by stages. Follows comfy.ldm.pixart.pixartms.PixArtMS as of ComfyUI 0.33.0, which takes no patches."""
+
+import torch
+from torch import Tensor
+
+from .base import Hidden, Stages, own_options
+
+
+class PixArtStages(Stages):
+    name = "PixArt"
+    upstream = "comfy.ldm.pixart.pixartms.PixArtMS"
+    rewritten = ("forward", "forward_orig")
+    needs = ("micro_conditioning", "pe_interpolation", "pe_precision", "hidden_size", "t_embedder", "t_block", "y_embedder", "x_embedder",
+             "blocks", "final_layer", "unpatchify", "pred_sigma", "in_channels")
+
+    @property
+    def kinds(self) -> list[str]:
+        return ["layer"] * len(self.model.blocks)
+
+    def condition(self, x, timesteps, context=None, c_size=None, c_ar=None, transformer_options={}, **kwargs) -> Hidden:
+        model, (batch, _, height, width) = self.model, x.shape
+        time = model.t_embedder(timesteps, x.dtype)  # [B, D]
+        if model.micro_conditioning:
+            if c_size is None:
+                c_size = torch.tensor([height * 8, width * 8], dtype=x.dtype, device=x.device).repeat(batch, 1)
+            if c_ar is None:
+                c_ar = torch.tensor([height / width], dtype=x.dtype, device=x.device).repeat(batch, 1)
+            time = time + torch.cat([model.csize_embedder(c_size, batch), model.ar_embedder(c_ar, batch)], dim=1)
+        if context.ndim == 3:
+            context = context.unsqueeze(1)
+        context = model.y_embedder(context, model.training).squeeze(1)  # [B, T, D]
+        return Hidden(x, context, (time, model.t_block(time)), None, 0, {
+            "size": (height, width), "transformer_options": own_options(transformer_options)})
+
+    def patch_embed(self, hidden: Hidden) -> Hidden:
+        return hidden.but(x=self.model.x_embedder(hidden.x))
+
+    def position_embed(self, hidden: Hidden) -> Hidden:
+        model, p, (height, width) = self.model, self.patch_size, hidden.extra["size"]
+        side = (height + width) // 2
+        interpolation = model.pe_interpolation
+        if interpolation is None or model.pe_precision is not None:
+            interpolation = round(side / (512 / 8.0), model.pe_precision or 0)
+        table = self.theirs.get_2d_sincos_pos_embed_torch(
+            model.hidden_size, h=height // p, w=width // p, pe_interpolation=interpolation, base_size=round(side / 64) * 64 // p,
+            device=hidden.x.device, dtype=hidden.x.dtype)
+        return hidden.but(x=hidden.x + table.unsqueeze(0))
+
+    def block(self, i: int, x, context, hidden: Hidden, options: dict):
+        text = context.reshape(1, -1, context.shape[-1])  # as upstream packs it
+        return self.model.blocks[i](x, text, hidden.vector[1], None, hidden.extra["size"]), context
+
+    def head(self, hidden: Hidden) -> Tensor:
+        model = self.model
+        x = model.final_layer(hidden.x, hidden.vector[0])  # [B, N, p·p·C]
+        x = model.unpatchify(x, *hidden.extra["size"])
+        return x[:, :model.in_channels] if model.pred_sigma else x

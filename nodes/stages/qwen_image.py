@@ -1,0 +1,67 @@
+"""Qwen-Image by stages. Follows comfy.ldm.qwen_image.model.QwenImageTransformer2DModel as of ComfyUI 0.33.0."""
+
+import torch
+from torch import Tensor
+
+from .base import Hidden, Stages, StagesError, or_replaced, own_options, post_input, residual
+
+
+class QwenImageStages(Stages):
+    name = "Qwen-Image"
+    upstream = "comfy.ldm.qwen_image.model.QwenImageTransformer2DModel"
+    rewritten = ("forward", "_forward")
+    needs = ("process_img", "img_in", "txt_norm", "txt_in", "time_text_embed", "pe_embedder", "transformer_blocks", "norm_out", "proj_out")
+
+    @property
+    def kinds(self) -> list[str]:
+        return ["joint"] * len(self.model.transformer_blocks)
+
+    def condition(self, x, timesteps, context=None, attention_mask=None, ref_latents=None, additional_t_cond=None, transformer_options={},
+                  control=None, **kwargs) -> Hidden:
+        if ref_latents:
+            raise StagesError("the stages of Qwen-Image take no reference latents; use DiT Denoise Step")
+        model, p = self.model, self.patch_size
+        if attention_mask is not None and not torch.is_floating_point(attention_mask):
+            attention_mask = (attention_mask - 1).to(x.dtype) * torch.finfo(x.dtype).max
+        tokens, img_ids, padded = model.process_img(x)  # [B, N, p·p·C]
+        start = round(max(((x.shape[-1] + p // 2) // p) // 2, ((x.shape[-2] + p // 2) // p) // 2))
+        txt_ids = torch.arange(start, start + context.shape[1], device=x.device).reshape(1, -1, 1).repeat(len(x), 1, 3)
+        vector = model.time_text_embed(timesteps, x, additional_t_cond)  # [B, D], of x's type
+        return Hidden(tokens, model.txt_in(model.txt_norm(context)), vector, None, 0, {
+            "img_ids": img_ids, "txt_ids": txt_ids, "padded": padded, "latent": x, "mask": attention_mask, "control": control,
+            "transformer_options": own_options(transformer_options)})
+
+    def patch_embed(self, hidden: Hidden) -> Hidden:
+        return hidden.but(x=self.model.img_in(hidden.x))
+
+    def position_embed(self, hidden: Hidden) -> Hidden:
+        at = post_input(hidden)
+        position = self.model.pe_embedder(torch.cat((at["txt_ids"], at["img_ids"]), dim=1))
+        position = position.to(hidden.extra["latent"].dtype).contiguous()
+        return hidden.but(x=at["img"], context=at["txt"], position=position)
+
+    def block(self, i: int, x, context, hidden: Hidden, options: dict):
+        options.update(total_blocks=len(self.kinds), block_type="double", block_index=i)
+
+        def joint(args):
+            txt, img = self.model.transformer_blocks[i](
+                hidden_states=args["img"], encoder_hidden_states=args["txt"], encoder_hidden_states_mask=hidden.extra["mask"],
+                temb=args["vec"], image_rotary_emb=args["pe"], transformer_options=args["transformer_options"])
+            return {"txt": txt, "img": img}
+        out = or_replaced(options, ("double_block", i), joint, {
+            "img": x, "txt": context, "vec": hidden.vector, "pe": hidden.position, "transformer_options": options})
+        for patch in options.get("patches", {}).get("double_block", ()):
+            out = patch({"img": out["img"], "txt": out["txt"], "x": hidden.extra["latent"], "block_index": i,
+                         "transformer_options": options})
+        x, context = out["img"], out["txt"]
+        added = residual(hidden.extra["control"], "input", i)
+        if added is not None:
+            x[:, :added.shape[1]] += added
+        return x, context
+
+    def head(self, hidden: Hidden) -> Tensor:
+        x = self.model.proj_out(self.model.norm_out(hidden.x, hidden.vector))  # [B, N, C·p·p]
+        batch, channels, frames, height, width = hidden.extra["padded"]
+        x = x[:, :frames * (height // 2) * (width // 2)].view(batch, frames, height // 2, width // 2, channels, 2, 2)
+        x = x.permute(0, 4, 1, 2, 5, 3, 6).reshape(batch, channels, frames, height, width)
+        return x[..., :hidden.extra["latent"].shape[-2], :hidden.extra["latent"].shape[-1]]

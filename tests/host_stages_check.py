@@ -1,0 +1,300 @@
+"""Runs under ComfyUI's Python: every stage adapter against the forward it follows. One line of JSON a case: {"case", "error"}.
+
+    python tests/host_stages_check.py COMFYUI_DIR FOLDER_THAT_HOLDS_dit_blocks
+"""
+
+import json
+import logging
+import sys
+import traceback
+
+import torch
+
+from host_models import MODELS, ksampler, start
+
+REPLACEABLE = ("sd3", "sd35_medium", "flux_dev", "flux_schnell", "flux2", "auraflow", "qwen_image", "wan")  # have patches_replace
+CONTROLLED = {"sd3": ("output",), "flux_dev": ("input", "output"), "qwen_image": ("input",)}  # take ControlNet residuals
+PATCHED = {"flux_dev": ("post_input",), "lumina2": ("noise_refiner", "double_block"), "z_image": ("noise_refiner", "double_block"),
+           "qwen_image": ("post_input", "double_block"), "wan": ("double_block",)}
+
+
+def stages_of(model):
+    from dit_blocks.nodes.stages import stages_of
+    return stages_of(model.model.diffusion_model)
+
+
+def refused(run, *words: str) -> None:
+    from dit_blocks.nodes.stages.base import StagesError
+    try:
+        run()
+    except StagesError as error:
+        missing = [word for word in words if word not in str(error)]
+        assert not missing and "\n" not in str(error), f"{error!r} does not say {missing}"
+    else:
+        raise AssertionError("not refused")
+
+
+def in_place_of_forward(model, forward, run):
+    """Run with another forward."""
+    diffusion_model, calls = model.model.diffusion_model, []
+
+    def counted(*args, **kwargs):
+        calls.append((args, kwargs))
+        return forward(*args, **kwargs)
+    diffusion_model.forward = counted
+    try:
+        return run(), calls
+    finally:
+        del diffusion_model.forward
+
+
+def same_as_ksampler(made, **how) -> None:
+    model = made[0]
+    expected = ksampler(*made, **how)
+    actual, calls = in_place_of_forward(model, stages_of(model).forward, lambda: ksampler(*made, **how))
+    assert calls and torch.equal(expected, actual), f"differs by {(expected - actual).abs().max()} after {len(calls)} calls"
+
+
+def a_call(made) -> tuple[tuple, dict]:
+    """What the diffusion model is called with in a step: (x, timesteps), the rest."""
+    model = made[0]
+    _, calls = in_place_of_forward(model, model.model.diffusion_model.forward, lambda: ksampler(*made, steps=1))
+    args, kwargs = calls[0]
+    return args, {**kwargs, "transformer_options": {**kwargs["transformer_options"], "patches_replace": {}}}
+
+
+def tensors(value, path="") -> dict:
+    """All tensors inside, by path, those of modules left out."""
+    if isinstance(value, torch.Tensor):
+        return {path: value}
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, (list, tuple)):
+        items = enumerate(value)
+    elif hasattr(value, "__dataclass_fields__"):
+        items = vars(value).items()
+    else:
+        return {}
+    return {key: tensor for name, item in items for key, tensor in tensors(item, f"{path}.{name}").items()}
+
+
+def lora(made):
+    """The model with a LoRA on one weight of its blocks."""
+    import comfy.sd
+    model, *rest = made
+    key = next(key for key, value in model.model_state_dict().items()
+               if value.ndim == 2 and ("block" in key or "layers" in key) and key.endswith(".weight"))
+    rows, columns = model.model_state_dict()[key].shape
+    name = key.removesuffix(".weight")
+    weights = {f"{name}.lora_up.weight": torch.randn(rows, 4), f"{name}.lora_down.weight": torch.randn(4, columns)}
+    patched, _ = comfy.sd.load_lora_for_models(model, None, weights, 1.0, 0)
+    assert not torch.equal(ksampler(*made), ksampler(patched, *rest)), "the LoRA changes nothing"
+    return patched, *rest
+
+
+def other_text_length(made):
+    model, positive, negative, latent = made
+    return model, positive, [[torch.cat([text, text[:, :3]], dim=1), values] for text, values in negative], latent
+
+
+def stages_leave_their_inputs(name, make):
+    made = make()
+    args, kwargs = a_call(made)
+    stages = stages_of(made[0])
+    steps = [stages.patch_embed, stages.position_embed, *(lambda h, i=i: stages.run_blocks(h, [i]) for i in range(len(stages.kinds))),
+             stages.head]
+    given, step = (args, kwargs), lambda call: stages.condition(*call[0], **call[1])
+    for following in [*steps, None]:
+        before = {path: value.clone() for path, value in tensors(given).items()}
+        result = step(given)
+        changed = [path for path, value in tensors(given).items() if not torch.equal(value, before[path])]
+        assert not changed, f"{step} changed {changed}"
+        given, step = result, following
+    expected = made[0].model.diffusion_model(*args, **kwargs)
+    assert torch.equal(expected, given), "blocks one by one differ from forward"
+
+
+def blocks_in_any_order(name, make):
+    made = make()
+    args, kwargs = a_call(made)
+    stages = stages_of(made[0])
+    embedded = stages.position_embed(stages.patch_embed(stages.condition(*args, **kwargs)))
+    last = len(stages.kinds) - 1
+    order = [1, 0, 0, last - 1] if name.startswith("sd3") else [last, 0, 0, *range(last + 1)]
+    at_once, one_by_one = stages.run_blocks(embedded, order), embedded
+    for i in order:
+        one_by_one = stages.run_blocks(one_by_one, [i])
+    assert at_once.index == one_by_one.index == order[-1] + 1
+    outputs = [stages.head(hidden) for hidden in (at_once, one_by_one)]
+    assert torch.equal(*outputs) and outputs[0].isfinite().all()
+    assert stages.run_blocks(embedded, []) is embedded
+    refused(lambda: stages.run_blocks(embedded, [0, last + 1]), stages.name, f"0 to {last}", f"no block {last + 1}")
+
+
+def a_skip_is_a_replacement_that_returns_its_inputs(name, make):
+    made = make(batch=2)
+    args, kwargs = a_call(made)
+    stages = stages_of(made[0])
+    hidden = stages.position_embed(stages.patch_embed(stages.condition(*args, **kwargs)))
+    for skipped in range(len(stages.kinds) - name.startswith("sd3")):  # SD3's last block drops the text
+        kind, number = stages.kinds[skipped], skipped - stages.kinds.index(stages.kinds[skipped])
+        key = ("single_block" if kind == "single" else "double_block", number)
+        kwargs["transformer_options"]["patches_replace"] = {"dit": {key: lambda given, extra: given}}
+        expected = made[0].model.diffusion_model(*args, **kwargs)
+        left = [i for i in range(len(stages.kinds)) if i != skipped]
+        assert torch.equal(expected, stages.head(stages.run_blocks(hidden, left))), f"skipping block {skipped} differs"
+        assert torch.equal(expected, stages.forward(*args, **kwargs)), f"replacing block {skipped} differs"
+
+
+def replaced_blocks(name, make):
+    made = make()
+    args, kwargs = a_call(made)
+    stages = stages_of(made[0])
+
+    def wrapped(given, extra):
+        out = extra["original_block"]({**given, "img": given["img"] * 1.5})
+        return {**out, "img": out["img"] - given["img"]}
+    keys = [(kind, i) for kind in ("double_block", "single_block") for i in range(4)]
+    kwargs["transformer_options"]["patches_replace"] = {"dit": {key: wrapped for key in keys}}
+    expected = made[0].model.diffusion_model(*args, **kwargs)
+    assert torch.equal(expected, stages.forward(*args, **kwargs))
+
+
+def control_residuals(name, make):
+    made = make()
+    args, kwargs = a_call(made)
+    stages = stages_of(made[0])
+    embedded = stages.patch_embed(stages.condition(*args, **kwargs)).x
+    kwargs["control"] = {side: [None, torch.randn_like(embedded), torch.randn_like(embedded)] for side in CONTROLLED[name]}
+    expected = made[0].model.diffusion_model(*args, **kwargs)
+    assert torch.equal(expected, stages.forward(*args, **kwargs))
+    assert not torch.equal(expected, stages.forward(*args, **{**kwargs, "control": None}))
+
+
+def patches(name, make):
+    made = make()
+    args, kwargs = a_call(made)
+    stages = stages_of(made[0])
+    plain = stages.forward(*args, **kwargs)
+    for kind in PATCHED[name]:
+        seen = []
+
+        def patch(given):
+            seen.append({key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in given.items()
+                         if key != "transformer_options"})
+            given["img"] *= 1.25  # in place, as core's own patches do
+            return {key: value for key, value in given.items() if key != "transformer_options"}
+        kwargs["transformer_options"]["patches"] = {kind: [patch]}
+        expected, theirs, seen = made[0].model.diffusion_model(*args, **kwargs), seen, []
+        assert torch.equal(expected, stages.forward(*args, **kwargs)) and not torch.equal(expected, plain), kind
+        assert len(seen) == len(theirs) > 0
+        for ours, given in zip(seen, theirs):
+            assert ours.keys() == given.keys(), ours.keys() ^ given.keys()
+            wrong = [key for key in given if not (torch.equal(ours[key], given[key]) if isinstance(given[key], torch.Tensor)
+                                                  else ours[key] == given[key])]
+            assert not wrong, f"{kind} is given another {wrong}"
+
+
+def a_wrapper_is_refused(name, make):
+    made = make()
+    args, kwargs = a_call(made)
+    kwargs["transformer_options"]["wrappers"] = {"diffusion_model": {"EasyCache": [lambda executor, *a, **k: executor(*a, **k)]}}
+    refused(lambda: stages_of(made[0]).condition(*args, **kwargs), "EasyCache", "use DiT Denoise Step")
+
+
+def a_missing_attribute_is_refused(name, make):
+    from comfyui_version import __version__
+    model = make()[0]
+    diffusion_model = model.model.diffusion_model
+    for attribute in stages_of(model).needs:
+        if attribute in diffusion_model._modules:
+            module = diffusion_model._modules.pop(attribute)
+            refused(lambda: stages_of(model), type(diffusion_model).__name__, attribute, __version__)
+            diffusion_model._modules[attribute] = module
+    stages_of(model)
+
+
+def another_forward_is_refused(name, make):
+    model = make()[0]
+    diffusion_model = model.model.diffusion_model
+    for method in stages_of(model).rewritten:
+        cls = type(diffusion_model)
+        diffusion_model.__class__ = type("Other", (cls,), {method: lambda self, *args, **kwargs: None})
+        refused(lambda: stages_of(model), f"Other.{method}", "use DiT Denoise Step")
+        diffusion_model.__class__ = type("Same", (cls,), {})
+        stages_of(model)
+        diffusion_model.__class__ = cls
+        setattr(diffusion_model, method, lambda *args, **kwargs: None)
+        refused(lambda: stages_of(model), method)
+        delattr(diffusion_model, method)
+
+
+def nothing_runs_after_the_text_is_dropped(name, make):
+    made = make()
+    args, kwargs = a_call(made)
+    stages = stages_of(made[0])
+    hidden = stages.position_embed(stages.patch_embed(stages.condition(*args, **kwargs)))
+    done = stages.run_blocks(hidden, [2])
+    assert done.context is None and done.index == 3
+    refused(lambda: stages.run_blocks(done, [1]), "block 1 needs the text tokens", "last block (2)")
+
+
+def other_models_are_refused(name=None, make=None):
+    import comfy.ops
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+    from dit_blocks.nodes.stages import ADAPTERS, stages_of
+    unet = UNetModel(image_size=8, in_channels=4, model_channels=32, out_channels=4, num_res_blocks=[1], channel_mult=(1,), num_heads=2,
+                     use_spatial_transformer=True, transformer_depth=[1], transformer_depth_middle=1, transformer_depth_output=[1, 1],
+                     context_dim=16, device="meta", operations=comfy.ops.disable_weight_init)
+    for model in (unet, torch.nn.Linear(2, 2)):
+        refused(lambda: stages_of(model), f"{type(model).__name__} has no stage adapter (there are for MMDiT, Flux, ",
+                "only the whole-model step works", *(adapter.name for adapter in ADAPTERS))
+
+
+CHECKS = {
+    "euler": lambda name, make: same_as_ksampler(make()),
+    "dpmpp_2m": lambda name, make: same_as_ksampler(make(), sampler="dpmpp_2m"),
+    "cfg 1": lambda name, make: same_as_ksampler(make(), cfg=1.0),
+    "batch of 2": lambda name, make: same_as_ksampler(make(batch=2)),
+    "image to image": lambda name, make: same_as_ksampler(make(batch=2), denoise=0.6, sampler="dpmpp_2m"),
+    "even size": lambda name, make: same_as_ksampler(make(size=(44, 36) if name.startswith("pixart") else (8, 12))),
+    "texts of two lengths": lambda name, make: same_as_ksampler(other_text_length(make())),
+    "bfloat16 weights": lambda name, make: same_as_ksampler(make(dtype=torch.bfloat16)),
+    "LoRA": lambda name, make: same_as_ksampler(lora(make())),
+    "stages leave their inputs": stages_leave_their_inputs,
+    "blocks in any order": blocks_in_any_order,
+    "a wrapper is refused": a_wrapper_is_refused,
+    "a missing attribute is refused": a_missing_attribute_is_refused,
+    "another forward is refused": another_forward_is_refused,
+}
+SOME = {  # checks of some models
+    "a skip is a replacement": (a_skip_is_a_replacement_that_returns_its_inputs, REPLACEABLE),
+    "replaced blocks": (replaced_blocks, REPLACEABLE),
+    "control residuals": (control_residuals, CONTROLLED),
+    "patches": (patches, PATCHED),
+    "dropped text": (nothing_runs_after_the_text_is_dropped, ("sd3", "sd35_medium")),
+}
+CASES = {f"{name}: {title}": (check, name) for title, check in CHECKS.items() for name in MODELS}
+CASES |= {f"{name}: {title}": (check, name) for title, (check, names) in SOME.items() for name in names}
+CASES["other models are refused"] = (other_models_are_refused, None)
+
+
+def main(comfyui: str, packs: str, *only: str) -> None:
+    start(comfyui)
+    sys.path.insert(1, packs)
+    import comfy.sd  # noqa: F401  sets up logging
+    logging.getLogger().setLevel(logging.ERROR)
+    for case, (check, name) in CASES.items():
+        if only and not any(word in case for word in only):
+            continue
+        error = None
+        try:
+            with torch.inference_mode():
+                check(name, MODELS.get(name))
+        except Exception:
+            error = traceback.format_exc()
+        print(json.dumps({"case": case, "error": error}), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
