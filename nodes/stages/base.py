@@ -9,7 +9,7 @@ Helper functions are taken from the module that forward is written in, so nothin
 from dataclasses import dataclass, replace
 import sys
 from types import ModuleType
-from typing import Any, Callable, Iterable
+from typing import Any, Callable, Iterable, Iterator, Sequence
 
 from torch import Tensor, nn
 
@@ -117,6 +117,27 @@ def own_options(transformer_options: dict) -> dict:
             raise StagesError(f"this MODEL carries a wrapper around the whole diffusion model ({key or 'unnamed'}), "
                               "which stages would leave out; use DiT Denoise Step")
     return transformer_options.copy()
+
+
+def places(references: Sequence[Tensor], step: float | None, beyond: tuple[int, int] | None = None) -> Iterator[tuple]:
+    """(latent, index, top, left) of each reference latent, for a model's process_img.
+
+    `step` sets them apart on the index axis, `beyond` (height, width) puts them diagonally after the picture; with neither they share
+    index 1, side by side.
+    """
+    index = height = width = 0
+    for latent in references:
+        rows, columns = latent.shape[-2:]
+        if step is not None:
+            index += step
+            yield latent, index, 0, 0
+        elif beyond is not None:
+            yield latent, 0, beyond[0] + height, beyond[1] + width
+            height, width = height + rows, width + columns
+        else:
+            top, left = (0, width) if rows + height > columns + width else (height, 0)
+            yield latent, 1, top, left
+            height, width = max(height, rows + top), max(width, columns + left)
 
 
 def post_input(hidden: Hidden) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .base import Hidden, Stages, StagesError, or_replaced, own_options, post_input, residual
+from .base import Hidden, Stages, or_replaced, own_options, places, post_input, residual
 
 
 class QwenImageStages(Stages):
@@ -16,20 +16,28 @@ class QwenImageStages(Stages):
     def kinds(self) -> list[str]:
         return ["joint"] * len(self.model.transformer_blocks)
 
-    def condition(self, x, timesteps, context=None, attention_mask=None, ref_latents=None, additional_t_cond=None, transformer_options={},
-                  control=None, **kwargs) -> Hidden:
-        if ref_latents:
-            raise StagesError("the stages of Qwen-Image take no reference latents; use DiT Denoise Step")
-        model, p = self.model, self.patch_size
+    def condition(self, x, timesteps, context=None, attention_mask=None, ref_latents=None, ref_latents_method=None, additional_t_cond=None,
+                  transformer_options={}, control=None, **kwargs) -> Hidden:
+        model, p, options = self.model, self.patch_size, own_options(transformer_options)
         if attention_mask is not None and not torch.is_floating_point(attention_mask):
             attention_mask = (attention_mask - 1).to(x.dtype) * torch.finfo(x.dtype).max
-        tokens, img_ids, padded = model.process_img(x)  # [B, N, p·p·C]
+        tokens, img_ids, padded = model.process_img(x)  # [B, N, C·p·p]
+        at_zero, image_tokens = None, tokens.shape[1]
+        if ref_latents:
+            method = ref_latents_method or model.default_ref_method
+            step = {"index": 1, "index_timestep_zero": 1, "negative_index": -1}.get(method)
+            parts = [(tokens, img_ids)] + [model.process_img(latent, index=index, h_offset=top, w_offset=left)[:2]
+                                           for latent, index, top, left in places(ref_latents, step)]
+            tokens, img_ids = (torch.cat(part, dim=1) for part in zip(*parts))
+            options["reference_image_num_tokens"] = [part.shape[1] for part, _ in parts[1:]]
+            if method == "index_timestep_zero":
+                timesteps, at_zero = torch.cat([timesteps, timesteps * 0]), image_tokens
+        vector = model.time_text_embed(timesteps, x, additional_t_cond)  # [B, D] of x's type, or [2·B, D] with references at time 0
         start = round(max(((x.shape[-1] + p // 2) // p) // 2, ((x.shape[-2] + p // 2) // p) // 2))
         txt_ids = torch.arange(start, start + context.shape[1], device=x.device).reshape(1, -1, 1).repeat(len(x), 1, 3)
-        vector = model.time_text_embed(timesteps, x, additional_t_cond)  # [B, D], of x's type
         return Hidden(tokens, model.txt_in(model.txt_norm(context)), vector, None, 0, {
-            "img_ids": img_ids, "txt_ids": txt_ids, "padded": padded, "latent": x, "mask": attention_mask, "control": control,
-            "transformer_options": own_options(transformer_options)})
+            "img_ids": img_ids, "txt_ids": txt_ids, "padded": padded, "latent": x, "image_tokens": image_tokens, "at_zero": at_zero,
+            "mask": attention_mask, "control": control, "transformer_options": options})
 
     def patch_embed(self, hidden: Hidden) -> Hidden:
         return hidden.but(x=self.model.img_in(hidden.x))
@@ -46,7 +54,8 @@ class QwenImageStages(Stages):
         def joint(args):
             txt, img = self.model.transformer_blocks[i](
                 hidden_states=args["img"], encoder_hidden_states=args["txt"], encoder_hidden_states_mask=hidden.extra["mask"],
-                temb=args["vec"], image_rotary_emb=args["pe"], transformer_options=args["transformer_options"])
+                temb=args["vec"], image_rotary_emb=args["pe"], timestep_zero_index=hidden.extra["at_zero"],
+                transformer_options=args["transformer_options"])
             return {"txt": txt, "img": img}
         out = or_replaced(options, ("double_block", i), joint, {
             "img": x, "txt": context, "vec": hidden.vector, "pe": hidden.position, "transformer_options": options})
@@ -60,8 +69,8 @@ class QwenImageStages(Stages):
         return x, context
 
     def head(self, hidden: Hidden) -> Tensor:
-        x = self.model.proj_out(self.model.norm_out(hidden.x, hidden.vector))  # [B, N, C·p·p]
-        batch, channels, frames, height, width = hidden.extra["padded"]
-        x = x[:, :frames * (height // 2) * (width // 2)].view(batch, frames, height // 2, width // 2, channels, 2, 2)
+        latent, (batch, channels, frames, height, width) = hidden.extra["latent"], hidden.extra["padded"]
+        x = self.model.proj_out(self.model.norm_out(hidden.x, hidden.vector[:batch]))[:, :hidden.extra["image_tokens"]]  # [B, N, C·p·p]
+        x = x.view(batch, frames, height // 2, width // 2, channels, 2, 2)  # upstream's patches are 2 wide
         x = x.permute(0, 4, 1, 2, 5, 3, 6).reshape(batch, channels, frames, height, width)
-        return x[..., :hidden.extra["latent"].shape[-2], :hidden.extra["latent"].shape[-1]]
+        return x[..., :latent.shape[-2], :latent.shape[-1]]
