@@ -9,6 +9,7 @@ and Wan), as LATENT["samples"] holds it. Weights and inputs are the same on ever
 
 from pathlib import Path
 import sys
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import torch
@@ -163,20 +164,36 @@ def qwen_image(size=(9, 7), batch=1, dtype=None):
     return model, conditioning(1), conditioning(2), latent(batch, 16, 1, *size)
 
 
+def _wan(batch, size, dtype, **config):
+    from comfy.ldm.wan.model import WanModel
+    model = load(WanModel, dict(dim=128, ffn_dim=256, num_heads=1, num_layers=3, out_dim=16, **config), dict(text_dim=WIDTH), dtype=dtype)
+    return model, latent(batch, 16, 3, *size)
+
+
 def wan(size=(9, 7), batch=1, dtype=None):
     """Wan 2.1 text to video, 3 latent frames."""
-    from comfy.ldm.wan.model import WanModel
-    model = load(WanModel, dict(dim=128, ffn_dim=256, num_heads=1, num_layers=3, in_dim=16, out_dim=16), dict(text_dim=WIDTH), dtype=dtype)
-    return model, conditioning(1), conditioning(2), latent(batch, 16, 3, *size)
+    model, video = _wan(batch, size, dtype, in_dim=16)
+    return model, conditioning(1), conditioning(2), video
+
+
+def wan_i2v(size=(9, 7), batch=1, dtype=None):
+    """Wan 2.1 image to video, 3 latent frames: a start image, its CLIP vision embedding and a reference latent."""
+    model, video = _wan(batch, size, dtype, model_type="i2v", in_dim=36, in_dim_ref_conv=16)
+    generator = torch.Generator().manual_seed(4)
+    image = SimpleNamespace(penultimate_hidden_states=torch.randn(1, 257, 1280, generator=generator))
+    even = [side + side % 2 for side in size]  # upstream pads the video, not the reference
+    values = {"clip_vision_output": image, "concat_latent_image": latent(1, 16, 3, *size), "reference_latents": [latent(1, 16, 1, *even)]}
+    return model, conditioning(1, **values), conditioning(2, **values), video
 
 
 MODELS = {make.__name__: make for make in (
-    sd3, sd35_medium, flux_dev, flux_schnell, flux2, pixart, pixart_alpha, auraflow, lumina2, z_image, qwen_image, wan)}
+    sd3, sd35_medium, flux_dev, flux_schnell, flux2, pixart, pixart_alpha, auraflow, lumina2, z_image, qwen_image, wan, wan_i2v)}
 
 
-def ksampler(model, positive, negative, latent_image, sampler="euler", cfg=4.0, denoise=1.0, steps=4, seed=5, scheduler="simple") -> Tensor:
+def ksampler(model, positive, negative, latent_image, sampler="euler", cfg=4.0, denoise=1.0, steps=4, seed=5, scheduler="simple",
+             mask=None) -> Tensor:
     """What core's KSampler node gives."""
     import comfy.sample
     noise = comfy.sample.prepare_noise(latent_image, seed)
-    return comfy.sample.sample(model, noise, steps, cfg, sampler, scheduler, positive, negative, latent_image, denoise=denoise,
+    return comfy.sample.sample(model, noise, steps, cfg, sampler, scheduler, positive, negative, latent_image, denoise=denoise, noise_mask=mask,
                                disable_pbar=True, seed=seed)

@@ -12,10 +12,14 @@ import torch
 
 from host_models import MODELS, ksampler, start
 
-REPLACEABLE = ("sd3", "sd35_medium", "flux_dev", "flux_schnell", "flux2", "auraflow", "qwen_image", "wan")  # have patches_replace
+REPLACEABLE = ("sd3", "sd35_medium", "flux_dev", "flux_schnell", "flux2", "auraflow", "qwen_image", "wan",
+               "wan_i2v")  # have patches_replace
 CONTROLLED = {"sd3": ("output",), "flux_dev": ("input", "output"), "qwen_image": ("input",)}  # take ControlNet residuals
 PATCHED = {"flux_dev": ("post_input",), "lumina2": ("noise_refiner", "double_block"), "z_image": ("noise_refiner", "double_block"),
            "qwen_image": ("post_input", "double_block"), "wan": ("double_block",)}
+REFERENCED = {  # take reference latents, by these methods
+    "flux_dev": ("offset", "index", "uxo"), "flux2": ("offset", "index", "uxo", "index_timestep_zero"),
+    "qwen_image": ("offset", "index", "negative_index", "index_timestep_zero")}
 
 
 def stages_of(model):
@@ -239,6 +243,41 @@ def nothing_runs_after_the_text_is_dropped(name, make):
     refused(lambda: stages.run_blocks(done, [1]), "block 1 needs the text tokens", "last block (2)")
 
 
+def reference_latents(name, make):
+    made = make()
+    args, kwargs = a_call(made)
+    stages = stages_of(made[0])
+    batch, channels, *_, height, width = args[0].shape
+    shapes = [(height, width), (height - 2, width + 5), (6, 4)]
+    kwargs["ref_latents"] = [torch.randn(batch, channels, *[1] * (args[0].ndim - 4), *shape) for shape in shapes]
+    results = []
+    for method in REFERENCED[name]:
+        kwargs["ref_latents_method"] = method
+        if name == "flux2":
+            kwargs["guidance"] = None  # with which upstream cannot add up a batch at two times
+        expected = made[0].model.diffusion_model(*args, **kwargs)
+        assert torch.equal(expected, stages.forward(*args, **kwargs)), method
+        assert not any(torch.equal(expected, other) for other in results), f"{method} changes nothing"
+        results.append(expected)
+
+
+def refused_reference_latents(name, make):
+    made = make()
+    args, kwargs = a_call(made)
+    refused(lambda: stages_of(made[0]).condition(*args, **kwargs, ref_latents=[args[0]]), "no reference latents")
+
+
+def inputs_of_wan(name, make):
+    made = make()
+    (x, timesteps), kwargs = a_call(made)
+    stages, forward = stages_of(made[0]), made[0].model.diffusion_model
+    ones = [dict(time_dim_concat=torch.randn_like(x)), dict(context_latents=[x[:, :, :1] * 2, x[..., :5]])]
+    for more in (*ones, ones[0] | ones[1]):
+        assert torch.equal(forward(x, timesteps, **kwargs, **more), stages.forward(x, timesteps, **kwargs, **more)), more.keys()
+    frames = timesteps[:, None].expand(-1, x.shape[2]) * torch.tensor([0.0, 0.5, 1.0])  # a time for each frame, as Wan 2.2 has them
+    assert torch.equal(forward(x, frames, **kwargs), stages.forward(x, frames, **kwargs))
+
+
 def other_models_are_refused(name=None, make=None):
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
@@ -249,6 +288,12 @@ def other_models_are_refused(name=None, make=None):
     for model in (unet, torch.nn.Linear(2, 2)):
         refused(lambda: stages_of(model), f"{type(model).__name__} has no stage adapter (there are for MMDiT, Flux, ",
                 "only the whole-model step works", *(adapter.name for adapter in ADAPTERS))
+    from comfy.ldm.flux.controlnet import ControlNetFlux
+    from comfy.ldm.lumina.model import NextDiTPixelSpace
+    from comfy.ldm.qwen_image.controlnet import QwenImageControlNetModel
+    from comfy.ldm.wan.model import WanModel
+    for cls in (ControlNetFlux, NextDiTPixelSpace, QwenImageControlNetModel, *WanModel.__subclasses__()):
+        refused(lambda: stages_of(cls.__new__(cls)), f"{cls.__name__}.", "use DiT Denoise Step")
 
 
 CHECKS = {
@@ -272,6 +317,9 @@ SOME = {  # checks of some models
     "replaced blocks": (replaced_blocks, REPLACEABLE),
     "control residuals": (control_residuals, CONTROLLED),
     "patches": (patches, PATCHED),
+    "reference latents": (reference_latents, REFERENCED),
+    "reference latents are refused": (refused_reference_latents, ("lumina2", "z_image")),
+    "more inputs": (inputs_of_wan, ("wan", "wan_i2v")),
     "dropped text": (nothing_runs_after_the_text_is_dropped, ("sd3", "sd35_medium")),
 }
 CASES = {f"{name}: {title}": (check, name) for title, check in CHECKS.items() for name in MODELS}
