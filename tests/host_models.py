@@ -195,5 +195,5 @@ def ksampler(model, positive, negative, latent_image, sampler="euler", cfg=4.0, 
     """What core's KSampler node gives."""
     import comfy.sample
     noise = comfy.sample.prepare_noise(latent_image, seed)
-    return comfy.sample.sample(model, noise, steps, cfg, sampler, scheduler, positive, negative, latent_image, denoise=denoise, noise_mask=mask,
-                               disable_pbar=True, seed=seed)
+    return comfy.sample.sample(model, noise, steps, cfg, sampler, scheduler, positive, negative, latent_image, denoise=denoise,
+                               noise_mask=mask, disable_pbar=True, seed=seed)

@@ -1,0 +1,198 @@
+"""Runs under ComfyUI's Python: the pipeline as wires over a MODEL against core's KSampler. One line of JSON a case: {"case", "error"}.
+
+    python tests/host_model_check.py COMFYUI_DIR FOLDER_THAT_HOLDS_dit_blocks
+"""
+
+import gc
+import json
+import logging
+import resource
+import statistics
+import sys
+import time
+import traceback
+
+import torch
+
+from host_models import MODELS, ksampler, start
+from host_stages_check import lora
+
+
+def out(node, **inputs) -> tuple:
+    return node.execute(**inputs).result
+
+
+def wires(model, positive, negative, samples, sampler="euler", cfg=4.0, denoise=1.0, steps=4, seed=5, chain=False, mask=None, **latent):
+    """The same as `ksampler`, node by node."""
+    from dit_blocks.nodes.denoise import AddNoise, Denoise, DenoiseStep, Schedule
+    from dit_blocks.nodes.model import FromModel
+    from dit_blocks.nodes.patch import Patchify, Unpatchify
+    (dit,) = out(FromModel, model=model)
+    latent |= {"samples": samples} | ({} if mask is None else {"noise_mask": mask})
+    (tokens,) = out(Patchify, latent=latent, patch_size=0, dit=dit)
+    (sigmas,) = out(Schedule, dit=dit, steps=steps, scheduler="simple", denoise=denoise)
+    tokens, _ = out(AddNoise, dit=dit, tokens=tokens, sigmas=sigmas, step=0, seed=seed)
+    common = {"dit": dit, "sigmas": sigmas, "positive": positive, "negative": negative, "cfg": cfg, "solver": sampler}
+    if chain:
+        for step in range(steps):
+            tokens, _ = out(DenoiseStep, tokens=tokens, step=step, **common)
+    else:
+        tokens, _ = out(Denoise, tokens=tokens, start_step=0, end_step=10000, **common)
+    return out(Unpatchify, tokens=tokens)[0]["samples"]
+
+
+def same(made, mask=None, chain=False, batch_index=None, **how) -> None:
+    import comfy.sample
+    model, positive, negative, samples = made
+    noise = comfy.sample.prepare_noise(samples, how.get("seed", 5), batch_index)
+    kept = comfy.sample.prepare_noise
+    comfy.sample.prepare_noise = lambda *_: noise
+    try:
+        expected = ksampler(*made, mask=mask, **how)
+    finally:
+        comfy.sample.prepare_noise = kept
+    before = samples.clone()
+    more = {} if batch_index is None else {"batch_index": batch_index}
+    actual = wires(*made, mask=mask, chain=chain, **how, **more)
+    assert torch.equal(expected, actual), f"differs by {(expected - actual).abs().max()}"
+    assert torch.equal(before, samples) and expected.isfinite().all()
+
+
+def patched(made):
+    """The model with a function wrapper, a CFG function, a post-CFG function and another shift, as packs add them."""
+    model, *rest = made
+    model = model.clone()
+    calls = []
+
+    def wrapper(apply_model, args):
+        calls.append("wrapper")
+        return apply_model(args["input"], args["timestep"], **args["c"]) * 0.9
+    model.set_model_unet_function_wrapper(wrapper)
+    model.set_model_sampler_cfg_function(lambda args: args["cond"] + (args["cond"] - args["uncond"]) * 0.5)
+    model.set_model_sampler_post_cfg_function(lambda args: args["denoised"] * 1.01)
+    return (model, *rest), calls
+
+
+def keeps_patches(name, make):
+    made = make()
+    changed, calls = patched(made)
+    same(changed)
+    assert calls and not torch.equal(ksampler(*made), ksampler(*changed))
+
+
+def keeps_regions_and_windows(name, make):
+    model, positive, negative, samples = make()
+    text, values = positive[0]
+    left = torch.zeros(1, *samples.shape[-2:])
+    left[..., :3] = 1
+    regional = [[text, {**values, "mask": left, "mask_strength": 0.7}], [text * 0.5, {**values, "start_percent": 0.2, "end_percent": 0.8}]]
+    made = (model, regional, negative, samples)
+    same(made)
+    assert not torch.equal(ksampler(*made), ksampler(model, positive, negative, samples))
+
+
+def keeps_what_it_samples(name, make):
+    """A cancelled or failed run leaves the MODEL as it was, and memory does not grow."""
+    from comfy.model_management import InterruptProcessingException
+    from dit_blocks.nodes import host
+    made = make(batch=2)
+    expected, kept = ksampler(*made), host.throw_if_interrupted
+
+    def cancel_at(count):
+        seen = iter(range(count))
+
+        def check():
+            if next(seen, None) is None:
+                raise InterruptProcessingException
+        return check
+    sizes = []
+    for i in range(20):
+        try:
+            host.throw_if_interrupted = cancel_at(2) if i % 2 else kept
+            wires(*made)
+            assert not i % 2, "not cancelled"
+        except InterruptProcessingException:
+            pass
+        finally:
+            host.throw_if_interrupted = kept
+        gc.collect()
+        sizes.append(int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize())
+    assert torch.equal(expected, ksampler(*made))
+    assert not made[0].patches and not made[0].model.diffusion_model._forward_hooks
+    assert sizes[-1] <= sizes[3] * 1.02, sizes
+
+
+def as_fast_as_ksampler(name, make):
+    """20 steps by Denoise against 20 by KSampler: the median of five, turn and turn about."""
+    model, positive, negative, _ = make()
+    made = model, positive, negative, torch.randn(1, 16, 40, 40)
+
+    def seconds(run) -> float:
+        began = time.perf_counter()
+        run(*made, steps=20)
+        return time.perf_counter() - began
+    seconds(ksampler), seconds(wires)
+    rounds = [(seconds(wires), seconds(ksampler)) for _ in range(5)]
+    ratio = statistics.median(ours / core for ours, core in rounds)
+    print(json.dumps({"wires": [round(a, 3) for a, _ in rounds], "ksampler": [round(b, 3) for _, b in rounds], "ratio": round(ratio, 3)}),
+          file=sys.stderr, flush=True)
+    assert ratio <= 1.1, rounds
+
+
+def refusals(name, make):
+    model, positive, negative, samples = make()
+
+    def refused(message, **changes):
+        try:
+            wires(**{**dict(model=model, positive=positive, negative=negative, samples=samples), **changes})
+        except ValueError as error:
+            assert str(error).startswith(message) and "\n" not in str(error), error
+        else:
+            raise AssertionError(f"not refused: {message}")
+    refused("Patchify: the model's latents have 16 channels, this one has 4", samples=torch.randn(1, 4, 8, 8))
+    refused("DiT Denoise: cfg 4 needs a negative conditioning", negative=None)
+    refused("DiT Denoise: ddim is for DDPM models", sampler="ddim")
+
+
+CHECKS = {
+    "euler": lambda name, make: same(make()),
+    "dpmpp_2m": lambda name, make: same(make(), sampler="dpmpp_2m"),
+    "cfg 1": lambda name, make: same(make(), cfg=1.0, sampler="heun"),
+    "batch of 2": lambda name, make: same(make(batch=2)),
+    "image to image": lambda name, make: same(make(batch=2), denoise=0.6, sampler="dpmpp_2m"),
+    "a step a node": lambda name, make: same(make(), sampler="dpmpp_2m", chain=True),
+    "noise mask": lambda name, make: same(make(batch=2), mask=(torch.arange(256).view(1, 16, 16) % 7 / 6), denoise=0.6),
+    "bfloat16 weights": lambda name, make: same(make(dtype=torch.bfloat16)),
+    "LoRA": lambda name, make: same(lora(make())),
+}
+SOME = {
+    "patches are kept": (keeps_patches, ("sd3", "flux_dev", "wan")),
+    "regions are kept": (keeps_regions_and_windows, ("sd3", "flux_dev")),
+    "cancelled runs": (keeps_what_it_samples, ("sd3",)),
+    "speed": (as_fast_as_ksampler, ("flux_dev",)),
+    "refusals": (refusals, ("sd3",)),
+    "batch index": (lambda name, make: same(make(batch=2), batch_index=[3, 1]), ("sd3",)),
+}
+CASES = {f"{name}: {title}": (check, name) for title, check in CHECKS.items() for name in MODELS}
+CASES |= {f"{name}: {title}": (check, name) for title, (check, names) in SOME.items() for name in names}
+
+
+def main(comfyui: str, packs: str, *only: str) -> None:
+    start(comfyui)
+    sys.path.insert(1, packs)
+    import comfy.sd  # noqa: F401  sets up logging
+    logging.getLogger().setLevel(logging.ERROR)
+    for case, (check, name) in CASES.items():
+        if only and not any(word in case for word in only):
+            continue
+        error = None
+        try:
+            with torch.inference_mode():
+                check(name, MODELS[name])
+        except Exception:
+            error = traceback.format_exc()
+        print(json.dumps({"case": case, "error": error}), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
