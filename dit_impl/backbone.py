@@ -1,24 +1,18 @@
 """A DIT handle: a model together with what its latents, times and patches mean. The nodes ask nothing else of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import lcm
 
 import torch
 from torch import Tensor, nn
 
+from .class_names import find_class
+from .conditioning import BackboneError, Conditioning, batches, join, label_conditioning
 from .denoise import Report, check_step, keep_outside, last_step, walk, with_noise
 from .flow import DDPM, Flow, RectifiedFlow
-from .mmdit import MMDiT
 from .sampling import PredictX0
 from .schedules import schedule
 from .tokens import CARRIED, LatentFormat, fold, same_format, unfold
-
-Conditioning = list  # ComfyUI's: [[tensor [1, T, E], {"pooled_output": [1, P], …}], …]
-
-
-class BackboneError(ValueError):
-    """An input that this model can't take: one line that names the rule and the value."""
-
 
 class Dit:
     """What flows on a DIT wire, whatever holds the weights.
@@ -29,6 +23,7 @@ class Dit:
     latent_format: LatentFormat
     patch_sizes: tuple[int, ...]
     frame_patch: int = 1
+    unconditional: Conditioning | None = None  # what guidance goes away from where no negative is given
 
     @property
     def patch_size(self) -> int:
@@ -46,6 +41,10 @@ class Dit:
         """LATENT → DIT_TOKENS in this model's space; patch_size 0 is the model's own. Raises TokensError."""
         carried = {name: latent[name] for name in CARRIED if name in latent}
         return fold(latent["samples"], patch_size or self.patch_size, self.latent_format, self.frame_patch, **carried)
+
+    def class_conditioning(self, label: str) -> Conditioning:
+        """A class by its number or name, or no class for an empty label. Raises BackboneError."""
+        raise BackboneError(f"{self.name} reads text, not a class label: use CLIP Text Encode")
 
     def check_tokens(self, wire: dict) -> None:
         """Raise BackboneError unless this model can read these tokens."""
@@ -87,18 +86,28 @@ class Backbone(Dit):
 
     downscale: pixels to a latent cell. picture_size: the side, in pixels, that the model was trained for.
     latent_rgb: linear map from VAE latents to RGB 0..1, for previews: [C + 1, 3], the last row added.
+    class_names: of a class-conditional model, by number; synonyms are parted by commas.
+    device: where the model computes; None is where its weights are, which may differ where a host keeps some of them elsewhere.
+
+    The model is called as model(tokens, grid, patch_size, t, **arguments): `model.conditions` says which those are.
     """
-    model: MMDiT
+    model: nn.Module
     latent_format: LatentFormat
     flow: Flow = field(default_factory=RectifiedFlow)
     name: str = "DiT"
     downscale: int = 8
     picture_size: int = 256
     latent_rgb: Tensor | None = None
+    class_names: Mapping[int, str] = field(default_factory=dict)
+    device: torch.device | None = None
 
     @property
     def patch_sizes(self) -> tuple[int, ...]:
         return self.model.config.patch_sizes
+
+    @property
+    def unconditional(self) -> Conditioning | None:
+        return self.model.conditions.unconditional
 
     def modules(self) -> list[nn.Module]:
         return [self.model]
@@ -116,26 +125,21 @@ class Backbone(Dit):
         end_step = last_step(start_step, end_step, sigmas)
         if solver == "ddim" and not isinstance(self.flow, DDPM):
             raise ValueError("ddim is for DDPM models; for a rectified flow the same step is euler")
-        device = next(self.model.parameters()).device
+        device = self._like().device
         predict_x0 = keep_outside(self.denoiser(wire, positive, negative, cfg), wire, self.flow, device)
         return walk(predict_x0, wire, sigmas, solver, start_step, end_step, device, report)
 
-    def _conditioning(self, conditioning: Conditioning, what: str, batch: int, like: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Check one CONDITIONING and spread it over the batch: → pairs of [B, T, E] and [B, P]."""
-        config, pairs = self.model.config, []
-        for context, extras in conditioning:
-            if context.shape[-1] != config.context_width:
-                raise BackboneError(f"{what} has width {context.shape[-1]}, {self.name} reads width {config.context_width}: "
-                                    "use the CLIP that came with this model")
-            pooled = extras.get("pooled_output")
-            if pooled is None:
-                raise BackboneError(f"{what} has no pooled_output, which {self.name} needs")
-            if pooled.shape[-1] != config.pooled_width:
-                raise BackboneError(f"{what} has a pooled_output of width {pooled.shape[-1]}, {self.name} reads {config.pooled_width}")
-            pairs.append(tuple(t[torch.arange(batch) % len(t)].to(like) for t in (context, pooled)))
-        if not pairs:
-            raise BackboneError(f"{what} is empty")
-        return pairs
+    def class_conditioning(self, label: str) -> Conditioning:
+        if self.unconditional is None:
+            return super().class_conditioning(label)
+        if not label.strip():
+            return self.unconditional
+        return label_conditioning(find_class(label, self.model.conditions.classes, self.class_names, self.name))
+
+    def _like(self) -> Tensor:
+        """An empty tensor of the type and place that the model computes in."""
+        weight = next(self.model.parameters())
+        return torch.empty(0, dtype=weight.dtype, device=self.device or weight.device)
 
     def preview(self, wire: dict, x0: Tensor) -> Tensor | None:
         """A rough picture of the first x0 in a batch of tokens: [B, N, C·p·p] → [H, W, 3] in 0..1, or None."""
@@ -152,21 +156,22 @@ class Backbone(Dit):
         """
         self.check_tokens(wire)
         batch, grid, patch_size = wire["tokens"].shape[0], wire["grid"], wire["patch_size"]
-        like = next(self.model.parameters())
-        conds = self._conditioning(positive, "positive conditioning", batch, like)
-        unconds = [] if negative is None or cfg == 1 else self._conditioning(negative, "negative conditioning", batch, like)
+        like, conditions = self._like(), self.model.conditions
+        conds = batches(conditions, positive, "positive conditioning", self.name, batch, like)
+        negative = self.unconditional if negative is None else negative
+        unconds = []
+        if negative is not None and cfg != 1:
+            unconds = batches(conditions, negative, "negative conditioning", self.name, batch, like)
         parts = unconds + conds
-        length = lcm(*(context.shape[1] for context, _ in parts))
-        context = torch.cat([c.repeat(1, length // c.shape[1], 1) for c, _ in parts])
-        pooled = torch.cat([pooled for _, pooled in parts])
+        arguments = join(parts)
 
         def model(x: Tensor, t: Tensor) -> Tensor:
-            return self.model(x, grid, patch_size, t, context, pooled)
+            return self.model(x.to(like), grid, patch_size, t, **arguments).to(x)
 
         def predict_x0(x: Tensor, sigma: Tensor) -> Tensor:
-            batched = x.to(like).repeat(len(parts), 1, 1)
-            sigmas = sigma.to(like).expand(len(batched))
-            x0 = self.flow.predict_x0(model, batched, sigmas).to(x).unflatten(0, (len(parts), batch))
+            batched = x.repeat(len(parts), 1, 1)
+            sigmas = sigma.to(x).expand(len(batched))
+            x0 = self.flow.predict_x0(model, batched, sigmas).unflatten(0, (len(parts), batch))
             guided = x0[len(unconds):].mean(0)
             if unconds:
                 uncond = x0[:len(unconds)].mean(0)

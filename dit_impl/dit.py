@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from . import position
 from .blocks import DiTBlock, FinalLayer, VectorEmbedder, timestep_embedding
+from .conditioning import LabelConditions
 from .mmdit import Hidden
 
 
@@ -53,6 +54,10 @@ class DiT(nn.Module):
         self.patch_embedder = ops.Embedding(len(c.patch_sizes), width) if len(c.patch_sizes) > 1 else None
         self.blocks = nn.ModuleList(DiTBlock(width, c.heads, c.mlp_eps, ops) for _ in range(c.depth))
         self.final_layer = FinalLayer(width, answers, ops)
+
+    @property
+    def conditions(self) -> LabelConditions:
+        return LabelConditions(self.config.classes)
 
     def patch_embed(self, tokens: Tensor, patch_size: int) -> Tensor:
         """Raw tokens to the model's width: [B, N, C·p·p] → [B, N, D]."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from . import position
 from .blocks import FinalLayer, JointBlock, VectorEmbedder, timestep_embedding, zero_adaln
+from .conditioning import TextConditions
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,10 @@ class MMDiT(nn.Module):
             JointBlock(width, c.heads, c.qk_norm, dual=i in c.dual_blocks, last=i == c.depth - 1, ops=ops)
             for i in range(c.depth))
         self.final_layer = FinalLayer(width, values, ops, c.head_hidden)
+
+    @property
+    def conditions(self) -> TextConditions:
+        return TextConditions(self.config.context_width, self.config.pooled_width)
 
     def patch_embed(self, tokens: Tensor, patch_size: int) -> Tensor:
         """Raw tokens to the model's width: [B, N, C·p·p] → [B, N, D]. SD3 calls it a convolution of stride p; it is a matrix."""

@@ -1,9 +1,11 @@
 """The pack's ComfyUI nodes, in menu order."""
 
+from .class_label import ClassLabel
 from .denoise import AddNoise, Denoise, DenoiseStep, Schedule
 from .load import LoadEmbedded
-from .model import FromModel
+from .model import FromModel, ToModel
 from .patch import Patchify, Unpatchify
 from .vae import EmptyLatent, VAEDecode, VAEEncode
 
-NODES = [LoadEmbedded, FromModel, VAEEncode, VAEDecode, EmptyLatent, Patchify, Unpatchify, Schedule, AddNoise, DenoiseStep, Denoise]
+NODES = [LoadEmbedded, FromModel, ToModel, VAEEncode, VAEDecode, EmptyLatent, Patchify, Unpatchify, Schedule, AddNoise, DenoiseStep, Denoise,
+         ClassLabel]

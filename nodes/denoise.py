@@ -73,7 +73,8 @@ def _denoise_inputs(*steps):
                        tooltip="Guidance: how far to go from negative towards positive. 1 leaves negative out."),
         io.Combo.Input("solver", options=list(SOLVERS), default="euler",
                        tooltip="How a step is taken. heun calls the model twice a step; ddim is for DDPM models."),
-        io.Conditioning.Input("negative", optional=True, tooltip="What to go away from; needed for cfg other than 1."),
+        io.Conditioning.Input("negative", optional=True, tooltip="What to go away from; needed for cfg other than 1, but not by a class-conditional DiT, whose own "
+                               "no-class stands for it."),
     ]
 
 
@@ -85,7 +86,7 @@ def _denoise_outputs():
 
 
 def _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step) -> io.NodeOutput:
-    if negative is None and cfg != 1:
+    if negative is None and dit.unconditional is None and cfg != 1:
         raise ValueError(f"cfg {cfg:g} needs a negative conditioning; wire one, or set cfg to 1")
     dit.check_tokens(tokens)
     host.load(dit.modules())
