@@ -2,7 +2,7 @@
 
 from comfy_api.v0_0_2 import io
 
-from .wires import Dit, names_errors
+from .wires import Dit, dit_input, names_errors
 
 
 class FromModel(io.ComfyNode):
@@ -24,3 +24,23 @@ class FromModel(io.ComfyNode):
     def execute(cls, model) -> io.NodeOutput:
         from .model_dit import ModelDit  # there is no MODEL outside ComfyUI
         return io.NodeOutput(ModelDit(model))
+
+
+class ToModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksToModel",
+            display_name="DiT to MODEL",
+            category="DiT Blocks",
+            description="A DIT of the pack, of diffusers or of a training node as a MODEL, for KSampler, SamplerCustomAdvanced and the rest.",
+            search_aliases=["dit to model", "KSampler"],
+            inputs=[dit_input(tooltip="The DIT, sampled at its own patch size.")],
+            outputs=[io.Model.Output("model", display_name="model", tooltip="The same weights as a MODEL.")],
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, dit) -> io.NodeOutput:
+        from .dit_model import as_model  # MODEL is ComfyUI's own
+        return io.NodeOutput(as_model(dit))
