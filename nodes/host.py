@@ -1,5 +1,8 @@
-"""All that the nodes ask of the program they run in: device, progress with previews, interruption. Only this file touches `comfy`."""
+"""All that the nodes ask of the program they run in: device, progress with previews, interruption, folders. Only this file touches
+`comfy` and `folder_paths`."""
 
+import os
+from pathlib import Path
 from typing import Callable
 
 import torch
@@ -8,12 +11,16 @@ from torch import Tensor, nn
 try:
     import comfy.model_management as management
     import comfy.model_patcher
+    import comfy.ops
     import comfy.utils
+    import folder_paths
 except ImportError:  # outside ComfyUI
     management = None
 
 _progress: Callable | None = None
 _interrupted: Callable[[], bool] | None = None
+_models: Callable[[], Path] = lambda: Path("models")
+_save_path: Callable[[str], Path] | None = None
 PREVIEW_SIDE = 256
 
 
@@ -27,14 +34,60 @@ def listen(progress: Callable | None = None, interrupted: Callable[[], bool] | N
     _progress, _interrupted = progress, interrupted
 
 
-def load(modules: list[nn.Module]) -> None:
-    """Bring the pack's own models to the device that computes. ComfyUI's memory management holds them from then on."""
+def keep_in(models: Callable[[], Path], save_path: Callable[[str], Path]) -> None:
+    """Outside ComfyUI: the folder of models, and what to call the next file that is saved under a prefix in the output folder."""
+    global _models, _save_path
+    _models, _save_path = models, save_path
+
+
+def _files(kind: str, ending: str) -> dict[str, Path]:
+    """Files whose names end so, anywhere below the folders for this kind of model, by their path below it."""
+    roots = folder_paths.get_folder_paths(kind) if management else [_models() / kind]
+    found = {}
+    for root in roots:
+        for folder, _, names in os.walk(root, followlinks=True):
+            for name in names:
+                if name.endswith(ending):
+                    path = os.path.join(folder, name)
+                    found.setdefault(os.path.relpath(path, root), Path(path))
+    return dict(sorted(found.items()))
+
+
+def diffusers_folders() -> dict[str, Path]:
+    """The folders below models/diffusers that hold a model_index.json, by the name that a user picks."""
+    return {os.path.dirname(name) or ".": path.parent for name, path in _files("diffusers", "model_index.json").items()}
+
+
+def dit_files() -> dict[str, Path]:
+    """The safetensors files below models/diffusion_models, by the name that a user picks."""
+    return _files("diffusion_models", ".safetensors")
+
+
+def save_path(prefix: str) -> Path:
+    """`<prefix>_00001_.safetensors` in the output folder, or the next number. Raises ValueError for a prefix that leaves it."""
+    if not management:
+        return _save_path(prefix)
+    output = folder_paths.get_output_directory()
+    if not folder_paths.is_within_directory(output, os.path.join(output, os.path.dirname(os.path.normpath(prefix)))):
+        raise ValueError(f"filename_prefix {prefix!r} leaves the output folder")
+    folder, name, number, _, _ = folder_paths.get_save_image_path(prefix, output)
+    return Path(folder) / f"{name}_{number:05}_.safetensors"
+
+
+def ops():
+    """Where models take their layers from: ComfyUI's cast and offload their weights."""
+    return comfy.ops.manual_cast if management else nn
+
+
+def load(modules: list[nn.Module], memory: float = 0) -> None:
+    """Bring the pack's own models to the device that computes, with room for `memory` bytes beside them. ComfyUI's memory
+    management holds them from then on."""
     if management and modules:
         for module in modules:
             if not hasattr(module, "comfy_patcher"):
                 module.comfy_patcher = comfy.model_patcher.CoreModelPatcher(
                     module, management.get_torch_device(), management.unet_offload_device())
-        management.load_models_gpu([module.comfy_patcher for module in modules])
+        management.load_models_gpu([module.comfy_patcher for module in modules], memory_required=memory)
 
 
 def device() -> torch.device:

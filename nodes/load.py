@@ -1,9 +1,21 @@
-"""Where a DIT comes from."""
+"""Where a DIT comes from, and where it is kept."""
 
-from comfy_api.v0_0_2 import io
+from pathlib import Path
 
+from comfy_api.v0_0_2 import io, ui
+
+from ..dit_impl.dit_file import load_dit, save_dit
 from ..dit_impl.embedded import load_embedded
-from .wires import Dit, names_errors
+from . import host
+from .wires import Dit, dit_input, names_errors
+
+
+def _pick(name: str, known: dict[str, Path], what: str, where: str) -> Path:
+    """The path of a listed name: nothing outside ComfyUI's folders can be named."""
+    if name not in known:
+        some = ", ".join(list(known)[:10]) or "empty"
+        raise ValueError(f"{what} is one of those in {where} ({some}), not {name!r}")
+    return known[name]
 
 
 class LoadEmbedded(io.ComfyNode):
@@ -27,3 +39,49 @@ class LoadEmbedded(io.ComfyNode):
     @names_errors
     def execute(cls) -> io.NodeOutput:
         return io.NodeOutput(*load_embedded())
+
+
+class LoadCheckpoint(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksLoadCheckpoint",
+            display_name="Load DiT",
+            category="DiT Blocks",
+            description="A diffusion transformer from one safetensors file: what Save DiT wrote, or a published SD3, SD3.5 or DiT.",
+            search_aliases=["DiT loader", "checkpoint", "load diffusion model", "SD3", "DiT-XL", "块嵌入"],
+            inputs=[io.Combo.Input("file", options=list(host.dit_files()),
+                                   tooltip="A .safetensors file in models/diffusion_models. Pickles are never opened.")],
+            outputs=[Dit.Output("dit", display_name="dit", tooltip="The diffusion transformer, in the type its weights are stored in.")],
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, file) -> io.NodeOutput:
+        return io.NodeOutput(load_dit(_pick(file, host.dit_files(), "file", "models/diffusion_models"), host.ops(), host.device()))
+
+
+class SaveCheckpoint(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksSaveCheckpoint",
+            display_name="Save DiT",
+            category="DiT Blocks",
+            description="Write a DIT to one safetensors file in the output folder, with all that Load DiT needs to know of it. To load it, "
+                        "move it to models/diffusion_models.",
+            search_aliases=["save model", "export", "checkpoint"],
+            is_output_node=True,
+            inputs=[
+                dit_input(tooltip="The model to save."),
+                io.String.Input("filename_prefix", default="dit_blocks/dit",
+                                tooltip="Folder and beginning of the file's name, in the output folder. A number is put after it."),
+            ],
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, dit, filename_prefix) -> io.NodeOutput:
+        path = host.save_path(filename_prefix)
+        save_dit(dit, path)
+        return io.NodeOutput(ui=ui.PreviewText(f"saved as {path}"))

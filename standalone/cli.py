@@ -50,6 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("workflow", type=Path, help="a workflow's JSON, in the front end's or the API's form")
     run.add_argument("--out", type=Path, default=Path("output"), help="folder for the pictures (./output)")
     run.add_argument("--input", type=Path, default=Path("input"), help="folder that LoadImage reads from (./input)")
+    run.add_argument("--models", type=Path, default=Path("models"),
+                     help="folder of models, with diffusers and diffusion_models in it (./models)")
     run.add_argument("--set", dest="overrides", metavar="NODE.input=VALUE", action="append", default=[],
                      help="override a widget; NODE is a node's id or title")
     run.add_argument("--json", action="store_true", help="print one JSON object")
@@ -74,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: argparse.Namespace) -> int:
     from . import pack
     from .executor import Executor
-    from .folders import Folders
+    from .folders import Folders, use
     from .node_types import NodeType
     from .workflow import override, read_workflow, title
 
@@ -84,10 +86,11 @@ def _run(arguments: argparse.Namespace) -> int:
         raise WorkflowError(f"--out {arguments.out}: it is a file, not a folder")
     classes = pack.load()
     types = {name: NodeType(name, cls) for name, cls in classes.items()}
-    workflow = read_workflow(arguments.workflow, types)
-    for option in arguments.overrides:
-        override(workflow, option, types)
-    folders = Folders(arguments.input.absolute(), arguments.out.absolute())
+    folders = Folders(arguments.input.absolute(), arguments.out.absolute(), models=arguments.models.absolute())
+    with use(folders):
+        workflow = read_workflow(arguments.workflow, types)
+        for option in arguments.overrides:
+            override(workflow, option, types)
     executor = Executor(classes, folders)
     with _progress_line() as progress:
         pack.listen(progress.step if progress.shown else None)

@@ -1,4 +1,4 @@
-"""The input, output and temporary folders of the run that is going on."""
+"""The folders of the run that is going on."""
 
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,11 +16,13 @@ def _user() -> int:
 
 @dataclass(frozen=True)
 class Folders:
-    """Where pictures are read from and written to; `temp` is for previews."""
+    """Where pictures are read from and written to; `temp` is for previews; `models` has a folder for each kind of model, as in
+    ComfyUI: diffusers, diffusion_models."""
 
     input: Path = Path("input")
     output: Path = Path("output")
     temp: Path = field(default_factory=lambda: Path(tempfile.gettempdir()) / f"dit-blocks-{_user()}")
+    models: Path = Path("models")
 
     def of(self, kind: str) -> Path:
         return getattr(self, kind)

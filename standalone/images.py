@@ -27,12 +27,9 @@ def save_pngs(pictures: Tensor, prefix: str, kind: str, folder: Path, texts: dic
               compress_level: int = 4) -> list[dict[str, str]]:
     """[B, H, W, C] of 0..1 → `<prefix>_00001_.png` … in `folder`; `prefix` may name a folder below it."""
     height, width = pictures.shape[1:3]
-    below, stem = os.path.split(os.path.normpath(_fill_in(prefix, width, height)))
+    below, stem, number = numbered(prefix, kind, folder, width, height)
     target = folder / below
-    if not target.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"filename_prefix {prefix!r} leaves the {kind} folder")
     target.mkdir(parents=True, exist_ok=True)
-    number = _last_number(target, stem)
     results = []
     for index, picture in enumerate(pictures):
         number += 1
@@ -46,6 +43,15 @@ def save_pngs(pictures: Tensor, prefix: str, kind: str, folder: Path, texts: dic
                            lambda path: image.save(path, "PNG", pnginfo=info, compress_level=compress_level))
         results.append({"filename": name, "subfolder": below, "type": kind})
     return results
+
+
+def numbered(prefix: str, kind: str, folder: Path, width: int = 0, height: int = 0) -> tuple[str, str, int]:
+    """A filename_prefix → the folder it names below `folder`, the stem of the files there, and the last number they have."""
+    below, stem = os.path.split(os.path.normpath(_fill_in(prefix, width, height)))
+    target = folder / below
+    if not target.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"filename_prefix {prefix!r} leaves the {kind} folder")
+    return below, stem, _last_number(target, stem) if target.is_dir() else 0
 
 
 def load_picture(path: Path) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,11 @@
 """Loads the node pack without ComfyUI."""
 
 import asyncio
+from pathlib import Path
 from typing import Callable
 
-from . import comfy_api_standin, core_nodes
+from . import comfy_api_standin, core_nodes, images
+from .folders import current
 
 PYTHON_MODULE = "custom_nodes.dit_blocks"
 
@@ -12,6 +14,9 @@ def load() -> dict[str, type]:
     """Node classes by their id: the pack's own, and those of ComfyUI's core that its workflows use."""
     comfy_api_standin.install()
     from .. import comfy_entrypoint
+    from ..nodes import host
+
+    host.keep_in(lambda: current().models, _save_path)
 
     async def nodes() -> list[type]:
         extension = await comfy_entrypoint()
@@ -23,6 +28,13 @@ def load() -> dict[str, type]:
         cls.RELATIVE_PYTHON_MODULE = PYTHON_MODULE
         own[cls.GET_SCHEMA().node_id] = cls
     return core_nodes.NODES | own
+
+
+def _save_path(prefix: str) -> Path:
+    """The next `<prefix>_00001_.safetensors` in the output folder of the run."""
+    output = current().output
+    below, stem, number = images.numbered(prefix, "output", output)
+    return output / below / f"{stem}_{number + 1:05}_.safetensors"
 
 
 def listen(progress: Callable | None, interrupted: Callable[[], bool] | None = None) -> None:
