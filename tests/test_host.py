@@ -1,107 +1,22 @@
-"""The pack inside a real ComfyUI: it loads without a warning, says the same of its nodes, and draws the same pictures.
+"""The pack inside a real ComfyUI: it loads without a warning, says the same of its nodes, and draws the same pictures."""
 
-ComfyUI is looked for at COMFYUI_DIR, or where comfy-cli puts it; its Python is COMFYUI_PYTHON, or that folder's .venv.
-"""
-
-import io
 import json
-import os
-from pathlib import Path
-import signal
-import socket
-import subprocess
 import time
-import urllib.error
-import urllib.request
 
 import numpy as np
 from PIL import Image
 import pytest
 
-import dit_blocks
-from dit_blocks.standalone import core_nodes, pack
+from comfyui_host import ROOT, Host, needs_comfyui
+from dit_blocks.standalone import pack
 from dit_blocks.standalone.cli import main
 from dit_blocks.standalone.node_types import NodeType
 from dit_blocks.standalone.workflow import read_workflow
 
-ROOT = Path(dit_blocks.__file__).parent
-COMFYUI = Path(os.environ.get("COMFYUI_DIR", Path.home() / "comfy" / "ComfyUI"))
-PYTHON = Path(os.environ.get("COMFYUI_PYTHON", COMFYUI / ".venv" / "bin" / "python"))
-EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
+NEED_COMFYUI = ("sd3_5", "flux_dev", "ksampler_parity")  # test_host_workflows.py
+EXAMPLES = [path for path in sorted((ROOT / "example_workflows").glob("*.json")) if path.stem not in NEED_COMFYUI]
 
-pytestmark = [pytest.mark.host, pytest.mark.skipif(
-    not (COMFYUI / "main.py").exists() or not PYTHON.exists(),
-    reason=f"no ComfyUI at {COMFYUI} with a Python at {PYTHON} (set COMFYUI_DIR and COMFYUI_PYTHON)")]
-
-
-def example_png() -> bytes:
-    """The picture that standalone gives for ComfyUI's own example.png, as a file."""
-    pixels = (core_nodes.draw_example()[0] * 255).round().byte().numpy()
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-class Host:
-    """A running ComfyUI."""
-
-    def __init__(self, base: Path):
-        self.base = base
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.url = f"http://127.0.0.1:{probe.getsockname()[1]}"
-        (base / "custom_nodes").mkdir(parents=True)
-        (base / "custom_nodes" / "dit-blocks").symlink_to(ROOT, target_is_directory=True)
-        (base / "input").mkdir()
-        (base / "input" / "example.png").write_bytes(example_png())
-        self.log_path = base / "log.txt"
-        self.process = subprocess.Popen(
-            [PYTHON, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", self.url.rsplit(":")[-1], "--base-directory", base,
-             "--database-url", "sqlite:///:memory:", "--disable-api-nodes"],
-            cwd=COMFYUI, stdout=self.log_path.open("w"), stderr=subprocess.STDOUT)
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                self.get("/system_stats")
-                return
-            except (urllib.error.URLError, ConnectionError):
-                if self.process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"ComfyUI did not start:\n{self.log()[-3000:]}") from None
-                time.sleep(0.3)
-
-    def log(self) -> str:
-        return self.log_path.read_text(errors="replace")
-
-    def get(self, path: str):
-        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
-            return json.load(answer)
-
-    def post(self, path: str, body: dict):
-        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            text = answer.read()
-            return json.loads(text) if text else None
-
-    def run(self, prompt: dict, timeout: float = 120) -> dict:
-        """Queue a prompt and wait: → its history entry."""
-        prompt_id = self.post("/prompt", {"prompt": prompt})["prompt_id"]
-        return self.wait(prompt_id, timeout)
-
-    def wait(self, prompt_id: str, timeout: float = 120) -> dict:
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            history = self.get(f"/history/{prompt_id}")
-            if prompt_id in history:
-                return history[prompt_id]
-            time.sleep(0.1)
-        raise TimeoutError(prompt_id)
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGINT)
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
+pytestmark = needs_comfyui
 
 
 @pytest.fixture(scope="module")

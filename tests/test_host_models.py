@@ -1,52 +1,37 @@
 """MODELs of a real ComfyUI, small and random: stages in a row are the model's own forward, and the wires give what KSampler gives.
 
-ComfyUI is looked for as in test_host.py. All cases of a script run in one process under its Python; the scripts say what each does.
+All cases of a script run in one process under ComfyUI's Python; the scripts say what each does.
 """
 
+import importlib
 import json
-import os
-from pathlib import Path
-import runpy
 import subprocess
-import sys
 
 import pytest
 
-import dit_blocks
+from comfyui_host import COMFYUI, HERE, PYTHON, ROOT, needs_comfyui
 
-ROOT = Path(dit_blocks.__file__).parent
-HERE = Path(__file__).parent
-COMFYUI = Path(os.environ.get("COMFYUI_DIR", Path.home() / "comfy" / "ComfyUI"))
-PYTHON = Path(os.environ.get("COMFYUI_PYTHON", COMFYUI / ".venv" / "bin" / "python"))
-
-pytestmark = [pytest.mark.host, pytest.mark.skipif(
-    not (COMFYUI / "main.py").exists() or not PYTHON.exists(),
-    reason=f"no ComfyUI at {COMFYUI} with a Python at {PYTHON} (set COMFYUI_DIR and COMFYUI_PYTHON)")]
+pytestmark = needs_comfyui
+CASES = [(script, case) for script in ("host_stages_check", "host_model_check") for case in importlib.import_module(script).CASES]
 
 
-SCRIPTS = ("host_stages_check.py", "host_model_check.py")
+@pytest.fixture(scope="module")
+def packs(tmp_path_factory):
+    """A folder that holds the pack under its package name."""
+    folder = tmp_path_factory.mktemp("packs")
+    (folder / "dit_blocks").symlink_to(ROOT, target_is_directory=True)
+    return folder
 
 
-def cases(script: str) -> list[str]:
-    """The names of all cases, read as the other Python will read them."""
-    sys.path.insert(0, str(HERE))
-    try:
-        return list(runpy.run_path(str(HERE / script))["CASES"])
-    finally:
-        sys.path.remove(str(HERE))
-
-
-@pytest.fixture(scope="module", params=SCRIPTS)
-def errors(request, tmp_path_factory) -> dict[str, str | None]:
+@pytest.fixture(scope="module")
+def errors(request, packs) -> dict[str, str | None]:
     """Case → None, or how it failed."""
-    packs = tmp_path_factory.mktemp("packs")
-    (packs / "dit_blocks").symlink_to(ROOT, target_is_directory=True)
-    done = subprocess.run([PYTHON, HERE / request.param, COMFYUI, packs], capture_output=True, text=True, timeout=600)
+    done = subprocess.run([PYTHON, HERE / f"{request.param}.py", COMFYUI, packs], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"case"')]
     return {line["case"]: line["error"] for line in lines}
 
 
-@pytest.mark.parametrize("errors,case", [(script, case) for script in SCRIPTS for case in cases(script)], indirect=["errors"])
+@pytest.mark.parametrize("errors,case", CASES, indirect=["errors"])
 def test_case(errors, case):
     assert errors[case] is None, errors[case]

@@ -1,0 +1,73 @@
+"""The example workflows that need ComfyUI: over its MODELs, or with nodes that standalone does not have."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from comfyui_host import HERE, ROOT, Host, needs_comfyui
+from dit_blocks.standalone.cli import main
+from dit_blocks.standalone.workflow import parse_workflow
+
+pytestmark = needs_comfyui
+EXAMPLES = ROOT / "example_workflows"
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory):
+    running = Host(tmp_path_factory.mktemp("comfyui"), **{"small_models.py": HERE / "host_small_pack.py"})
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def types(host) -> dict:
+    """Every node of the host, as the reader of workflows asks for it."""
+    return {name: SimpleNamespace(info=lambda info=info: info) for name, info in host.get("/object_info").items()}
+
+
+def prompt_of(name: str, types: dict) -> dict:
+    return parse_workflow(json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8")), types).prompt
+
+
+def pictures(host, prompt: dict) -> dict[str, np.ndarray]:
+    """Run: → prefix → picture."""
+    entry = host.run(prompt)
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    saved = [image for output in entry["outputs"].values() for image in output.get("images", ())]
+    return {image["filename"].rsplit("_", 2)[0]: np.asarray(Image.open(host.base / "output" / image["subfolder"] / image["filename"]))
+            for image in saved}
+
+
+def test_ksampler_and_the_wires_draw_the_same(host, types):
+    drawn = pictures(host, prompt_of("ksampler_parity", types))
+    assert np.array_equal(drawn["parity_ksampler"], drawn["parity_wires"]) and drawn["parity_wires"].std() > 5
+    assert not drawn["parity_difference"].any()
+
+
+@pytest.mark.parametrize("name,architecture,files", [
+    ("sd3_5", "sd3", {"ckpt_name": "sd3.5_large_fp8_scaled.safetensors"}),
+    ("flux_dev", "flux_dev", {"unet_name": "flux1-dev.safetensors", "clip_name1": "clip_l.safetensors",
+                              "clip_name2": "t5xxl_fp16.safetensors", "vae_name": "ae.safetensors"})])
+def test_a_workflow_over_a_model_runs(host, types, name, architecture, files):
+    prompt = prompt_of(name, types)
+    inputs = {key: value for node in prompt.values() for key, value in node["inputs"].items()}
+    assert files.items() <= inputs.items()
+    for node in prompt.values():
+        if f"Small{node['class_type']}" in types:
+            node |= {"class_type": f"Small{node['class_type']}", "inputs": {"architecture": architecture}}
+        elif node["class_type"] == "EmptySD3LatentImage":
+            node["inputs"] |= {"width": 64, "height": 48}
+        elif node["class_type"] == "DiTBlocksSchedule":
+            node["inputs"]["steps"] = 3
+    (picture,) = pictures(host, prompt).values()
+    assert picture.shape == (48, 64, 3) and picture.std() > 1
+
+
+@pytest.mark.parametrize("name", ["sd3_5", "flux_dev", "ksampler_parity"])
+def test_standalone_says_which_nodes_it_lacks(name, tmp_path, capsys):
+    assert main(["run", str(EXAMPLES / f"{name}.json"), "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "\n" not in said.strip() and ("KSampler" if name == "ksampler_parity" else "Loader") in said
