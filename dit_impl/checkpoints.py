@@ -41,14 +41,14 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
 
 
 def load_model(source: str | Path | Mapping[str, Tensor], config: Config | Mapping | None = None, *,
-               dtype: torch.dtype | None = torch.float32, ops=nn) -> MMDiT | DiT:
+               dtype: torch.dtype | None = torch.float32, ops=nn, name: str = "checkpoint") -> MMDiT | DiT:
     """A model from a safetensors file or a state dict: our own format, SD3's, DiT's, or diffusers' of either.
 
     `config` is a diffusers config.json, for what shapes do not tell (heads, sample_size), or our own architecture where
-    the tensors carry none. dtype None keeps what is stored. Raises CheckpointError.
+    the tensors carry none. dtype None keeps what is stored. `name` is what messages call a state dict. Raises CheckpointError.
     """
     if isinstance(source, Mapping):
-        name, tensors, metadata = "checkpoint", dict(source), {}
+        tensors, metadata = dict(source), {}
     else:
         name, (tensors, metadata) = str(source), read_safetensors(source)
     try:

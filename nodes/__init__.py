@@ -2,10 +2,10 @@
 
 from .class_label import ClassLabel
 from .denoise import AddNoise, Denoise, DenoiseStep, Schedule
-from .load import LoadCheckpoint, LoadEmbedded, SaveCheckpoint
+from .load import LoadCheckpoint, LoadDiffusers, LoadEmbedded, SaveCheckpoint
 from .model import FromModel, ToModel
 from .patch import Patchify, Unpatchify
 from .vae import EmptyLatent, VAEDecode, VAEEncode
 
-NODES = [LoadEmbedded, FromModel, ToModel, LoadCheckpoint, SaveCheckpoint, VAEEncode, VAEDecode, EmptyLatent, Patchify, Unpatchify, Schedule,
+NODES = [LoadEmbedded, FromModel, ToModel, LoadDiffusers, LoadCheckpoint, SaveCheckpoint, VAEEncode, VAEDecode, EmptyLatent, Patchify, Unpatchify, Schedule,
          AddNoise, DenoiseStep, Denoise, ClassLabel]

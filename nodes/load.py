@@ -4,6 +4,7 @@ from pathlib import Path
 
 from comfy_api.v0_0_2 import io, ui
 
+from ..dit_impl.diffusers_folder import load_folder
 from ..dit_impl.dit_file import load_dit, save_dit
 from ..dit_impl.embedded import load_embedded
 from . import host
@@ -39,6 +40,33 @@ class LoadEmbedded(io.ComfyNode):
     @names_errors
     def execute(cls) -> io.NodeOutput:
         return io.NodeOutput(*load_embedded())
+
+
+class LoadDiffusers(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksLoadDiffusers",
+            display_name="Load DiT (diffusers)",
+            category="DiT Blocks",
+            description="A model as the diffusers library saves it, with its text encoders and VAE: SD3, SD3.5, DiT, PixArt or Flux. Nothing is "
+                        "downloaded and no pickle is opened.",
+            search_aliases=["DiffusersLoader", "Hugging Face", "SD3", "Flux", "PixArt", "DiT-XL", "ImageNet", "块嵌入"],
+            inputs=[io.Combo.Input("folder", options=list(host.diffusers_folders()),
+                                   tooltip="A folder in models/diffusers with a model_index.json.")],
+            outputs=[
+                Dit.Output("dit", display_name="dit", tooltip="The diffusion transformer, in the type its weights are stored in."),
+                io.Clip.Output("clip", display_name="clip", tooltip="Its text encoders; also for core's CLIP Text Encode. They are read when the "
+                               "first prompt comes. A class-conditional DiT has none: use Class Label."),
+                io.Vae.Output("vae", display_name="vae", tooltip="Its VAE; also for core's VAE Encode and VAE Decode."),
+            ],
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, folder) -> io.NodeOutput:
+        path = _pick(folder, host.diffusers_folders(), "folder", "models/diffusers")
+        return io.NodeOutput(*load_folder(path, host.ops(), host.device(), host.load))
 
 
 class LoadCheckpoint(io.ComfyNode):

@@ -1,0 +1,97 @@
+"""The files of a diffusers folder: JSON, safetensors in one piece or in shards, and which library's class each part is."""
+
+from collections.abc import Mapping
+import json
+from pathlib import Path
+from typing import NoReturn, Protocol
+
+from torch import nn
+
+from .checkpoints import CheckpointError
+
+VARIANTS = ("", ".fp16", ".bf16")
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+
+
+class Load(Protocol):
+    """Brings models to the device that computes, with room for `memory` bytes beside them."""
+
+    def __call__(self, modules: list[nn.Module], memory: float = 0) -> None: ...
+
+
+class Unavailable:
+    """Stands where a part of a model can't be: whatever is asked of it, it says why."""
+
+    def __init__(self, reason: str):
+        self._reason = reason
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise ValueError(self._reason)
+
+
+def _shown(path: Path) -> str:
+    """`folder/part/file`, without where the models are kept."""
+    return "/".join(path.parts[-2:] if path.name == "model_index.json" else path.parts[-3:])
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object. Raises CheckpointError; one that asks for code of its own is refused."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{_shown(path)}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{_shown(path)}: not JSON ({' '.join(str(error).split())[:100]})") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{_shown(path)}: not a JSON object")
+    if "auto_map" in values:
+        raise CheckpointError(f"{_shown(path)}: auto_map asks to run code of the model's own (trust_remote_code), which is never done")
+    return values
+
+
+def part_of(folder: Path, index: Mapping, part: str, library: str) -> str | None:
+    """The class that model_index.json gives a part, None where it gives none. Only these libraries' own classes are run."""
+    entry = index.get(part)
+    if entry is None or entry == [None, None]:
+        if part.startswith("text_encoder") or part.startswith("tokenizer"):
+            return None
+        raise CheckpointError(f"{folder.name}/model_index.json names no {part}")
+    if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(item, str) for item in entry):
+        raise CheckpointError(f"{folder.name}/model_index.json: {part} is {str(entry)[:80]}, not [library, class]")
+    if entry[0] != library:
+        raise CheckpointError(f"{folder.name}: its {part} is from {entry[0][:80]!r}; only classes of {library} are run, "
+                              "never code that comes with a model")
+    return entry[1]
+
+
+def variant_of(folder: Path, stem: str) -> str:
+    """Which of the variants of a part's weights are there: "", "fp16" or "bf16". Raises CheckpointError where there is none."""
+    for variant in VARIANTS:
+        if (folder / f"{stem}{variant}.safetensors").is_file() or (folder / f"{stem}.safetensors.index{variant}.json").is_file():
+            return variant.removeprefix(".")
+    pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLES)
+    if pickles:
+        raise CheckpointError(f"{'/'.join(folder.parts[-2:])} has only pickles ({pickles[0]}), which can run code and are never opened: "
+                              "save it with safe_serialization=True")
+    raise CheckpointError(f"{'/'.join(folder.parts[-2:])} has no {stem}.safetensors and no {stem}.safetensors.index.json")
+
+
+def shards(folder: Path, stem: str) -> list[Path]:
+    """The safetensors files that a part's weights are in. Raises CheckpointError, which names one that is missing."""
+    variant = variant_of(folder, stem)
+    whole = folder / ".".join(filter(None, (stem, variant, "safetensors")))
+    if whole.is_file():
+        return [whole]
+    index = folder / ".".join(filter(None, (stem, "safetensors.index", variant, "json")))
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise CheckpointError(f"{_shown(index)}: its weight_map does not say which file each weight is in")
+    found = sorted(set(names.values()))
+    for name in found:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(f"{_shown(index)}: {name[:80]!r} is not the name of a safetensors file beside it")
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{'/'.join(folder.parts[-2:])}: the shard {name} is missing ({len(found)} are named in {index.name})")
+    return [folder / name for name in found]
