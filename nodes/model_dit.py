@@ -15,7 +15,7 @@ from torch import Tensor
 from ..dit_impl.backbone import BackboneError, Conditioning, Dit
 from ..dit_impl.denoise import Report, check_step, last_step, walk, with_noise
 from ..dit_impl.tokens import LatentFormat, into_dit_space, latent_format, out_of_dit_space, to_latent, to_tokens, unfold
-from .stages import Stages, stages_of
+from .stages import Stages, StagesError, stages_of
 
 
 def read_latent_format(host_format) -> LatentFormat:
@@ -77,6 +77,17 @@ class ModelDit(Dit):
         """The MODEL's transformer in stages. Raises StagesError where there is no adapter for its architecture."""
         return stages_of(self.model.model.diffusion_model)
 
+    def check_conditioning(self, conditioning: Conditioning, what: str) -> None:
+        """Raise BackboneError for text of another width than the model reads, where a stage adapter knows it."""
+        try:
+            width = self.stages.context_width
+        except StagesError:
+            return
+        for context, _ in conditioning:
+            if context.shape[-1] != width:
+                raise BackboneError(f"{what} has width {context.shape[-1]}, {self.name} reads width {width}: "
+                                    "use the CLIP that goes with this model")
+
     def fold(self, latent: dict, patch_size: int = 0) -> dict:
         samples = comfy.sample.fix_empty_latent_channels(
             self.model, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal"))
@@ -121,7 +132,10 @@ class ModelDit(Dit):
         self.previewer = latent_preview.get_previewer(self.model.load_device, self.model.model.latent_format)
         sampler = TokenSampler(wire, clean, noise, solver, start_step, end_step, report)
         guider = comfy.samplers.CFGGuider(self.model)
-        guider.inner_set_conds({"positive": positive, **({} if negative is None else {"negative": negative})})
+        conditionings = {"positive": positive, **({} if negative is None else {"negative": negative})}
+        for what, conditioning in conditionings.items():
+            self.check_conditioning(conditioning, f"{what} conditioning")
+        guider.inner_set_conds(conditionings)
         guider.set_cfg(cfg)
         guider.sample(noise, latent, sampler, sigmas, denoise_mask=wire.get("noise_mask"), disable_pbar=True,
                       seed=None if start is None else start["seed"])

@@ -8,6 +8,7 @@ import json
 import logging
 import resource
 import statistics
+import subprocess
 import sys
 import time
 import traceback
@@ -139,6 +140,24 @@ def as_fast_as_ksampler(name, make):
     assert ratio <= 1.1, rounds
 
 
+def peak_memory(run) -> int:
+    """Bytes that 6 steps by `run` take at most, each in a process of its own."""
+    done = subprocess.run([sys.executable, *sys.argv[:3], "--peak", run.__name__], capture_output=True, text=True, check=True)
+    return int(done.stdout.splitlines()[-1])
+
+
+def print_peak(run) -> None:
+    model, positive, negative, _ = MODELS["flux_dev"]()
+    run(model, positive, negative, torch.randn(1, 16, 96, 96), steps=6)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def as_small_as_ksampler(name, make):
+    ours, core = peak_memory(wires), peak_memory(ksampler)
+    print(json.dumps({"wires": ours, "ksampler": core, "ratio": round(ours / core, 3)}), file=sys.stderr, flush=True)
+    assert ours <= core * 1.02
+
+
 def dit_to_model(name=None, make=None):
     """KSampler on the embedded model draws what Denoise draws; a LoRA on that MODEL leaves the DIT as it was."""
     import comfy.sd
@@ -189,6 +208,7 @@ def refusals(name, make):
             raise AssertionError(f"not refused: {message}")
     refused("Patchify: the model's latents have 16 channels, this one has 4", samples=torch.randn(1, 4, 8, 8))
     refused("DiT Denoise: cfg 4 needs a negative conditioning", negative=None)
+    refused("DiT Denoise: positive conditioning has width 33, SD3 (MODEL) reads width 32", positive=[[torch.zeros(1, 7, 33), {}]])
     refused("DiT Denoise: ddim is for DDPM models", sampler="ddim")
 
 
@@ -207,6 +227,7 @@ SOME = {
     "patches are kept": (keeps_patches, ("sd3", "flux_dev", "wan")),
     "regions are kept": (keeps_regions_and_windows, ("sd3", "flux_dev")),
     "cancelled runs": (keeps_what_it_samples, ("sd3",)),
+    "peak memory": (as_small_as_ksampler, ("flux_dev",)),
     "speed": (as_fast_as_ksampler, ("flux_dev",)),
     "refusals": (refusals, ("sd3",)),
     "batch index": (lambda name, make: same(make(batch=2), batch_index=[3, 1]), ("sd3",)),
@@ -221,6 +242,9 @@ def main(comfyui: str, packs: str, *only: str) -> None:
     sys.path.insert(1, packs)
     import comfy.sd  # noqa: F401  sets up logging
     logging.getLogger().setLevel(logging.ERROR)
+    if only[:1] == ("--peak",):
+        with torch.inference_mode():
+            return print_peak({run.__name__: run for run in (wires, ksampler)}[only[1]])
     for case, (check, name) in CASES.items():
         if only and not any(word in case for word in only):
             continue

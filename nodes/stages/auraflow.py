@@ -9,6 +9,7 @@ from .base import Hidden, Stages, or_replaced, own_options
 class AuraFlowStages(Stages):
     name = "AuraFlow"
     upstream = "comfy.ldm.aura.mmdit.MMDiT"
+    reads_text = "cond_seq_linear"
     rewritten = ("forward", "_forward")
     needs = ("cond_seq_linear", "register_tokens", "t_embedder", "patchify", "init_x_linear", "apply_pos_embeds", "double_layers",
              "single_layers", "modF", "final_linear", "unpatchify")

@@ -45,6 +45,7 @@ class Stages:
     upstream: str                 # the class followed
     rewritten: tuple[str, ...]    # its methods that the stages stand for
     needs: tuple[str, ...]        # attributes that the stages call
+    reads_text: str               # the linear layer that text comes in by
 
     def __init__(self, model: nn.Module):
         """`model` is loaded: what a patch puts in place of one of its methods shows only then."""
@@ -67,6 +68,11 @@ class Stages:
     @property
     def patch_size(self) -> int:
         return self.model.patch_size
+
+    @property
+    def context_width(self) -> int:
+        """The width of the text tokens that the model reads."""
+        return self.model.get_submodule(self.reads_text).in_features
 
     def condition(self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, **kwargs) -> Hidden:
         """Embed time and text, and keep the latent [B, C, H, W]. Takes what forward takes, and ignores only what forward ignores."""

@@ -10,6 +10,7 @@ from .base import Hidden, Stages, or_replaced, own_options, places, post_input, 
 class FluxStages(Stages):
     name = "Flux"
     upstream = "comfy.ldm.flux.model.Flux"
+    reads_text = "txt_in"
     rewritten = ("forward", "_forward", "forward_orig")
     needs = ("params", "process_img", "img_in", "time_in", "vector_in", "txt_norm", "txt_in", "pe_embedder", "double_blocks",
              "single_blocks", "final_layer")

@@ -13,6 +13,7 @@ from .base import Hidden, Stages, StagesError, own_options
 class LuminaStages(Stages):
     name = "Lumina 2 and Z-Image"
     upstream = "comfy.ldm.lumina.model.NextDiT"
+    reads_text = "cap_embedder.1"
     rewritten = ("forward", "_forward", "patchify_and_embed", "embed_all")
     needs = ("t_embedder", "time_scale", "clip_text_pooled_proj", "embed_cap", "context_refiner", "x_embedder", "pad_tokens_multiple",
              "rope_embedder", "noise_refiner", "layers", "final_layer", "unpatchify")

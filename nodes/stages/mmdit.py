@@ -9,6 +9,7 @@ from .base import Hidden, Stages, StagesError, or_replaced, own_options, residua
 class MMDiTStages(Stages):
     name = "MMDiT"
     upstream = "comfy.ldm.modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper"
+    reads_text = "context_embedder"
     rewritten = ("forward", "forward_core_with_concat")
     needs = ("context_processor", "context_embedder", "register_length", "t_embedder", "y_embedder", "x_embedder", "cropped_pos_embed",
              "joint_blocks", "final_layer", "unpatchify")

@@ -9,6 +9,7 @@ from .base import Hidden, Stages, own_options
 class PixArtStages(Stages):
     name = "PixArt"
     upstream = "comfy.ldm.pixart.pixartms.PixArtMS"
+    reads_text = "y_embedder.y_proj.fc1"
     rewritten = ("forward", "forward_orig")
     needs = ("micro_conditioning", "pe_interpolation", "pe_precision", "hidden_size", "t_embedder", "t_block", "y_embedder", "x_embedder",
              "blocks", "final_layer", "unpatchify", "pred_sigma", "in_channels")

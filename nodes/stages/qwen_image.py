@@ -9,6 +9,7 @@ from .base import Hidden, Stages, or_replaced, own_options, places, post_input, 
 class QwenImageStages(Stages):
     name = "Qwen-Image"
     upstream = "comfy.ldm.qwen_image.model.QwenImageTransformer2DModel"
+    reads_text = "txt_in"
     rewritten = ("forward", "_forward")
     needs = ("process_img", "img_in", "txt_norm", "txt_in", "time_text_embed", "pe_embedder", "transformer_blocks", "norm_out", "proj_out")
 

@@ -9,6 +9,7 @@ from .base import Hidden, Stages, or_replaced, own_options
 class WanStages(Stages):
     name = "Wan"
     upstream = "comfy.ldm.wan.model.WanModel"
+    reads_text = "text_embedding.0"
     rewritten = ("forward", "_forward", "forward_orig")
     needs = ("patch_embedding", "rope_encode", "freq_dim", "dim", "time_embedding", "time_projection", "text_embedding", "img_emb",
              "ref_conv", "blocks", "head", "unpatchify")
