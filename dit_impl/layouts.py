@@ -126,8 +126,8 @@ def count(value: int, unit: int, what: str) -> int:
     return value // unit
 
 
-def head_count(width: int, shapes: Shapes, q_norm: str, settings: Mapping, otherwise: int) -> int:
-    """From the length of the query norm, else from config.json, else as given."""
+def head_count(width: int, shapes: Shapes, q_norm: str, settings: Mapping, usual: int | None = None) -> int:
+    """From the length of the query norm, else from config.json, else as is usual, else so that each is 64 wide."""
     if q_norm in shapes.tensors:
         return count(width, shapes(q_norm, 1)[0], "width")
     if "num_attention_heads" in settings:
@@ -135,7 +135,7 @@ def head_count(width: int, shapes: Shapes, q_norm: str, settings: Mapping, other
         if not isinstance(heads, int) or heads < 1 or width % heads:
             raise LayoutError(f"num_attention_heads {heads!r} does not divide width {width}")
         return heads
-    return otherwise
+    return usual or count(width, HEAD_DIM, "width")
 
 
 def read_sd3(shapes: Shapes, settings: Mapping) -> MMDiTConfig:
@@ -145,7 +145,7 @@ def read_sd3(shapes: Shapes, settings: Mapping) -> MMDiTConfig:
     q_norm = "joint_blocks.0.x_block.attn.ln_q.weight"
     return MMDiTConfig(
         (patch_size,), channels, width, shapes.depth("joint_blocks"),
-        heads=head_count(width, shapes, q_norm, settings, count(width, HEAD_DIM, "width")),
+        heads=head_count(width, shapes, q_norm, settings),
         context_width=shapes("context_embedder.weight", 2)[1], pooled_width=shapes("y_embedder.mlp.0.weight", 2)[1],
         qk_norm=shapes.has(r"joint_blocks\.\d+\..*\.ln_q\.weight"),
         dual_blocks=shapes.numbers(r"joint_blocks\.(\d{1,4})\.x_block\.attn2\."),
@@ -167,7 +167,7 @@ def read_sd3_diffusers(shapes: Shapes, settings: Mapping) -> MMDiTConfig:
     q_norm = "transformer_blocks.0.attn.norm_q.weight"
     return MMDiTConfig(
         (patch_size,), channels, width, shapes.depth("transformer_blocks"),
-        heads=head_count(width, shapes, q_norm, settings, count(width, HEAD_DIM, "width")),
+        heads=head_count(width, shapes, q_norm, settings),
         context_width=shapes("context_embedder.weight", 2)[1],
         pooled_width=shapes("time_text_embed.text_embedder.linear_1.weight", 2)[1],
         qk_norm=shapes.has(r"transformer_blocks\.\d+\.attn2?\.norm_q\.weight"),
@@ -205,11 +205,10 @@ def sd3_diffusers_rules(config: MMDiTConfig) -> Rules:
 def dit_config(shapes: Shapes, settings: Mapping, kernel: str, table: str, head: str, blocks: str, **details) -> DiTConfig:
     """What both layouts of DiT tell, by the keys that tell it."""
     width, channels, patch_size, _ = shapes(kernel, 4)
-    heads = DIT_HEADS.get(width) or count(width, HEAD_DIM, "width")
     answers = count(shapes(head, 2)[0], patch_size ** 2, "number of rows of the head")
     return DiTConfig(
         (patch_size,), channels, width, shapes.depth(blocks),
-        heads=head_count(width, shapes, "", settings, heads),
+        heads=head_count(width, shapes, "", settings, DIT_HEADS.get(width)),
         classes=shapes(table, 2)[0] - 1, learn_sigma=answers == 2 * channels, **details)
 
 

@@ -72,6 +72,7 @@ class Flux(nn.Module):
             img_ids=places.flatten(0, 1), txt_ids=places.new_zeros(context.shape[1], 3), return_dict=False)[0]
 
 
+DEPTHS = ("num_layers", "num_single_layers")
 WRAPPERS = {"PixArtTransformer2DModel": PixArt, "FluxTransformer2DModel": Flux}
 
 
@@ -96,7 +97,7 @@ def wrap(class_name: str, settings: Mapping, downscale: int, tensors: Mapping[st
     try:
         with torch.device("meta"):
             transformer = cls.from_config(settings)
-        shallow = cls.from_config({**settings, "num_layers": 0})
+        shallow = cls.from_config({**settings, **{depth: 0 for depth in DEPTHS if depth in known}})
     except Exception as error:  # whatever a class makes of settings that do not fit it
         raise CheckpointError(f"{name}: its config.json describes no {class_name}: {' '.join(str(error).split())[:200]}") from None
     load_strictly(transformer, tensors, name, dtype=None)

@@ -34,7 +34,7 @@ def sd3(sample_size: int = 16) -> SD3Transformer2DModel:
 
 def dit() -> DiTTransformer2DModel:
     model = randomised(DiTTransformer2DModel(
-        num_attention_heads=4, attention_head_dim=16, in_channels=4, out_channels=8, num_layers=2, sample_size=8, patch_size=2,
+        num_attention_heads=4, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2, sample_size=8, patch_size=2,
         num_embeds_ada_norm=5))
     for block in model.transformer_blocks:  # published ones hold the same embedding in every block
         block.norm1.emb.load_state_dict(model.transformer_blocks[0].norm1.emb.state_dict())
