@@ -20,15 +20,15 @@ class Load(Protocol):
 
 
 class Unavailable:
-    """Stands where a part of a model can't be: whatever is asked of it, it says why."""
+    """Stands where a CLIP or a VAE can't be: whichever call ComfyUI's nodes make of it, it says why."""
 
     def __init__(self, reason: str):
-        self._reason = reason
+        self.reason = reason
 
-    def __getattr__(self, name: str) -> NoReturn:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        raise ValueError(self._reason)
+    def _refuse(self, *_, **__) -> NoReturn:
+        raise ValueError(self.reason)
+
+    tokenize = encode_from_tokens = encode_from_tokens_scheduled = encode = decode = encode_tiled = decode_tiled = _refuse
 
 
 def _shown(path: Path) -> str:

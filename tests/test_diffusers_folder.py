@@ -289,6 +289,7 @@ def test_parts_that_can_t_be_say_so_when_they_are_used(folder, monkeypatch):
     _, clip, vae = load_folder(folder("DiT"))
     with pytest.raises(ValueError, match="^DiT takes class labels, not text: use Class Label$"):
         clip.tokenize("a dog")
+    assert not hasattr(clip, "is_dynamic")  # which ComfyUI's cache asks of every output
     path = folder("SD3")
     monkeypatch.setitem(__import__("sys").modules, "diffusers", None)
     _, clip, vae = load_folder(path)
