@@ -6,6 +6,7 @@ Read from its own files alone, local safetensors and JSON: no hub is asked, no p
 from collections.abc import Mapping
 import math
 from pathlib import Path
+from typing import Any, Callable
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +24,16 @@ OURS = ("SD3Transformer2DModel", "DiTTransformer2DModel")
 KNOWN = (*OURS, *WRAPPERS)
 LEGACY = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}  # Transformer2DModel's, by norm_type
 SAMPLE_SIZE = {"DiTTransformer2DModel": 32}  # side of the latents that a class is for, where its config.json does not say
+PUBLISHED_VAE = [128, 256, 512, 512]  # widths of SD's, SDXL's, SD3's and Flux's autoencoder
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 
+HostVAE = Callable[[dict[str, Tensor]], Any]  # weights in diffusers' names → a VAE of the host's own, or None
 
-def load_folder(folder: Path, ops=nn, device: torch.device | None = None, load: Load = lambda modules, memory=0: None
-                ) -> tuple[Backbone, DiffusersCLIP | Unavailable, DiffusersVAE | Unavailable]:
-    """→ the folder's transformer, text encoders and VAE. `load` brings the latter two to the device before they are used.
+
+def load_folder(folder: Path, ops=nn, device: torch.device | None = None, load: Load = lambda modules, memory=0: None,
+                host_vae: HostVAE = lambda tensors: None) -> tuple[Backbone, DiffusersCLIP | Unavailable, Any]:
+    """→ the folder's transformer, text encoders and VAE. `load` brings the latter two to the device before they are used; a host
+    that has a VAE of the published size runs it itself.
 
     Raises CheckpointError; what is only missing a library says so when it is used.
     """
@@ -44,7 +49,8 @@ def load_folder(folder: Path, ops=nn, device: torch.device | None = None, load: 
     cells = settings.get("sample_size", SAMPLE_SIZE.get(class_name, 128))
     dit = Backbone(model.eval().requires_grad_(False), space, _flow(folder, index, (cells // model.config.patch_sizes[0]) ** 2),
                    folder.resolve().name, downscale, cells * downscale, class_names=_class_names(folder, index), device=device)
-    return dit, _clip(folder, index, class_name, settings, dit.name, load), _vae(folder, load)
+    vae = (host_vae(_tensors(folder / "vae")) if vae_settings["block_out_channels"] == PUBLISHED_VAE else None) or _vae(folder, load)
+    return dit, _clip(folder, index, class_name, settings, dit.name, load), vae
 
 
 def _transformer(folder: Path, index: Mapping) -> tuple[str, dict]:
@@ -61,11 +67,17 @@ def _transformer(folder: Path, index: Mapping) -> tuple[str, dict]:
     return class_name, settings
 
 
-def _load_transformer(folder: Path, class_name: str, settings: Mapping, downscale: int, ops) -> nn.Module:
-    """The transformer, in the type its weights are stored in: ours where we have the architecture, else the library's."""
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    """All shards of a part."""
     tensors: dict[str, Tensor] = {}
     for shard in shards(folder, "diffusion_pytorch_model"):
         tensors |= read_safetensors(shard)[0]
+    return tensors
+
+
+def _load_transformer(folder: Path, class_name: str, settings: Mapping, downscale: int, ops) -> nn.Module:
+    """The transformer, in the type its weights are stored in: ours where we have the architecture, else the library's."""
+    tensors = _tensors(folder)
     name = f"{folder.parent.name}/{folder.name}"
     if class_name in OURS:
         return load_model(tensors, settings, dtype=None, ops=ops, name=name)

@@ -79,6 +79,16 @@ def ops():
     return comfy.ops.manual_cast if management else nn
 
 
+def vae(tensors: dict[str, Tensor]):
+    """ComfyUI's own VAE over these weights, in diffusers' names; None outside ComfyUI."""
+    if not management:
+        return None
+    import comfy.sd
+    made = comfy.sd.VAE(sd=tensors)
+    made.throw_exception_if_invalid()
+    return made
+
+
 def load(modules: list[nn.Module], memory: float = 0) -> None:
     """Bring the pack's own models to the device that computes, with room for `memory` bytes beside them. ComfyUI's memory
     management holds them from then on."""

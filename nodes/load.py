@@ -66,7 +66,7 @@ class LoadDiffusers(io.ComfyNode):
     @names_errors
     def execute(cls, folder) -> io.NodeOutput:
         path = _pick(folder, host.diffusers_folders(), "folder", "models/diffusers")
-        return io.NodeOutput(*load_folder(path, host.ops(), host.device(), host.load))
+        return io.NodeOutput(*load_folder(path, host.ops(), host.device(), host.load, host.vae))
 
 
 class LoadCheckpoint(io.ComfyNode):

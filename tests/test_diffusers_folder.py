@@ -213,6 +213,17 @@ def test_a_half_precision_vae_that_would_overflow_is_run_in_float32(folder, mode
         assert next(load_folder(path)[2].vae.parameters()).dtype == dtype
 
 
+def test_a_host_runs_a_vae_of_the_published_size_itself(folder):
+    path, asked = folder("SD3"), []
+
+    def host_vae(tensors):
+        asked.append(set(tensors))
+        return "the host's"
+    assert load_folder(path, host_vae=host_vae)[2] != "the host's" and not asked
+    edit(path / "vae/config.json", block_out_channels=[128, 256, 512, 512])
+    assert load_folder(path, host_vae=host_vae)[2] == "the host's" and "decoder.conv_in.weight" in asked[0]
+
+
 def edit(path, **changes):
     values = json.loads(path.read_text())
     values.update(changes)
