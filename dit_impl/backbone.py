@@ -7,12 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from .class_names import find_class
-from .conditioning import BackboneError, Conditioning, batches, join, label_conditioning
-from .denoise import Report, check_step, keep_outside, last_step, walk, with_noise
+from .conditioning import Arguments, BackboneError, Conditioning, batches, join, label_conditioning
+from .denoise import Inpainting, Report, check_step, last_step, walk, with_noise
+from .dit import DiT
 from .flow import DDPM, Flow, RectifiedFlow
+from .mmdit import MMDiT
 from .sampling import PredictX0
 from .schedules import schedule
+from .stages import Call, Stages, StagesError, TokenStages
 from .tokens import CARRIED, LatentFormat, fold, same_format, unfold
+
 
 class Dit:
     """What flows on a DIT wire, whatever holds the weights.
@@ -75,6 +79,22 @@ class Dit:
         """
         raise NotImplementedError
 
+    @property
+    def stages(self) -> Stages:
+        """The transformer in stages. Raises StagesError where it can only be run whole."""
+        raise NotImplementedError
+
+    def begin(self, wire: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None = None) -> dict:
+        """Begin a step by stages: tokens at the step's noise level → DIT_HIDDEN, conditioned. Raises ScheduleError, BackboneError."""
+        raise NotImplementedError
+
+    def advance(self, wire: dict, x0: Tensor, sigmas: Tensor, step: int, solver: str) -> tuple[dict, dict]:
+        """End a step: the solver's move from its tokens, given x0 [B, N, C·p·p]: → (tokens, x0) on the wire. Raises ValueError."""
+        check_step(step, sigmas)
+        if solver == "heun":
+            raise ValueError("heun calls the model twice a step; use DiT Denoise Step, or another solver")
+        return walk(lambda *_: x0, wire, sigmas, solver, step, step + 1, x0.device)
+
     def preview(self, wire: dict, x0: Tensor) -> Tensor | None:
         """A rough picture of the first x0 in a batch of tokens: [B, N, C·p·p] → [H, W, 3] in 0..1, or None."""
         return None
@@ -112,6 +132,12 @@ class Backbone(Dit):
     def modules(self) -> list[nn.Module]:
         return [self.model]
 
+    @property
+    def stages(self) -> Stages:
+        if not isinstance(self.model, (MMDiT, DiT)):
+            raise StagesError(f"{self.name} runs whole, by diffusers: for its stages load it as a MODEL and use DiT from MODEL")
+        return TokenStages(self.model, self.name)
+
     def schedule(self, steps: int, scheduler: str = "simple", denoise: float = 1.0) -> Tensor:
         return schedule(self.flow, steps, scheduler, denoise)
 
@@ -125,9 +151,9 @@ class Backbone(Dit):
         end_step = last_step(start_step, end_step, sigmas)
         if solver == "ddim" and not isinstance(self.flow, DDPM):
             raise ValueError("ddim is for DDPM models; for a rectified flow the same step is euler")
-        device = self._like().device
-        predict_x0 = keep_outside(self.denoiser(wire, positive, negative, cfg), wire, self.flow, device)
-        return walk(predict_x0, wire, sigmas, solver, start_step, end_step, device, report)
+        device = self.like().device
+        predict_x0, kept = self.denoiser(wire, positive, negative, cfg), Inpainting(wire, self.flow, device)
+        return walk(lambda x, sigma: kept.leave(predict_x0(kept.enter(x, sigma), sigma)), wire, sigmas, solver, start_step, end_step, device, report)
 
     def class_conditioning(self, label: str) -> Conditioning:
         if self.unconditional is None:
@@ -136,7 +162,7 @@ class Backbone(Dit):
             return self.unconditional
         return label_conditioning(find_class(label, self.model.conditions.classes, self.class_names, self.name))
 
-    def _like(self) -> Tensor:
+    def like(self) -> Tensor:
         """An empty tensor of the type and place that the model computes in."""
         weight = next(self.model.parameters())
         return torch.empty(0, dtype=weight.dtype, device=self.device or weight.device)
@@ -154,27 +180,52 @@ class Backbone(Dit):
         One model call a step, on the batch [uncond, cond], as KSampler lays it out (Ho & Salimans 2022, equation 6).
         Several conditionings on one wire are averaged. Raises BackboneError.
         """
-        self.check_tokens(wire)
-        batch, grid, patch_size = wire["tokens"].shape[0], wire["grid"], wire["patch_size"]
-        like, conditions = self._like(), self.model.conditions
-        conds = batches(conditions, positive, "positive conditioning", self.name, batch, like)
-        negative = self.unconditional if negative is None else negative
-        unconds = []
-        if negative is not None and cfg != 1:
-            unconds = batches(conditions, negative, "negative conditioning", self.name, batch, like)
-        parts = unconds + conds
-        arguments = join(parts)
-
-        def model(x: Tensor, t: Tensor) -> Tensor:
-            return self.model(x.to(like), grid, patch_size, t, **arguments).to(x)
+        layout, arguments = self._conditions(wire, positive, (self.unconditional if negative is None else negative) if cfg != 1 else None)
 
         def predict_x0(x: Tensor, sigma: Tensor) -> Tensor:
-            batched = x.repeat(len(parts), 1, 1)
-            sigmas = sigma.to(x).expand(len(batched))
-            x0 = self.flow.predict_x0(model, batched, sigmas).unflatten(0, (len(parts), batch))
-            guided = x0[len(unconds):].mean(0)
-            if unconds:
-                uncond = x0[:len(unconds)].mean(0)
-                guided = uncond + (guided - uncond) * cfg
-            return guided
+            inputs, times = self._inputs(x, sigma, layout)
+            prediction = self.model(inputs, wire["grid"], wire["patch_size"], times, **arguments)
+            return self._guided_x0(prediction.to(x), x, sigma, layout, cfg)
         return predict_x0
+
+    def begin(self, wire: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None = None) -> dict:
+        check_step(step, sigmas)
+        layout, arguments = self._conditions(wire, positive, negative)
+        stages, kept = self.stages, Inpainting(wire, self.flow, self.like().device)
+        x, sigma = wire["tokens"].to(self.like().device), sigmas[step].float().to(self.like().device)
+        seen = kept.enter(x, sigma)
+        inputs, times = self._inputs(seen, sigma, layout)
+        hidden = stages.condition(inputs, wire["grid"], wire["patch_size"], times, **arguments)
+
+        def to_x0(prediction: Tensor, cfg: float) -> Tensor:
+            return kept.leave(self._guided_x0(prediction.to(seen), seen, sigma, layout, cfg))
+        return {"hidden": hidden, "tokens": wire, "done": {"condition"}, "call": Call(layout, x, sigma, to_x0), "model": self.name}
+
+    def _conditions(self, wire: dict, positive: Conditioning, negative: Conditioning | None) -> tuple[tuple[str, ...], Arguments]:
+        """→ the batch's layout, and what the model is called with beside tokens and times."""
+        self.check_tokens(wire)
+        given = {"uncond": ("negative", negative), "cond": ("positive", positive)}
+        layout, parts = [], []
+        for part, (socket, conditioning) in given.items():
+            if conditioning is not None:
+                read = batches(self.model.conditions, conditioning, f"{socket} conditioning", self.name, len(wire["tokens"]), self.like())
+                layout += [part] * len(read)
+                parts += read
+        return tuple(layout), join(parts)
+
+    def _inputs(self, x: Tensor, sigma: Tensor, layout: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+        """Tokens and a noise level → what the model reads of them, for every part of the batch: [parts·B, N, C·p·p], times [parts·B]."""
+        batched = x.repeat(len(layout), 1, 1)
+        sigmas = sigma.to(x).expand(len(batched))
+        return self.flow.model_input(batched, sigmas).to(self.like()), self.flow.time(sigmas)
+
+    def _guided_x0(self, prediction: Tensor, x: Tensor, sigma: Tensor, layout: tuple[str, ...], cfg: float) -> Tensor:
+        """The batch's prediction → guided x0 [B, N, C·p·p]."""
+        batched = x.repeat(len(layout), 1, 1)
+        x0 = self.flow.to_x0(prediction, batched, sigma.to(x).expand(len(batched))).unflatten(0, (len(layout), len(x)))
+        unconds = layout.count("uncond")
+        guided = x0[unconds:].mean(0)
+        if unconds and cfg != 1:
+            uncond = x0[:unconds].mean(0)
+            guided = uncond + (guided - uncond) * cfg
+        return guided

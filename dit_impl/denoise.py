@@ -50,22 +50,34 @@ def with_noise(wire: dict, seed: int, scale: Callable[[Tensor, Tensor], Tensor])
     return {**noisy, "start": {"clean": wire["tokens"], "noise": noise, "seed": seed}}, with_tokens(wire, noise)
 
 
-def keep_outside(predict_x0: PredictX0, wire: dict, flow: Flow, device: torch.device) -> PredictX0:
-    """Where the wire has a noise mask, hold what lies outside it to the clean tokens at every noise level, as KSampler does.
+class Inpainting:
+    """Where the wire has a noise mask, what lies outside it is held to the clean tokens at every noise level, as KSampler does.
 
     Raises ValueError for tokens whose start is unknown.
     """
-    mask = mask_tokens(wire)
-    if mask is None:
-        return predict_x0
-    if "start" not in wire:
-        raise ValueError("the tokens have a noise mask, but not the clean tokens and the noise it needs: use Add Noise")
-    mask, clean, noise = (t.to(device) for t in (mask, wire["start"]["clean"], wire["start"]["noise"]))
 
-    def masked(x: Tensor, sigma: Tensor) -> Tensor:
-        x0 = predict_x0(x * mask + flow.add_noise(clean, noise, sigma) * (1 - mask), sigma)
-        return x0 * mask + clean * (1 - mask)
-    return masked
+    def __init__(self, wire: dict, flow: Flow, device: torch.device):
+        self.flow, self.mask = flow, mask_tokens(wire)
+        if self.mask is None:
+            return
+        check_start(wire)
+        self.mask, self.clean, self.noise = (t.to(device) for t in (self.mask, wire["start"]["clean"], wire["start"]["noise"]))
+
+    def enter(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """What the model is to see: [B, N, C·p·p] → same."""
+        if self.mask is None:
+            return x
+        return x * self.mask + self.flow.add_noise(self.clean, self.noise, sigma) * (1 - self.mask)
+
+    def leave(self, x0: Tensor) -> Tensor:
+        """What counts of its x0: [B, N, C·p·p] → same."""
+        return x0 if self.mask is None else x0 * self.mask + self.clean * (1 - self.mask)
+
+
+def check_start(wire: dict) -> None:
+    """Raise ValueError for tokens with a noise mask and no clean tokens to hold what lies outside it to."""
+    if wire.get("noise_mask") is not None and "start" not in wire:
+        raise ValueError("the tokens have a noise mask, but not the clean tokens and the noise it needs: use Add Noise")
 
 
 def walk(predict_x0: PredictX0, wire: dict, sigmas: Tensor, solver: str, start_step: int, end_step: int,

@@ -5,7 +5,9 @@ from .denoise import AddNoise, Denoise, DenoiseStep, Schedule
 from .load import LoadCheckpoint, LoadDiffusers, LoadEmbedded, SaveCheckpoint
 from .model import FromModel, ToModel
 from .patch import Patchify, Unpatchify
+from .transformer import Condition, FinalLayer, Guidance, PatchEmbed, PositionEmbed, RunBlocks, SamplerStep
 from .vae import EmptyLatent, VAEDecode, VAEEncode
 
-NODES = [LoadEmbedded, FromModel, ToModel, LoadDiffusers, LoadCheckpoint, SaveCheckpoint, VAEEncode, VAEDecode, EmptyLatent, Patchify, Unpatchify, Schedule,
-         AddNoise, DenoiseStep, Denoise, ClassLabel]
+NODES = [LoadEmbedded, FromModel, ToModel, LoadDiffusers, LoadCheckpoint, SaveCheckpoint, ClassLabel, VAEEncode, VAEDecode, EmptyLatent,
+         Patchify, Unpatchify, Schedule, AddNoise, DenoiseStep, Denoise,
+         Condition, PatchEmbed, PositionEmbed, RunBlocks, FinalLayer, Guidance, SamplerStep]

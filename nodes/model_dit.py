@@ -4,7 +4,11 @@ model_sampling patches, ControlNet, hooks, CFG functions, function wrappers, att
 Followed: comfy/samplers.py and comfy/sample.py of ComfyUI 0.33. Imported only where there is a MODEL.
 """
 
+from types import SimpleNamespace
+from typing import Callable
+
 import comfy.model_sampling
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 import comfy.sample
 import comfy.samplers
 import latent_preview
@@ -13,9 +17,12 @@ import torch
 from torch import Tensor
 
 from ..dit_impl.backbone import BackboneError, Conditioning, Dit
-from ..dit_impl.denoise import Report, check_step, last_step, walk, with_noise
+from ..dit_impl.denoise import Report, check_start, check_step, last_step, walk, with_noise
+from ..dit_impl.stages import Call, Stages, StagesError
 from ..dit_impl.tokens import LatentFormat, into_dit_space, latent_format, out_of_dit_space, to_latent, to_tokens, unfold
-from .stages import Stages, StagesError, stages_of
+from .stages import stages_of
+
+APPLY_MODEL = ("c_concat", "c_crossattn", "control", "transformer_options")  # of BaseModel.apply_model, after x and t
 
 
 def read_latent_format(host_format) -> LatentFormat:
@@ -33,6 +40,29 @@ def read_latent_format(host_format) -> LatentFormat:
         raise BackboneError(f"the latent format {type(host_format).__name__} is more than a scale and a shift for each channel; "
                             "tokens can't carry it")
     return ours
+
+
+class Captured(Exception):
+    """The diffusion model was about to be called, and need not be."""
+
+
+class StepSampler(comfy.samplers.Sampler):
+    """A sampler that takes one look at x0, with `instead(apply_model, x, sigmas, rest)` in the place of the innermost model call."""
+
+    def __init__(self, wire: dict, start: tuple[Tensor, Tensor], sigma: Tensor, instead: Callable):
+        self.wire, (self.clean, self.noise), self.sigma, self.instead = wire, start, sigma, instead
+        self.x0: Tensor | None = None
+
+    def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
+        """Called by CFGGuider.inner_sample; keeps its answer in `x0`."""
+        add_wrapper_with_key(WrappersMP.APPLY_MODEL, "dit_blocks", lambda executor, x, t, *args, **kwargs: self.instead(
+            lambda: executor(x, t, *args, **kwargs), x, t, {**dict(zip(APPLY_MODEL, args)), **kwargs}),
+            extra_args["model_options"], is_model_options=True)
+        model = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
+        model.latent_image, model.noise = self.clean.to(noise), self.noise.to(noise)
+        x = to_latent(self.wire["tokens"].to(noise), self.wire)
+        self.x0 = to_tokens(model(x, self.sigma.to(noise) * noise.new_ones(len(noise)), denoise_mask=denoise_mask, **extra_args), self.wire)
+        return noise
 
 
 class TokenSampler(comfy.samplers.Sampler):
@@ -120,29 +150,90 @@ class ModelDit(Dit):
                 cfg: float = 1.0, solver: str = "euler", start_step: int = 0, end_step: int | None = None,
                 report: Report = lambda *_: None) -> tuple[dict, dict]:
         end_step = last_step(start_step, end_step, sigmas)
-        sampling = self.model.get_model_object("model_sampling")
-        if solver == "ddim" and isinstance(sampling, comfy.model_sampling.CONST):
-            raise ValueError("ddim is for DDPM models; for a rectified flow the same step is euler")
-        start = wire.get("start")
-        if start is None and wire.get("noise_mask") is not None:
-            raise ValueError("the tokens have a noise mask, but not the clean tokens and the noise it needs: use Add Noise")
-        empty = torch.zeros_like(to_latent(wire["tokens"], wire))
-        latent, clean, noise = (empty,) * 3 if start is None else (
-            start["latent"], to_latent(start["clean"], wire), to_latent(start["noise"], wire))
+        self._check_solver(solver)
         self.previewer = latent_preview.get_previewer(self.model.load_device, self.model.model.latent_format)
-        sampler = TokenSampler(wire, clean, noise, solver, start_step, end_step, report)
-        guider = comfy.samplers.CFGGuider(self.model)
+        sampler = TokenSampler(wire, *self._start(wire), solver, start_step, end_step, report)
+        self._guide(wire, sampler, sigmas, positive, negative, cfg)
+        tokens, x0 = sampler.result
+        return self._landed(tokens, sigmas[end_step]), x0
+
+    def begin(self, wire: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None = None) -> dict:
+        check_step(step, sigmas)
+        self.check_tokens(wire)
+        if any("hooks" in extras for conditioning in (positive, negative or []) for _, extras in conditioning):
+            raise StagesError("the conditioning carries hooks, which hold for one model call only; use DiT Denoise Step")
+        transformer, calls, layouts = self.model.model.diffusion_model, [], []
+
+        def keep(*call):
+            calls.append(call[1:])
+            raise Captured
+
+        def capture(apply_model, x, t, rest):
+            hook = transformer.register_forward_pre_hook(keep, with_kwargs=True)
+            try:
+                apply_model()
+            except Captured:
+                layouts.append(rest["transformer_options"]["cond_or_uncond"])
+            finally:
+                hook.remove()
+            return torch.zeros_like(x)
+        self._guide(wire, StepSampler(wire, self._start(wire), sigmas[step], capture), sigmas, positive, negative, cfg=2.0)
+        if len(calls) != 1:
+            raise StagesError(f"this step is {len(calls)} model calls (regions, texts that share no batch, or little memory); "
+                              "give each conditioning a branch of its own, or use DiT Denoise Step")
+        hidden, order = self.stages.condition(*calls[0][0], **calls[0][1]), layouts[0]
+
+        def to_x0(prediction: Tensor, cfg: float) -> Tensor:
+            parts = dict(zip(order, to_latent(prediction, wire).chunk(len(order))))
+
+            def replay(apply_model, x, t, rest):
+                answer = torch.cat([parts[which] for which in rest["transformer_options"]["cond_or_uncond"]]).to(x)
+                return self.model.model.model_sampling.calculate_denoised(t, answer, x)
+            sampler = StepSampler(wire, self._start(wire), sigmas[step], replay)
+            self._guide(wire, sampler, sigmas, positive, negative, cfg)
+            return sampler.x0
+        layout = tuple("uncond" if which else "cond" for which in order)
+        call = Call(layout, wire["tokens"], sigmas[step], to_x0)
+        return {"hidden": hidden, "tokens": wire, "done": {"condition"}, "call": call, "model": self.name}
+
+    def advance(self, wire: dict, x0: Tensor, sigmas: Tensor, step: int, solver: str) -> tuple[dict, dict]:
+        self._check_solver(solver)
+        tokens, x0 = super().advance(wire, x0, sigmas, step, solver)
+        return self._landed(tokens, sigmas[step + 1]), x0
+
+    def modules(self) -> list:
+        return [SimpleNamespace(comfy_patcher=self.model)]
+
+    def _check_solver(self, solver: str) -> None:
+        if solver == "ddim" and isinstance(self.model.get_model_object("model_sampling"), comfy.model_sampling.CONST):
+            raise ValueError("ddim is for DDPM models; for a rectified flow the same step is euler")
+
+    def _start(self, wire: dict) -> tuple[Tensor, Tensor]:
+        """Clean latent and noise that the tokens began with, in DiT space; zeros where that is unknown."""
+        check_start(wire)
+        start = wire.get("start") or dict.fromkeys(("clean", "noise"), torch.zeros_like(wire["tokens"]))
+        return to_latent(start["clean"], wire), to_latent(start["noise"], wire)
+
+    def _guide(self, wire: dict, sampler: comfy.samplers.Sampler, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None,
+               cfg: float) -> None:
+        """Run a sampler as KSampler runs its own."""
         conditionings = {"positive": positive, **({} if negative is None else {"negative": negative})}
         for what, conditioning in conditionings.items():
             self.check_conditioning(conditioning, f"{what} conditioning")
+        guider = comfy.samplers.CFGGuider(self.model)
         guider.inner_set_conds(conditionings)
         guider.set_cfg(cfg)
-        guider.sample(noise, latent, sampler, sigmas, denoise_mask=wire.get("noise_mask"), disable_pbar=True,
-                      seed=None if start is None else start["seed"])
-        tokens, x0 = sampler.result
-        if sigmas[end_step] == 0:
-            tokens = {**tokens, "tokens": sampling.inverse_noise_scaling(sigmas[end_step], tokens["tokens"])}
-        return tokens, x0
+        clean, noise = self._start(wire)
+        start = wire.get("start", {})
+        guider.sample(noise, start.get("latent", clean), sampler, sigmas, denoise_mask=wire.get("noise_mask"), disable_pbar=True,
+                      seed=start.get("seed"))
+
+    def _landed(self, wire: dict, sigma: Tensor) -> dict:
+        """Tokens that have come to the end of the noise, as KSampler gives them."""
+        if sigma != 0:
+            return wire
+        sampling = self.model.get_model_object("model_sampling")
+        return {**wire, "tokens": sampling.inverse_noise_scaling(sigma, wire["tokens"])}
 
     def preview(self, wire: dict, x0: Tensor) -> Tensor | None:
         if self.previewer is None:

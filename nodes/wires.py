@@ -6,6 +6,7 @@ from comfy_api.v0_0_2 import io
 
 Dit = io.Custom("DIT")
 Tokens = io.Custom("DIT_TOKENS")
+Hidden = io.Custom("DIT_HIDDEN")
 
 STEP_MAX = 10000
 

@@ -59,6 +59,41 @@ def same(made, mask=None, chain=False, batch_index=None, **how) -> None:
     assert torch.equal(before, samples) and expected.isfinite().all()
 
 
+def inside(model, positive, negative, samples, sampler="euler", cfg=4.0, denoise=1.0, steps=4, seed=5, mask=None):
+    """The same as `ksampler`, every step by its stages."""
+    from dit_blocks.nodes.denoise import AddNoise, Schedule
+    from dit_blocks.nodes.model import FromModel
+    from dit_blocks.nodes.patch import Patchify, Unpatchify
+    from dit_blocks.nodes.transformer import Condition, FinalLayer, Guidance, PatchEmbed, PositionEmbed, RunBlocks, SamplerStep
+    (dit,) = out(FromModel, model=model)
+    (tokens,) = out(Patchify, latent={"samples": samples} | ({} if mask is None else {"noise_mask": mask}), patch_size=0, dit=dit)
+    (sigmas,) = out(Schedule, dit=dit, steps=steps, scheduler="simple", denoise=denoise)
+    tokens, _ = out(AddNoise, dit=dit, tokens=tokens, sigmas=sigmas, step=0, seed=seed)
+    negative = None if cfg == 1 else negative
+    for step in range(steps):
+        (hidden,) = out(Condition, dit=dit, x=tokens, positive=positive, negative=negative, sigmas=sigmas, step=step)
+        (hidden,) = out(PatchEmbed, dit=dit, x=hidden)
+        (hidden,) = out(PositionEmbed, dit=dit, hidden=hidden, mode="model", seed=0)
+        for blocks in ("0", f"1-{len(dit.stages.kinds) - 1}"):
+            (hidden,) = out(RunBlocks, dit=dit, hidden=hidden, blocks=blocks, strength=1.0)
+        (prediction,) = out(FinalLayer, dit=dit, hidden=hidden)
+        (prediction,) = out(Guidance, prediction=prediction, cfg=cfg)
+        tokens, _ = out(SamplerStep, dit=dit, tokens=tokens, prediction=prediction, sigmas=sigmas, step=step, solver=sampler)
+    return out(Unpatchify, tokens=tokens)[0]["samples"]
+
+
+def same_inside(made, **how) -> None:
+    expected, actual = ksampler(*made, **how), inside(*made, **how)
+    assert torch.equal(expected, actual), f"differs by {(expected - actual).abs().max()}"
+
+
+def inside_with_patches(name, make):
+    made = make()
+    changed, calls = patched(made)
+    same_inside(changed)
+    assert calls
+
+
 def patched(made):
     """The model with a function wrapper, a CFG function, a post-CFG function and another shift, as packs add them."""
     model, *rest = made
@@ -221,10 +256,15 @@ CHECKS = {
     "a step a node": lambda name, make: same(make(), sampler="dpmpp_2m", chain=True),
     "noise mask": lambda name, make: same(make(batch=2), mask=(torch.arange(256).view(1, 16, 16) % 7 / 6), denoise=0.6),
     "bfloat16 weights": lambda name, make: same(make(dtype=torch.bfloat16)),
+    "stages": lambda name, make: same_inside(make(batch=2)),
+    "stages, image to image": lambda name, make: same_inside(lora(make()), denoise=0.6, sampler="dpmpp_2m",
+                                                              mask=torch.arange(256).view(1, 16, 16) % 7 / 6),
+    "stages, cfg 1": lambda name, make: same_inside(make(dtype=torch.bfloat16), cfg=1.0),
     "LoRA": lambda name, make: same(lora(make())),
 }
 SOME = {
     "patches are kept": (keeps_patches, ("sd3", "flux_dev", "wan")),
+    "stages with patches": (inside_with_patches, ("sd3", "flux_dev", "wan")),
     "regions are kept": (keeps_regions_and_windows, ("sd3", "flux_dev")),
     "cancelled runs": (keeps_what_it_samples, ("sd3",)),
     "peak memory": (as_small_as_ksampler, ("flux_dev",)),

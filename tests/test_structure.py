@@ -65,8 +65,9 @@ def test_importing_the_pack_and_the_library_needs_no_host_and_says_nothing():
 def test_ids_are_the_fixed_ones():
     ids = [cls.define_schema().node_id for cls in nodes()]
     assert ids == ["DiTBlocks" + name for name in (
-        "LoadEmbedded", "FromModel", "ToModel", "LoadDiffusers", "LoadCheckpoint", "SaveCheckpoint", "VAEEncode", "VAEDecode", "EmptyLatent", "Patchify",
-        "Unpatchify", "Schedule", "AddNoise", "DenoiseStep", "Denoise", "ClassLabel")]
+        "LoadEmbedded", "FromModel", "ToModel", "LoadDiffusers", "LoadCheckpoint", "SaveCheckpoint", "ClassLabel", "VAEEncode",
+        "VAEDecode", "EmptyLatent", "Patchify", "Unpatchify", "Schedule", "AddNoise", "DenoiseStep", "Denoise", "Condition",
+        "PatchEmbed", "PositionEmbed", "RunBlocks", "FinalLayer", "Guidance", "SamplerStep")]
 
 
 @pytest.mark.parametrize("cls", nodes(), ids=lambda cls: cls.__name__)

@@ -36,8 +36,8 @@ class DiTRecipe:
     steps: int = 20000
     seconds: float = float("inf")
     mix: tuple[tuple[int, int, int, float, float], ...] = (
-        (256, 2, 32, 0.25, 0.45), (256, 4, 64, 0.4, 0.25), (256, 8, 96, 0.25, 0.22),
-        (128, 2, 64, 0.06, 0.05), (128, 4, 96, 0.04, 0.03))
+        (256, 2, 32, 0.4, 0.5), (256, 4, 64, 0.3, 0.22), (256, 8, 96, 0.2, 0.18),
+        (128, 2, 64, 0.06, 0.06), (128, 4, 96, 0.04, 0.04))
     pictures: int = 6144  # latents kept in memory for each picture size; a share is redrawn as training goes on
     learning_rate: float = 1e-3
     shift: float = 2.0  # towards noise, where words and places are learned
@@ -134,15 +134,23 @@ def loss_of(model: MMDiT, text: TextEncoder, flow: RectifiedFlow, ids: Tensor, l
             sigma: Tensor, noise: Tensor) -> Tensor:
     """Velocity loss of a model that predicts x0: |v̂ − v|² = |x̂0 − x0|² / σ². Li & He 2025, §3.2.
 
-    σ counts as at least 0.2: what a wide patch can't pass through a narrow model would otherwise drown what words and places
+    σ counts as at least 0.4: what a wide patch can't pass through a narrow model would otherwise drown what words and places
     teach at high noise.
     """
     tokens, noise = patchify(latent, patch_size), patchify(noise, patch_size)
     context, pooled = text(ids)
     x = flow.add_noise(tokens, noise, sigma)
     predicted = model(x, token_grid(*latent.shape[-2:], patch_size), patch_size, flow.time(sigma), context, pooled)
-    weight = patchify(share_evenly(latent).expand_as(latent), patch_size) / sigma.clamp_min(0.2)[:, None, None] ** 2
+    weight = patchify(share_evenly(latent).expand_as(latent), patch_size) / sigma.clamp_min(0.4)[:, None, None] ** 2
     return (weight * (predicted.float() - tokens).square()).mean()
+
+
+def optimizers_of(model: torch.nn.Module, learning_rate: float) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al. 2024) for the matrices of attention and MLP, AdamW for embeddings, modulations, heads and vectors."""
+    inner = {name: p for name, p in model.named_parameters() if p.dim() == 2 and (".attn." in name or ".mlp.fc" in name)}
+    others = [p for name, p in model.named_parameters() if name not in inner]
+    return [torch.optim.Muon(inner.values(), learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)]
 
 
 def train_dit(recipe: DiTRecipe, vae: VAE, folder: Path, publish, start: tuple[MMDiT, TextEncoder] | None = None,
@@ -158,13 +166,13 @@ def train_dit(recipe: DiTRecipe, vae: VAE, folder: Path, publish, start: tuple[M
         part.load_state_dict(trained.state_dict())
     both = torch.nn.ModuleDict({"model": model, "text": text})
     average = torch.optim.swa_utils.AveragedModel(both, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999))
-    optimizer = torch.optim.AdamW(both.parameters(), recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    optimizers = optimizers_of(both, recipe.learning_rate)
     scale, shift = latent_statistics(vae, recipe.seed)
     state_file, step, spent = folder / "dit_state.pt", 0, 0.0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
-        for part, name in ((both, "both"), (average, "average"), (optimizer, "optimizer")):
-            part.load_state_dict(state[name])
+        for part, values in ((both, state["both"]), (average, state["average"]), *zip(optimizers, state["optimizers"])):
+            part.load_state_dict(values)
         step, spent = state["step"], state["spent"]
         log.info("resumed at step %d", step)
     if recipe.compile:
@@ -178,7 +186,7 @@ def train_dit(recipe: DiTRecipe, vae: VAE, folder: Path, publish, start: tuple[M
     began = time.monotonic() - spent
     while step < recipe.steps and time.monotonic() - began < recipe.seconds:
         done = max(step / recipe.steps, (time.monotonic() - began) / recipe.seconds)
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = recipe.learning_rate * min((step + 1) / 100, warmup_cosine(round(done * 10000), 10000, warmup=0))
         size, patch_size, batch, *_ = rng.choices(recipe.mix, [start + done * (end - start) for *_, start, end in recipe.mix])[0]
         pool = pools[size]
@@ -189,10 +197,11 @@ def train_dit(recipe: DiTRecipe, vae: VAE, folder: Path, publish, start: tuple[M
         sigma = recipe.shift * sigma / (1 + (recipe.shift - 1) * sigma)
         with torch.autocast("cpu", torch.bfloat16):
             loss = loss_of(model, text, flow, ids, latent, patch_size, sigma, torch.randn_like(latent))
-        optimizer.zero_grad()
+        both.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         average.update_parameters(both)
         step += 1
         if step % 4 == 0:
@@ -205,7 +214,7 @@ def train_dit(recipe: DiTRecipe, vae: VAE, folder: Path, publish, start: tuple[M
         if step % (5 * report_every) == 0 or step == recipe.steps:
             spent = time.monotonic() - began
             replace_atomically(state_file, lambda path: torch.save(
-                {"both": both.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(),
-                 "step": step, "spent": spent}, path))
+                {"both": both.state_dict(), "average": average.state_dict(),
+                 "optimizers": [optimizer.state_dict() for optimizer in optimizers], "step": step, "spent": spent}, path))
             publish(average.module["model"], average.module["text"], scale, shift)
     publish(average.module["model"], average.module["text"], scale, shift)

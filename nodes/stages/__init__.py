@@ -3,7 +3,8 @@
 from torch import nn
 
 from .auraflow import AuraFlowStages
-from .base import Hidden, Stages, StagesError, followed
+from ...dit_impl.stages import StagesError
+from .base import ModelStages, followed
 from .flux import FluxStages
 from .lumina import LuminaStages
 from .mmdit import MMDiTStages
@@ -11,11 +12,11 @@ from .pixart import PixArtStages
 from .qwen_image import QwenImageStages
 from .wan import WanStages
 
-ADAPTERS: tuple[type[Stages], ...] = (
+ADAPTERS: tuple[type[ModelStages], ...] = (
     MMDiTStages, FluxStages, PixArtStages, AuraFlowStages, LuminaStages, QwenImageStages, WanStages)
 
 
-def stages_of(diffusion_model: nn.Module) -> Stages:
+def stages_of(diffusion_model: nn.Module) -> ModelStages:
     """The adapter over a loaded model.diffusion_model; StagesError where there is none that gives what its forward gives."""
     for adapter in ADAPTERS:
         if followed(diffusion_model, adapter.upstream):

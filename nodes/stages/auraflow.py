@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from .base import Hidden, Stages, or_replaced, own_options
+from .base import Hidden, ModelStages, or_replaced, own_options
 
 
-class AuraFlowStages(Stages):
+class AuraFlowStages(ModelStages):
     name = "AuraFlow"
     upstream = "comfy.ldm.aura.mmdit.MMDiT"
     reads_text = "cond_seq_linear"

@@ -6,31 +6,13 @@ over the model's own modules: the same calls on the same numbers, so that all st
 Helper functions are taken from the module that forward is written in, so nothing here imports `comfy`.
 """
 
-from dataclasses import dataclass, replace
 import sys
 from types import ModuleType
-from typing import Any, Callable, Iterable, Iterator, Sequence
+from typing import Callable, Iterator, Sequence
 
 from torch import Tensor, nn
 
-
-class StagesError(ValueError):
-    """A model, or something that rides on a call, which the stages cannot honour."""
-
-
-@dataclass(frozen=True)
-class Hidden:
-    """What goes from stage to stage over a MODEL. Stages give a new one and leave the tensors of the old one as they are."""
-    x: Tensor                # image tokens [B, N, D]; before patch_embed what the model's own embedder takes
-    context: Tensor | None   # text tokens [B, T, D]; None where the last block has dropped them
-    vector: Any              # what modulates the blocks: [B, D], or a tuple where the model has several
-    position: Any            # rotary table; None where positions are added to x
-    index: int               # the block after the last one that was run
-    extra: dict[str, Any]    # all else that forward keeps: sizes, masks, control, transformer_options
-
-    def but(self, extra: dict[str, Any] | None = None, **changes) -> "Hidden":
-        """A copy with fields replaced, and entries of `extra` added."""
-        return replace(self, extra=self.extra | (extra or {}), **changes)
+from ...dit_impl.stages import Hidden, Stages, StagesError
 
 
 def followed(model: nn.Module, upstream: str) -> type | None:
@@ -38,10 +20,9 @@ def followed(model: nn.Module, upstream: str) -> type | None:
     return next((cls for cls in type(model).__mro__ if f"{cls.__module__}.{cls.__qualname__}" == upstream), None)
 
 
-class Stages:
-    """A diffusion model by stages. Adapters fill in what is left open here."""
+class ModelStages(Stages):
+    """A MODEL's diffusion model by stages. Adapters fill in what is left open here."""
 
-    name: str                     # as people call the architecture
     upstream: str                 # the class followed
     rewritten: tuple[str, ...]    # its methods that the stages stand for
     needs: tuple[str, ...]        # attributes that the stages call
@@ -61,11 +42,6 @@ class Stages:
         self.theirs: ModuleType = sys.modules[cls.__module__]
 
     @property
-    def kinds(self) -> list[str]:
-        """What each block is, in forward's order: "joint", "double", "single" or "layer"."""
-        raise NotImplementedError
-
-    @property
     def patch_size(self) -> int:
         return self.model.patch_size
 
@@ -77,37 +53,6 @@ class Stages:
     def condition(self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, **kwargs) -> Hidden:
         """Embed time and text, and keep the latent [B, C, H, W]. Takes what forward takes, and ignores only what forward ignores."""
         raise NotImplementedError
-
-    def patch_embed(self, hidden: Hidden) -> Hidden:
-        """Latent or raw tokens → image tokens [B, N, D]."""
-        raise NotImplementedError
-
-    def position_embed(self, hidden: Hidden) -> Hidden:
-        """Add the position embedding to x, or make the rotary table."""
-        raise NotImplementedError
-
-    def block(self, i: int, x: Tensor, context: Tensor | None, hidden: Hidden, options: dict) -> tuple[Tensor, Tensor | None]:
-        """Block i: [B, N, D], [B, T, D] → the same. It may change both in place. `options` are the call's transformer_options."""
-        raise NotImplementedError
-
-    def head(self, hidden: Hidden) -> Tensor:
-        """Image tokens → what forward gives [B, C, H, W]."""
-        raise NotImplementedError
-
-    def run_blocks(self, hidden: Hidden, indices: Iterable[int]) -> Hidden:
-        """Run blocks in the order given: any of them, any number of times."""
-        indices = list(indices)
-        for i in indices:
-            if not 0 <= i < len(self.kinds):
-                raise StagesError(f"{self.name} has blocks 0 to {len(self.kinds) - 1}, there is no block {i}")
-        if not indices:
-            return hidden
-        # Blocks and what patches them may change their inputs in place, and ComfyUI caches ours.
-        x, context = hidden.x.clone(), hidden.context if hidden.context is None else hidden.context.clone()
-        options = hidden.extra["transformer_options"].copy()
-        for i in indices:
-            x, context = self.block(i, x, context, hidden, options)
-        return hidden.but(x=x, context=context, index=indices[-1] + 1)
 
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, **kwargs) -> Tensor:
         """All stages in a row: what the model's own forward gives."""

@@ -4,10 +4,10 @@ from einops import rearrange
 import torch
 from torch import Tensor
 
-from .base import Hidden, Stages, or_replaced, own_options, places, post_input, residual
+from .base import Hidden, ModelStages, or_replaced, own_options, places, post_input, residual
 
 
-class FluxStages(Stages):
+class FluxStages(ModelStages):
     name = "Flux"
     upstream = "comfy.ldm.flux.model.Flux"
     reads_text = "txt_in"

@@ -7,10 +7,10 @@ Text tokens come before image tokens in every layer. The refiners, small stacks 
 import torch
 from torch import Tensor
 
-from .base import Hidden, Stages, StagesError, own_options
+from .base import Hidden, ModelStages, StagesError, own_options
 
 
-class LuminaStages(Stages):
+class LuminaStages(ModelStages):
     name = "Lumina 2 and Z-Image"
     upstream = "comfy.ldm.lumina.model.NextDiT"
     reads_text = "cap_embedder.1"

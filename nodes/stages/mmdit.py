@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from .base import Hidden, Stages, StagesError, or_replaced, own_options, residual
+from .base import Hidden, ModelStages, StagesError, or_replaced, own_options, residual
 
 
-class MMDiTStages(Stages):
+class MMDiTStages(ModelStages):
     name = "MMDiT"
     upstream = "comfy.ldm.modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper"
     reads_text = "context_embedder"

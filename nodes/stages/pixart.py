@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from .base import Hidden, Stages, own_options
+from .base import Hidden, ModelStages, own_options
 
 
-class PixArtStages(Stages):
+class PixArtStages(ModelStages):
     name = "PixArt"
     upstream = "comfy.ldm.pixart.pixartms.PixArtMS"
     reads_text = "y_embedder.y_proj.fc1"

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from .base import Hidden, Stages, or_replaced, own_options, places, post_input, residual
+from .base import Hidden, ModelStages, or_replaced, own_options, places, post_input, residual
 
 
-class QwenImageStages(Stages):
+class QwenImageStages(ModelStages):
     name = "Qwen-Image"
     upstream = "comfy.ldm.qwen_image.model.QwenImageTransformer2DModel"
     reads_text = "txt_in"

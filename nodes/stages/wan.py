@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from .base import Hidden, Stages, or_replaced, own_options
+from .base import Hidden, ModelStages, or_replaced, own_options
 
 
-class WanStages(Stages):
+class WanStages(ModelStages):
     name = "Wan"
     upstream = "comfy.ldm.wan.model.WanModel"
     reads_text = "text_embedding.0"

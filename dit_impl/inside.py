@@ -1,0 +1,170 @@
+"""The stage nodes' work: from DIT_TOKENS through DIT_HIDDEN back to DIT_TOKENS. `stages.py` says what the wire holds.
+
+A prediction is DIT_TOKENS too, with `call`, the step that it answers, and `guided`, whether it has become x0 already.
+"""
+
+import torch
+from torch import Tensor
+import torch.nn.functional as F
+
+from .backbone import Backbone, Conditioning, Dit
+from .flow import RectifiedFlow
+from .position import grid_positions, sincos_1d, sincos_2d
+from .stages import Hidden, StagesError, TokenStages, parse_blocks
+from .tokens import to_tokens, with_tokens
+
+POSITION_MODES = ("model", "none", "shuffled", "1-D", "scaled")
+
+
+def _check(dit: Dit, wire: dict, *needed: str) -> None:
+    """Raise StagesError unless a DIT_HIDDEN is this model's and has been through the stages it needs."""
+    if wire["model"] != dit.name:
+        raise StagesError(f"the hidden states come from {wire['model']}, the dit is {dit.name}")
+    stages = {"condition": "Condition", "patches": "Patch Embed"}
+    for stage in needed:
+        if stage not in wire["done"]:
+            raise StagesError(f"the hidden states have not been through {stages[stage]}")
+
+
+def condition(dit: Dit, x: dict, positive: Conditioning, negative: Conditioning | None, sigmas: Tensor, step: int) -> dict:
+    """Begin a step: lay out its batch [uncond, cond], embed time and text. Raw tokens, or hidden states without them → DIT_HIDDEN.
+
+    Raises StagesError, ScheduleError, BackboneError.
+    """
+    if "hidden" not in x:
+        return dit.begin(x, sigmas, step, positive, negative)
+    _check(dit, x)
+    if x["call"]:
+        raise StagesError("the hidden states are conditioned already")
+    begun = dit.begin(x["tokens"], sigmas, step, positive, negative)
+    parts = len(begun["call"].layout)
+    hidden = begun["hidden"].but(x=x["hidden"].x.repeat(parts, 1, 1), index=x["hidden"].index)
+    return {**begun, "hidden": hidden, "done": begun["done"] | x["done"]}
+
+
+def patch_embed(dit: Dit, x: dict) -> dict:
+    """Raw patches to the model's width, by its patch embedding: DIT_TOKENS, or DIT_HIDDEN after Condition → DIT_HIDDEN."""
+    if "hidden" in x:
+        _check(dit, x)
+        if "patches" in x["done"]:
+            raise StagesError("the patches are embedded already")
+        return {**x, "hidden": dit.stages.patch_embed(x["hidden"]), "done": x["done"] | {"patches"}}
+    dit.check_tokens(x)
+    if not isinstance(dit, Backbone) or not isinstance(dit.flow, RectifiedFlow) or x.get("noise_mask") is not None:
+        raise StagesError(f"{dit.name} embeds patches of a step that has begun: put Condition before Patch Embed")
+    raw = Hidden(x["tokens"].to(dit.like()), None, None, None, 0, {"grid": x["grid"], "patch_size": x["patch_size"]})
+    return {"hidden": dit.stages.patch_embed(raw), "tokens": x, "done": {"patches"}, "call": None, "model": dit.name}
+
+
+def position_embed(dit: Dit, wire: dict, mode: str = "model", seed: int = 0) -> dict:
+    """Tell image tokens where they stand: DIT_HIDDEN → DIT_HIDDEN. Dosovitskiy et al. 2020 (ViT), §3.1; Peebles & Xie 2022, §3.2.
+
+    mode: "model", its own; "none", a bag of patches; "shuffled", its own table with rows exchanged; "1-D", sines and cosines of the
+    reading order alone; "scaled", a table of the trained grid laid over this one. Only "model" applies where positions are rotary,
+    for those turn queries and keys inside attention and are not added to tokens. Raises StagesError.
+    """
+    _check(dit, wire, "patches")
+    stages, hidden = dit.stages, wire["hidden"]
+    own = stages.position_embed(hidden)
+    done = {**wire, "done": wire["done"] | {"positions"}}
+    if mode == "model":
+        return {**done, "hidden": own}
+    if own.position is not None:
+        raise StagesError(f'{dit.name} has rotary positions, which attention applies: mode "model" alone fits it, not "{mode}"')
+    if mode == "none":
+        return {**done, "hidden": hidden}
+    count, width = hidden.x.shape[1:]
+    if mode == "shuffled":
+        table = stages.position_embed(hidden.but(x=torch.zeros_like(hidden.x[:1]))).x
+        table = table[:, torch.randperm(count, generator=torch.Generator().manual_seed(seed))]
+    elif mode == "1-D":
+        table = sincos_1d(width, torch.arange(count))[None]
+    elif mode == "scaled":
+        if not isinstance(stages, TokenStages):
+            raise StagesError(f'mode "scaled" is for the pack\'s own transformers, not for {dit.name}')
+        side = dit.picture_size / dit.downscale / dit.patch_size
+        table = sincos_2d(width, *grid_positions(wire["tokens"]["grid"], side))[None]
+    else:
+        raise StagesError(f"mode is one of {', '.join(POSITION_MODES)}, not {mode!r}")
+    return {**done, "hidden": hidden.but(x=hidden.x + table.to(hidden.x))}
+
+
+def run_blocks(dit: Dit, wire: dict, blocks: str = "all", strength: float = 1.0, graft: dict | None = None,
+               mask: Tensor | None = None) -> dict:
+    """Blocks in the order given. `strength` scales what each adds; `graft` first replaces image tokens by another run's, where
+    `mask` [B or 1, h', w'] is above a half, everywhere without one: DIT_HIDDEN → DIT_HIDDEN. Raises StagesError."""
+    _check(dit, wire, "condition", "patches")
+    hidden = wire["hidden"]
+    if graft is not None:
+        _check(dit, graft, "patches")
+        if graft["hidden"].x.shape[1:] != hidden.x.shape[1:]:
+            theirs, ours = graft["hidden"].x.shape, hidden.x.shape
+            raise StagesError(f"the graft has {theirs[1]} tokens of width {theirs[2]}, the hidden states have {ours[1]} of {ours[2]}")
+        other = graft["hidden"].x[torch.arange(len(hidden.x)) % len(graft["hidden"].x)]
+        chosen = 1.0 if mask is None else token_mask(mask, wire["tokens"]["grid"], len(hidden.x)).to(hidden.x)
+        hidden = hidden.but(x=torch.lerp(hidden.x, other, chosen) if mask is not None else other)
+    stages = dit.stages
+    return {**wire, "hidden": stages.run_blocks(hidden, parse_blocks(blocks, len(stages.kinds)), strength)}
+
+
+def token_mask(mask: Tensor, grid: tuple[int, ...], batch: int) -> Tensor:
+    """A MASK [B, H, W] as 0 or 1 for each token of a grid, by what covers most of it: → [batch, N, 1]."""
+    share = F.adaptive_avg_pool2d(mask.reshape(-1, 1, *mask.shape[-2:]).float(), grid[-2:])
+    frames = grid[0] if len(grid) == 3 else 1
+    chosen = (share > 0.5).float().flatten(2).movedim(1, 2).repeat(1, frames, 1)
+    return chosen[torch.arange(batch) % len(chosen)]
+
+
+def describe_blocks(dit: Dit, blocks: str) -> str:
+    """What DiT Blocks runs, in words: `blocks 0 to 5: 0–5 joint; runs 0, 1, 2`."""
+    kinds = dit.stages.kinds
+    groups, start = [], 0
+    for i in range(1, len(kinds) + 1):
+        if i == len(kinds) or kinds[i] != kinds[start]:
+            groups.append(f"{start}–{i - 1} {kinds[start]}")
+            start = i
+    numbers = parse_blocks(blocks, len(kinds))
+    return f"{', '.join(groups)}; runs {len(numbers)}: {', '.join(map(str, numbers)) or 'none'}"
+
+
+def final_layer(dit: Dit, wire: dict) -> dict:
+    """Image tokens back to patch values: DIT_HIDDEN → the model's prediction for every part of the batch, as DIT_TOKENS."""
+    _check(dit, wire, "condition", "patches")
+    answer = dit.stages.head(wire["hidden"])
+    tokens = answer if answer.dim() == 3 else to_tokens(answer.float(), wire["tokens"])
+    return {**with_tokens(wire["tokens"], tokens), "call": wire["call"], "guided": False}
+
+
+def guide(prediction: dict, cfg: float, negative: dict | None = None) -> dict:
+    """Classifier-free guidance u + (c − u)·cfg on x0 (Ho & Salimans 2022, equation 6): predictions → x0, as DIT_TOKENS.
+
+    `negative`: the prediction of a branch of its own; else the unconditional part of the batch. Raises StagesError.
+    """
+    for wire, what in ((prediction, "prediction"), (negative, "negative")):
+        if wire is not None and ("call" not in wire or wire["guided"]):
+            raise StagesError(f"{what} is not from a Final Layer")
+    call = prediction["call"]
+    if negative is None:
+        if cfg != 1 and "uncond" not in call.layout:
+            raise StagesError(f"cfg {cfg:g} needs a negative: wire one into Condition, or the prediction of another branch into negative")
+        x0 = call.to_x0(prediction["tokens"], cfg)
+    else:
+        if not torch.equal(call.sigma, negative["call"].sigma) or call.x.shape != negative["call"].x.shape:
+            raise StagesError("prediction and negative are of different steps or grids")
+        conditional, unconditional = (wire["call"].to_x0(wire["tokens"], 1.0) for wire in (prediction, negative))
+        x0 = unconditional + (conditional - unconditional) * cfg
+    return {**with_tokens(prediction, x0), "guided": True}
+
+
+def sampler_step(dit: Dit, tokens: dict, prediction: dict, sigmas: Tensor, step: int, solver: str) -> tuple[dict, dict]:
+    """The solver's move: → (tokens at the next noise level, x0), both DIT_TOKENS. Raises StagesError, ValueError."""
+    if "call" not in prediction:
+        raise StagesError("prediction is not from Final Layer or Guidance")
+    if not prediction["guided"]:
+        prediction = guide(prediction, 1.0)
+    call = prediction["call"]
+    if step < len(sigmas) and sigmas[step].float().to(call.sigma) != call.sigma:
+        raise StagesError(f"the prediction was made at sigma {call.sigma.item():.4g}, step {step} is at {sigmas[step].item():.4g}")
+    if prediction["tokens"].shape != tokens["tokens"].shape:
+        raise StagesError(f"the prediction has shape {list(prediction['tokens'].shape)}, the tokens {list(tokens['tokens'].shape)}")
+    return dit.advance(tokens, prediction["tokens"], sigmas, step, solver)

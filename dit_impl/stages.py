@@ -1,0 +1,147 @@
+"""A transformer by stages, and what goes between them: the DIT_HIDDEN wire.
+
+    condition → patch_embed → position_embed → blocks[i] → head
+
+DIT_HIDDEN is a plain dict:
+
+    hidden   a `Hidden`: image tokens, text tokens, conditioning vector, rotary positions, and what else the model keeps
+    tokens   the DIT_TOKENS that the step started from: their grid, patch size and latent format
+    done     which stages were run, of "condition", "patches", "positions"
+    call     once conditioned: a `Call`, with the batch layout [uncond, cond] and how predictions become x0
+    model    name of the model that it belongs to
+"""
+
+from dataclasses import dataclass, replace
+import re
+from typing import Any, Callable, Iterable
+
+from torch import Tensor, nn
+
+from . import mmdit
+
+
+class StagesError(ValueError):
+    """Something that the stages cannot do, or would do wrongly: one line that names the rule and the value."""
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What goes from stage to stage. Stages give a new one and leave the tensors of the old one as they are."""
+    x: Tensor                # image tokens [B, N, D]; before patch_embed what the model's own embedder takes
+    context: Tensor | None   # text tokens [B, T, D]; None where there are none, or the last block has dropped them
+    vector: Any              # what modulates the blocks: [B, D], or a tuple where the model has several
+    position: Any            # rotary table; None where positions are added to x
+    index: int               # the block after the last one that was run
+    extra: dict[str, Any]    # all else that forward keeps: sizes, masks, control, transformer_options
+
+    def but(self, extra: dict[str, Any] | None = None, **changes) -> "Hidden":
+        """A copy with fields replaced, and entries of `extra` added."""
+        return replace(self, extra=self.extra | (extra or {}), **changes)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A denoising step that has begun: what Guidance needs to end it.
+
+    layout: what each part of the batch is, "uncond" or "cond", in order. x: the step's tokens [B, N, C·p·p] at noise level sigma.
+    to_x0(prediction [parts·B, N, C·p·p], cfg): guided x0 [B, N, C·p·p]."""
+    layout: tuple[str, ...]
+    x: Tensor
+    sigma: Tensor
+    to_x0: Callable[[Tensor, float], Tensor]
+
+
+class Stages:
+    """A transformer by stages. Adapters fill in what is left open here."""
+
+    name: str  # as people call it
+
+    @property
+    def kinds(self) -> list[str]:
+        """What each block is, in order: "joint", "double", "single", "layer" …"""
+        raise NotImplementedError
+
+    def patch_embed(self, hidden: Hidden) -> Hidden:
+        """Latent or raw tokens → image tokens [B, N, D]."""
+        raise NotImplementedError
+
+    def position_embed(self, hidden: Hidden) -> Hidden:
+        """Add the position embedding to x, or make the rotary table."""
+        raise NotImplementedError
+
+    def block(self, i: int, x: Tensor, context: Tensor | None, hidden: Hidden, options: dict) -> tuple[Tensor, Tensor | None]:
+        """Block i: [B, N, D], [B, T, D] → the same. It may change both in place."""
+        raise NotImplementedError
+
+    def head(self, hidden: Hidden) -> Tensor:
+        """Image tokens → what the whole model answers."""
+        raise NotImplementedError
+
+    def run_blocks(self, hidden: Hidden, indices: Iterable[int], strength: float = 1.0) -> Hidden:
+        """Run blocks in the order given: any of them, any number of times. `strength` scales what each adds to its input."""
+        indices = list(indices)
+        for i in indices:
+            if not 0 <= i < len(self.kinds):
+                raise StagesError(f"{self.name} has blocks 0 to {len(self.kinds) - 1}, there is no block {i}")
+        if not indices:
+            return hidden
+        # Blocks and what patches them may change their inputs in place, and ComfyUI caches ours.
+        x, context = hidden.x.clone(), hidden.context if hidden.context is None else hidden.context.clone()
+        options = hidden.extra.get("transformer_options", {}).copy()
+        for i in indices:
+            before = (x, context) if strength == 1 else (x.clone(), context if context is None else context.clone())
+            x, context = self.block(i, x, context, hidden, options)
+            if strength != 1:
+                x, context = (new if new is None or old is None else old + strength * (new - old)
+                              for old, new in zip(before, (x, context)))
+        return hidden.but(x=x, context=context, index=indices[-1] + 1)
+
+
+class TokenStages(Stages):
+    """A transformer of this library by stages: MMDiT or the class-conditional DiT."""
+
+    def __init__(self, model: nn.Module, name: str):
+        self.model, self.name = model, name
+
+    @property
+    def kinds(self) -> list[str]:
+        return ["joint"] * self.model.config.depth if hasattr(self.model, "joint_blocks") else ["block"] * self.model.config.depth
+
+    def condition(self, tokens: Tensor, grid: tuple[int, int], patch_size: int, t: Tensor, **arguments) -> Hidden:
+        """Embed time [B] and what the model is conditioned on; keep the raw tokens [B, N, C·p·p]."""
+        context = arguments.pop("context", None)
+        vector = self.model.condition(t, *arguments.values(), patch_size)
+        return Hidden(tokens, context if context is None else self.model.context_embedder(context), vector, None, 0,
+                      {"grid": grid, "patch_size": patch_size})
+
+    def patch_embed(self, hidden: Hidden) -> Hidden:
+        return hidden.but(x=self.model.patch_embed(hidden.x, hidden.extra["patch_size"]))
+
+    def position_embed(self, hidden: Hidden) -> Hidden:
+        return hidden.but(x=hidden.x + self.model.position_embedding(hidden.extra["grid"], hidden.extra["patch_size"]).to(hidden.x))
+
+    def block(self, i, x, context, hidden, options):
+        if context is None and hasattr(self.model, "joint_blocks"):
+            raise StagesError(f"block {i} needs the text tokens, which the last block ({len(self.kinds) - 1}) has dropped")
+        out = self.model.run_blocks(mmdit.Hidden(x, context, hidden.vector, hidden.extra["patch_size"]), i, i + 1)
+        return out.x, out.context
+
+    def head(self, hidden: Hidden) -> Tensor:
+        return self.model.head(mmdit.Hidden(hidden.x, hidden.context, hidden.vector, hidden.extra["patch_size"]))
+
+
+def parse_blocks(text: str, count: int) -> list[int]:
+    """Block numbers in words, of a model of `count` blocks: "all", "0-11", "0,2,4-7", "11-0". Raises StagesError."""
+    numbers: list[int] = []
+    for part in (p.strip() for p in text.split(",")):
+        if part == "all":
+            numbers += range(count)
+        elif match := re.fullmatch(r"(\d+)(?:\s*-\s*(\d+))?", part):
+            first, last = int(match[1]), int(match[2] or match[1])
+            numbers += range(first, last + 1) if first <= last else range(first, last - 1, -1)
+        elif part:
+            raise StagesError(f'blocks are numbers and ranges such as "0-11", "0,2,4-7", "11-0" or "all", not {part!r}')
+    for i in numbers:
+        if i >= count:
+            raise StagesError(f"this model has blocks 0 to {count - 1}, there is no block {i}")
+    return numbers

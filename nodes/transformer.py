@@ -1,0 +1,203 @@
+"""One step from the inside: the transformer's stages, guidance and the solver's move, each a node."""
+
+from comfy_api.v0_0_2 import io, ui
+
+from ..dit_impl import inside
+from ..dit_impl.sampling import SOLVERS
+from . import host
+from .wires import Hidden, Tokens, dit_input, names_errors, sigmas_input, step_input, tokens_input
+
+CATEGORY = "DiT Blocks/inside"
+
+
+def _hidden_input(tooltip: str = "Hidden states from the stage before."):
+    return Hidden.Input("hidden", tooltip=tooltip)
+
+
+def _hidden_output(tooltip: str):
+    return Hidden.Output("hidden_out", display_name="hidden", tooltip=tooltip)
+
+
+def _tokens_or_hidden(tooltip: str):
+    return io.MultiType.Input("x", types=[Tokens, Hidden], tooltip=tooltip)
+
+
+class Condition(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksCondition",
+            display_name="Condition",
+            category=CATEGORY,
+            description="Begin a step: lay out its batch [uncond, cond] as KSampler does, and embed time and text. First in the exact wiring.",
+            search_aliases=["timestep embedding", "adaLN"],
+            inputs=[
+                dit_input(),
+                _tokens_or_hidden("Tokens at the noise level of the step, or their embedded patches."),
+                io.Conditioning.Input("positive", tooltip="What the picture shows."),
+                sigmas_input(),
+                step_input("Which step of the schedule, from 0."),
+                io.Conditioning.Input("negative", optional=True, tooltip="What guidance goes away from. Leave it out for cfg 1, or where "
+                                                                        "it has a branch of its own."),
+            ],
+            outputs=[_hidden_output("Tokens not yet embedded, with text tokens and conditioning vector.")],
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, dit, x, positive, sigmas, step, negative=None) -> io.NodeOutput:
+        host.load(dit.modules())
+        return io.NodeOutput(inside.condition(dit, x, positive, negative, sigmas, step))
+
+
+class PatchEmbed(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksPatchEmbed",
+            display_name="Patch Embed",
+            category=CATEGORY,
+            description="Each raw patch times one learned matrix: p·p·C values become a vector of the model's width. What a patch holds, "
+                        "not where it stands.",
+            search_aliases=["patch embedding", "块嵌入", "x_embedder"],
+            inputs=[dit_input(), _tokens_or_hidden("After Condition; or raw tokens, to condition later.")],
+            outputs=[_hidden_output("Image tokens of the model's width, without positions.")],
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, dit, x) -> io.NodeOutput:
+        host.load(dit.modules())
+        return io.NodeOutput(inside.patch_embed(dit, x))
+
+
+class PositionEmbed(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksPositionEmbed",
+            display_name="Position Embed",
+            category=CATEGORY,
+            description="Where each patch stands. Without it attention sees a bag of patches. Rotary models take their own positions only, for "
+                        "theirs act inside attention.",
+            search_aliases=["positional encoding", "位置嵌入", "sincos"],
+            inputs=[
+                dit_input(),
+                _hidden_input("Embedded patches."),
+                io.Combo.Input("mode", options=list(inside.POSITION_MODES), default="model",
+                               tooltip="model: its own. none: a bag of patches. shuffled: its own, rows exchanged. 1-D: reading order alone. "
+                                       "scaled: the trained grid laid over this one."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Of the shuffle."),
+            ],
+            outputs=[_hidden_output("Image tokens that know their place.")],
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, dit, hidden, mode, seed) -> io.NodeOutput:
+        host.load(dit.modules())
+        return io.NodeOutput(inside.position_embed(dit, hidden, mode, seed))
+
+
+class RunBlocks(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksRunBlocks",
+            display_name="DiT Blocks",
+            category=CATEGORY,
+            description="Transformer blocks, any of them in any order: skip, repeat, reverse, weaken, or graft tokens of another run first.",
+            search_aliases=["layer skip", "transformer blocks", "SLG"],
+            has_intermediate_output=True,
+            inputs=[
+                dit_input(),
+                _hidden_input("Conditioned and embedded hidden states."),
+                io.String.Input("blocks", default="all", tooltip='Which, in order: "all", "0-11", "0,2,4-7", "11-0"; empty for none.'),
+                io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.05, round=0.001,
+                               tooltip="Scales what each block adds to its input: 1 is the model, 0 skips."),
+                Hidden.Input("graft", optional=True, tooltip="Hidden states of another run, whose image tokens come in first."),
+                io.Mask.Input("graft_mask", optional=True, tooltip="Which tokens are grafted; all without it."),
+            ],
+            outputs=[_hidden_output("Hidden states after these blocks.")],
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, dit, hidden, blocks, strength, graft=None, graft_mask=None) -> io.NodeOutput:
+        host.load(dit.modules())
+        host.throw_if_interrupted()
+        done = inside.run_blocks(dit, hidden, blocks, strength, graft, graft_mask)
+        return io.NodeOutput(done, ui=ui.PreviewText(inside.describe_blocks(dit, blocks)))
+
+
+class FinalLayer(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksFinalLayer",
+            display_name="Final Layer",
+            category=CATEGORY,
+            description="A modulated norm and one linear map: image tokens back to patch values, the model's prediction for each conditioning.",
+            inputs=[dit_input(), _hidden_input("Hidden states after the last block you want.")],
+            outputs=[Tokens.Output("prediction", display_name="prediction", tooltip="The whole batch's prediction, for Guidance.")],
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, dit, hidden) -> io.NodeOutput:
+        host.load(dit.modules())
+        return io.NodeOutput(inside.final_layer(dit, hidden))
+
+
+class Guidance(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksGuidance",
+            display_name="Guidance",
+            category=CATEGORY,
+            description="Classifier-free guidance: from the unconditional prediction towards the conditional one, and past it. On a MODEL, its "
+                        "own CFG functions decide.",
+            search_aliases=["CFG", "classifier-free guidance"],
+            inputs=[
+                Tokens.Input("prediction", tooltip="From Final Layer."),
+                io.Float.Input("cfg", default=3.0, min=-100.0, max=100.0, step=0.1, round=0.01, tooltip="How far to go; 1 is the conditional "
+                                                                                                         "prediction itself."),
+                Tokens.Input("negative", optional=True, tooltip="The prediction of a branch of its own: a negative prompt, skipped blocks, an "
+                                                                "earlier guidance's rival."),
+            ],
+            outputs=[Tokens.Output("guided", display_name="prediction", tooltip="One prediction, as x0.")],
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, prediction, cfg, negative=None) -> io.NodeOutput:
+        return io.NodeOutput(inside.guide(prediction, cfg, negative))
+
+
+class SamplerStep(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksSamplerStep",
+            display_name="Sampler Step",
+            category=CATEGORY,
+            description="The solver's move: from the tokens and the prediction to the next noise level.",
+            inputs=[
+                dit_input(),
+                tokens_input("The tokens that the step started from."),
+                Tokens.Input("prediction", tooltip="From Guidance, or from Final Layer where there is one conditioning."),
+                sigmas_input(),
+                step_input("The step that the prediction is for."),
+                io.Combo.Input("solver", options=[s for s in SOLVERS if s != "heun"], default="euler", tooltip="How the move is made."),
+            ],
+            outputs=[
+                Tokens.Output("stepped", display_name="tokens", tooltip="Tokens at the next noise level."),
+                Tokens.Output("denoised", display_name="denoised", tooltip="x0: the clean tokens as the model sees them."),
+            ],
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, dit, tokens, prediction, sigmas, step, solver) -> io.NodeOutput:
+        return io.NodeOutput(*inside.sampler_step(dit, tokens, prediction, sigmas, step, solver))
