@@ -138,33 +138,41 @@ def final_layer(dit: Dit, wire: dict) -> dict:
 def guide(prediction: dict, cfg: float, negative: dict | None = None) -> dict:
     """Classifier-free guidance u + (c − u)·cfg on x0 (Ho & Salimans 2022, equation 6): predictions → x0, as DIT_TOKENS.
 
-    `negative`: the prediction of a branch of its own; else the unconditional part of the batch. Raises StagesError.
+    `negative`: the prediction of a branch of its own, or one already guided; else the unconditional part of the batch. Either may
+    itself be guided, so that guidances chain. Raises StagesError.
     """
-    for wire, what in ((prediction, "prediction"), (negative, "negative")):
-        if wire is not None and ("call" not in wire or wire["guided"]):
-            raise StagesError(f"{what} is not from a Final Layer")
-    call = prediction["call"]
-    if negative is None:
-        if cfg != 1 and "uncond" not in call.layout:
-            raise StagesError(f"cfg {cfg:g} needs a negative: wire one into Condition, or the prediction of another branch into negative")
-        x0 = call.to_x0(prediction["tokens"], cfg)
-    else:
-        if not torch.equal(call.sigma, negative["call"].sigma) or call.x.shape != negative["call"].x.shape:
+    if negative is not None:
+        conditional, unconditional = _x0(prediction, "prediction", 1.0), _x0(negative, "negative", 1.0)
+        if not torch.equal(prediction["call"].sigma, negative["call"].sigma) or conditional.shape != unconditional.shape:
             raise StagesError("prediction and negative are of different steps or grids")
-        conditional, unconditional = (wire["call"].to_x0(wire["tokens"], 1.0) for wire in (prediction, negative))
         x0 = unconditional + (conditional - unconditional) * cfg
+    else:
+        x0 = _x0(prediction, "prediction", cfg)
     return {**with_tokens(prediction, x0), "guided": True}
+
+
+def _check_prediction(wire: dict, what: str) -> None:
+    if "call" not in wire:
+        raise StagesError(f"{what} is not from Final Layer or Guidance")
+
+
+def _x0(wire: dict, what: str, cfg: float) -> Tensor:
+    """A prediction as x0 [B, N, C·p·p], guided by the unconditional part of its batch."""
+    _check_prediction(wire, what)
+    if not wire["guided"]:
+        if cfg != 1 and "uncond" not in wire["call"].layout:
+            raise StagesError(f"cfg {cfg:g} needs a negative: wire one into Condition, or the prediction of another branch into negative")
+        return wire["call"].to_x0(wire["tokens"], cfg)
+    if cfg != 1:
+        raise StagesError(f"{what} is guided already; for cfg {cfg:g} wire what to go away from into negative")
+    return wire["tokens"]
 
 
 def sampler_step(dit: Dit, tokens: dict, prediction: dict, sigmas: Tensor, step: int, solver: str) -> tuple[dict, dict]:
     """The solver's move: → (tokens at the next noise level, x0), both DIT_TOKENS. Raises StagesError, ValueError."""
-    if "call" not in prediction:
-        raise StagesError("prediction is not from Final Layer or Guidance")
-    if not prediction["guided"]:
-        prediction = guide(prediction, 1.0)
-    call = prediction["call"]
+    x0, call = _x0(prediction, "prediction", 1.0), prediction["call"]
     if step < len(sigmas) and sigmas[step].float().to(call.sigma) != call.sigma:
         raise StagesError(f"the prediction was made at sigma {call.sigma.item():.4g}, step {step} is at {sigmas[step].item():.4g}")
-    if prediction["tokens"].shape != tokens["tokens"].shape:
-        raise StagesError(f"the prediction has shape {list(prediction['tokens'].shape)}, the tokens {list(tokens['tokens'].shape)}")
-    return dit.advance(tokens, prediction["tokens"], sigmas, step, solver)
+    if x0.shape != tokens["tokens"].shape:
+        raise StagesError(f"the prediction has shape {list(x0.shape)}, the tokens {list(tokens['tokens'].shape)}")
+    return dit.advance(tokens, x0, sigmas, step, solver)

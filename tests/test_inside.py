@@ -94,6 +94,17 @@ def test_a_branch_for_each_conditioning_agrees(backbone, positive, negative):
     torch.testing.assert_close(apart["tokens"], together["tokens"], atol=1e-5, rtol=1e-5)
 
 
+def test_guidances_chain(backbone, positive, negative):
+    _, _, hidden = started(backbone, positive, negative)
+    (guided,) = out(Guidance, prediction=finished(backbone, hidden), cfg=3.0)
+    worse = finished(backbone, started(backbone, negative)[2])
+    (chained,) = out(Guidance, prediction=guided, cfg=1.5, negative=worse)
+    x0 = worse["call"].to_x0(worse["tokens"], 1.0)
+    torch.testing.assert_close(chained["tokens"], x0 + 1.5 * (guided["tokens"] - x0))
+    with pytest.raises(ValueError, match="^Guidance: prediction is guided already; for cfg 2 wire"):
+        out(Guidance, prediction=guided, cfg=2.0)
+
+
 def test_patches_may_be_embedded_before_conditioning(backbone, positive, negative):
     sigmas, tokens, conditioned = started(backbone, positive, negative)
     (hidden,) = out(PatchEmbed, dit=backbone, x=tokens)
@@ -205,5 +216,5 @@ def test_wrong_inputs_are_one_line_that_names_the_node(backbone, positive, negat
     prediction = finished(backbone, started(backbone, positive)[2])
     with pytest.raises(ValueError, match="^Guidance: cfg 3 needs a negative"):
         out(Guidance, prediction=prediction, cfg=3.0)
-    with pytest.raises(ValueError, match="^Guidance: prediction is not from a Final Layer"):
+    with pytest.raises(ValueError, match="^Guidance: prediction is not from Final Layer or Guidance"):
         out(Guidance, prediction=started(backbone, positive)[1], cfg=3.0)
