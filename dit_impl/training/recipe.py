@@ -60,5 +60,6 @@ def train(path: Path) -> None:
     files = {name: recipe.weights / f"{name}.safetensors" for name in ("vae", "dit", "text")}
     if not files["vae"].exists() or (recipe.state / "vae_state.pt").exists():
         save_vae(train_vae(recipe.vae, recipe.state), files["vae"])
-    start = (load_dit(files["dit"])[0], load_text(files["text"])) if recipe.go_on and files["dit"].exists() else None
+    fresh = recipe.go_on and files["dit"].exists() and not (recipe.state / "dit_state.pt").exists()
+    start = (load_dit(files["dit"])[0], load_text(files["text"])) if fresh else None
     train_dit(recipe.dit, load_vae(files["vae"]), recipe.state, lambda *parts: save_dit(*parts, folder=recipe.weights), start)
