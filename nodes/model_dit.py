@@ -162,7 +162,7 @@ class ModelDit(Dit):
         self.check_tokens(wire)
         if any("hooks" in extras for conditioning in (positive, negative or []) for _, extras in conditioning):
             raise StagesError("the conditioning carries hooks, which hold for one model call only; use DiT Denoise Step")
-        transformer, calls, layouts = self.model.model.diffusion_model, [], []
+        stages, transformer, calls, layouts = self.stages, self.model.model.diffusion_model, [], []
 
         def keep(*call):
             calls.append(call[1:])
@@ -181,7 +181,7 @@ class ModelDit(Dit):
         if len(calls) != 1:
             raise StagesError(f"this step is {len(calls)} model calls (regions, texts that share no batch, or little memory); "
                               "give each conditioning a branch of its own, or use DiT Denoise Step")
-        hidden, order = self.stages.condition(*calls[0][0], **calls[0][1]), layouts[0]
+        hidden, order = stages.condition(*calls[0][0], **calls[0][1]), layouts[0]
 
         def to_x0(prediction: Tensor, cfg: float) -> Tensor:
             parts = dict(zip(order, to_latent(prediction, wire).chunk(len(order))))

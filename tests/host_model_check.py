@@ -193,6 +193,59 @@ def as_small_as_ksampler(name, make):
     assert ours <= core * 1.02
 
 
+def unet():
+    """A small SD1-like UNet as a MODEL: epsilon prediction, no patches."""
+    import comfy.model_base
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy.supported_models
+    config = comfy.supported_models.SD15(dict(
+        image_size=8, in_channels=4, model_channels=32, out_channels=4, num_res_blocks=[1], channel_mult=(1,), num_heads=2,
+        use_spatial_transformer=True, transformer_depth=[1], transformer_depth_middle=1, transformer_depth_output=[1, 1], context_dim=16,
+        dtype=torch.float32))
+    torch.manual_seed(0)
+    model = comfy.model_base.BaseModel(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    cpu = torch.device("cpu")
+    text = [torch.randn(1, 7, 16, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+    positive, negative = ([[one, {}]] for one in text)
+    return comfy.model_patcher.CoreModelPatcher(model, cpu, cpu), positive, negative, torch.randn(1, 4, 9, 7)
+
+
+def a_unet_has_steps_and_no_stages(name=None, make=None):
+    from dit_blocks.nodes.model import FromModel
+    from dit_blocks.nodes.patch import Patchify
+    from dit_blocks.nodes.transformer import Condition
+    made = model, positive, _, samples = unet()
+    same(made)
+    same(made, sampler="dpmpp_2m", denoise=0.6, chain=True)
+    assert torch.equal(ksampler(*made), wires(*made, sampler="ddim"))
+    (dit,) = out(FromModel, model=model)
+    (tokens,) = out(Patchify, latent={"samples": samples}, patch_size=0, dit=dit)
+    try:
+        out(Condition, dit=dit, x=tokens, positive=positive, sigmas=dit.schedule(4), step=0)
+    except ValueError as error:
+        assert str(error).startswith("Condition: UNetModel has no stage adapter (there are for MMDiT, Flux,") and "\n" not in str(error)
+    else:
+        raise AssertionError("not refused")
+
+
+def tokens_of_another_model(name=None, make=None):
+    from dit_blocks.nodes.denoise import DenoiseStep
+    from dit_blocks.nodes.model import FromModel
+    from dit_blocks.nodes.patch import Patchify
+    (sd3, positive, negative, samples), flux = MODELS["sd3"](), MODELS["flux_dev"]()[0]
+    sd3, flux = (out(FromModel, model=model)[0] for model in (sd3, flux))
+    (tokens,) = out(Patchify, latent={"samples": samples}, patch_size=0, dit=flux)
+    try:
+        out(DenoiseStep, dit=sd3, tokens=tokens, sigmas=sd3.schedule(4), step=0, positive=positive, negative=negative, cfg=4.0, solver="euler")
+    except ValueError as error:
+        assert str(error) == "DiT Denoise Step: the tokens are not in the latent space of SD3 (MODEL): wire its dit into Patchify"
+    else:
+        raise AssertionError("not refused")
+
+
 def dit_to_model(name=None, make=None):
     """KSampler on the embedded model draws what Denoise draws; a LoRA on that MODEL leaves the DIT as it was."""
     import comfy.sd
@@ -274,7 +327,8 @@ SOME = {
 }
 CASES = {f"{name}: {title}": (check, name) for title, check in CHECKS.items() for name in MODELS}
 CASES |= {f"{name}: {title}": (check, name) for title, (check, names) in SOME.items() for name in names}
-CASES["DiT to MODEL"] = (dit_to_model, None)
+CASES |= {"DiT to MODEL": (dit_to_model, None), "a UNet": (a_unet_has_steps_and_no_stages, None),
+          "tokens of another model": (tokens_of_another_model, None)}
 
 
 def main(comfyui: str, packs: str, *only: str) -> None:
