@@ -85,7 +85,7 @@ class Dit:
         raise NotImplementedError
 
     def begin(self, wire: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None = None) -> dict:
-        """Begin a step by stages: tokens at the step's noise level → DIT_HIDDEN, conditioned. Raises ScheduleError, BackboneError."""
+        """Begin a step by stages: tokens at the step's noise level → DIT_HIDDEN with no stage done. Raises ScheduleError, BackboneError."""
         raise NotImplementedError
 
     def advance(self, wire: dict, x0: Tensor, sigmas: Tensor, step: int, solver: str) -> tuple[dict, dict]:
@@ -199,7 +199,7 @@ class Backbone(Dit):
 
         def to_x0(prediction: Tensor, cfg: float) -> Tensor:
             return kept.leave(self._guided_x0(prediction.to(seen), seen, sigma, layout, cfg))
-        return {"hidden": hidden, "tokens": wire, "done": {"condition"}, "call": Call(layout, x, sigma, to_x0), "model": self.name}
+        return {"hidden": hidden, "tokens": wire, "done": frozenset(), "call": Call(layout, x, sigma, to_x0), "model": self.name}
 
     def _conditions(self, wire: dict, positive: Conditioning, negative: Conditioning | None) -> tuple[tuple[str, ...], Arguments]:
         """→ the batch's layout, and what the model is called with beside tokens and times."""

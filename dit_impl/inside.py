@@ -13,6 +13,7 @@ from .position import grid_positions, sincos_1d, sincos_2d
 from .stages import Hidden, StagesError, TokenStages, parse_blocks
 from .tokens import to_tokens, with_tokens
 
+BLOCK = "block {}"  # how a trace names the last block that was run
 POSITION_MODES = ("model", "none", "shuffled", "1-D", "scaled")
 
 
@@ -26,20 +27,31 @@ def _check(dit: Dit, wire: dict, *needed: str) -> None:
             raise StagesError(f"the hidden states have not been through {stages[stage]}")
 
 
+def checksum(tokens: Tensor) -> Tensor:
+    """A number [] that two tensors share if they are equal, and hardly ever if not."""
+    return tokens.detach().double().abs().sum()
+
+
+def _after(wire: dict, hidden: Hidden, stage: str, name: str = "") -> dict:
+    """The wire after a stage, with its name and checksum added to the trace."""
+    return {**wire, "hidden": hidden, "done": wire["done"] | {stage}, "trace": (*wire["trace"], (name or stage, checksum(hidden.x)))}
+
+
 def condition(dit: Dit, x: dict, positive: Conditioning, negative: Conditioning | None, sigmas: Tensor, step: int) -> dict:
     """Begin a step: lay out its batch [uncond, cond], embed time and text. Raw tokens, or hidden states without them → DIT_HIDDEN.
 
     Raises StagesError, ScheduleError, BackboneError.
     """
     if "hidden" not in x:
-        return dit.begin(x, sigmas, step, positive, negative)
+        begun = dit.begin(x, sigmas, step, positive, negative)
+        return _after({**begun, "trace": ()}, begun["hidden"], "condition")
     _check(dit, x)
     if x["call"]:
         raise StagesError("the hidden states are conditioned already")
     begun = dit.begin(x["tokens"], sigmas, step, positive, negative)
     parts = len(begun["call"].layout)
     hidden = begun["hidden"].but(x=x["hidden"].x.repeat(parts, 1, 1), index=x["hidden"].index)
-    return {**begun, "hidden": hidden, "done": begun["done"] | x["done"]}
+    return _after({**begun, "done": x["done"], "trace": x["trace"]}, hidden, "condition")
 
 
 def patch_embed(dit: Dit, x: dict) -> dict:
@@ -48,12 +60,13 @@ def patch_embed(dit: Dit, x: dict) -> dict:
         _check(dit, x)
         if "patches" in x["done"]:
             raise StagesError("the patches are embedded already")
-        return {**x, "hidden": dit.stages.patch_embed(x["hidden"]), "done": x["done"] | {"patches"}}
+        return _after(x, dit.stages.patch_embed(x["hidden"]), "patches")
     dit.check_tokens(x)
     if not isinstance(dit, Backbone) or not isinstance(dit.flow, RectifiedFlow) or x.get("noise_mask") is not None:
         raise StagesError(f"{dit.name} embeds patches of a step that has begun: put Condition before Patch Embed")
     raw = Hidden(x["tokens"].to(dit.like()), None, None, None, 0, {"grid": x["grid"], "patch_size": x["patch_size"]})
-    return {"hidden": dit.stages.patch_embed(raw), "tokens": x, "done": {"patches"}, "call": None, "model": dit.name}
+    wire = {"tokens": x, "done": frozenset(), "call": None, "model": dit.name, "trace": ()}
+    return _after(wire, dit.stages.patch_embed(raw), "patches")
 
 
 def position_embed(dit: Dit, wire: dict, mode: str = "model", seed: int = 0) -> dict:
@@ -66,13 +79,12 @@ def position_embed(dit: Dit, wire: dict, mode: str = "model", seed: int = 0) -> 
     _check(dit, wire, "patches")
     stages, hidden = dit.stages, wire["hidden"]
     own = stages.position_embed(hidden)
-    done = {**wire, "done": wire["done"] | {"positions"}}
     if mode == "model":
-        return {**done, "hidden": own}
+        return _after(wire, own, "positions")
     if own.position is not None:
         raise StagesError(f'{dit.name} has rotary positions, which attention applies: mode "model" alone fits it, not "{mode}"')
     if mode == "none":
-        return {**done, "hidden": hidden}
+        return _after(wire, hidden, "positions")
     count, width = hidden.x.shape[1:]
     if mode == "shuffled":
         table = stages.position_embed(hidden.but(x=torch.zeros_like(hidden.x[:1]))).x
@@ -86,7 +98,7 @@ def position_embed(dit: Dit, wire: dict, mode: str = "model", seed: int = 0) -> 
         table = sincos_2d(width, *grid_positions(wire["tokens"]["grid"], side))[None]
     else:
         raise StagesError(f"mode is one of {', '.join(POSITION_MODES)}, not {mode!r}")
-    return {**done, "hidden": hidden.but(x=hidden.x + table.to(hidden.x))}
+    return _after(wire, hidden.but(x=hidden.x + table.to(hidden.x)), "positions")
 
 
 def run_blocks(dit: Dit, wire: dict, blocks: str = "all", strength: float = 1.0, graft: dict | None = None,
@@ -104,7 +116,8 @@ def run_blocks(dit: Dit, wire: dict, blocks: str = "all", strength: float = 1.0,
         chosen = 1.0 if mask is None else token_mask(mask, wire["tokens"]["grid"], len(hidden.x)).to(hidden.x)
         hidden = hidden.but(x=torch.lerp(hidden.x, other, chosen) if mask is not None else other)
     stages = dit.stages
-    return {**wire, "hidden": stages.run_blocks(hidden, parse_blocks(blocks, len(stages.kinds)), strength)}
+    after = stages.run_blocks(hidden, parse_blocks(blocks, len(stages.kinds)), strength)
+    return _after(wire, after, "blocks", BLOCK.format(after.index - 1))
 
 
 def token_mask(mask: Tensor, grid: tuple[int, ...], batch: int) -> Tensor:
@@ -132,7 +145,8 @@ def final_layer(dit: Dit, wire: dict) -> dict:
     _check(dit, wire, "condition", "patches")
     answer = dit.stages.head(wire["hidden"])
     tokens = answer if answer.dim() == 3 else to_tokens(answer.float(), wire["tokens"])
-    return {**with_tokens(wire["tokens"], tokens), "call": wire["call"], "guided": False}
+    trace = (*wire["trace"], ("final layer", checksum(tokens)))
+    return {**with_tokens(wire["tokens"], tokens), "call": wire["call"], "guided": False, "trace": trace}
 
 
 def guide(prediction: dict, cfg: float, negative: dict | None = None) -> dict:
@@ -151,14 +165,10 @@ def guide(prediction: dict, cfg: float, negative: dict | None = None) -> dict:
     return {**with_tokens(prediction, x0), "guided": True}
 
 
-def _check_prediction(wire: dict, what: str) -> None:
-    if "call" not in wire:
-        raise StagesError(f"{what} is not from Final Layer or Guidance")
-
-
 def _x0(wire: dict, what: str, cfg: float) -> Tensor:
     """A prediction as x0 [B, N, C·p·p], guided by the unconditional part of its batch."""
-    _check_prediction(wire, what)
+    if "call" not in wire:
+        raise StagesError(f"{what} is not from Final Layer or Guidance")
     if not wire["guided"]:
         if cfg != 1 and "uncond" not in wire["call"].layout:
             raise StagesError(f"cfg {cfg:g} needs a negative: wire one into Condition, or the prediction of another branch into negative")

@@ -9,6 +9,7 @@ DIT_HIDDEN is a plain dict:
     done     which stages were run, of "condition", "patches", "positions"
     call     once conditioned: a `Call`, with the batch layout [uncond, cond] and how predictions become x0
     model    name of the model that it belongs to
+    trace    (stage, checksum of the image tokens after it) for every stage so far, by which Parity finds where wires part from the model
 """
 
 from dataclasses import dataclass, replace

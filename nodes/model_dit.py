@@ -194,7 +194,7 @@ class ModelDit(Dit):
             return sampler.x0
         layout = tuple("uncond" if which else "cond" for which in order)
         call = Call(layout, wire["tokens"], sigmas[step], to_x0)
-        return {"hidden": hidden, "tokens": wire, "done": {"condition"}, "call": call, "model": self.name}
+        return {"hidden": hidden, "tokens": wire, "done": frozenset(), "call": call, "model": self.name}
 
     def advance(self, wire: dict, x0: Tensor, sigmas: Tensor, step: int, solver: str) -> tuple[dict, dict]:
         self._check_solver(solver)

@@ -1,0 +1,130 @@
+"""Questions to a model that its stages answer: do these wires compute what it computes, and which blocks matter."""
+
+from dataclasses import dataclass
+from typing import Callable
+
+import torch
+from torch import Tensor
+
+from . import inside
+from .backbone import Conditioning, Dit
+from .stages import StagesError
+
+
+@dataclass(frozen=True)
+class Parity:
+    """largest: absolute difference in x0. stage: the first after which the wires differ from the model, "" where none does."""
+    largest: float
+    stage: str
+
+    def __str__(self) -> str:
+        if not self.largest:
+            return "equal, bit for bit"
+        return f"differs by up to {self.largest:.3g}; first after {self.stage or 'guidance'}"
+
+
+def parity(dit: Dit, prediction: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None, cfg: float) -> Parity:
+    """A prediction that wires made, after Guidance, against the whole model's own x0 at the same tokens. Raises StagesError."""
+    if "trace" not in prediction:
+        raise StagesError("prediction is not from Final Layer or Guidance")
+    start = {**{key: value for key, value in prediction.items() if key not in ("call", "guided", "trace")}, "tokens": prediction["call"].x}
+    x0 = inside.guide(prediction, 1.0)["tokens"]
+    own = dit.denoise(start, sigmas, positive, negative, cfg, start_step=step, end_step=step + 1)[1]["tokens"].to(x0)
+    largest = (x0 - own).abs().max().item()
+    if not largest:
+        return Parity(0.0, "")
+    wire = inside.condition(dit, start, positive, negative if cfg != 1 else None, sigmas, step)
+    wire = inside.position_embed(dit, inside.patch_embed(dit, wire))
+    native = dict(wire["trace"])
+    for i in range(len(dit.stages.kinds)):
+        wire = inside.run_blocks(dit, wire, str(i))
+    native |= dict(wire["trace"][3:]) | dict(inside.final_layer(dit, wire)["trace"][-1:])
+    made = dict(prediction["trace"])
+    for name in ("condition", "patches", "positions"):
+        if name not in made:
+            return Parity(largest, f"{name}, which was left out")
+    for name, value in prediction["trace"]:
+        if name not in native or not torch.equal(value, native[name]):
+            return Parity(largest, name)
+    return Parity(largest, "")
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """change [levels, blocks]: how far x0 moves when a block is left out, as a share of its own size; sigmas: [levels]."""
+    change: Tensor
+    sigmas: Tensor
+    kinds: list[str]
+
+    def least(self, count: int) -> list[int]:
+        """The blocks that matter least, in order of their place."""
+        return sorted(self.change.mean(0).argsort()[:count].tolist())
+
+    def skip_lists(self, count: int) -> tuple[str, str, str]:
+        """Those blocks as core's SkipLayerGuidanceDiT takes them, double and single layers, and the rest as DiT Blocks takes them."""
+        skipped = self.least(count)
+        first_single = self.kinds.index("single") if "single" in self.kinds else len(self.kinds)
+        double = ", ".join(str(i) for i in skipped if i < first_single)
+        single = ", ".join(str(i - first_single) for i in skipped if i >= first_single)
+        return double, single, ranges([i for i in range(len(self.kinds)) if i not in skipped])
+
+
+def ranges(numbers: list[int]) -> str:
+    """Rising numbers in words: [0, 1, 2, 4] → "0-2,4"."""
+    parts: list[list[int]] = []
+    for i in numbers:
+        if parts and parts[-1][-1] == i - 1:
+            parts[-1].append(i)
+        else:
+            parts.append([i])
+    return ",".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
+
+
+def ablate(dit: Dit, clean: dict, sigmas: Tensor, levels: int, positive: Conditioning, negative: Conditioning | None, cfg: float, seed: int,
+           reporter: Callable[[int], Callable[[int], None]] = lambda total: lambda done: None) -> Ablation:
+    """Leave out each block in turn at a few noise levels spread over the schedule. `clean`: tokens of a finished picture.
+
+    `reporter(total)` gives what is called with the number done after every block. Raises StagesError, ValueError."""
+    steps = sorted({round((k + 0.5) * (len(sigmas) - 1) / levels - 0.5) for k in range(levels)})
+    kinds, rows = dit.stages.kinds, []
+    report = reporter(len(steps) * len(kinds))
+    for row, step in enumerate(steps):
+        noisy, _ = dit.add_noise({key: value for key, value in clean.items() if key != "memory"}, sigmas, step, seed)
+        wire = inside.condition(dit, noisy, positive, negative if cfg != 1 else None, sigmas, step)
+        before = inside.position_embed(dit, inside.patch_embed(dit, wire))
+
+        def x0_of(wire: dict) -> Tensor:
+            return inside.guide(inside.final_layer(dit, wire), cfg)["tokens"]
+        whole = x0_of(inside.run_blocks(dit, before))
+        changes = []
+        for i in range(len(kinds)):
+            after = inside.run_blocks(dit, before, ranges(list(range(i + 1, len(kinds)))))
+            changes.append((x0_of(after) - whole).square().mean().sqrt() / whole.square().mean().sqrt())
+            if i < len(kinds) - 1:
+                before = inside.run_blocks(dit, before, str(i))
+            report(row * len(kinds) + i + 1)
+        rows.append(torch.stack(changes).float().cpu())
+    return Ablation(torch.stack(rows), sigmas[steps], kinds)
+
+
+def bar_chart(ablation: Ablation, width: int = 768, height: int = 384) -> Tensor:
+    """A bar for each block, the mean over noise levels, with a tick for each level: → [1, height, width, 3] in 0..1."""
+    import numpy as np
+    from PIL import Image, ImageDraw
+    picture = Image.new("RGB", (width, height), "white")
+    draw, mean = ImageDraw.Draw(picture), ablation.change.mean(0)
+    left, bottom, top = 48, height - 36, 36
+    room, highest = (width - left - 16) / len(mean), max(ablation.change.max().item(), 1e-9)
+    draw.text((left, 10), "change of x0 when a block is left out", fill="black")
+    draw.text((4, top - 6), f"{highest:.2g}", fill="gray")
+    draw.line([(left, bottom), (width - 16, bottom)], fill="gray")
+    for i, value in enumerate(mean.tolist()):
+        x = left + i * room
+        level = lambda share: bottom - share / highest * (bottom - top)  # noqa: E731
+        draw.rectangle([x + room * 0.15, level(value), x + room * 0.85, bottom], fill=(70, 110, 180))
+        for one in ablation.change[:, i].tolist():
+            draw.line([(x + room * 0.15, level(one)), (x + room * 0.85, level(one))], fill=(230, 140, 40), width=2)
+        if len(mean) <= 32 or i % 4 == 0:
+            draw.text((x + room / 2 - 3 * len(str(i)), bottom + 6), str(i), fill="black")
+    draw.text((left, height - 16), "block; orange: each noise level, blue: their mean", fill="gray")
+    return torch.from_numpy(np.array(picture)).float()[None] / 255

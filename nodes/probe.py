@@ -1,0 +1,78 @@
+"""Questions to a model: do these wires compute what it computes, and which blocks matter."""
+
+from comfy_api.v0_0_2 import io, ui
+
+from ..dit_impl import probe
+from . import host
+from .wires import Tokens, dit_input, names_errors, sigmas_input, step_input, tokens_input
+
+CATEGORY = "DiT Blocks/probe"
+
+
+class Parity(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksParity",
+            display_name="Parity",
+            category=CATEGORY,
+            description="Runs the whole model on the tokens that the wires started from, and says how far their prediction is from its own "
+                        "and after which stage they part.",
+            search_aliases=["compare", "bit-exact", "parity badge"],
+            is_output_node=True,
+            inputs=[
+                dit_input(),
+                Tokens.Input("prediction", tooltip="From Guidance, or from Final Layer where there is one conditioning."),
+                sigmas_input(),
+                step_input("The step that the prediction is for."),
+                io.Conditioning.Input("positive", tooltip="As in Condition."),
+                io.Float.Input("cfg", default=3.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="As in Guidance."),
+                io.Conditioning.Input("negative", optional=True, tooltip="As in Condition."),
+            ],
+            outputs=[io.Float.Output("largest", display_name="largest difference", tooltip="In x0; 0 is equal, bit for bit.")],
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, dit, prediction, sigmas, step, positive, cfg, negative=None) -> io.NodeOutput:
+        host.load(dit.modules())
+        found = probe.parity(dit, prediction, sigmas, step, positive, negative, cfg)
+        return io.NodeOutput(found.largest, ui=ui.PreviewText(str(found)))
+
+
+class BlockAblation(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksBlockAblation",
+            display_name="Block Ablation",
+            category=CATEGORY,
+            description="Leaves out each block in turn at a few noise levels and ranks the blocks by how far x0 moves: a chart, and the least "
+                        "important ones as skip lists.",
+            search_aliases=["layer importance", "skip layer guidance", "SLG"],
+            inputs=[
+                dit_input(),
+                tokens_input("Clean tokens: of a picture, or denoised."),
+                sigmas_input(),
+                io.Conditioning.Input("positive", tooltip="What the picture shows."),
+                io.Float.Input("cfg", default=1.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance; 1 asks the conditional "
+                                                                                                     "prediction alone, at half the time."),
+                io.Int.Input("levels", default=3, min=1, max=50, tooltip="At how many noise levels, spread over the schedule."),
+                io.Int.Input("skip", default=1, min=0, max=100, tooltip="How many blocks the skip lists name."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Which noise."),
+                io.Conditioning.Input("negative", optional=True, tooltip="What guidance goes away from; needed for cfg other than 1."),
+            ],
+            outputs=[
+                io.Image.Output("chart", display_name="chart", tooltip="A bar for each block."),
+                io.String.Output("double_layers", display_name="double_layers", tooltip="The least important, as SkipLayerGuidanceDiT takes them."),
+                io.String.Output("single_layers", display_name="single_layers", tooltip="Those among single-stream blocks, from 0."),
+                io.String.Output("blocks", display_name="blocks", tooltip="The others, as DiT Blocks takes them."),
+            ],
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, dit, tokens, sigmas, positive, cfg, levels, skip, seed, negative=None) -> io.NodeOutput:
+        host.load(dit.modules())
+        found = probe.ablate(dit, tokens, sigmas, levels, positive, negative, cfg, seed, host.reporter)
+        return io.NodeOutput(probe.bar_chart(found), *found.skip_lists(skip))
