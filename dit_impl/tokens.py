@@ -9,6 +9,7 @@
     memory         (optional) what a multistep solver keeps: {"x0": tokens, "sigma": []}
     start          (optional) where Add Noise began: {"clean": tokens, "noise": tokens, "seed": number}
     noise_mask, batch_index   (optional) as in LATENT
+    pixels         (optional) True where the patches are of an IMAGE's pixels, not of a latent
 
 A video's latent has frames: size (T, H, W), grid (t, h, w), and `frame_patch` f, the frames in a patch (C, f, p_row, p_col).
 """
@@ -60,7 +61,7 @@ def out_of_dit_space(latent: Tensor, latent_format: LatentFormat) -> Tensor:
     return latent * std / scale + shift
 
 
-def check_latent(latent: Tensor, patch_size: int, frame_patch: int = 1) -> None:
+def check_latent(latent: Tensor, patch_size: int, frame_patch: int = 1, what: str = "latent") -> None:
     """Raise TokensError unless a latent is a finite [B, C, H, W] or [B, C, T, H, W] that patches of p fit into."""
     if latent.dim() not in (4, 5):
         raise TokensError(f"a latent is [B, C, H, W], or [B, C, T, H, W] with frames, not {list(latent.shape)}")
@@ -68,11 +69,11 @@ def check_latent(latent: Tensor, patch_size: int, frame_patch: int = 1) -> None:
         raise TokensError(f"patch_size is at least 1, not {patch_size}")
     for name, length in zip(("height", "width"), latent.shape[-2:]):
         if length < patch_size:
-            raise TokensError(f"latent {name} {length} is smaller than patch_size {patch_size}")
+            raise TokensError(f"{what} {name} {length} is smaller than patch_size {patch_size}")
     if latent.dim() == 5 and latent.shape[2] % frame_patch:
         raise TokensError(f"latent frames {latent.shape[2]} are no multiple of the model's {frame_patch} frames to a patch")
     if not torch.isfinite(latent).all():
-        raise TokensError(f"the latent holds {(~torch.isfinite(latent)).sum().item()} values that are NaN or infinite")
+        raise TokensError(f"the {what} holds {(~torch.isfinite(latent)).sum().item()} values that are NaN or infinite")
 
 
 def fold(latent: Tensor, patch_size: int, latent_format: LatentFormat | None = None, frame_patch: int = 1, **carried) -> dict:
@@ -80,7 +81,7 @@ def fold(latent: Tensor, patch_size: int, latent_format: LatentFormat | None = N
 
     Raises TokensError.
     """
-    check_latent(latent, patch_size, frame_patch)
+    check_latent(latent, patch_size, frame_patch, "image" if "pixels" in carried else "latent")
     latent_format = latent_format or identity_format(latent.shape[1])
     if not latent.any():  # an empty latent takes the model's channels, as in ComfyUI
         latent = latent.new_zeros(latent.shape[0], len(latent_format["scale"]), *latent.shape[2:])
@@ -91,6 +92,13 @@ def fold(latent: Tensor, patch_size: int, latent_format: LatentFormat | None = N
     if latent.dim() == 5:
         wire |= {"grid": (latent.shape[2] // frame_patch, *wire["grid"]), "frame_patch": frame_patch}
     return {**wire, **carried, "tokens": to_tokens(into_dit_space(latent.float(), latent_format), wire)}
+
+
+def fold_image(image: Tensor, patch_size: int) -> dict:
+    """IMAGE → DIT_TOKENS of pixels, without a model: [B, H, W, C] → dict. Dosovitskiy et al. 2020 (ViT), §3.1. Raises TokensError."""
+    if image.dim() != 4:
+        raise TokensError(f"an image is [B, H, W, C], not {list(image.shape)}")
+    return fold(image.movedim(-1, 1), patch_size, pixels=True)
 
 
 def to_tokens(latent: Tensor, wire: dict) -> Tensor:
@@ -145,5 +153,5 @@ def describe(wire: dict) -> str:
     patch, grid, size = f"{p}×{p}", f"{h}×{w}", f"{height}×{width}×{wire['channels']}"
     if frames:
         patch, grid, size = f"{wire['frame_patch']}×{patch}", f"{frames[0]}×{grid}", f"{wire['size'][0]}×{size}"
-    text = f"{count} tokens of {values} values: a {grid} grid of {patch} patches of a {size} latent"
+    text = f"{count} tokens of {values} values: a {grid} grid of {patch} patches of a {size} {'image' if 'pixels' in wire else 'latent'}"
     return text if (h * p, w * p) == (height, width) else f"{text}, padded to {h * p}×{w * p}"

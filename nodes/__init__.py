@@ -4,10 +4,12 @@ from .class_label import ClassLabel
 from .denoise import AddNoise, Denoise, DenoiseStep, Schedule
 from .load import LoadCheckpoint, LoadDiffusers, LoadEmbedded, SaveCheckpoint
 from .model import FromModel, ToModel
-from .patch import Patchify, Unpatchify
+from .patch import Patchify, PatchifyImage, Unpatchify
+from .tokens import MixTokens, ReplaceTokens, RollTokens, ScaleTokens, ShuffleTokens, SwapTokens, TokenMap, TokenMask
 from .transformer import Condition, FinalLayer, Guidance, PatchEmbed, PositionEmbed, RunBlocks, SamplerStep
 from .vae import EmptyLatent, VAEDecode, VAEEncode
 
 NODES = [LoadEmbedded, FromModel, ToModel, LoadDiffusers, LoadCheckpoint, SaveCheckpoint, ClassLabel, VAEEncode, VAEDecode, EmptyLatent,
-         Patchify, Unpatchify, Schedule, AddNoise, DenoiseStep, Denoise,
-         Condition, PatchEmbed, PositionEmbed, RunBlocks, FinalLayer, Guidance, SamplerStep]
+         Patchify, PatchifyImage, Unpatchify, Schedule, AddNoise, DenoiseStep, Denoise,
+         Condition, PatchEmbed, PositionEmbed, RunBlocks, FinalLayer, Guidance, SamplerStep,
+         TokenMask, MixTokens, SwapTokens, RollTokens, ShuffleTokens, ScaleTokens, ReplaceTokens, TokenMap]

@@ -1,6 +1,7 @@
 """The permutation between a latent and its tokens."""
 
 from comfy_api.v0_0_2 import io, ui
+from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..dit_impl import tokens as wire
 from .wires import Tokens, dit_input, names_errors, tokens_input
@@ -34,6 +35,31 @@ class Patchify(io.ComfyNode):
         return io.NodeOutput(tokens, ui=ui.PreviewText(wire.describe(tokens)))
 
 
+class PatchifyImage(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksPatchifyImage",
+            display_name="Patchify Image",
+            category="DiT Blocks/patch",
+            description="Cut a picture itself into p×p patches, without a model, as a Vision Transformer does. A DiT cuts latents.",
+            search_aliases=["ViT", "pixel patches", "image patches", "patch embedding"],
+            has_intermediate_output=True,
+            inputs=[
+                io.Image.Input("image", tooltip="The picture to cut."),
+                io.Int.Input("patch_size", default=16, min=1, max=512, tooltip="Side of a patch in pixels. Half the size is four times the "
+                                                                               "tokens."),
+            ],
+            outputs=[Tokens.Output("tokens", display_name="tokens", tooltip="Patches of pixels, for the token nodes and Unpatchify.")],
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, image, patch_size) -> io.NodeOutput:
+        tokens = wire.fold_image(image, patch_size)
+        return io.NodeOutput(tokens, ui=ui.PreviewText(wire.describe(tokens)))
+
+
 class Unpatchify(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -41,13 +67,21 @@ class Unpatchify(io.ComfyNode):
             node_id="DiTBlocksUnpatchify",
             display_name="Unpatchify",
             category="DiT Blocks/patch",
-            description="Lay tokens back out as a latent: Patchify reversed.",
+            description="Lay tokens back out as a latent, and pixel patches as a picture: Patchify and Patchify Image reversed.",
             inputs=[tokens_input()],
-            outputs=[io.Latent.Output("latent", display_name="latent", tooltip="The latent, for VAE Decode or any LATENT node.")],
+            outputs=[
+                io.Latent.Output("latent", display_name="latent", tooltip="The latent, for VAE Decode or any LATENT node."),
+                io.Image.Output("image", display_name="image", tooltip="The picture, of tokens from Patchify Image. A latent's tokens give "
+                                                                      "none: their picture comes from VAE Decode."),
+            ],
         )
 
     @classmethod
     @names_errors
     def execute(cls, tokens) -> io.NodeOutput:
         carried = {name: tokens[name] for name in wire.CARRIED if name in tokens}
-        return io.NodeOutput({"samples": wire.unfold(tokens), **carried})
+        laid_out = wire.unfold(tokens)
+        # A node that takes a latent's tokens for a picture is told so; one that takes their latent is not held up.
+        image = laid_out.movedim(1, -1) if "pixels" in tokens else ExecutionBlocker(
+            "Unpatchify: tokens are a latent's, not an image's: wire latent into VAE Decode")
+        return io.NodeOutput({"samples": laid_out, **carried}, image)

@@ -5,7 +5,7 @@ from comfy_api.v0_0_2 import io, ui
 from ..dit_impl import inside
 from ..dit_impl.sampling import SOLVERS
 from . import host
-from .wires import Hidden, Tokens, dit_input, names_errors, sigmas_input, step_input, tokens_input
+from .wires import Hidden, Tokens, dit_input, names_errors, sigmas_input, step_input, tokens_input, tokens_or_hidden_input
 
 CATEGORY = "DiT Blocks/inside"
 
@@ -16,10 +16,6 @@ def _hidden_input(tooltip: str = "Hidden states from the stage before."):
 
 def _hidden_output(tooltip: str):
     return Hidden.Output("hidden_out", display_name="hidden", tooltip=tooltip)
-
-
-def _tokens_or_hidden(tooltip: str):
-    return io.MultiType.Input("x", types=[Tokens, Hidden], tooltip=tooltip)
 
 
 class Condition(io.ComfyNode):
@@ -33,7 +29,7 @@ class Condition(io.ComfyNode):
             search_aliases=["timestep embedding", "adaLN"],
             inputs=[
                 dit_input(),
-                _tokens_or_hidden("Tokens at the noise level of the step, or their embedded patches."),
+                tokens_or_hidden_input("Tokens at the noise level of the step, or their embedded patches."),
                 io.Conditioning.Input("positive", tooltip="What the picture shows."),
                 sigmas_input(),
                 step_input("Which step of the schedule, from 0."),
@@ -60,7 +56,7 @@ class PatchEmbed(io.ComfyNode):
             description="Each raw patch times one learned matrix: p·p·C values become a vector of the model's width. What a patch holds, "
                         "not where it stands.",
             search_aliases=["patch embedding", "块嵌入", "x_embedder"],
-            inputs=[dit_input(), _tokens_or_hidden("After Condition; or raw tokens, to condition later.")],
+            inputs=[dit_input(), tokens_or_hidden_input("After Condition; or raw tokens, to condition later.")],
             outputs=[_hidden_output("Image tokens of the model's width, without positions.")],
         )
 

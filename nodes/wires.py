@@ -7,6 +7,7 @@ from comfy_api.v0_0_2 import io
 Dit = io.Custom("DIT")
 Tokens = io.Custom("DIT_TOKENS")
 Hidden = io.Custom("DIT_HIDDEN")
+TokensOrHidden = io.Custom(f"{Tokens.io_type},{Hidden.io_type}")  # an output is of the kind that came in
 
 STEP_MAX = 10000
 
@@ -16,10 +17,21 @@ def names_errors(execute):
     @wraps(execute)
     def named(cls, *args, **kwargs):
         try:
+            _check_kinds(cls, kwargs)
             return execute(cls, *args, **kwargs)
         except ValueError as error:
             raise ValueError(f"{cls.define_schema().display_name}: {error}") from error
     return named
+
+
+def _check_kinds(cls, inputs: dict) -> None:
+    """Raise ValueError for raw tokens where hidden states belong, or the other way round: sockets of both let either through."""
+    wires = {name: wire for name, wire in inputs.items() if isinstance(wire, dict) and ("hidden" in wire or "patch_size" in wire)}
+    for socket in cls.define_schema().inputs if wires else ():
+        if socket.id in wires and socket.get_io_type() == Tokens.io_type and "hidden" in wires[socket.id]:
+            raise ValueError(f"{socket.id} takes raw tokens, these are hidden states: put Final Layer before")
+        if socket.id in wires and socket.get_io_type() == Hidden.io_type and "hidden" not in wires[socket.id]:
+            raise ValueError(f"{socket.id} takes hidden states, these are raw tokens: put Condition or Patch Embed before")
 
 
 def dit_input(optional: bool = False, tooltip: str = "The model, from a DiT loader."):
@@ -28,6 +40,10 @@ def dit_input(optional: bool = False, tooltip: str = "The model, from a DiT load
 
 def tokens_input(tooltip: str = "Raw patch tokens."):
     return Tokens.Input("tokens", tooltip=tooltip)
+
+
+def tokens_or_hidden_input(tooltip: str, id: str = "x", optional: bool = False):
+    return TokensOrHidden.Input(id, optional=optional, tooltip=tooltip)
 
 
 def sigmas_input():

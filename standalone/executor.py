@@ -11,7 +11,7 @@ from typing import Any, Callable, Mapping, Sequence
 
 import torch
 
-from .comfy_api_standin.graph_utils import is_link, set_default_prefix
+from .comfy_api_standin.graph_utils import ExecutionBlocker, is_link, set_default_prefix
 from .errors import Interrupted, NodeError, one_line
 from .folders import Folders, use
 from .live_graph import LiveGraph
@@ -173,6 +173,9 @@ class _Run:
             self._finish(id, Answer(self._merge(kind, calls), ui))
             return
         inputs = self._inputs(id)
+        missing = next((value for values in inputs.values() for value in values if isinstance(value, ExecutionBlocker)), None)
+        if missing:
+            raise ValueError(missing.message or "what it is wired to has no value this time")
         hidden = self._hidden(id)
         instance = self._instance(id)
         lazy = kind.method("check_lazy_status", hidden, instance)

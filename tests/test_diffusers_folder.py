@@ -102,7 +102,7 @@ def noisy(dit, height=64, width=64, batch=2):
 def one_step(inputs, kind, cfg=3.0):
     positive, negative = conditioning(kind)
     _, x0 = out(Denoise, **inputs | {"end_step": 1}, positive=positive, negative=negative, cfg=cfg)
-    (latent,) = out(Unpatchify, tokens=x0 | {"latent_format": {**x0["latent_format"], "shift": torch.zeros(x0["channels"]),
+    latent, _ = out(Unpatchify, tokens=x0 | {"latent_format": {**x0["latent_format"], "shift": torch.zeros(x0["channels"]),
                                                                "scale": torch.ones(x0["channels"])}})
     return latent["samples"]
 
@@ -130,7 +130,7 @@ def test_from_a_folder_to_a_picture(folder, kind):
     dit, _, vae = out(LoadDiffusers, folder=kind)
     positive, negative = conditioning(kind)
     tokens, _ = out(Denoise, **noisy(dit), positive=positive, negative=negative, cfg=2.0)
-    (latent,) = out(Unpatchify, tokens=tokens)
+    latent, _ = out(Unpatchify, tokens=tokens)
     (image,) = out(VAEDecode, latent=latent, vae=vae)
     assert image.shape == (2, 64, 64, 3) and image.isfinite().all() and 0 <= image.min() <= image.max() <= 1
     assert dit.name == kind and {value.dtype for value in dit.model.parameters()} == {torch.float32}

@@ -55,7 +55,7 @@ def test_vae_encode_reports_the_compression():
 def test_patchify_and_back_is_the_same_latent(latent, patch_size):
     before = latent["samples"].clone()
     (tokens,) = out(Patchify, latent=latent, patch_size=patch_size)
-    (back,) = out(Unpatchify, tokens=tokens)
+    back, _ = out(Unpatchify, tokens=tokens)
     assert torch.equal(back["samples"], before) and torch.equal(latent["samples"], before)
 
 
@@ -64,7 +64,7 @@ def test_patchify_goes_into_the_model_s_space_and_unpatchify_out_of_it(backbone,
     (tokens,) = out(Patchify, latent=latent, patch_size=4, dit=backbone)
     wanted = (latent["samples"] - backbone.latent_format["shift"].view(1, 4, 1, 1)) * backbone.latent_format["scale"].view(1, 4, 1, 1)
     assert torch.equal(tokens["tokens"][0, 0].view(4, 4, 4), wanted[0, :, :4, :4])
-    (back,) = out(Unpatchify, tokens=tokens)
+    back, _ = out(Unpatchify, tokens=tokens)
     torch.testing.assert_close(back["samples"], latent["samples"], atol=1e-6, rtol=1e-6)
 
 

@@ -66,8 +66,9 @@ def test_ids_are_the_fixed_ones():
     ids = [cls.define_schema().node_id for cls in nodes()]
     assert ids == ["DiTBlocks" + name for name in (
         "LoadEmbedded", "FromModel", "ToModel", "LoadDiffusers", "LoadCheckpoint", "SaveCheckpoint", "ClassLabel", "VAEEncode",
-        "VAEDecode", "EmptyLatent", "Patchify", "Unpatchify", "Schedule", "AddNoise", "DenoiseStep", "Denoise", "Condition",
-        "PatchEmbed", "PositionEmbed", "RunBlocks", "FinalLayer", "Guidance", "SamplerStep")]
+        "VAEDecode", "EmptyLatent", "Patchify", "PatchifyImage", "Unpatchify", "Schedule", "AddNoise", "DenoiseStep", "Denoise", "Condition",
+        "PatchEmbed", "PositionEmbed", "RunBlocks", "FinalLayer", "Guidance", "SamplerStep", "TokenMask", "MixTokens", "SwapTokens", "RollTokens",
+        "ShuffleTokens", "ScaleTokens", "ReplaceTokens", "TokenMap")]
 
 
 @pytest.mark.parametrize("cls", nodes(), ids=lambda cls: cls.__name__)

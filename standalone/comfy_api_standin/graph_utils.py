@@ -18,6 +18,13 @@ def is_link(value: object) -> bool:
             and isinstance(value[1], (int, float)) and not isinstance(value[1], bool))
 
 
+class ExecutionBlocker:
+    """An output that has no value this time: an error, with this message, where it is used."""
+
+    def __init__(self, message: str | None):
+        self.message = message
+
+
 class Node:
     """One node of a graph under construction."""
 
