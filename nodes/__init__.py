@@ -5,6 +5,7 @@ from .denoise import AddNoise, Denoise, DenoiseStep, Schedule
 from .load import LoadCheckpoint, LoadDiffusers, LoadEmbedded, SaveCheckpoint
 from .model import FromModel, ToModel
 from .patch import Patchify, PatchifyImage, Unpatchify
+from .probe import BlockAblation, Parity
 from .tokens import MixTokens, ReplaceTokens, RollTokens, ScaleTokens, ShuffleTokens, SwapTokens, TokenMap, TokenMask
 from .transformer import Condition, FinalLayer, Guidance, PatchEmbed, PositionEmbed, RunBlocks, SamplerStep
 from .vae import EmptyLatent, VAEDecode, VAEEncode
@@ -12,4 +13,5 @@ from .vae import EmptyLatent, VAEDecode, VAEEncode
 NODES = [LoadEmbedded, FromModel, ToModel, LoadDiffusers, LoadCheckpoint, SaveCheckpoint, ClassLabel, VAEEncode, VAEDecode, EmptyLatent,
          Patchify, PatchifyImage, Unpatchify, Schedule, AddNoise, DenoiseStep, Denoise,
          Condition, PatchEmbed, PositionEmbed, RunBlocks, FinalLayer, Guidance, SamplerStep,
-         TokenMask, MixTokens, SwapTokens, RollTokens, ShuffleTokens, ScaleTokens, ReplaceTokens, TokenMap]
+         TokenMask, MixTokens, SwapTokens, RollTokens, ShuffleTokens, ScaleTokens, ReplaceTokens, TokenMap,
+         Parity, BlockAblation]

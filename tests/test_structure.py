@@ -68,7 +68,7 @@ def test_ids_are_the_fixed_ones():
         "LoadEmbedded", "FromModel", "ToModel", "LoadDiffusers", "LoadCheckpoint", "SaveCheckpoint", "ClassLabel", "VAEEncode",
         "VAEDecode", "EmptyLatent", "Patchify", "PatchifyImage", "Unpatchify", "Schedule", "AddNoise", "DenoiseStep", "Denoise", "Condition",
         "PatchEmbed", "PositionEmbed", "RunBlocks", "FinalLayer", "Guidance", "SamplerStep", "TokenMask", "MixTokens", "SwapTokens", "RollTokens",
-        "ShuffleTokens", "ScaleTokens", "ReplaceTokens", "TokenMap")]
+        "ShuffleTokens", "ScaleTokens", "ReplaceTokens", "TokenMap", "Parity", "BlockAblation")]
 
 
 @pytest.mark.parametrize("cls", nodes(), ids=lambda cls: cls.__name__)

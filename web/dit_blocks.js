@@ -1,7 +1,8 @@
 import { app } from "../../scripts/app.js";
 
 // Nodes that say something about their result (shapes, token arithmetic) show it as text on themselves.
-const REPORTING = new Set(["DiTBlocksVAEEncode", "DiTBlocksPatchify", "DiTBlocksPatchifyImage", "DiTBlocksRunBlocks"]);
+const REPORTING = new Set(["DiTBlocksVAEEncode", "DiTBlocksPatchify", "DiTBlocksPatchifyImage", "DiTBlocksRunBlocks",
+  "DiTBlocksParity"]);
 
 function reportElement(node) {
   const element = document.createElement("div");
