@@ -37,6 +37,14 @@ def test_the_pack_loads_without_a_warning(host):
     assert not [line for line in lines if "FAILED" in line or "Cannot import" in line or "warning" in line.lower()]
 
 
+def test_the_blueprint_is_served(host):
+    ours = {id: entry["name"] for id, entry in host.get("/global_subgraphs").items() if entry["info"]["node_pack"] == "custom_nodes.dit-blocks"}
+    assert list(ours.values()) == ["DiT Denoise Step (exploded)"]
+    (id,) = ours
+    (definition,) = json.loads(host.get(f"/global_subgraphs/{id}")["data"])["definitions"]["subgraphs"]
+    assert {node["type"] for node in definition["nodes"]} <= host.get("/object_info").keys()
+
+
 def test_both_say_the_same_of_every_node(host, types):
     there = host.get("/object_info")
     ours = [name for name in types if name.startswith("DiTBlocks")]

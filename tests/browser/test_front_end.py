@@ -1,0 +1,233 @@
+"""The web extension in the official front end over a real ComfyUI, in both renderers: reports, Explode and Collapse."""
+
+import json
+import os
+import shutil
+import time
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from comfyui_host import ROOT, Host, needs_comfyui
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install playwright)")
+CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [*needs_comfyui, pytest.mark.skipif(not CHROMIUM, reason="no Chromium (set CHROMIUM, or apt install chromium)")]
+
+WORKFLOW = json.loads((ROOT / "example_workflows" / "one_step_at_a_time.json").read_text(encoding="utf-8"))
+WORKFLOW["nodes"] = [node for node in WORKFLOW["nodes"] if node["type"] != "MarkdownNote"]
+next(node for node in WORKFLOW["nodes"] if node["type"] == "DiTBlocksEmptyLatent")["widgets_values"] = [96, 64, 1]
+EXPLODE, COLLAPSE = "Explode into stages", "Collapse into DiT Denoise Step"
+BLUEPRINT = "DiT Denoise Step (exploded)"
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory):
+    running = Host(tmp_path_factory.mktemp("comfyui"))
+    running.post("/settings/Comfy.TutorialCompleted", True)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["canvas", "nodes 2.0"])
+def tab(request, host, browser):
+    host.post("/settings/Comfy.VueNodes.Enabled", request.param)
+    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    page.errors = []
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.goto(host.url)
+    page.wait_for_function("window.app?.extensionManager?.workflow?.activeWorkflow && app.canvas", timeout=90_000)
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def page(tab, tmp_path):
+    """The front end with the example of eight Denoise Steps."""
+    tab.evaluate("workflow => app.loadGraphData(workflow)", WORKFLOW)
+    tab.wait_for_function("app.rootGraph.nodes.length === %d" % len(WORKFLOW["nodes"]))
+    yield tab
+    tab.screenshot(path=tmp_path / "page.png")
+    assert not tab.errors
+
+
+def find(page, title: str) -> str:
+    return page.evaluate("title => String(app.canvas.graph.nodes.find(node => node.title === title).id)", title)
+
+
+def evaluate(page, title: str, expression: str):
+    """An expression of `node`, the one of this title on the graph in view."""
+    return page.evaluate(f"id => {{ const node = app.canvas.graph.getNodeById(id); return {expression}; }}", find(page, title))
+
+
+def menu(page, title: str) -> dict[str, bool]:
+    """What the pack adds to a node's menu: → label → whether it may be chosen."""
+    items = evaluate(page, title, "app.canvas.getNodeMenuOptions(node).filter(Boolean).map(item => [item.content, !item.disabled])")
+    return {label: enabled for label, enabled in items if label and label.startswith((EXPLODE, COLLAPSE))}
+
+
+def choose(page, title: str, label: str) -> None:
+    """Right-click on a node's title, click on the entry."""
+    x, y = evaluate(page, title, """(() => {
+        app.canvas.ds.scale = 0.8;
+        app.canvas.centerOnNode(node);
+        app.canvas.setDirty(true, true);
+        const { left, top } = app.canvas.canvas.getBoundingClientRect();
+        return [[left, 60], [top, -12]].map(([edge, at], i) => edge + (node.pos[i] + at + app.canvas.ds.offset[i]) * app.canvas.ds.scale);
+    })()""")
+    page.wait_for_timeout(500)
+    page.mouse.click(x, y, button="right")
+    page.get_by_text(label, exact=True).click()
+    page.wait_for_timeout(300)
+
+
+def prompt(page) -> dict:
+    return page.evaluate("app.graphToPrompt().then(({ output }) => output)")
+
+
+def draw(page, host) -> np.ndarray:
+    """Run what is on the canvas: → the saved picture."""
+    before = host.get("/history")
+    page.evaluate("app.queuePrompt(0)")
+    deadline = time.monotonic() + 120
+    while not (fresh := host.get("/history").keys() - before.keys()):
+        assert time.monotonic() < deadline, "the prompt did not run"
+        time.sleep(0.2)
+    entry = host.wait(*fresh)
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    (image,) = [image for output in entry["outputs"].values() for image in output.get("images", ())]
+    return np.asarray(Image.open(host.base / "output" / image["subfolder"] / image["filename"]))
+
+
+def test_a_node_says_its_arithmetic_after_a_run(page, host):
+    report = page.locator(".dit-blocks-report").first
+    assert report.text_content() == "run to see the arithmetic"
+    draw(page, host)
+    sync_api.expect(report).to_contain_text("tokens")
+
+
+def test_explode_runs_the_same_and_collapse_restores(page, host):
+    evaluate(page, "Step 3", "node.widgets.find(({ name }) => name === 'cfg').value = 4.5")
+    steps, before = draw(page, host), prompt(page)
+    old, place = find(page, "Step 3"), evaluate(page, "Step 3", "[...node.pos]")
+
+    choose(page, "Step 3", EXPLODE)
+    exploded = prompt(page)
+    new = find(page, "Step 3")
+    stages = {id: node for id, node in exploded.items() if id.startswith(f"{new}:")}
+    assert len(stages) == 7 and old not in exploded and len(exploded) == len(before) + 6
+    assert evaluate(page, "Step 3", "[...node.pos]") == place
+    by_type = {node["class_type"]: node["inputs"] for node in stages.values()}
+    assert by_type["DiTBlocksGuidance"]["cfg"] == 4.5 and by_type["DiTBlocksCondition"]["step"] == by_type["DiTBlocksSamplerStep"]["step"] == 3
+    assert np.array_equal(draw(page, host), steps)
+
+    choose(page, "Step 3", COLLAPSE)
+    back = find(page, "Step 3")
+    assert json.loads(json.dumps(prompt(page)).replace(f'"{back}"', f'"{old}"')) == before
+    assert evaluate(page, "Step 3", "[...node.pos]") == place
+
+
+def test_unpacked_by_comfyui_it_runs_the_same(page, host):
+    evaluate(page, "Step 3", "node.widgets.find(({ name }) => name === 'cfg').value = 2")
+    steps = draw(page, host)
+    choose(page, "Step 3", EXPLODE)
+    evaluate(page, "Step 3", "app.graph.unpackSubgraph(node)")
+    assert len(prompt(page)) == len(WORKFLOW["nodes"]) + 6 and all(":" not in id for id in prompt(page))
+    assert np.array_equal(draw(page, host), steps)
+
+
+def test_undo_takes_back_the_whole_swap(page):
+    before = prompt(page)
+    choose(page, "Step 3", EXPLODE)
+    exploded = prompt(page)
+    page.keyboard.press("Control+z")
+    page.wait_for_function("app.graph.nodes.every(node => !node.isSubgraphNode())")
+    assert prompt(page) == before
+    page.keyboard.press("Control+y")
+    page.wait_for_function("app.graph.nodes.some(node => node.isSubgraphNode())")
+    assert prompt(page) == exploded
+
+
+def test_wires_into_widgets_and_reroutes_are_kept(page):
+    page.evaluate("""() => {
+        const step = app.graph.nodes.find(node => node.title === "Step 3");
+        for (const [type, name, value] of [["PrimitiveInt", "step", 3], ["PrimitiveFloat", "cfg", 2.5]]) {
+            const node = LiteGraph.createNode(type);
+            node.pos = [step.pos[0] - 200, step.pos[1] - 200];
+            app.graph.add(node);
+            node.widgets[0].value = value;
+            node.connect(0, step, step.inputs.findIndex(input => input.name === name));
+        }
+        for (const id of [step.inputs.find(input => input.name === "tokens").link, step.outputs[0].links[0]])
+            app.graph.createReroute([step.pos[0], step.pos[1] - 60], app.graph.getLink(id));
+    }""")
+    reroutes = "[...app.graph.reroutes.values()].map(({ id, linkIds }) => [id, linkIds.size])"
+    rerouted = page.evaluate(reroutes)
+    before, old = prompt(page), find(page, "Step 3")
+    wire = before[old]["inputs"]["step"]
+    choose(page, "Step 3", EXPLODE)
+    exploded = {node["class_type"]: node["inputs"] for id, node in prompt(page).items() if ":" in id}
+    assert wire == exploded["DiTBlocksCondition"]["step"] == exploded["DiTBlocksSamplerStep"]["step"]
+    assert before[old]["inputs"]["cfg"] == exploded["DiTBlocksGuidance"]["cfg"]
+    assert page.evaluate(reroutes) == rerouted and [size for _, size in rerouted] == [1, 1]
+    choose(page, "Step 3", COLLAPSE)
+    assert json.loads(json.dumps(prompt(page)).replace(f'"{find(page, "Step 3")}"', f'"{old}"')) == before
+    assert page.evaluate(reroutes) == rerouted
+
+
+def test_inside_another_subgraph(page):
+    before = prompt(page)
+    page.evaluate("""() => {
+        const { node } = app.graph.convertToSubgraph(new Set(app.graph.nodes.filter(node => /Step [34]/.test(node.title))));
+        app.canvas.openSubgraph(node.subgraph, node);
+    }""")
+    page.wait_for_timeout(500)
+    grouped = prompt(page)
+    choose(page, "Step 3", EXPLODE)
+    assert len(prompt(page)) == len(before) + 6
+    choose(page, "Step 3", COLLAPSE)
+    assert sorted(map(str, (node["inputs"].keys() for node in prompt(page).values()))) == sorted(
+        map(str, (node["inputs"].keys() for node in grouped.values())))
+    assert len(prompt(page)) == len(grouped)
+
+
+def test_the_menu_offers_what_can_be_done(page):
+    assert menu(page, "Prompt") == {} and menu(page, "Step 2") == {EXPLODE: True}
+    evaluate(page, "Step 2", "node.widgets.find(({ name }) => name === 'solver').value = 'heun'")
+    assert menu(page, "Step 2") == {f"{EXPLODE} (not with heun)": False}
+
+    choose(page, "Step 3", EXPLODE)
+    assert menu(page, "Step 3") == {COLLAPSE: True}
+    evaluate(page, "Step 3", "node.widgets.find(({ name }) => name === 'mode').value = 'none'")
+    assert menu(page, "Step 3") == {f"{COLLAPSE} (mode or blocks changed)": False}
+    evaluate(page, "Step 3", "node.widgets.find(({ name }) => name === 'mode').value = 'model'")
+    inner = "node.subgraph.nodes.find(({ type }) => type === 'DiTBlocksRunBlocks')"
+    evaluate(page, "Step 3", f"{inner}.widgets.find(({{ name }}) => name === 'strength').value = 0.5")
+    assert menu(page, "Step 3") == {f"{COLLAPSE} (changed inside)": False}
+    evaluate(page, "Step 3", f"{inner}.widgets.find(({{ name }}) => name === 'strength').value = 1")
+    assert menu(page, "Step 3") == {COLLAPSE: True}
+    evaluate(page, "Step 3", f"{inner}.disconnectInput(1)")
+    assert menu(page, "Step 3") == {f"{COLLAPSE} (changed inside)": False}
+
+
+def test_an_exploded_step_of_a_loaded_file_can_be_collapsed(page):
+    choose(page, "Step 3", EXPLODE)
+    page.evaluate("app.loadGraphData(app.rootGraph.serialize())")
+    page.wait_for_timeout(500)
+    assert menu(page, "Step 3") == {COLLAPSE: True}
+
+
+def test_the_blueprint_is_found_in_the_node_search(page):
+    page.mouse.dblclick(800, 850)
+    page.keyboard.type("exploded")
+    page.get_by_text(BLUEPRINT).first.click()
+    page.mouse.click(800, 850)
+    page.wait_for_function("title => app.graph.nodes.some(node => node.title === title)", arg=BLUEPRINT)
+    assert menu(page, BLUEPRINT) == {COLLAPSE: True}
