@@ -10,6 +10,7 @@ Hidden = io.Custom("DIT_HIDDEN")
 TokensOrHidden = io.Custom(f"{Tokens.io_type},{Hidden.io_type}")  # an output is of the kind that came in
 
 STEP_MAX = 10000
+_KINDS = {Tokens.io_type: "tokens", Hidden.io_type: "hidden states", TokensOrHidden.io_type: "tokens or hidden states"}
 
 
 def names_errors(execute):
@@ -25,13 +26,26 @@ def names_errors(execute):
 
 
 def _check_kinds(cls, inputs: dict) -> None:
-    """Raise ValueError for raw tokens where hidden states belong, or the other way round: sockets of both let either through."""
-    wires = {name: wire for name, wire in inputs.items() if isinstance(wire, dict) and ("hidden" in wire or "patch_size" in wire)}
-    for socket in cls.define_schema().inputs if wires else ():
-        if socket.id in wires and socket.get_io_type() == Tokens.io_type and "hidden" in wires[socket.id]:
+    """Raise ValueError where a wire holds what its socket does not take: sockets of both kinds, and loops, let anything through."""
+    for socket in cls.define_schema().inputs:
+        kind, wire = socket.get_io_type(), inputs.get(socket.id)
+        if kind not in _KINDS or socket.id not in inputs or (wire is None and socket.optional):
+            continue
+        if not isinstance(wire, dict) or not ("hidden" in wire or "patch_size" in wire):
+            raise ValueError(f"{socket.id} takes {_KINDS[kind]}, this is {_what(wire)}")
+        if kind == Tokens.io_type and "hidden" in wire:
             raise ValueError(f"{socket.id} takes raw tokens, these are hidden states: put Final Layer before")
-        if socket.id in wires and socket.get_io_type() == Hidden.io_type and "hidden" not in wires[socket.id]:
+        if kind == Hidden.io_type and "hidden" not in wire:
             raise ValueError(f"{socket.id} takes hidden states, these are raw tokens: put Condition or Patch Embed before")
+
+
+def _what(wire: object) -> str:
+    """What a wire holds that is neither tokens nor hidden states."""
+    if wire is None:
+        return "nothing; in a loop, wire initial_iteration_value and next_iteration_value"
+    if isinstance(wire, dict) and "samples" in wire:
+        return "a LATENT: put Patchify before"
+    return f"a {type(wire).__name__}"
 
 
 def dit_input(optional: bool = False, tooltip: str = "The model, from a DiT loader."):

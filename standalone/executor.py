@@ -14,6 +14,7 @@ import torch
 from .comfy_api_standin.graph_utils import ExecutionBlocker, is_link, set_default_prefix
 from .errors import Interrupted, NodeError, one_line
 from .folders import Folders, use
+from . import loops
 from .live_graph import LiveGraph
 from .node_types import NodeType
 from .validate import Circle, check, depth_first, describe, unwrap
@@ -69,8 +70,8 @@ class Executor:
         types = {name: NodeType(name, cls) for name, cls in self.classes.items()}
         began = time.perf_counter()
         with use(self.folders), torch.inference_mode():
-            checked = check(prompt, types)
-            run = _Run(self, types, checked.prompt, extra_pnginfo or {}, on_start or (lambda id: None))
+            checked = check(prompt, types, loops.ends(prompt, types))
+            run = _Run(self, types, checked.prompt, loops.pair(checked, types), extra_pnginfo or {}, on_start or (lambda id: None))
             run.forget_unused(checked.needed)
             for output in checked.outputs:
                 run.answer(output)
@@ -93,6 +94,7 @@ class _Run:
     executor: Executor
     types: dict[str, NodeType]
     prompt: dict[str, dict]
+    loops: dict[str, loops.Loop]
     extra_pnginfo: dict
     on_start: Callable[[str], None]
     done: dict[str, Answer] = field(default_factory=dict)
@@ -104,7 +106,7 @@ class _Run:
     ui: dict[str, dict[str, list]] = field(default_factory=dict)
 
     def __post_init__(self):
-        self.graph = LiveGraph(self.prompt)
+        self.graph = LiveGraph(self.prompt, self.loops)
 
     def type_of(self, id: str) -> NodeType:
         return self.types[self.graph.nodes[id]["class_type"]]
@@ -137,11 +139,12 @@ class _Run:
             sources = [value[0] for name, value in self._wires(id) if self._is_fetched(id, name)]
         return next((source for source in sources if source not in self.done), None)
 
-    def _wires(self, id: str) -> list[tuple[str, list]]:
+    def _wires(self, id: str, raw: bool = False) -> list[tuple[str, list]]:
+        """The wires into a node; `raw`: with those that it gets as wires, and not what comes over them."""
         kind = self.type_of(id)
         return [(name, value) for name, value in self.graph.nodes[id]["inputs"].items()
                 if is_link(value) and (kind.takes_any_input or name in kind.sockets)
-                and not (name in kind.sockets and kind.sockets[name].options.get("rawLink"))]
+                and (raw or not (name in kind.sockets and kind.sockets[name].options.get("rawLink")))]
 
     def _is_fetched(self, id: str, name: str) -> bool:
         """A lazy input is fetched once the node has asked for it, any other one always."""
@@ -280,13 +283,13 @@ class _Run:
     def signature(self, id: str) -> str:
         """What a node's answer depends on, as a hash: its class, its constants, and its sources' signatures."""
         def missing(here: str) -> str | None:
-            return next((source for _, (source, _) in self._wires(here) if source not in self.signatures), None)
+            return next((source for _, (source, _) in self._wires(here, raw=True) if source not in self.signatures), None)
 
         depth_first(id, self.signatures.__contains__, missing, self._sign)
         return self.signatures[id]
 
     def _sign(self, id: str) -> None:
-        kind, wires = self.type_of(id), dict(self._wires(id))
+        kind, wires = self.type_of(id), dict(self._wires(id, raw=True))
         parts = [kind.name, self._fingerprint(id), id if kind.needs_own_id else None]
         for name, value in sorted(self.graph.nodes[id]["inputs"].items()):
             if name in wires:
@@ -328,8 +331,13 @@ class _Run:
     # --- telling about it ---
 
     def _report(self, id: str) -> NodeReport:
-        real = self.graph.get_real_node_id(id)
-        return self.reports.setdefault(real, NodeReport(real, self.prompt[real]["class_type"]))
+        shown = self._shown(id)
+        return self.reports.setdefault(shown, NodeReport(shown, self.prompt[shown]["class_type"]))
+
+    def _shown(self, id: str) -> str:
+        """The node of the prompt that stands for one of an expansion."""
+        shown = self.graph.get_display_node_id(id)
+        return shown if shown in self.prompt else self.graph.get_real_node_id(id)
 
     def report_untouched(self) -> None:
         """Nodes that were not even asked, because what comes after them was known."""
@@ -341,9 +349,11 @@ class _Run:
                     waiting.append(source)
 
     def _describe(self, id: str) -> str:
-        real = self.graph.get_real_node_id(id)
-        where = describe(real, self.prompt, self.types)
-        return where if real == id else f"{where}, inside it {id} ({self.graph.nodes[id]['class_type']})"
+        shown, node = self._shown(id), self.graph.nodes[id]
+        where = describe(shown, self.prompt, self.types)
+        if "iteration" in node:
+            return f"{where}, iteration {node['iteration']}"
+        return where if shown == id else f"{where}, inside it {id} ({node['class_type']})"
 
 
 def _read(result: Any, kind: NodeType) -> tuple[_Call, dict | None]:

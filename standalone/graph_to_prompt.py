@@ -243,12 +243,27 @@ def _widget_values(node: dict, info: dict | None) -> Iterator[tuple[str, Any, Pl
     declared = sockets(info)
     values = node.get("widgets_values") or []
     if isinstance(values, dict):
-        values = [values.get(name) for name in _slots(declared)]
+        values = [values.get(name) for name in _slots(_chosen(declared, values))]
+    declared = _chosen(declared, values)
     values = _without_wired(declared, values)
     for index, name in enumerate(_slots(declared)):
         if name in declared:
             value = values[index] if index < len(values) else _default(declared[name])
             yield name, value, Place(node, index), declared[name]
+
+
+def _chosen(declared: Mapping[str, Socket], values: list | dict) -> dict[str, Socket]:
+    """The inputs less those of choices that are not made: such widgets are neither shown nor saved."""
+    found: dict[str, Socket] = {}
+    for name, socket in declared.items():
+        if socket.only is not None:
+            combo = socket.only[0]
+            at = combo if isinstance(values, dict) else _slots(found).index(combo)
+            has = at in values if isinstance(values, dict) else at < len(values)
+            if not socket.is_chosen({combo: values[at] if has else _default(found[combo])}):
+                continue
+        found[name] = socket
+    return found
 
 
 def _slots(declared: Mapping[str, Socket]) -> list[str]:

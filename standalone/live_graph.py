@@ -4,8 +4,8 @@
 class LiveGraph:
     """The prompt's nodes and those that expansions added; nodes may ask for it as DYNPROMPT."""
 
-    def __init__(self, prompt: dict[str, dict]):
-        self.original, self.nodes = prompt, dict(prompt)
+    def __init__(self, prompt: dict[str, dict], loops: dict | None = None):
+        self.original, self.nodes, self.loops = prompt, dict(prompt), dict(loops or {})
         self.parents: dict[str, str] = {}
         self.displays: dict[str, str] = {}
 

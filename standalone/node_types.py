@@ -1,22 +1,29 @@
 """One view on node classes, whether they are written as V3 (a schema) or as V1 (class attributes)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 import inspect
 import json
-from typing import Any, Callable
+from typing import Any, Callable, Iterator, Mapping
+
+# Types of V3: a choice that brings inputs of its own, inputs that grow in number, and a wire of whatever type comes in.
+DYNAMIC_COMBO, AUTOGROW, MATCH = "COMFY_DYNAMICCOMBO_V3", "COMFY_AUTOGROW_V3", "COMFY_MATCHTYPE_V3"
 
 _V1_NAMES = {"fingerprint_inputs": "IS_CHANGED", "validate_inputs": "VALIDATE_INPUTS"}
 
 
 @dataclass(frozen=True)
 class Socket:
-    """An input as its node declares it; the type of any list of choices is "COMBO"."""
+    """An input as its node declares it; the type of any list of choices is "COMBO".
+
+    `only`: the dynamic combo and the choice that this input belongs to.
+    """
 
     name: str
     type: str
     options: dict
     required: bool
+    only: tuple[str, str] | None = None
 
     @property
     def choices(self) -> list | None:
@@ -26,6 +33,10 @@ class Socket:
     def is_widget(self) -> bool:
         kind = self.options.get("widgetType", self.type)
         return kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO") and not self.options.get("forceInput")
+
+    def is_chosen(self, inputs: Mapping[str, Any]) -> bool:
+        """Whether a node with these inputs has this one."""
+        return self.only is None or inputs.get(self.only[0]) == self.only[1]
 
 
 class NodeType:
@@ -48,6 +59,10 @@ class NodeType:
         """The inputs in the order of their widgets: required ones first."""
         return sockets(self._info)
 
+    def chosen(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs of a node, less those of choices that it has not made."""
+        return {name: value for name, value in inputs.items() if name not in self.sockets or self.sockets[name].is_chosen(inputs)}
+
     @cached_property
     def hidden(self) -> dict[str, str]:
         """The hidden inputs by name: UNIQUE_ID, PROMPT, EXTRA_PNGINFO, DYNPROMPT."""
@@ -65,6 +80,11 @@ class NodeType:
     @property
     def output_is_list(self) -> list[bool]:
         return self._info["output_is_list"]
+
+    @property
+    def output_templates(self) -> list[str | None]:
+        """The template that each output shares with the inputs whose type it takes on."""
+        return self._info.get("output_matchtypes") or [None] * len(self.output_types)
 
     @property
     def is_input_list(self) -> bool:
@@ -105,11 +125,27 @@ def sockets(info: dict) -> dict[str, Socket]:
         declared = info["input"].get(group, {})
         order = [name for name in info.get("input_order", {}).get(group, ()) if name in declared]
         for name in dict.fromkeys([*order, *declared]):
-            kind, options = (*declared[name], {})[:2]
-            if isinstance(kind, list):
-                kind, options = "COMBO", {**options, "options": kind}
-            found[name] = Socket(name, kind, options, group == "required")
+            found |= {socket.name: socket for socket in _flat(name, declared[name], group == "required")}
     return found
+
+
+def _flat(name: str, declared: list, required: bool) -> Iterator[Socket]:
+    """A socket; a dynamic one with all that it can stand for, under the names that a prompt gives them."""
+    kind, options = (*declared, {})[:2]
+    if isinstance(kind, list):
+        kind, options = "COMBO", {**options, "options": kind}
+    if kind == DYNAMIC_COMBO:
+        yield Socket(name, "COMBO", {**options, "options": [option["key"] for option in options["options"]]}, required)
+        for option in options["options"]:
+            for socket in sockets({"input": option["inputs"]}).values():
+                yield replace(socket, name=f"{name}.{socket.name}", only=(name, option["key"]))
+    elif kind == AUTOGROW:
+        template = options["template"]
+        (slot,) = sockets({"input": template["input"]}).values()
+        for index in range(template["max"]):
+            yield replace(slot, name=f"{name}.{template['prefix']}{index}", required=required and index < template["min"])
+    else:
+        yield Socket(name, kind, options, required)
 
 
 def _overrides(cls: type, name: str) -> bool:
@@ -136,6 +172,6 @@ def _v1_info(name: str, cls: type) -> dict:
         "output_node": getattr(cls, "OUTPUT_NODE", False),
         "has_intermediate_output": getattr(cls, "HAS_INTERMEDIATE_OUTPUT", False),
     }
-    optional = {"output_tooltips": "OUTPUT_TOOLTIPS", "search_aliases": "SEARCH_ALIASES",
+    optional = {"output_tooltips": "OUTPUT_TOOLTIPS", "output_matchtypes": "OUTPUT_MATCHTYPES", "search_aliases": "SEARCH_ALIASES",
                 "essentials_category": "ESSENTIALS_CATEGORY"}
     return info | {key: getattr(cls, attribute) for key, attribute in optional.items() if hasattr(cls, attribute)}

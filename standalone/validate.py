@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 import inspect
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from .comfy_api_standin.graph_utils import is_link
 from .errors import WorkflowError, one_line
-from .node_types import NodeType, Socket
+from .node_types import MATCH, NodeType, Socket
 
 _CASTS = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
 
@@ -24,7 +24,7 @@ class Checked:
     needed: list[str]
 
 
-def check(prompt: Mapping[str, dict], types: Mapping[str, NodeType]) -> Checked:
+def check(prompt: Mapping[str, dict], types: Mapping[str, NodeType], more_goals: Sequence[str] = ()) -> Checked:
     """Everything that can be said before running; the first mistake is raised as one line."""
     unknown = sorted({node["class_type"] for node in prompt.values() if node["class_type"] not in types})
     if unknown:
@@ -32,7 +32,8 @@ def check(prompt: Mapping[str, dict], types: Mapping[str, NodeType]) -> Checked:
     outputs = [id for id, node in prompt.items() if types[node["class_type"]].is_output_node]
     if not outputs:
         raise WorkflowError("nothing to run: the workflow has no output node, such as SaveImage")
-    own = {id: {**node, "inputs": dict(node["inputs"])} for id, node in prompt.items()}
+    outputs += more_goals
+    own = {id: {**node, "inputs": types[node["class_type"]].chosen(node["inputs"])} for id, node in prompt.items()}
     checked = Checked(own, outputs, [])
     needed: dict[str, None] = {}
 
@@ -100,20 +101,35 @@ def _check_wire(id: str, socket: Socket, value: list, prompt: Mapping[str, dict]
     source, slot = value
     if source not in prompt:
         raise WorkflowError(f"{at} is wired to node {source}, which does not exist")
-    offered = types[prompt[source]["class_type"]].output_types
-    if not 0 <= slot < len(offered) or slot != int(slot):
-        raise WorkflowError(f"{at} is wired to output {slot} of {describe(source, prompt, types)}, "
-                            f"which has {len(offered)}")
-    if not _fits(offered[int(slot)], socket.type):
-        raise WorkflowError(f"{at} takes {socket.type}, but is wired to {offered[int(slot)]} "
-                            f"of {describe(source, prompt, types)}")
+    count = len(types[prompt[source]["class_type"]].output_types)
+    if not 0 <= slot < count or slot != int(slot):
+        raise WorkflowError(f"{at} is wired to output {slot} of {describe(source, prompt, types)}, which has {count}")
+    offered = offered_type(source, slot, prompt, types)
+    if not fits(offered, socket.type):
+        raise WorkflowError(f"{at} takes {socket.type}, but is wired to {offered} of {describe(source, prompt, types)}")
 
 
-def _fits(offered: Any, taken: str) -> bool:
+def offered_type(id: str, slot: float, prompt: Mapping[str, dict], types: Mapping[str, NodeType]) -> Any:
+    """The type of an output; one that takes on the type of an input has what is wired in there, "*" where nothing is."""
+    seen: set[str] = set()
+    while id in prompt and id not in seen:
+        kind = types[prompt[id]["class_type"]]
+        if not 0 <= slot < len(kind.output_types) or kind.output_types[int(slot)] != MATCH:
+            return kind.output_types[int(slot)] if 0 <= slot < len(kind.output_types) else "*"
+        seen.add(id)
+        template = kind.output_templates[int(slot)]
+        wires = [value for name, value in prompt[id]["inputs"].items() if name in kind.sockets and is_link(value)
+                 and kind.sockets[name].options.get("template", {}).get("template_id") == template]
+        if wires:
+            id, slot = wires[0]
+    return "*"
+
+
+def fits(offered: Any, taken: str) -> bool:
     if isinstance(offered, list):
-        return taken in ("COMBO", "*")
+        return taken in ("COMBO", "*", MATCH)
     a, b = ({word.strip() for word in kinds.split(",")} for kinds in (offered, taken))
-    return bool(a & b) or "*" in a | b
+    return bool(a & b) or bool({"*", MATCH} & (a | b))
 
 
 def _mistakes(id: str, prompt: Mapping[str, dict], types: Mapping[str, NodeType]) -> Iterator[str]:
@@ -127,7 +143,7 @@ def _mistakes(id: str, prompt: Mapping[str, dict], types: Mapping[str, NodeType]
     sound = True
     for name, socket in kind.sockets.items():
         if name not in inputs:
-            if socket.required:
+            if socket.required and socket.is_chosen(inputs):
                 sound = False
                 yield f"{at}: input {name!r} is required, but missing"
         elif not is_link(inputs[name]):

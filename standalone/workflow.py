@@ -85,9 +85,11 @@ def _api_node(id: str, node: Any) -> dict:
 def override(workflow: Workflow, option: str, types: Mapping[str, NodeType]) -> None:
     """Apply one `NODE.input=VALUE`: NODE is a node's id or its title."""
     where, equals, text = option.partition("=")
-    name, dot, input = where.rpartition(".")
-    if not equals or not dot or not name or not input:
+    # Titles and inputs may hold dots themselves.
+    splits = [(where[:at], where[at + 1:]) for at, letter in enumerate(where) if letter == "." and 0 < at < len(where) - 1]
+    if not equals or not splits:
         raise WorkflowError(f"--set {option}: not of the form NODE.input=VALUE")
+    name, input = next((split for split in reversed(splits) if _named(workflow, split[0], types)), splits[-1])
     for id, target in _targets(workflow, name, input, option, types):
         socket = _widget(id, target, workflow, option, types)
         value = _parse(text, socket, option)
@@ -104,12 +106,21 @@ def title(id: str, prompt: Mapping[str, dict], types: Mapping[str, NodeType]) ->
     return own or (types[node["class_type"]].display_name if node["class_type"] in types else node["class_type"])
 
 
+def _titles(workflow: Workflow, types: Mapping[str, NodeType]) -> dict[str, str]:
+    titles = {id: title(id, workflow.prompt, types) for id in workflow.prompt}
+    return titles | {id: outer.title for id, outer in workflow.outers.items()}
+
+
+def _named(workflow: Workflow, name: str, types: Mapping[str, NodeType]) -> list[str]:
+    """The nodes that a name stands for: an id, else a title, whatever its case."""
+    titles = _titles(workflow, types)
+    named = [name] if name in titles else [id for id in titles if titles[id] == name]
+    return named or [id for id in titles if titles[id].lower() == name.lower()]
+
+
 def _targets(workflow: Workflow, name: str, input: str, option: str,
              types: Mapping[str, NodeType]) -> list[tuple[str, str]]:
-    titles = {id: title(id, workflow.prompt, types) for id in workflow.prompt}
-    titles |= {id: outer.title for id, outer in workflow.outers.items()}
-    named = [name] if name in titles else [id for id in titles if titles[id] == name]
-    named = named or [id for id in titles if titles[id].lower() == name.lower()]
+    titles, named = _titles(workflow, types), _named(workflow, name, types)
     if not named:
         known = ", ".join(f"{id} ({titles[id]})" for id in titles)
         raise WorkflowError(f"--set {option}: no node {name!r}; there are {known}")

@@ -56,7 +56,10 @@ def test_both_say_the_same_of_every_node(host, types):
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_draws_the_same_picture_in_both(host, types, path, tmp_path):
-    entry = host.run(read_workflow(path, types).prompt)
+    prompt = read_workflow(path, types).prompt
+    if any(node["class_type"] == "StartLoop" for node in prompt.values()) and "StartLoop" not in host.get("/object_info"):
+        pytest.skip("this ComfyUI has no Start Loop")
+    entry = host.run(prompt)
     assert entry["status"]["status_str"] == "success", entry["status"]
     saved = [image for output in entry["outputs"].values() for image in output.get("images", ())]
     assert main(["run", str(path), "--out", str(tmp_path), "--input", str(host.base / "input")]) == 0
