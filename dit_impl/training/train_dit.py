@@ -32,12 +32,13 @@ class DiTRecipe:
     depth: int = 6
     heads: int = 4
     patch_sizes: tuple[int, ...] = (2, 4, 8)
+    head_hidden: int = 640  # of patches wider than the model
     text_width: int = 128
     steps: int = 20000
     seconds: float = float("inf")
     mix: tuple[tuple[int, int, int, float, float], ...] = (
-        (256, 2, 32, 0.4, 0.5), (256, 4, 64, 0.3, 0.22), (256, 8, 96, 0.2, 0.18),
-        (128, 2, 64, 0.06, 0.06), (128, 4, 96, 0.04, 0.04))
+        (256, 2, 32, 0.4, 0.35), (256, 4, 64, 0.3, 0.3), (256, 8, 96, 0.2, 0.27),
+        (128, 2, 64, 0.06, 0.05), (128, 4, 96, 0.04, 0.03))
     pictures: int = 6144  # latents kept in memory for each picture size; a share is redrawn as training goes on
     learning_rate: float = 1e-3
     shift: float = 2.0  # towards noise, where words and places are learned
@@ -64,7 +65,7 @@ def build(recipe: DiTRecipe, channels: int) -> tuple[MMDiT, TextEncoder]:
         patch_sizes=recipe.patch_sizes, in_channels=channels, width=recipe.width, depth=recipe.depth, heads=recipe.heads,
         context_width=recipe.text_width, pooled_width=recipe.text_width, qk_norm=True,
         position="picture", position_base=16.0, prediction="x0",
-        head_hidden=2 * recipe.width)).initialise()
+        head_hidden=recipe.head_hidden)).initialise()
     return model, text
 
 
