@@ -61,7 +61,7 @@ def test_patch_size_4_is_much_faster_than_2(tmp_path, capsys):
 
 
 # Floors below what models/embedded/README.md reports, to notice a model or sampler that broke: raise them as the model learns.
-@pytest.mark.parametrize("patch_size,least", [(2, 0.2), (4, 0.1)])
+@pytest.mark.parametrize("patch_size,least", [(2, 0.8), (4, 0.5)])
 def test_held_out_prompts_are_drawn_right(patch_size, least):
     singles, _ = scenes.held_out()
     assert accuracy(singles[:40], patch_size) >= least

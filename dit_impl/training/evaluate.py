@@ -15,7 +15,7 @@ from . import scenes, textures
 from .train_vae import psnr
 from .verify import read_scene, same_scene
 
-STEPS, CFG, BATCH = 20, 3.0, 20
+STEPS, CFG, BATCH = 20, 2.0, 20
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea")
 
 _THING = re.compile(
