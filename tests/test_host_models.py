@@ -5,6 +5,7 @@ All cases of a script run in one process under ComfyUI's Python; the scripts say
 
 import importlib
 import json
+import os
 import subprocess
 
 import pytest
@@ -26,7 +27,9 @@ def packs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def errors(request, packs) -> dict[str, str | None]:
     """Case → None, or how it failed."""
-    done = subprocess.run([PYTHON, HERE / f"{request.param}.py", COMFYUI, packs], capture_output=True, text=True, timeout=600)
+    # one thread: the models are so small that threads would only wait for each other
+    done = subprocess.run([PYTHON, HERE / f"{request.param}.py", COMFYUI, packs], capture_output=True, text=True, timeout=900,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"case"')]
     return {line["case"]: line["error"] for line in lines}
