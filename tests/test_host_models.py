@@ -3,6 +3,7 @@
 All cases of a script run in one process under ComfyUI's Python; the scripts say what each does.
 """
 
+import functools
 import importlib
 import json
 import os
@@ -25,16 +26,20 @@ def packs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def errors(request, packs) -> dict[str, str | None]:
-    """Case → None, or how it failed."""
-    # one thread: the models are so small that threads would only wait for each other
-    done = subprocess.run([PYTHON, HERE / f"{request.param}.py", COMFYUI, packs], capture_output=True, text=True, timeout=900,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr[-3000:]
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"case"')]
-    return {line["case"]: line["error"] for line in lines}
+def errors(packs):
+    """errors(script) → case → None, or how it failed. A script runs once, however many cases ask."""
+    @functools.cache
+    def run(script: str) -> dict[str, str | None]:
+        # one thread: the models are so small that threads would only wait for each other
+        done = subprocess.run([PYTHON, HERE / f"{script}.py", COMFYUI, packs], capture_output=True, text=True, timeout=600,
+                              env={**os.environ, "OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr[-3000:]
+        lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"case"')]
+        return {line["case"]: line["error"] for line in lines}
+    return run
 
 
-@pytest.mark.parametrize("errors,case", CASES, indirect=["errors"])
-def test_case(errors, case):
-    assert errors[case] is None, errors[case]
+@pytest.mark.parametrize("script,case", CASES)
+def test_case(errors, script, case):
+    error = errors(script)[case]
+    assert error is None, error
