@@ -1,14 +1,17 @@
 """Small random models that ComfyUI's own loader accepts, one function an architecture. Runs under ComfyUI's Python, without pytest.
 
-    start("~/comfy/ComfyUI")                                  # before anything imports comfy
+    start("~/comfy/ComfyUI", "folder of dit_blocks")         # before anything imports comfy
     model, positive, negative, latent = flux_dev(size=(9, 7), batch=2)
 
 model is a ModelPatcher, positive and negative are CONDITIONING, latent is a random tensor [B, C, H, W] ([B, C, T, H, W] for Qwen-Image
 and Wan), as LATENT["samples"] holds it. Weights and inputs are the same on every call.
 """
 
+import json
+import logging
 from pathlib import Path
 import sys
+import traceback
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -19,11 +22,27 @@ TEXT = 7  # text tokens
 WIDTH = 32  # width of a text token
 
 
-def start(comfyui: str | Path) -> None:
-    """Put ComfyUI on the path and let it run on the CPU, with no server."""
-    sys.path.insert(0, str(Path(comfyui).expanduser()))
+def start(comfyui: str | Path, packs: str | Path) -> None:
+    """Put ComfyUI and the pack on the path and let ComfyUI run on the CPU, with no server. packs holds the folder dit_blocks."""
+    sys.path[:0] = [str(Path(comfyui).expanduser()), str(packs)]
     from comfy.cli_args import args
     args.cpu = True
+    import comfy.sd  # noqa: F401  sets up logging
+    logging.getLogger().setLevel(logging.ERROR)
+
+
+def run_cases(cases: dict, *only: str) -> None:
+    """Run case → (check, name of a model) and print a line of JSON for each: {"case", "error"}. only: words to choose cases by."""
+    for case, (check, name) in cases.items():
+        if only and not any(word in case for word in only):
+            continue
+        error = None
+        try:
+            with torch.inference_mode():
+                check(name, MODELS.get(name))
+        except Exception:
+            error = traceback.format_exc()
+        print(json.dumps({"case": case, "error": error}), flush=True)
 
 
 def random_weights(module: nn.Module, seed: int = 0) -> dict[str, Tensor]:

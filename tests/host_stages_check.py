@@ -3,14 +3,11 @@
     python tests/host_stages_check.py COMFYUI_DIR FOLDER_THAT_HOLDS_dit_blocks
 """
 
-import json
-import logging
 import sys
-import traceback
 
 import torch
 
-from host_models import MODELS, ksampler, start
+from host_models import MODELS, ksampler, run_cases, start
 
 REPLACEABLE = ("sd3", "sd35_medium", "flux_dev", "flux_schnell", "flux2", "auraflow", "qwen_image", "wan",
                "wan_i2v")  # have patches_replace
@@ -327,22 +324,6 @@ CASES |= {f"{name}: {title}": (check, name) for title, (check, names) in SOME.it
 CASES["other models are refused"] = (other_models_are_refused, None)
 
 
-def main(comfyui: str, packs: str, *only: str) -> None:
-    start(comfyui)
-    sys.path.insert(1, packs)
-    import comfy.sd  # noqa: F401  sets up logging
-    logging.getLogger().setLevel(logging.ERROR)
-    for case, (check, name) in CASES.items():
-        if only and not any(word in case for word in only):
-            continue
-        error = None
-        try:
-            with torch.inference_mode():
-                check(name, MODELS.get(name))
-        except Exception:
-            error = traceback.format_exc()
-        print(json.dumps({"case": case, "error": error}), flush=True)
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    start(*sys.argv[1:3])
+    run_cases(CASES, *sys.argv[3:])

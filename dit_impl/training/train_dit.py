@@ -147,8 +147,11 @@ def loss_of(model: MMDiT, text: TextEncoder, flow: RectifiedFlow, ids: Tensor, l
 
 
 def optimizers_of(model: torch.nn.Module, learning_rate: float) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024) for the matrices of attention and MLP, AdamW for embeddings, modulations, heads and vectors."""
-    inner = {name: p for name, p in model.named_parameters() if p.dim() == 2 and (".attn." in name or ".mlp.fc" in name)}
+    """Muon (Jordan et al. 2024) for the matrices of attention, MLPs, patch embeddings and heads; AdamW for words, modulations, vectors.
+
+    Muon uses every direction of a patch embedding alike, which is what many values through a narrow model need."""
+    places = (".attn.", ".mlp.fc", ".x_embedder.", ".final_layer.linear.")
+    inner = {name: p for name, p in model.named_parameters() if p.dim() == 2 and any(place in f".{name}" for place in places)}
     others = [p for name, p in model.named_parameters() if name not in inner]
     return [torch.optim.Muon(inner.values(), learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(others, learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)]
@@ -177,6 +180,7 @@ def train_dit(recipe: DiTRecipe, vae: VAE, folder: Path, publish, start: tuple[M
         step, spent = state["step"], state["spent"]
         log.info("resumed at step %d", step)
     if recipe.compile:
+        torch._dynamo.config.recompile_limit = 4 * len(recipe.mix)  # of a block's forward: one for each shape, and the last block's
         for block in model.joint_blocks:
             block.compile(dynamic=False)
     rng = random.Random(recipe.seed + step)
