@@ -1,7 +1,7 @@
 """A DIT handle: a model together with what its latents, times and patches mean. The nodes ask nothing else of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from .denoise import Inpainting, Report, check_step, last_step, walk, with_noise
 from .dit import DiT
 from .flow import DDPM, Flow, RectifiedFlow
 from .mmdit import MMDiT
+from .patch_methods import Reading, choose_method
 from .sampling import PredictX0
 from .schedules import schedule
 from .stages import Call, Stages, StagesError, TokenStages
@@ -61,6 +62,15 @@ class Dit:
             raise BackboneError(f"the tokens are not in the latent space of {self.name}: wire its dit into Patchify")
         if not torch.isfinite(wire["tokens"]).all():
             raise BackboneError("the tokens hold values that are NaN or infinite")
+
+    def reading(self, patch_size: int, method: str = "auto") -> "Dit":
+        """A handle on the same weights that reads patches of this size by this method, itself where they are native. Raises BackboneError."""
+        chosen = choose_method(self.patch_sizes, patch_size, method, self.name)
+        return self if chosen == "native" else self.approximate(Reading(chosen, self.patch_size, patch_size, self.frame_patch))
+
+    def approximate(self, reading: Reading) -> "Dit":
+        """A handle on the same weights that reads patches of a size that is not native to it."""
+        raise NotImplementedError
 
     def schedule(self, steps: int, scheduler: str = "simple", denoise: float = 1.0) -> Tensor:
         """Falling noise levels: → [steps + 1]. Raises ValueError."""
@@ -152,8 +162,11 @@ class Backbone(Dit):
         if solver == "ddim" and not isinstance(self.flow, DDPM):
             raise ValueError("ddim is for DDPM models; for a rectified flow the same step is euler")
         device = self.like().device
-        predict_x0, kept = self.denoiser(wire, positive, negative, cfg), Inpainting(wire, self.flow, device)
-        return walk(lambda x, sigma: kept.leave(predict_x0(kept.enter(x, sigma), sigma)), wire, sigmas, solver, start_step, end_step, device, report)
+        model, kept = self.denoiser(wire, positive, negative, cfg), Inpainting(wire, self.flow, device)
+
+        def predict_x0(x: Tensor, sigma: Tensor) -> Tensor:
+            return kept.leave(model(kept.enter(x, sigma), sigma))
+        return walk(predict_x0, wire, sigmas, solver, start_step, end_step, device, report)
 
     def class_conditioning(self, label: str) -> Conditioning:
         if self.unconditional is None:
@@ -201,6 +214,9 @@ class Backbone(Dit):
             return kept.leave(self._guided_x0(prediction.to(seen), seen, sigma, layout, cfg))
         return {"hidden": hidden, "tokens": wire, "done": frozenset(), "call": Call(layout, x, sigma, to_x0), "model": self.name}
 
+    def approximate(self, reading: Reading) -> "Backbone":
+        return Approximate(**{part.name: getattr(self, part.name) for part in fields(self)}, reading=reading)
+
     def _conditions(self, wire: dict, positive: Conditioning, negative: Conditioning | None) -> tuple[tuple[str, ...], Arguments]:
         """→ the batch's layout, and what the model is called with beside tokens and times."""
         self.check_tokens(wire)
@@ -229,3 +245,24 @@ class Backbone(Dit):
             uncond = x0[:unconds].mean(0)
             guided = uncond + (guided - uncond) * cfg
         return guided
+
+
+@dataclass(eq=False, kw_only=True)
+class Approximate(Backbone):
+    """A backbone that reads patches of a size it was not trained at, through those that it was. See `patch_methods`."""
+    reading: Reading
+
+    @property
+    def patch_sizes(self) -> tuple[int, ...]:
+        return (*super().patch_sizes, self.reading.patch_size)
+
+    @property
+    def stages(self) -> Stages:
+        raise StagesError(f"{self.name} reads patches of {self.reading.patch_size} by {self.reading.method}, which has no stages of its own")
+
+    def denoiser(self, wire: dict, positive: Conditioning, negative: Conditioning | None = None, cfg: float = 1.0) -> PredictX0:
+        coarse = super().denoiser(self.reading.coarse(wire), positive, negative, cfg)
+
+        def predict_x0(x: Tensor, sigma: Tensor) -> Tensor:
+            return self.reading.up(coarse(*self.flow.quieter(self.reading.down(x), sigma, self.reading.gain)), wire["grid"])
+        return predict_x0

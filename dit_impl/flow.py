@@ -48,6 +48,14 @@ class RectifiedFlow:
         """Noise level → the model's time, 0..1000."""
         return sigma * 1000
 
+    def quieter(self, x: Tensor, sigma: Tensor | float, gain: float) -> tuple[Tensor, Tensor]:
+        """x whose noise alone was scaled by `gain`, e.g. by averaging: → (x as this flow writes it, the noise level it has then).
+
+        x = (1 − σ)·x0 + σ·gain·ε, divided by the sum of its factors. It is SD3's shift of times: log-SNR rises by −2·ln gain."""
+        s = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+        total = 1 - s + s * gain
+        return x / per_sample(total, x), s * gain / total
+
     def predict_x0(self, model: Model, x: Tensor, sigma: Tensor) -> Tensor:
         """The data behind x at noise level sigma: [B, …], [B] → [B, …]."""
         return self.to_x0(model(self.model_input(x, sigma), self.time(sigma)), x, sigma)
@@ -104,6 +112,10 @@ class DDPM:
         """Noise level → the nearest training time in log σ, 0..steps−1."""
         table = self.sigmas.log().to(sigma.device)
         return (sigma.double().log()[..., None] - table).abs().argmin(-1)
+
+    def quieter(self, x: Tensor, sigma: Tensor | float, gain: float) -> tuple[Tensor, Tensor]:
+        """x whose noise alone was scaled by `gain`, e.g. by averaging: → (x, the noise level it has then), since x = x0 + σ·gain·ε."""
+        return x, torch.as_tensor(sigma, dtype=x.dtype, device=x.device) * gain
 
     def predict_x0(self, model: Model, x: Tensor, sigma: Tensor) -> Tensor:
         """The data behind x at noise level sigma: [B, …], [B] → [B, …]."""

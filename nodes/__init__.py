@@ -5,6 +5,7 @@ from .denoise import AddNoise, Denoise, DenoiseStep, Schedule
 from .load import LoadCheckpoint, LoadDiffusers, LoadEmbedded, SaveCheckpoint
 from .model import FromModel, ToModel
 from .patch import Patchify, PatchifyImage, Unpatchify
+from .patch_schedule import PatchSchedule, PatchScheduleModel
 from .probe import BlockAblation, Parity
 from .tokens import MixTokens, ReplaceTokens, RollTokens, ScaleTokens, ShuffleTokens, SwapTokens, TokenMap, TokenMask
 from .transformer import Condition, FinalLayer, Guidance, PatchEmbed, PositionEmbed, RunBlocks, SamplerStep
@@ -12,6 +13,7 @@ from .vae import EmptyLatent, VAEDecode, VAEEncode
 
 NODES = [LoadEmbedded, FromModel, ToModel, LoadDiffusers, LoadCheckpoint, SaveCheckpoint, ClassLabel, VAEEncode, VAEDecode, EmptyLatent,
          Patchify, PatchifyImage, Unpatchify, Schedule, AddNoise, DenoiseStep, Denoise,
+         PatchSchedule, PatchScheduleModel,
          Condition, PatchEmbed, PositionEmbed, RunBlocks, FinalLayer, Guidance, SamplerStep,
          TokenMask, MixTokens, SwapTokens, RollTokens, ShuffleTokens, ScaleTokens, ReplaceTokens, TokenMap,
          Parity, BlockAblation]

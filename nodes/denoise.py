@@ -1,12 +1,15 @@
 """Noise levels, noise, and the steps that take it away."""
 
-from comfy_api.v0_0_2 import io
+from comfy_api.v0_0_2 import io, ui
 
+from ..dit_impl import patch_schedule
 from ..dit_impl.denoise import last_step
+from ..dit_impl.patch_schedule import PatchSchedule, Row
 from ..dit_impl.sampling import SOLVERS
 from ..dit_impl.schedules import SCHEDULERS
 from . import host
-from .wires import STEP_MAX, Tokens, dit_input, names_errors, sigmas_input, step_input, tokens_input
+from .wires import (STEP_MAX, PatchScheduleWire, Tokens, dit_input, names_errors, patch_method_input, sigmas_input, step_input,
+                    tokens_input)
 
 
 class Schedule(io.ComfyNode):
@@ -73,8 +76,9 @@ def _denoise_inputs(*steps):
                        tooltip="Guidance: how far to go from negative towards positive. 1 leaves negative out."),
         io.Combo.Input("solver", options=list(SOLVERS), default="euler",
                        tooltip="How a step is taken. heun calls the model twice a step; ddim is for DDPM models."),
-        io.Conditioning.Input("negative", optional=True, tooltip="What to go away from; needed for cfg other than 1, but not by a class-conditional DiT, whose own "
-                               "no-class stands for it."),
+        io.Conditioning.Input("negative", optional=True, tooltip="What to go away from; needed for cfg other than 1, but not by a "
+                              "class-conditional DiT, whose own no-class stands for it."),
+        patch_method_input(),
     ]
 
 
@@ -85,15 +89,19 @@ def _denoise_outputs():
     ]
 
 
-def _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step) -> io.NodeOutput:
+def _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step, plan) -> io.NodeOutput:
     if negative is None and dit.unconditional is None and cfg != 1:
         raise ValueError(f"cfg {cfg:g} needs a negative conditioning; wire one, or set cfg to 1")
-    dit.check_tokens(tokens)
+    report = host.reporter(last_step(start_step, end_step, sigmas) - start_step)
     host.load(dit.modules())
     host.throw_if_interrupted()
-    report = host.reporter(last_step(start_step, end_step, sigmas) - start_step)
-    return io.NodeOutput(*dit.denoise(tokens, sigmas, positive, negative, cfg, solver, start_step, end_step,
-                                      lambda done, _, x0: report(done, dit.preview(tokens, x0))))
+    tokens, x0, approximate = patch_schedule.denoise(
+        dit, tokens, plan, sigmas, positive, negative, cfg, solver, start_step, end_step, report)
+    return io.NodeOutput(tokens, x0, ui=ui.PreviewText(approximate) if approximate else None)
+
+
+def _one_size(tokens, patch_method) -> PatchSchedule:
+    return PatchSchedule((Row(tokens["patch_size"]),), patch_method)
 
 
 class DenoiseStep(io.ComfyNode):
@@ -111,8 +119,8 @@ class DenoiseStep(io.ComfyNode):
 
     @classmethod
     @names_errors
-    def execute(cls, dit, tokens, sigmas, step, positive, cfg, solver, negative=None) -> io.NodeOutput:
-        return _run(dit, tokens, sigmas, positive, negative, cfg, solver, step, step + 1)
+    def execute(cls, dit, tokens, sigmas, step, positive, cfg, solver, negative=None, patch_method="auto") -> io.NodeOutput:
+        return _run(dit, tokens, sigmas, positive, negative, cfg, solver, step, step + 1, _one_size(tokens, patch_method))
 
 
 class Denoise(io.ComfyNode):
@@ -128,11 +136,14 @@ class Denoise(io.ComfyNode):
                 io.Int.Input("start_step", default=0, min=0, max=STEP_MAX, tooltip="The first step to take."),
                 io.Int.Input("end_step", default=STEP_MAX, min=1, max=STEP_MAX,
                              tooltip="The step to stop before; anything past the schedule means its end."),
-            ),
+            ) + [PatchScheduleWire.Input("patch_schedule", optional=True, tooltip="Patch sizes over the steps, in place of the tokens' own; "
+                                         "its methods count, not patch_method.")],
             outputs=_denoise_outputs(),
         )
 
     @classmethod
     @names_errors
-    def execute(cls, dit, tokens, sigmas, start_step, end_step, positive, cfg, solver, negative=None) -> io.NodeOutput:
-        return _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step)
+    def execute(cls, dit, tokens, sigmas, start_step, end_step, positive, cfg, solver, negative=None, patch_method="auto",
+                patch_schedule=None) -> io.NodeOutput:
+        return _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step,
+                    patch_schedule or _one_size(tokens, patch_method))

@@ -16,6 +16,7 @@ from ..dit_impl.backbone import Backbone, Dit
 from ..dit_impl.flow import RectifiedFlow
 from ..dit_impl.patch import patchify, token_grid, unpatchify
 from ..dit_impl.tokens import into_dit_space, out_of_dit_space
+from .patched_model import PATCH_SIZE
 
 
 class DitLatentFormat(comfy.latent_formats.LatentFormat):
@@ -43,14 +44,14 @@ class LatentTransformer(nn.Module):
 
     def __init__(self, dit: Backbone):
         super().__init__()
-        self.model, self.patch_size = dit.model, dit.patch_size
+        self.model, self.patch_size, self.patch_sizes = dit.model, dit.patch_size, dit.patch_sizes
         self.answers_x0 = isinstance(dit.flow, RectifiedFlow) and dit.flow.prediction == "x0"
         self.dtype = next(dit.model.parameters()).dtype
 
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, control=None, transformer_options=None,
                 **arguments) -> Tensor:
         """[B, C, H, W], times 0..1000 [B], what the model is conditioned on → velocity, ε or v, [B, C, H, W]."""
-        p, size = self.patch_size, x.shape[-2:]
+        p, size = (transformer_options or {}).get(PATCH_SIZE, self.patch_size), x.shape[-2:]
         if context is not None:
             arguments["context"] = context
         prediction = unpatchify(self.model(patchify(x, p), token_grid(*size, p), p, timesteps, **arguments), p, tuple(size))

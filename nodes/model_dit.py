@@ -18,8 +18,10 @@ from torch import Tensor
 
 from ..dit_impl.backbone import BackboneError, Conditioning, Dit
 from ..dit_impl.denoise import Report, check_start, check_step, last_step, walk, with_noise
+from ..dit_impl.patch_methods import Reading
 from ..dit_impl.stages import Call, Stages, StagesError
 from ..dit_impl.tokens import LatentFormat, into_dit_space, latent_format, out_of_dit_space, to_latent, to_tokens, unfold
+from .patched_model import patch_sizes_of, with_patch_sizes
 from .stages import stages_of
 
 APPLY_MODEL = ("c_concat", "c_crossattn", "control", "transformer_options")  # of BaseModel.apply_model, after x and t
@@ -97,15 +99,19 @@ class ModelDit(Dit):
         self.latent_format = read_latent_format(host_format)
         self.downscale = host_format.spacial_downscale_ratio
         self.picture_size = 1024
-        size = getattr(inner.diffusion_model, "patch_size", None) or 1
-        self.patch_sizes = (size if isinstance(size, int) else size[-1],)
-        self.frame_patch = 1 if isinstance(size, int) or len(size) < 3 else size[0]
+        (own, *_), self.frame_patch = patch_sizes_of(model)
+        self.patch_sizes = (own,)
         self.previewer = None  # chosen anew for every run, as the user's setting may change
 
     @property
     def stages(self) -> Stages:
         """The MODEL's transformer in stages. Raises StagesError where there is no adapter for its architecture."""
         return stages_of(self.model.model.diffusion_model)
+
+    def approximate(self, reading: Reading) -> "ModelDit":
+        patched = ModelDit(with_patch_sizes(self.model, {reading.patch_size}, lambda *_: reading.patch_size, reading.method))
+        patched.patch_sizes = (*self.patch_sizes, reading.patch_size)
+        return patched
 
     def check_conditioning(self, conditioning: Conditioning, what: str) -> None:
         """Raise BackboneError for text of another width than the model reads, where a stage adapter knows it."""

@@ -4,9 +4,12 @@ from functools import wraps
 
 from comfy_api.v0_0_2 import io
 
+from ..dit_impl.patch_methods import METHODS
+
 Dit = io.Custom("DIT")
 Tokens = io.Custom("DIT_TOKENS")
 Hidden = io.Custom("DIT_HIDDEN")
+PatchScheduleWire = io.Custom("DIT_PATCH_SCHEDULE")
 TokensOrHidden = io.Custom(f"{Tokens.io_type},{Hidden.io_type}")  # an output is of the kind that came in
 
 STEP_MAX = 10000
@@ -66,3 +69,10 @@ def sigmas_input():
 
 def step_input(tooltip: str):
     return io.Int.Input("step", default=0, min=0, max=STEP_MAX, tooltip=tooltip)
+
+
+def patch_method_input():
+    return io.Combo.Input("patch_method", options=list(METHODS), default="auto", optional=True,
+                          tooltip="How patches of a size that the model has no weights for are read. native: only sizes it has. resample: on a "
+                                  "coarser latent at the noise level that fits it. pi_resize: FlexiViT's resized weights. auto: native, else "
+                                  "resample.")

@@ -22,11 +22,13 @@ def out(node, **inputs) -> tuple:
     return node.execute(**inputs).result
 
 
-def wires(model, positive, negative, samples, sampler="euler", cfg=4.0, denoise=1.0, steps=4, seed=5, chain=False, mask=None, **latent):
-    """The same as `ksampler`, node by node."""
+def wires(model, positive, negative, samples, sampler="euler", cfg=4.0, denoise=1.0, steps=4, seed=5, chain=False, mask=None, rows=None,
+          **latent):
+    """The same as `ksampler`, node by node. rows: of a patch schedule."""
     from dit_blocks.nodes.denoise import AddNoise, Denoise, DenoiseStep, Schedule
     from dit_blocks.nodes.model import FromModel
     from dit_blocks.nodes.patch import Patchify, Unpatchify
+    from dit_blocks.nodes.patch_schedule import PatchSchedule
     (dit,) = out(FromModel, model=model)
     latent |= {"samples": samples} | ({} if mask is None else {"noise_mask": mask})
     (tokens,) = out(Patchify, latent=latent, patch_size=0, dit=dit)
@@ -37,7 +39,8 @@ def wires(model, positive, negative, samples, sampler="euler", cfg=4.0, denoise=
         for step in range(steps):
             tokens, _ = out(DenoiseStep, tokens=tokens, step=step, **common)
     else:
-        tokens, _ = out(Denoise, tokens=tokens, start_step=0, end_step=10000, **common)
+        plan = out(PatchSchedule, **rows)[0] if rows else None
+        tokens, _ = out(Denoise, tokens=tokens, start_step=0, end_step=10000, patch_schedule=plan, **common)
     return out(Unpatchify, tokens=tokens)[0]["samples"]
 
 

@@ -14,7 +14,8 @@ import pytest
 from comfyui_host import COMFYUI, HERE, PYTHON, ROOT, needs_comfyui
 
 pytestmark = needs_comfyui
-CASES = [(script, case) for script in ("host_stages_check", "host_model_check") for case in importlib.import_module(script).CASES]
+SCRIPTS = ("host_stages_check", "host_model_check", "host_patch_check")
+CASES = [(script, case) for script in SCRIPTS for case in importlib.import_module(script).CASES]
 
 
 @pytest.fixture(scope="module")

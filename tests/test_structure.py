@@ -14,7 +14,8 @@ from dit_blocks import comfy_entrypoint
 
 ROOT = Path(dit_blocks.__file__).parent
 LAYERS = {"dit_impl": {"dit_impl"}, "nodes": {"nodes", "dit_impl"}, "standalone": {"standalone", "nodes", "dit_impl"}}
-HOST_SIDE = ("host.py", "model_dit.py", "dit_model.py")  # the program itself; a MODEL as a DIT; a DIT as a MODEL
+# the program itself; a MODEL as a DIT; a DIT as a MODEL; a MODEL at other patch sizes
+HOST_SIDE = ("host.py", "model_dit.py", "dit_model.py", "patched_model.py")
 FILES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
 
 

@@ -1,0 +1,65 @@
+"""Patch sizes over the steps, for Denoise and for a MODEL."""
+
+from comfy_api.v0_0_2 import io
+
+from ..dit_impl.patch_schedule import parse_schedule
+from .wires import PatchScheduleWire, names_errors, patch_method_input
+
+CATEGORY = "DiT Blocks/patch size"
+
+
+def _rows_input():
+    return io.String.Input("rows", default="4 until 50%, then 2", multiline=True,
+                           tooltip="A patch size and where it ends, for each row: '4 until 50%' of the steps, or '4 until sigma 0.6'; the last "
+                                   "row has a size alone. Coarse patches belong first.")
+
+
+class PatchSchedule(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksPatchSchedule",
+            display_name="Patch Schedule",
+            category=CATEGORY,
+            description="Coarse patches while the picture is laid out, fine ones for its detail: as good, with less to compute.",
+            search_aliases=["FlexiDiT", "patch size", "faster"],
+            inputs=[
+                _rows_input(),
+                patch_method_input(),
+                io.Float.Input("coarse_cfg", default=1.0, min=0.1, max=10.0, step=0.05, round=0.01, optional=True,
+                               tooltip="A factor on cfg while patches are coarser than the finest row's. Coarse steps want a little more, "
+                                       "such as 1.1."),
+            ],
+            outputs=[PatchScheduleWire.Output("patch_schedule", display_name="patch_schedule", tooltip="For DiT Denoise.")],
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, rows, patch_method="auto", coarse_cfg=1.0) -> io.NodeOutput:
+        return io.NodeOutput(parse_schedule(rows, patch_method, coarse_cfg))
+
+
+class PatchScheduleModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksPatchScheduleModel",
+            display_name="Patch Schedule (MODEL)",
+            category=CATEGORY,
+            description="Patch sizes over the steps of KSampler: one node between the loader and the sampler. Steps at the model's own patch "
+                        "size are left as they are, bit for bit.",
+            search_aliases=["FlexiDiT", "KSampler", "faster", "patch size"],
+            inputs=[
+                io.Model.Input("model", tooltip="Any diffusion transformer that ComfyUI has loaded; it is not changed."),
+                _rows_input(),
+                patch_method_input(),
+                io.Boolean.Input("enabled", default=True, optional=True, tooltip="Off: the model as it came."),
+            ],
+            outputs=[io.Model.Output("model_out", display_name="model", tooltip="The same weights, with a patch size for each step.")],
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, model, rows, patch_method="auto", enabled=True) -> io.NodeOutput:
+        from .patched_model import with_patch_schedule  # there is no MODEL outside ComfyUI
+        return io.NodeOutput(with_patch_schedule(model, parse_schedule(rows, patch_method)) if enabled else model)

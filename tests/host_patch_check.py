@@ -1,0 +1,124 @@
+"""Runs under ComfyUI's Python: patch sizes over the steps of a MODEL. One line of JSON a case: {"case", "error"}.
+
+    python tests/host_patch_check.py COMFYUI_DIR FOLDER_THAT_HOLDS_dit_blocks
+"""
+
+import sys
+
+import torch
+
+from host_model_check import out, unet, wires
+from host_models import MODELS, ksampler, run_cases, start
+
+
+def scheduled(model, rows: str, **more):
+    from dit_blocks.nodes.patch_schedule import PatchScheduleModel
+    return out(PatchScheduleModel, model=model, rows=rows, **more)[0]
+
+
+def own_size(model) -> int:
+    from dit_blocks.nodes.patched_model import patch_sizes_of
+    return patch_sizes_of(model)[0][0]
+
+
+def own_patches_change_nothing(name, make):
+    made = model, *rest = make()
+    expected, own = ksampler(*made), own_size(model)
+    for patched in (scheduled(model, f"{own}"), scheduled(model, f"{own} until 50%, then {own}"), scheduled(model, "99", enabled=False)):
+        assert torch.equal(expected, ksampler(patched, *rest))
+
+
+def wires_are_ksampler(name, make, method="auto", times=2, **size):
+    """Denoise with a schedule gives what KSampler gives on the MODEL with it, and the MODEL is left as it was."""
+    if name and name.startswith("pixart"):  # upstream's positions need an even number of cells, and more than 32, a side
+        size = {"size": (108, 102), **size}
+    made = model, *rest = make(**size)
+    own = own_size(model)
+    plain, rows = ksampler(*made), f"{times * own} until 50%, then {own}"
+    patched = ksampler(scheduled(model, rows, patch_method=method), *rest)
+    assert patched.isfinite().all() and not torch.equal(plain, patched)
+    assert torch.equal(patched, wires(*made, rows={"rows": rows, "patch_method": method}))
+    assert torch.equal(plain, ksampler(*made))
+
+
+def fewer_tokens(name, make):
+    """The transformer sees a quarter of the tokens in the coarse steps, and only there."""
+    model, *rest = make(size=(16, 16))
+    own, seen = own_size(model), []
+    hook = model.model.diffusion_model.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[-2:]))
+    ksampler(scheduled(model, f"{2 * own} until 50%, then {own}"), *rest)
+    hook.remove()
+    assert seen[0] == (8, 8) and seen[-1] == (16, 16) and seen == sorted(seen), seen
+
+
+def wrappers_are_chained(name, make):
+    model, *rest = make()
+    calls, own = [], own_size(model)
+
+    def wrapper(apply_model, args):
+        calls.append(args["input"].shape[-2:])
+        return apply_model(args["input"], args["timestep"], **args["c"]) * 0.9
+    wrapped = model.clone()
+    wrapped.set_model_unet_function_wrapper(wrapper)
+    patched = ksampler(scheduled(wrapped, f"{2 * own} until 50%, then {own}"), *rest)
+    assert len(set(calls)) == 2 and not torch.equal(patched, ksampler(scheduled(model, f"{2 * own} until 50%, then {own}"), *rest))
+
+
+def refusals(name, make):
+    model, positive, negative, latent = make()
+    own = own_size(model)
+
+    def refused(message, run):
+        try:
+            run()
+        except ValueError as error:
+            assert message in str(error) and "\n" not in str(error), error
+        else:
+            raise AssertionError(f"not refused: {message}")
+    refused(f"Patch Schedule (MODEL): resample takes multiples of SD3 (MODEL)'s own patch size {own}, not 3",
+            lambda: scheduled(model, "3 until 50%, then 2"))
+    refused("Patch Schedule (MODEL): SD3 (MODEL) knows patch sizes 2, not 4", lambda: scheduled(model, "4 until 50%, then 2", patch_method="native"))
+    refused("Patch Schedule (MODEL): the patch schedule does not cover the last steps", lambda: scheduled(model, "4 until 50%"))
+    refused("smaller than patch size 64", lambda: ksampler(scheduled(model, "64 until 50%, then 2"), positive, negative, latent))
+    assert torch.equal(ksampler(model, positive, negative, latent), wires(model, positive, negative, latent))
+
+
+def the_embedded_model_is_native(name, make):
+    """The default model as a MODEL reads its own three sizes by their own weights: KSampler is Denoise with the same schedule."""
+    from dit_blocks.nodes.load import LoadEmbedded
+    from dit_blocks.nodes.model import ToModel
+    from dit_blocks.dit_impl import patch_schedule
+    from dit_blocks.dit_impl.tokens import unfold
+    dit, clip, vae = out(LoadEmbedded)
+    (model,) = out(ToModel, dit=dit)
+    positive, negative = (clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("a large red circle in the center", ""))
+    empty, rows = torch.zeros(1, dit.channels, 32, 32), "8 until 20%, then 4 until 50%, then 2"
+    core = ksampler(scheduled(model, rows), positive, negative, empty, steps=10, cfg=2.0)
+    sigmas = dit.schedule(10)
+    tokens, _ = dit.add_noise(dit.fold({"samples": empty}), sigmas, 0, 5)
+    plan = patch_schedule.parse_schedule(rows)
+    ours, _, approximate = patch_schedule.denoise(dit, tokens, plan, sigmas, positive, negative, 2.0, "euler", 0, 10)
+    assert not approximate
+    difference = (vae.decode(unfold(ours)) - vae.decode(core)).abs().mean().item()
+    assert difference <= 1 / 255, difference
+
+
+CHECKS = {
+    "own patches": own_patches_change_nothing,
+    "resample": wires_are_ksampler,
+    "pi_resize": lambda name, make: wires_are_ksampler(name, make, "pi_resize", times=3),
+}
+SOME = {
+    "resample, batch of 2 with frames": (lambda name, make: wires_are_ksampler(name, make, batch=2), ("sd3", "wan", "qwen_image")),
+    "fewer tokens": (fewer_tokens, ("sd3", "flux_dev")),
+    "wrappers are chained": (wrappers_are_chained, ("sd3", "flux_dev")),
+    "refused": (refusals, ("sd3",)),
+}
+CASES = {f"{name}: {what}": (check, name) for what, check in CHECKS.items() for name in MODELS}
+CASES |= {f"{name}: {what}": (check, name) for what, (check, names) in SOME.items() for name in names}
+CASES |= {"a UNet: resample": (lambda name, make: wires_are_ksampler(name, lambda: unet()), None),
+          "the embedded model: native": (the_embedded_model_is_native, None)}
+
+if __name__ == "__main__":
+    start(*sys.argv[1:3])
+    run_cases(CASES, *sys.argv[3:])
