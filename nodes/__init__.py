@@ -1,5 +1,6 @@
 """The pack's ComfyUI nodes, in menu order."""
 
+from .budget import Budget, Compare
 from .class_label import ClassLabel
 from .denoise import AddNoise, Denoise, DenoiseStep, Schedule
 from .load import LoadCheckpoint, LoadDiffusers, LoadEmbedded, SaveCheckpoint
@@ -13,7 +14,7 @@ from .vae import EmptyLatent, VAEDecode, VAEEncode
 
 NODES = [LoadEmbedded, FromModel, ToModel, LoadDiffusers, LoadCheckpoint, SaveCheckpoint, ClassLabel, VAEEncode, VAEDecode, EmptyLatent,
          Patchify, PatchifyImage, Unpatchify, Schedule, AddNoise, DenoiseStep, Denoise,
-         PatchSchedule, PatchScheduleModel,
+         PatchSchedule, PatchScheduleModel, Budget, Compare,
          Condition, PatchEmbed, PositionEmbed, RunBlocks, FinalLayer, Guidance, SamplerStep,
          TokenMask, MixTokens, SwapTokens, RollTokens, ShuffleTokens, ScaleTokens, ReplaceTokens, TokenMap,
          Parity, BlockAblation]

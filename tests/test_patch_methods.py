@@ -204,3 +204,29 @@ def test_a_size_that_can_t_be_served_is_told_before_any_step(backbone, positive,
     with pytest.raises(BackboneError, match="own patch size 2, not 3"):
         denoise(backbone, tokens, PatchSchedule((Row(2, 0.5), Row(3))), sigmas, positive, None, 1.0, "euler", 0, 6,
                 lambda *_: pytest.fail("a step was taken"))
+
+
+def test_compare_tells_what_each_way_cost(backbone, positive, negative):
+    from dit_blocks.nodes.budget import Compare
+
+    class Decoder:
+        def decode(self, latent):
+            return latent[:, :3].movedim(1, -1).sigmoid()
+    inputs = {"dit": backbone, "latent": {"samples": torch.zeros(1, 4, 8, 8)}, "sigmas": backbone.schedule(4), "positive": positive,
+              "negative": negative, "vae": Decoder(), "seed": 1, "cfg": 2.0, "solver": "euler"}
+    picture, words = Compare.execute(**inputs, rows="2\n4 until 50%, then 2\n4 by resample").result
+    first, mixed, coarse = words.split("\n\n")
+    assert first.startswith("2\n") and "(100%)" in first and "64 tokens, 100% FLOPs" in first and first.endswith("reference")
+    assert "4 until 50%, then 2\n" in mixed and "40 tokens" in mixed and mixed.endswith("dB")
+    assert "16 tokens" in coarse and picture.shape[0] == 1 and picture.shape[3] == 3
+    for rows, line in (("2 by magic", "after 'by' comes one of"), ("\n", "nothing to compare"), ("3", "multiples of a small DiT's own")):
+        with pytest.raises(ValueError, match=f"Compare Patch Sizes: .*{line}"):
+            Compare.execute(**inputs, rows=rows)
+
+
+def test_budget_node_says_why_there_are_patches():
+    from dit_blocks.nodes.budget import Budget
+    common = {"preset": "DiT-XL/2", "width": 256, "height": 256, "batch_size": 1}
+    words, picture, count = Budget.execute(**common, patch_size=8, unit="MACs").result
+    assert "65,536 (256×256)" in words and "1,024 (32×32)" in words and count == 16 and picture.shape[0] == 1
+    assert Budget.execute(**common, patch_size=0, unit="MACs", vae_factor=16).result[2] == 64

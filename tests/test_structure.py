@@ -67,8 +67,8 @@ def test_ids_are_the_fixed_ones():
     ids = [cls.define_schema().node_id for cls in nodes()]
     assert ids == ["DiTBlocks" + name for name in (
         "LoadEmbedded", "FromModel", "ToModel", "LoadDiffusers", "LoadCheckpoint", "SaveCheckpoint", "ClassLabel", "VAEEncode",
-        "VAEDecode", "EmptyLatent", "Patchify", "PatchifyImage", "Unpatchify", "Schedule", "AddNoise", "DenoiseStep", "Denoise", "Condition",
-        "PatchEmbed", "PositionEmbed", "RunBlocks", "FinalLayer", "Guidance", "SamplerStep", "TokenMask", "MixTokens", "SwapTokens", "RollTokens",
+        "VAEDecode", "EmptyLatent", "Patchify", "PatchifyImage", "Unpatchify", "Schedule", "AddNoise", "DenoiseStep", "Denoise",
+        "PatchSchedule", "PatchScheduleModel", "Budget", "Compare", "Condition", "PatchEmbed", "PositionEmbed", "RunBlocks", "FinalLayer", "Guidance", "SamplerStep", "TokenMask", "MixTokens", "SwapTokens", "RollTokens",
         "ShuffleTokens", "ScaleTokens", "ReplaceTokens", "TokenMap", "Parity", "BlockAblation")]
 
 

@@ -1,0 +1,157 @@
+"""What a step of a transformer costs: tokens, multiply-adds, memory. Arithmetic on shapes; nothing is run.
+
+A matrix [a, b] on n tokens is n·a·b multiply-adds (MACs), and a FLOP count is twice that. Norms, activations and rotary positions are
+left out, as torch's flop counter leaves them out. The DiT paper's "Gflops" are multiply-adds.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .backbone import Backbone, BackboneError, Dit
+from .dit import DiT
+from .mmdit import MMDiT
+from .patch import token_grid
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A transformer's shape. kind: "dit" and "vit" attend within the picture, "pixart" also to the text from outside, "mmdit" and
+    "flux" over picture and text together. blocks: those of two streams in an MM-DiT and Flux; single: Flux's of one stream; dual:
+    blocks with SD3.5-medium's second attention. parameters: of all weights, 0 where unknown. head: values it answers for each read."""
+    name: str
+    kind: str
+    width: int
+    blocks: int
+    patch_size: int = 2
+    channels: int = 16
+    text: int = 0
+    parameters: int = 0
+    single: int = 0
+    dual: int = 0
+    downscale: int = 8
+    head: int = 1
+    guided: bool = True
+
+
+def _dits() -> list[Architecture]:
+    shapes = {"S": (384, 12, 33), "B": (768, 12, 130), "L": (1024, 24, 458), "XL": (1152, 28, 675)}
+    return [Architecture(f"DiT-{size}/{p}", "dit", width, blocks, p, channels=4, parameters=millions * 10 ** 6, head=2, guided=False)
+            for size, (width, blocks, millions) in shapes.items() for p in (2, 4, 8)]
+
+
+PRESETS = {one.name: one for one in [
+    Architecture("ViT-B/16", "vit", 768, 12, 16, channels=3, parameters=86_600_000, downscale=1, guided=False), *_dits(),
+    Architecture("SD3-medium", "mmdit", 1536, 24, text=154, parameters=2_028_000_000),
+    Architecture("SD3.5-medium", "mmdit", 1536, 24, text=154, parameters=2_243_000_000, dual=13),
+    Architecture("SD3.5-large", "mmdit", 2432, 38, text=154, parameters=8_057_000_000),
+    Architecture("Flux-dev", "flux", 3072, 19, text=512, parameters=11_900_000_000, single=38, guided=False),
+    Architecture("PixArt-Sigma", "pixart", 1152, 28, channels=4, text=300, parameters=611_000_000, head=2),
+]}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A step's cost. macs: of attention's two products (scores and mixing) and of everything else; bytes: of weights, and of the
+    widest moment of a block (residual, normed copy and MLP hidden layer, for all tokens of the batch)."""
+    name: str
+    grid: tuple[int, int]
+    values: int
+    sequence: int
+    attention: int
+    rest: int
+    weights: int
+    activations: int
+
+    @property
+    def tokens(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def macs(self) -> int:
+        return self.attention + self.rest
+
+
+def architecture(dit: Dit) -> Architecture:
+    """A DIT's shape. Raises BackboneError for one whose shape is not known here."""
+    model = dit.model if isinstance(dit, Backbone) else None
+    if not isinstance(model, (MMDiT, DiT)):
+        raise BackboneError(f"the shape of {dit.name} is not known; choose a preset")
+    c, parameters = model.config, sum(p.numel() for p in model.parameters())
+    common = dict(width=c.width, blocks=c.depth, patch_size=c.patch_size, channels=c.in_channels, parameters=parameters,
+                  downscale=dit.downscale)
+    if isinstance(model, DiT):
+        return Architecture(dit.name, "dit", **common, head=2 if c.learn_sigma else 1)
+    return Architecture(dit.name, "mmdit", **common, text=24, dual=len(c.dual_blocks))
+
+
+def budget(shape: Architecture, width: int = 1024, height: int = 1024, patch_size: int = 0, batch: int = 1, text: int | None = None,
+           guided: bool | None = None, bytes_each: int = 2) -> Budget:
+    """Cost of one step for pictures of width × height pixels. patch_size 0: the model's own; text: tokens, None as usual for it;
+    guided: two passes a step (classifier-free guidance), None as usual for it. Raises ValueError for a picture without a latent cell."""
+    p, d = patch_size or shape.patch_size, shape.width
+    size = height // shape.downscale, width // shape.downscale
+    if min(size) < 1 or p < 1 or batch < 1:
+        raise ValueError(f"a picture of {width}×{height} pixels in patches of {p} leaves no token")
+    (h, w), passes = token_grid(*size, p), batch * (2 if (shape.guided if guided is None else guided) else 1)
+    n, t = h * w, shape.text if text is None else text
+    joint = n + t if shape.kind in ("mmdit", "flux") else n
+    values, depth = shape.channels * p * p, shape.blocks + shape.single
+    products = depth * 2 * joint ** 2 * d + shape.dual * 2 * n ** 2 * d
+    matrices = depth * 12 * d * d * joint + shape.dual * 4 * d * d * n + n * d * values * (1 if shape.kind == "vit" else 1 + shape.head)
+    if shape.kind == "pixart":  # queries and output of the picture, keys and values of the text
+        matrices += depth * 2 * d * d * (n + t)
+        products += depth * 2 * n * t * d
+    if shape.kind == "mmdit":  # the last block's text is keys and values only
+        matrices -= 9 * d * d * t
+    # a vector of six, in Flux's blocks of one stream three, modulations a block; PixArt shares one among its blocks
+    vectors = {"vit": 0, "pixart": 6}.get(shape.kind, 6 * shape.blocks * (2 if shape.kind in ("mmdit", "flux") else 1) + 3 * shape.single)
+    matrices += (vectors + 6 * shape.dual // 2) * d * d
+    return Budget(shape.name, (h, w), values, n + t, passes * products, passes * matrices, shape.parameters * bytes_each,
+                  passes * joint * 6 * d * bytes_each)
+
+
+def why_patches(shape: Architecture, width: int, height: int, patch_size: int = 0, **how) -> list[tuple[str, Budget]]:
+    """The same transformer on latents and on pixels, with and without patches."""
+    p, pixels = patch_size or shape.patch_size, replace(shape, downscale=1, channels=3)
+    cases = [(f"pixels, p = {p}", pixels, p), ("pixels, no patches", pixels, 1)]
+    if shape.downscale > 1:
+        cases = [(f"latent, p = {p}", shape, p), ("latent, no patches", shape, 1), *cases]
+    return [(label, budget(one, width, height, size, **how)) for label, one, size in cases]
+
+
+def _short(number: float, unit: str) -> str:
+    for scale, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= scale:
+            return f"{number / scale:.2f} {prefix}{unit}"
+    return f"{number:.0f} {unit}"
+
+
+def table(rows: list[tuple[str, Budget]], unit: str = "FLOPs") -> str:
+    """Rows in words: tokens, values a token, sequence with text, cost a step with attention's share, memory. unit: "FLOPs" or "MACs"."""
+    factor = {"FLOPs": 2, "MACs": 1}[unit]
+    lines = [f"{'':24}{'tokens':>14}{'values':>8}{'sequence':>12}{unit + ' a step':>16}{'attention':>11}{'weights':>11}{'activations':>13}"]
+    for label, b in rows:
+        lines.append(f"{label:24}{f'{b.tokens:,} ({b.grid[0]}×{b.grid[1]})':>14}{b.values:>8}{b.sequence:>12,}"
+                     f"{_short(b.macs * factor, unit[:-1]):>16}{b.attention / b.macs:>11.0%}{_short(b.weights, 'B'):>11}"
+                     f"{_short(b.activations, 'B'):>13}")
+    return "\n".join(lines)
+
+
+def chart(rows: list[tuple[str, Budget]], unit: str = "FLOPs", width: int = 768) -> Tensor:
+    """A bar for each row on a logarithmic axis, attention's part in orange: → [1, H, width, 3] in 0..1."""
+    import numpy as np
+    from PIL import Image, ImageDraw
+    factor, left, room = {"FLOPs": 2, "MACs": 1}[unit], 190, 44
+    picture = Image.new("RGB", (width, 40 + room * len(rows)), "white")
+    draw, top = ImageDraw.Draw(picture), max(b.macs for _, b in rows)
+    low, high = np.log10(min(b.macs for _, b in rows)) - 1, np.log10(top)
+    draw.text((12, 10), f"{unit} a step, logarithmic; orange: attention's share", fill="black")
+    for i, (label, b) in enumerate(rows):
+        y, length = 36 + i * room, (np.log10(b.macs) - low) / (high - low) * (width - left - 110)
+        draw.text((12, y + 8), label, fill="black")
+        draw.rectangle([left, y, left + length, y + 26], fill=(70, 110, 180))
+        draw.rectangle([left, y, left + length * b.attention / b.macs, y + 26], fill=(230, 140, 40))
+        draw.text((left + length + 6, y + 8), _short(b.macs * factor, unit[:-1]), fill="black")
+    return torch.from_numpy(np.array(picture)).float()[None] / 255

@@ -1,0 +1,93 @@
+"""What patches cost, in numbers and in pictures."""
+
+from comfy_api.v0_0_2 import io, ui
+
+from ..dit_impl import budget, compare
+from ..dit_impl.sampling import SOLVERS
+from . import host
+from .patch_schedule import CATEGORY
+from .wires import dit_input, names_errors, sigmas_input
+
+
+class Budget(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksBudget",
+            display_name="Budget",
+            category=CATEGORY,
+            description="What a step costs at a patch size: tokens, FLOPs, memory, and why there are patches at all. Arithmetic; nothing runs.",
+            search_aliases=["FLOPs", "tokens", "cost", "why patches"],
+            is_output_node=True,
+            inputs=[
+                io.Combo.Input("preset", options=list(budget.PRESETS), default="SD3-medium", tooltip="A known model; a wired dit wins over it."),
+                io.Int.Input("width", default=1024, min=8, max=16384, step=8, tooltip="Of the picture, in pixels."),
+                io.Int.Input("height", default=1024, min=8, max=16384, step=8, tooltip="Of the picture, in pixels."),
+                io.Int.Input("patch_size", default=0, min=0, max=256, tooltip="0 is the model's own."),
+                io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="Pictures at once."),
+                io.Combo.Input("unit", options=["FLOPs", "MACs"], default="FLOPs",
+                               tooltip="A multiply-add (MAC) is two FLOPs. The DiT paper calls multiply-adds Gflops."),
+                dit_input(optional=True, tooltip="The model, where its shape is known: the default one, SD3 and DiT files."),
+                io.Int.Input("vae_factor", default=0, min=0, max=64, optional=True,
+                             tooltip="Pixels to a latent cell, each way; 0 is the model's own."),
+                io.Int.Input("text_tokens", default=-1, min=-1, max=4096, optional=True, tooltip="Length of the prompt; -1 is usual for the model."),
+            ],
+            outputs=[
+                io.String.Output("text", display_name="text", tooltip="The table."),
+                io.Image.Output("chart", display_name="chart", tooltip="A bar for each row, on a logarithmic axis."),
+                io.Int.Output("count", display_name="tokens", tooltip="Tokens of a picture."),
+            ],
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, preset, width, height, patch_size, batch_size, unit, dit=None, vae_factor=0, text_tokens=-1) -> io.NodeOutput:
+        shape = budget.architecture(dit) if dit is not None else budget.PRESETS[preset]
+        if vae_factor:
+            shape = budget.replace(shape, downscale=vae_factor)
+        rows = budget.why_patches(shape, width, height, patch_size, batch=batch_size, text=None if text_tokens < 0 else text_tokens)
+        words = f"{shape.name}, {width}×{height} pixels\n{budget.table(rows, unit)}"
+        return io.NodeOutput(words, budget.chart(rows, unit), rows[0][1].tokens, ui=ui.PreviewText(words))
+
+
+class Compare(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksCompare",
+            display_name="Compare Patch Sizes",
+            category=CATEGORY,
+            description="One prompt and one noise by several patch sizes, methods or schedules: a sheet with time, tokens, FLOPs and the "
+                        "difference to the first below each picture.",
+            search_aliases=["XY plot", "patch size", "benchmark"],
+            inputs=[
+                dit_input(),
+                io.Latent.Input("latent", tooltip="Empty, or a picture to start from."),
+                sigmas_input(),
+                io.Conditioning.Input("positive", tooltip="What the picture shows."),
+                io.Vae.Input("vae", tooltip="To decode each with."),
+                io.String.Input("rows", default="2\n4\n4 until 50%, then 2\n4 by resample", multiline=True,
+                                tooltip="A line for each picture: a patch size or schedule, and 'by' a method if not auto. The first is what "
+                                        "the others are compared with."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip="Which noise."),
+                io.Float.Input("cfg", default=3.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance, as in DiT Denoise."),
+                io.Combo.Input("solver", options=list(SOLVERS), default="euler", tooltip="How a step is taken."),
+                io.Conditioning.Input("negative", optional=True, tooltip="What to go away from; needed for cfg other than 1."),
+            ],
+            outputs=[
+                io.Image.Output("sheet", display_name="sheet", tooltip="All pictures, labelled."),
+                io.String.Output("text", display_name="text", tooltip="The labels."),
+            ],
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, dit, latent, sigmas, positive, vae, rows, seed, cfg, solver, negative=None) -> io.NodeOutput:
+        if negative is None and dit.unconditional is None and cfg != 1:
+            raise ValueError(f"cfg {cfg:g} needs a negative conditioning; wire one, or set cfg to 1")
+        plans = compare.parse_rows(rows)
+        host.load(dit.modules())
+        runs = compare.compare(dit, vae.decode, latent, plans, sigmas, seed, positive, negative, cfg, solver,
+                               host.reporter(len(plans) * (len(sigmas) - 1)))
+        words = "\n\n".join(f"{run.label}\n{run.caption(runs[0])}" for run in runs)
+        return io.NodeOutput(compare.sheet(runs), words, ui=ui.PreviewText(words))
