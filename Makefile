@@ -2,17 +2,21 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test
+.PHONY: help demo test bench
 
 help:
 	@echo "make demo    draw a picture, without ComfyUI"
 	@echo "make test    the whole test suite"
+	@echo "make bench   what patch sizes, stages and loops cost, in tables"
 
 demo: .venv/standalone
 	@$(BIN)/dit-blocks run example_workflows/text_to_image.json --out output
 
 test: .venv/test
 	@$(BIN)/python -m pytest
+
+bench: .venv/standalone
+	@for table in patch_size exploded_step loop; do $(BIN)/python -m benchmarks.$$table || exit; done
 
 .venv/standalone: pyproject.toml
 	@./.ci/venv "$(PYTHON)" standalone

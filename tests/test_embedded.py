@@ -10,10 +10,15 @@ import torch
 from dit_blocks.dit_impl.checkpoints import CheckpointError
 from dit_blocks.dit_impl.embedded import FOLDER, load_embedded
 from dit_blocks.dit_impl.tokens import fold
+from dit_blocks.dit_impl.patch_schedule import parse_schedule
 from dit_blocks.dit_impl.training import scenes
 from dit_blocks.dit_impl.training.evaluate import accuracy, draw_prompts, photographs, procedural, vae_psnr
 from dit_blocks.dit_impl.training.verify import read_scene
+from dit_blocks.standalone import pack
 from dit_blocks.standalone.cli import main
+from dit_blocks.standalone.executor import Executor
+from dit_blocks.standalone.folders import Folders
+import patch_swap
 
 NEED_COMFYUI = ("sd3_5", "flux_dev", "ksampler_parity")  # test_host_workflows.py
 EXAMPLES = [path for path in sorted((FOLDER.parent.parent / "example_workflows").glob("*.json")) if path.stem not in NEED_COMFYUI]
@@ -60,6 +65,15 @@ def test_patch_size_4_is_much_faster_than_2(tmp_path, capsys):
     assert min(fine for fine, _ in rounds) >= 1.8 * min(coarse for _, coarse in rounds)
 
 
+def test_another_patch_size_runs_again_from_patchify_on(tmp_path):
+    folders = Folders(input=tmp_path, output=tmp_path)
+    executor = Executor(pack.load(), folders)
+    executor.run(patch_swap.graph(2))
+    report = executor.run(patch_swap.graph(4))
+    assert {node.id for node in report.nodes if not node.cached} == set(patch_swap.AFTER)
+    assert report.seconds < 4
+
+
 # Floors below what models/embedded/README.md reports, to notice a model or sampler that broke: raise them as the model learns.
 @pytest.mark.parametrize("patch_size,least", [(2, 0.8), (4, 0.5)])
 def test_held_out_prompts_are_drawn_right(patch_size, least):
@@ -70,7 +84,7 @@ def test_held_out_prompts_are_drawn_right(patch_size, least):
 @pytest.mark.parametrize("patch_size", [2, 4, 8])
 def test_backgrounds_are_drawn_right(patch_size):
     wanted = scenes.held_out()[0][:20]
-    pictures = draw_prompts([scenes.caption(scene) for scene in wanted], patch_size)
+    pictures, _ = draw_prompts([scenes.caption(scene) for scene in wanted], parse_schedule(str(patch_size)))
     assert sum(read_scene(picture).background == scene.background for picture, scene in zip(pictures, wanted)) >= 18
 
 

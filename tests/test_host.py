@@ -12,6 +12,7 @@ from dit_blocks.standalone import pack
 from dit_blocks.standalone.cli import main
 from dit_blocks.standalone.node_types import NodeType
 from dit_blocks.standalone.workflow import read_workflow
+import patch_swap
 
 NEED_COMFYUI = ("sd3_5", "flux_dev", "ksampler_parity")  # test_host_workflows.py
 EXAMPLES = [path for path in sorted((ROOT / "example_workflows").glob("*.json")) if path.stem not in NEED_COMFYUI]
@@ -83,6 +84,13 @@ def test_core_nodes_and_ours_take_the_same_vae_and_text_encoder(host, types):
     assert np.array_equal(a, b)
 
 
+def test_another_patch_size_runs_again_from_patchify_on(host):
+    host.run(patch_swap.graph(2))
+    entry = host.run(patch_swap.graph(4))
+    cached = next(body["nodes"] for event, body in entry["status"]["messages"] if event == "execution_cached")
+    assert entry["status"]["status_str"] == "success" and set(cached) == set(patch_swap.BEFORE)
+
+
 def test_a_cancelled_run_stops_within_a_step_and_the_next_one_works(host, types):
     prompt = read_workflow(ROOT / "example_workflows" / "text_to_image.json", types).prompt
     for node in prompt.values():
@@ -106,4 +114,5 @@ def test_a_wrong_input_is_one_line_that_names_the_node(host, types):
             node["inputs"]["patch_size"] = 3
     entry = host.run(prompt)
     message = next(body["exception_message"] for event, body in entry["status"]["messages"] if event == "execution_error")
-    assert message.strip() == "DiT Denoise: the embedded DiT knows patch sizes 2, 4, 8, the tokens have patch_size 3"
+    assert message.strip() == \
+        "DiT Denoise: resample takes multiples of the embedded DiT's own patch size 2, not 3: pi_resize takes any"

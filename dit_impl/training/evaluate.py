@@ -3,6 +3,7 @@
 from pathlib import Path
 import random
 import re
+import time
 from typing import Callable
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 import torch.nn.functional as F
 
 from ..embedded import FOLDER, EmbeddedVAE, load_embedded
+from ..patch_schedule import PatchSchedule, denoise, parse_schedule
 from ..tokens import unfold
 from . import scenes, textures
 from .train_vae import psnr
@@ -33,19 +35,21 @@ def read_caption(text: str) -> scenes.Scene:
     return scene
 
 
-def draw_prompts(prompts: list[str], patch_size: int, seed: int = 0) -> Tensor:
-    """Pictures of prompts, one batch from one seed: → [len(prompts), 3, H, W] in 0..1."""
+def draw_prompts(prompts: list[str], plan: PatchSchedule, seed: int = 0) -> tuple[Tensor, float]:
+    """Pictures of prompts, one batch from one seed: → ([len(prompts), 3, H, W] in 0..1, seconds of denoising)."""
     backbone, clip, vae = load_embedded()
     sigmas, side = backbone.schedule(STEPS), backbone.picture_size // backbone.downscale
     encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(prompt))[0] for prompt in prompts]
     positive = [[torch.cat([states for states, _ in encoded]),
                  {"pooled_output": torch.cat([extra["pooled_output"] for _, extra in encoded])}]]
     negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
-    empty = backbone.fold({"samples": torch.zeros(len(prompts), backbone.channels, side, side)}, patch_size)
+    empty = backbone.fold({"samples": torch.zeros(len(prompts), backbone.channels, side, side)})
     noisy, _ = backbone.add_noise(empty, sigmas, 0, seed)
+    began = time.perf_counter()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # several times faster where it counts, the transformer
-        clean, _ = backbone.denoise(noisy, sigmas, positive, negative, CFG)
-    return vae.decode(unfold(clean)).movedim(-1, 1)
+        clean, *_ = denoise(backbone, noisy, plan, sigmas, positive, negative, CFG, "euler", 0, STEPS)
+    seconds = time.perf_counter() - began
+    return vae.decode(unfold(clean)).movedim(-1, 1), seconds
 
 
 def accuracy(wanted: list[scenes.Scene], patch_size: int, progress: Callable[[int], None] = lambda _: None) -> float:
@@ -53,7 +57,7 @@ def accuracy(wanted: list[scenes.Scene], patch_size: int, progress: Callable[[in
     right = 0
     for start in range(0, len(wanted), BATCH):
         batch = wanted[start:start + BATCH]
-        pictures = draw_prompts([scenes.caption(scene) for scene in batch], patch_size, seed=start)
+        pictures, _ = draw_prompts([scenes.caption(scene) for scene in batch], parse_schedule(str(patch_size)), seed=start)
         right += sum(same_scene(read_scene(picture), scene) for picture, scene in zip(pictures, batch))
         progress(start + len(batch))
     return right / len(wanted)
