@@ -117,7 +117,9 @@ function whyNotCollapse(node) {
 }
 
 function whyNotExplode(node) {
-  return node.widgets.find(({ name }) => name === "solver").value === "heun" ? "not with heun" : "";
+  const chosen = (widget) => node.widgets.find(({ name }) => name === widget)?.value;
+  const whole = [chosen("solver"), chosen("patch_method")].find((value) => ["heun", "resample", "pi_resize"].includes(value));
+  return whole ? `not with ${whole}` : "";
 }
 
 function menuItem(label, whyNot, callback) {
