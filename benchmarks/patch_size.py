@@ -27,6 +27,7 @@ ROWS = """2
 8 by pi_resize
 4 until 25%, then 2
 4 until 50%, then 2
+4 until 70%, then 2
 4 until 75%, then 2
 8 until 25%, then 4 until 50%, then 2
 8 until 25%, then 2

@@ -202,6 +202,9 @@ def test_the_menu_offers_what_can_be_done(page):
     assert menu(page, "Prompt") == {} and menu(page, "Step 2") == {EXPLODE: True}
     evaluate(page, "Step 2", "node.widgets.find(({ name }) => name === 'solver').value = 'heun'")
     assert menu(page, "Step 2") == {f"{EXPLODE} (not with heun)": False}
+    evaluate(page, "Step 2", "node.widgets.find(({ name }) => name === 'solver').value = 'euler'")
+    evaluate(page, "Step 2", "node.widgets.find(({ name }) => name === 'patch_method').value = 'resample'")
+    assert menu(page, "Step 2") == {f"{EXPLODE} (not with resample)": False}
 
     choose(page, "Step 3", EXPLODE)
     assert menu(page, "Step 3") == {COLLAPSE: True}
