@@ -14,6 +14,12 @@ def _rows_input():
                                    "row has a size alone. Coarse patches belong first.")
 
 
+def _coarse_cfg_input():
+    return io.Float.Input("coarse_cfg", default=1.0, min=0.1, max=10.0, step=0.05, round=0.01, optional=True,
+                          tooltip="A factor on cfg while patches are coarser than the finest row's. Coarse steps want a little more, such as "
+                                  "1.1.")
+
+
 class PatchSchedule(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -26,9 +32,7 @@ class PatchSchedule(io.ComfyNode):
             inputs=[
                 _rows_input(),
                 patch_method_input(),
-                io.Float.Input("coarse_cfg", default=1.0, min=0.1, max=10.0, step=0.05, round=0.01, optional=True,
-                               tooltip="A factor on cfg while patches are coarser than the finest row's. Coarse steps want a little more, "
-                                       "such as 1.1."),
+                _coarse_cfg_input(),
             ],
             outputs=[PatchScheduleWire.Output("patch_schedule", display_name="patch_schedule", tooltip="For DiT Denoise.")],
         )
@@ -54,12 +58,13 @@ class PatchScheduleModel(io.ComfyNode):
                 _rows_input(),
                 patch_method_input(),
                 io.Boolean.Input("enabled", default=True, optional=True, tooltip="Off: the model as it came."),
+                _coarse_cfg_input(),
             ],
             outputs=[io.Model.Output("model_out", display_name="model", tooltip="The same weights, with a patch size for each step.")],
         )
 
     @classmethod
     @names_errors
-    def execute(cls, model, rows, patch_method="auto", enabled=True) -> io.NodeOutput:
+    def execute(cls, model, rows, patch_method="auto", enabled=True, coarse_cfg=1.0) -> io.NodeOutput:
         from .patched_model import with_patch_schedule  # there is no MODEL outside ComfyUI
-        return io.NodeOutput(with_patch_schedule(model, parse_schedule(rows, patch_method)) if enabled else model)
+        return io.NodeOutput(with_patch_schedule(model, parse_schedule(rows, patch_method, coarse_cfg)) if enabled else model)

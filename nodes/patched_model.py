@@ -39,11 +39,21 @@ def flow_of(model) -> Flow:
 
 
 def with_patch_schedule(model, plan: PatchSchedule):
-    """→ ModelPatcher over the same weights, with the plan's patch size at each step. Raises BackboneError."""
+    """→ ModelPatcher over the same weights, with the plan's patch size and guidance at each step. Raises BackboneError."""
     def size_at(sigma: float, options: dict) -> int:
         sigmas = options["sample_sigmas"]
         return plan.patch_size(sigma, int((sigmas[:-1] > sigma * (1 + 1e-6)).sum()), len(sigmas) - 1)
-    return with_patch_sizes(model, {row.patch_size for row in plan.rows}, size_at, plan.method)
+
+    def guide_coarse_steps(args: dict) -> list[Tensor]:
+        cond, uncond, *others = args["conds_out"]
+        options = args["model_options"]["transformer_options"]
+        if args["conds"][1] is None or size_at(args["sigma"].flatten()[0].item(), options) == plan.finest:
+            return args["conds_out"]
+        return [uncond + (cond - uncond) * plan.coarse_cfg, uncond, *others]
+    clone = with_patch_sizes(model, {row.patch_size for row in plan.rows}, size_at, plan.method)
+    if plan.coarse_cfg != 1 and len(plan.rows) > 1:
+        clone.set_model_sampler_pre_cfg_function(guide_coarse_steps)
+    return clone
 
 
 def with_patch_sizes(model, sizes: set[int], size_at: Callable[[float, dict], int], method: str):

@@ -41,6 +41,16 @@ def wires_are_ksampler(name, make, method="auto", times=2, **size):
     assert torch.equal(plain, ksampler(*made))
 
 
+def coarse_steps_take_their_own_guidance(name, make):
+    made = model, *rest = make()
+    own = own_size(model)
+    rows = {"rows": f"{2 * own} until 50%, then {own}", "coarse_cfg": 1.5}
+    patched = ksampler(scheduled(model, **rows), *rest)
+    assert not torch.equal(patched, ksampler(scheduled(model, rows["rows"]), *rest))
+    torch.testing.assert_close(patched, wires(*made, rows=rows), atol=1e-4, rtol=1e-4)
+    assert torch.equal(ksampler(scheduled(model, f"{own}", coarse_cfg=1.5), *rest), ksampler(*made))
+
+
 def fewer_tokens(name, make):
     """The transformer sees a quarter of the tokens in the coarse steps, and only there."""
     model, *rest = make(size=(16, 16))
@@ -110,6 +120,7 @@ CHECKS = {
 }
 SOME = {
     "resample, batch of 2 with frames": (lambda name, make: wires_are_ksampler(name, make, batch=2), ("sd3", "wan", "qwen_image")),
+    "guidance of coarse steps": (coarse_steps_take_their_own_guidance, ("sd3", "wan")),
     "fewer tokens": (fewer_tokens, ("sd3", "flux_dev")),
     "wrappers are chained": (wrappers_are_chained, ("sd3", "flux_dev")),
     "refused": (refusals, ("sd3",)),

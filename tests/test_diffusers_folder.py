@@ -320,3 +320,22 @@ def test_older_folders_that_name_only_transformer2dmodel(folder, kind, norm):
     edit(path / "transformer/config.json", _class_name="Transformer2DModel", norm_type=norm, double_self_attention=False)
     dit, _, _ = load_folder(path)
     assert one_step(noisy(dit), kind).isfinite().all()
+
+
+@pytest.mark.parametrize("method,size", [("resample", 4), ("pi_resize", 4), ("pi_resize", 1)])
+@pytest.mark.parametrize("kind", MAKE)
+def test_other_patch_sizes_on_a_folder_s_model(folder, kind, method, size):
+    """Every kind reads patches of a size that is not its own, and on cells that are constant resample is the model's own coarse step."""
+    dit, *_ = load_folder(folder(kind))
+    own, (positive, negative) = dit.patch_size, conditioning(kind)
+    size, sigmas = size * own // 2 or 1, dit.schedule(3)
+    small = torch.randn(1, dit.channels, 8, 8, generator=torch.Generator().manual_seed(0))
+    big = dit.fold({"samples": small.repeat_interleave(2, -2).repeat_interleave(2, -1)}, size)
+    reading = dit.reading(size, method)
+    end, _ = reading.denoise(big, sigmas, positive, negative, 2.0)
+    assert end["tokens"].isfinite().all() and end["tokens"].shape == big["tokens"].shape
+    if method == "resample":
+        coarse, level = dit.fold({"samples": small}), sigmas[1]
+        x0 = reading.denoiser(big, positive)(big["tokens"], level)
+        x, level = dit.flow.quieter(coarse["tokens"], level, 0.5)
+        torch.testing.assert_close(reading.reading.down(x0), dit.denoiser(coarse, positive)(x, level), atol=1e-4, rtol=1e-4)
