@@ -87,7 +87,7 @@ def plot(rows: list[dict], path: Path, width: int = 1000, height: int = 460) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
-    parser.add_argument("--prompts", type=int, default=300, help="how many held-out prompts, at most 300")
+    parser.add_argument("--prompts", type=int, default=100, help="how many held-out prompts, at most 300")
     parser.add_argument("--json", action="store_true", help="print one object, last")
     parser.add_argument("--plot", type=Path, help="write a plot there")
     options = parser.parse_args()
