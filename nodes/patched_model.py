@@ -71,7 +71,7 @@ def with_patch_sizes(model, sizes: set[int], size_at: Callable[[float, dict], in
         x, t, c = args["input"], args["timestep"], args["c"]
         options = c.get("transformer_options", {})
         size = size_at(t.flatten()[0].item(), options)
-        if size != own[0] and size in own:
+        if size != own[0] and size not in readings:  # it has weights for this one
             c = {**c, "transformer_options": {**options, PATCH_SIZE: size}}
 
         def call(x: Tensor, t: Tensor, c: dict) -> Tensor:
