@@ -8,9 +8,13 @@ async def comfy_entrypoint():
     """What ComfyUI calls to learn the pack's nodes."""
     from comfy_api.v0_0_2 import ComfyExtension
 
-    from .nodes import NODES
+    from .nodes import NODES, host
+    from .nodes.routes import ROUTES
 
     class DiTBlocks(ComfyExtension):
+        async def on_load(self):
+            host.serve(ROUTES)
+
         async def get_node_list(self):
             return NODES
     return DiTBlocks()

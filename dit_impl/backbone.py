@@ -16,7 +16,7 @@ from .patch_methods import Reading, choose_method
 from .sampling import PredictX0
 from .schedules import schedule
 from .stages import Call, Stages, StagesError, TokenStages
-from .tokens import CARRIED, LatentFormat, fold, same_format, unfold
+from .tokens import CARRIED, LatentFormat, fold, grey_picture, same_format, unfold
 
 
 class Dit:
@@ -105,9 +105,13 @@ class Dit:
             raise ValueError("heun calls the model twice a step; use DiT Denoise Step, or another solver")
         return walk(lambda *_: x0, wire, sigmas, solver, step, step + 1, x0.device)
 
+    def picture(self, wire: dict, tokens: Tensor) -> Tensor:
+        """A rough picture of the first in a batch of clean tokens, a pixel for each latent cell: [B, N, C·p·p] → [H, W, 3] in 0..1."""
+        return grey_picture(wire, tokens)
+
     def preview(self, wire: dict, x0: Tensor) -> Tensor | None:
-        """A rough picture of the first x0 in a batch of tokens: [B, N, C·p·p] → [H, W, 3] in 0..1, or None."""
-        return None
+        """What is shown while steps go on: [B, N, C·p·p] → [H, W, 3] in 0..1, or None where the user wants none."""
+        return self.picture(wire, x0)
 
 
 @dataclass(eq=False)
@@ -180,11 +184,10 @@ class Backbone(Dit):
         weight = next(self.model.parameters())
         return torch.empty(0, dtype=weight.dtype, device=self.device or weight.device)
 
-    def preview(self, wire: dict, x0: Tensor) -> Tensor | None:
-        """A rough picture of the first x0 in a batch of tokens: [B, N, C·p·p] → [H, W, 3] in 0..1, or None."""
+    def picture(self, wire: dict, tokens: Tensor) -> Tensor:
         if self.latent_rgb is None:
-            return None
-        latent = unfold({**wire, "tokens": x0[:1].float().cpu()})[0].movedim(0, -1)
+            return super().picture(wire, tokens)
+        latent = unfold({**wire, "tokens": tokens[:1].float().cpu()})[0].movedim(0, -1)
         return (latent @ self.latent_rgb[:-1] + self.latent_rgb[-1]).clamp(0, 1)
 
     def denoiser(self, wire: dict, positive: Conditioning, negative: Conditioning | None = None, cfg: float = 1.0) -> PredictX0:

@@ -71,7 +71,7 @@ def compare(dit: Dit, decode: Callable[[Tensor], Tensor], latent: dict, rows: li
         noisy, _ = dit.add_noise(clean, sigmas, 0, seed)
         began = time.perf_counter()
         tokens, *_ = denoise(dit, noisy, plan, sigmas, positive, negative, cfg, solver, 0, steps,
-                             lambda done, preview, before=number * steps: report(before + done, preview))
+                             lambda done, wire, x0, before=number * steps: report(before + done, dit.preview(wire, x0)))
         seconds, image = time.perf_counter() - began, decode(unfold(tokens))
         spent = cost(dit, plan, sigmas, tuple(length * dit.downscale for length in clean["size"][-2:]), len(image), cfg != 1)
         error = (image - runs[0].image).square().mean() if runs else torch.tensor(0.0)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 import re
 from typing import Callable
 
+import torch
 from torch import Tensor
 
 from .backbone import Conditioning, Dit
@@ -83,9 +84,30 @@ def parse_schedule(text: str, method: str = "auto", coarse_cfg: float = 1.0) -> 
     return PatchSchedule(tuple(rows), method, coarse_cfg)
 
 
+QUICK_STEPS = 4
+
+
+def quick_look(dit: Dit, wire: dict, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float,
+               start_step: int, end_step: int) -> Tensor | None:
+    """What the picture will be about, by the coarsest patches in a few steps of the same stretch: → [H, W, 3] in 0..1.
+
+    The coarsest patches are the largest with weights of their own, else twice the model's. None where such a run can't be made.
+    """
+    own = dit.patch_sizes
+    size = max(*own, wire["patch_size"]) if len(own) > 1 else 2 * max(*own, wire["patch_size"])
+    walked = sigmas[start_step:last_step(start_step, end_step, sigmas) + 1]
+    places = torch.linspace(0, len(walked) - 1, min(QUICK_STEPS + 1, len(walked))).round().long()
+    try:
+        coarse = repatch({key: value for key, value in wire.items() if key != "memory"}, size)
+        _, x0 = dit.reading(size).denoise(coarse, walked[places], positive, negative, cfg)
+    except ValueError:  # a real mistake is told by the run that follows
+        return None
+    return dit.picture(x0, x0["tokens"])
+
+
 def denoise(dit: Dit, wire: dict, plan: PatchSchedule, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float,
-            solver: str, start_step: int, end_step: int, report: Callable[[int, Tensor | None], None] = lambda *_: None) -> tuple[dict, dict, str]:
-    """`Dit.denoise` with a patch size for each step: → (tokens, the last x0, what was not native or ""). report(done, preview or None).
+            solver: str, start_step: int, end_step: int, report: Callable[[int, dict, Tensor], None] = lambda *_: None) -> tuple[dict, dict, str]:
+    """`Dit.denoise` with a patch size for each step: → (tokens, the last x0, what was not native or ""). report(done, wire, x0).
 
     Tokens are cut anew where the size changes. A solver's memory goes with them. Raises as `Dit.denoise` does.
     """
@@ -97,7 +119,7 @@ def denoise(dit: Dit, wire: dict, plan: PatchSchedule, sigmas: Tensor, positive:
         guidance = cfg * plan.coarse_cfg if size > plan.finest and cfg != 1 else cfg
 
         def tell(done: int, _: int, x0: Tensor, first=start - start_step, wire=wire) -> None:
-            report(first + done, dit.preview(wire, x0))
+            report(first + done, wire, x0)
         wire, x0 = handle.denoise(wire, sigmas, positive, negative, guidance, solver, start, stop, tell)
     methods = {size: choose_method(dit.patch_sizes, size, plan.method) for size, *_ in stretches}
     return wire, x0, ", ".join(f"p = {size} by {method}" for size, method in methods.items() if method != "native")

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from . import inside
 from .backbone import Conditioning, Dit
+from .ranges import in_words
 from .stages import StagesError
 
 
@@ -66,18 +67,7 @@ class Ablation:
         first_single = self.kinds.index("single") if "single" in self.kinds else len(self.kinds)
         double = ", ".join(str(i) for i in skipped if i < first_single)
         single = ", ".join(str(i - first_single) for i in skipped if i >= first_single)
-        return double, single, ranges([i for i in range(len(self.kinds)) if i not in skipped])
-
-
-def ranges(numbers: list[int]) -> str:
-    """Rising numbers in words: [0, 1, 2, 4] → "0-2,4"."""
-    parts: list[list[int]] = []
-    for i in numbers:
-        if parts and parts[-1][-1] == i - 1:
-            parts[-1].append(i)
-        else:
-            parts.append([i])
-    return ",".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
+        return double, single, in_words([i for i in range(len(self.kinds)) if i not in skipped])
 
 
 def ablate(dit: Dit, clean: dict, sigmas: Tensor, levels: int, positive: Conditioning, negative: Conditioning | None, cfg: float, seed: int,
@@ -98,7 +88,7 @@ def ablate(dit: Dit, clean: dict, sigmas: Tensor, levels: int, positive: Conditi
         whole = x0_of(inside.run_blocks(dit, before))
         changes = []
         for i in range(len(kinds)):
-            after = inside.run_blocks(dit, before, ranges(list(range(i + 1, len(kinds)))))
+            after = inside.run_blocks(dit, before, in_words(list(range(i + 1, len(kinds)))))
             changes.append((x0_of(after) - whole).square().mean().sqrt() / whole.square().mean().sqrt())
             if i < len(kinds) - 1:
                 before = inside.run_blocks(dit, before, str(i))

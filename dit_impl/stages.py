@@ -13,12 +13,12 @@ DIT_HIDDEN is a plain dict:
 """
 
 from dataclasses import dataclass, replace
-import re
 from typing import Any, Callable, Iterable
 
 from torch import Tensor, nn
 
 from . import mmdit
+from .ranges import parse_ranges
 
 
 class StagesError(ValueError):
@@ -133,16 +133,7 @@ class TokenStages(Stages):
 
 def parse_blocks(text: str, count: int) -> list[int]:
     """Block numbers in words, of a model of `count` blocks: "all", "0-11", "0,2,4-7", "11-0". Raises StagesError."""
-    numbers: list[int] = []
-    for part in (p.strip() for p in text.split(",")):
-        if part == "all":
-            numbers += range(count)
-        elif match := re.fullmatch(r"(\d+)(?:\s*-\s*(\d+))?", part):
-            first, last = int(match[1]), int(match[2] or match[1])
-            numbers += range(first, last + 1) if first <= last else range(first, last - 1, -1)
-        elif part:
-            raise StagesError(f'blocks are numbers and ranges such as "0-11", "0,2,4-7", "11-0" or "all", not {part!r}')
-    for i in numbers:
-        if i >= count:
-            raise StagesError(f"this model has blocks 0 to {count - 1}, there is no block {i}")
-    return numbers
+    try:
+        return parse_ranges(text, count, "block", "this model")
+    except ValueError as error:
+        raise StagesError(str(error)) from None

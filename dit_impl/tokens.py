@@ -19,6 +19,7 @@ from torch import Tensor
 import torch.nn.functional as F
 
 from .patch import patchify, token_grid, unpatchify
+from .ranges import parse_ranges
 
 LatentFormat = dict[str, Tensor]
 CARRIED = ("noise_mask", "batch_index")  # what a LATENT holds beside its samples
@@ -143,6 +144,26 @@ def mask_tokens(wire: dict) -> Tensor | None:
     mask = F.interpolate(mask.reshape(-1, 1, *mask.shape[-2:]).float(), size=wire["size"][-2:], mode="bilinear")
     mask = mask[torch.arange(len(wire["tokens"])) % len(mask)].expand(-1, wire["channels"], -1, -1)
     return to_tokens(mask, wire)
+
+
+def selection(wire: dict, text: str) -> Tensor:
+    """Tokens chosen by their numbers, "0-3,16-19" in reading order, all of them if none is: → MASK [1, h, w] of 0 and 1. Raises TokensError."""
+    *_, h, w = wire["grid"]
+    try:
+        numbers = parse_ranges(text, h * w, "token", "the grid")
+    except ValueError as error:
+        raise TokensError(f"selection: {error}") from None
+    mask = torch.zeros(h * w) if numbers else torch.ones(h * w)
+    mask[numbers] = 1
+    return mask.view(1, h, w)
+
+
+def grey_picture(wire: dict, tokens: Tensor) -> Tensor:
+    """The mean of a latent's channels, from black to white, of the first in the batch (a video's first frame): → [H, W, 3] in 0..1."""
+    shade = to_latent(tokens[:1].float().cpu(), wire)[0].mean(0)
+    shade = shade[0] if shade.dim() == 3 else shade
+    least, greatest = shade.min(), shade.max()
+    return ((shade - least) / (greatest - least).clamp_min(1e-6))[..., None].expand(-1, -1, 3)
 
 
 def describe(wire: dict) -> str:

@@ -1,8 +1,10 @@
 """Noise levels, noise, and the steps that take it away."""
 
 from comfy_api.v0_0_2 import io, ui
+import torch
 
 from ..dit_impl import patch_schedule
+from ..dit_impl.costs import shape_of
 from ..dit_impl.denoise import last_step
 from ..dit_impl.patch_schedule import PatchSchedule, Row
 from ..dit_impl.sampling import SOLVERS
@@ -10,6 +12,8 @@ from ..dit_impl.schedules import SCHEDULERS
 from . import host
 from .wires import (STEP_MAX, PatchScheduleWire, Tokens, dit_input, names_errors, patch_method_input, sigmas_input, step_input,
                     tokens_input)
+
+FRAMES = 64  # of a trajectory, on the node
 
 
 class Schedule(io.ComfyNode):
@@ -89,15 +93,20 @@ def _denoise_outputs():
     ]
 
 
-def _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step, plan) -> io.NodeOutput:
+def _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step, plan, seen=lambda wire, x0: None, quick_look=False):
+    """→ tokens, x0, what was not native. `seen` is handed the tokens of every step."""
     if negative is None and dit.unconditional is None and cfg != 1:
         raise ValueError(f"cfg {cfg:g} needs a negative conditioning; wire one, or set cfg to 1")
     report = host.reporter(last_step(start_step, end_step, sigmas) - start_step)
     host.load(dit.modules())
     host.throw_if_interrupted()
-    tokens, x0, approximate = patch_schedule.denoise(
-        dit, tokens, plan, sigmas, positive, negative, cfg, solver, start_step, end_step, report)
-    return io.NodeOutput(tokens, x0, ui=ui.PreviewText(approximate) if approximate else None)
+    if quick_look:
+        report(0, patch_schedule.quick_look(dit, tokens, sigmas, positive, negative, cfg, start_step, end_step))
+
+    def tell(done, wire, x0):
+        seen(wire, x0)
+        report(done, dit.preview(wire, x0))
+    return patch_schedule.denoise(dit, tokens, plan, sigmas, positive, negative, cfg, solver, start_step, end_step, tell)
 
 
 def _one_size(tokens, patch_method) -> PatchSchedule:
@@ -120,7 +129,8 @@ class DenoiseStep(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, dit, tokens, sigmas, step, positive, cfg, solver, negative=None, patch_method="auto") -> io.NodeOutput:
-        return _run(dit, tokens, sigmas, positive, negative, cfg, solver, step, step + 1, _one_size(tokens, patch_method))
+        tokens, x0, approximate = _run(dit, tokens, sigmas, positive, negative, cfg, solver, step, step + 1, _one_size(tokens, patch_method))
+        return io.NodeOutput(tokens, x0, ui=ui.PreviewText(approximate) if approximate else None)
 
 
 class Denoise(io.ComfyNode):
@@ -137,13 +147,35 @@ class Denoise(io.ComfyNode):
                 io.Int.Input("end_step", default=STEP_MAX, min=1, max=STEP_MAX,
                              tooltip="The step to stop before; anything past the schedule means its end."),
             ) + [PatchScheduleWire.Input("patch_schedule", optional=True, tooltip="Patch sizes over the steps, in place of the tokens' own; "
-                                         "its methods count, not patch_method.")],
-            outputs=_denoise_outputs(),
+                                         "its methods count, not patch_method."),
+                 io.Boolean.Input("quick_look", default=False, optional=True,
+                                  tooltip="First show a picture of the coarsest patches in 4 steps; the real one then takes its place.")],
+            outputs=[*_denoise_outputs(), io.Image.Output("trajectory", display_name="trajectory", tooltip="x0 after each step as a small "
+                                                          "picture, a pixel for a latent cell: what the slider on the node walks through.")],
+            has_intermediate_output=True,  # the slider is filled again when the result comes from the cache
         )
 
     @classmethod
     @names_errors
     def execute(cls, dit, tokens, sigmas, start_step, end_step, positive, cfg, solver, negative=None, patch_method="auto",
-                patch_schedule=None) -> io.NodeOutput:
-        return _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step,
-                    patch_schedule or _one_size(tokens, patch_method))
+                patch_schedule=None, quick_look=False) -> io.NodeOutput:
+        pictures = []
+        plan, facts = patch_schedule or _one_size(tokens, patch_method), {"size": tokens["size"][-2:], "shape": shape_of(dit)}
+        tokens, x0, approximate = _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step, plan,
+                                       lambda wire, x0: pictures.append(dit.picture(wire, x0)), quick_look)
+        trajectory = torch.stack(pictures)
+        places = torch.linspace(0, len(pictures) - 1, min(len(pictures), FRAMES)).round().long()
+        steps = (places + start_step).tolist()
+        facts |= {"trajectory": _strip(trajectory[places]), "steps": steps, "sigmas": sigmas[steps].tolist()}
+        shown = {"text": (approximate,)} if approximate else {}
+        return io.NodeOutput(tokens, x0, trajectory, ui={**shown, "dit_blocks": (facts,)})
+
+
+def _strip(pictures: torch.Tensor) -> dict:
+    """Pictures [frames, H, W, 3] side by side in one temporary file, each at most 128 pixels wide: → where it is."""
+    wide = pictures.shape[2] / 128
+    if wide > 1:
+        size = [max(1, round(length / wide)) for length in pictures.shape[1:3]]
+        pictures = torch.nn.functional.interpolate(pictures.movedim(-1, 1), size=size, mode="area").movedim(1, -1)
+    strip = torch.cat(list(pictures), dim=1)[None]
+    return ui.PreviewImage(strip).as_dict()["images"][0]

@@ -100,6 +100,16 @@ def load(modules: list[nn.Module], memory: float = 0) -> None:
         management.load_models_gpu([module.comfy_patcher for module in modules], memory_required=memory)
 
 
+def serve(routes: list[tuple[str, str, Callable]]) -> None:
+    """Have ComfyUI's server answer (method, path, handler) too. Elsewhere whoever serves the pack reads the list itself."""
+    if not management:
+        return
+    from server import PromptServer
+    running = getattr(PromptServer, "instance", None)  # none where nodes run without a server
+    for method, path, handler in routes if running else ():
+        running.routes.route(method, path)(handler)
+
+
 def device() -> torch.device:
     """Where models run."""
     return management.get_torch_device() if management else torch.device("cpu")

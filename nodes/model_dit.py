@@ -241,6 +241,14 @@ class ModelDit(Dit):
         sampling = self.model.get_model_object("model_sampling")
         return {**wire, "tokens": sampling.inverse_noise_scaling(sigma, wire["tokens"])}
 
+    def picture(self, wire: dict, tokens: Tensor) -> Tensor:
+        known = self.model.model.latent_format
+        if known.latent_rgb_factors is None:
+            return super().picture(wire, tokens)
+        to_rgb = latent_preview.Latent2RGBPreviewer(known.latent_rgb_factors, known.latent_rgb_factors_bias, known.latent_rgb_factors_reshape)
+        shown = to_rgb.decode_latent_to_preview(to_latent(tokens[:1].float().cpu(), wire))
+        return torch.from_numpy(np.array(shown)).float() / 255
+
     def preview(self, wire: dict, x0: Tensor) -> Tensor | None:
         if self.previewer is None:
             return None

@@ -4,6 +4,7 @@ from comfy_api.v0_0_2 import io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..dit_impl import tokens as wire
+from ..dit_impl.costs import shape_of
 from .wires import Tokens, dit_input, names_errors, tokens_input
 
 
@@ -22,17 +23,34 @@ class Patchify(io.ComfyNode):
                 io.Int.Input("patch_size", default=0, min=0, max=64,
                              tooltip="Side of a patch in latent cells; 0 is the model's own. Half the size is four times the tokens."),
                 dit_input(optional=True, tooltip="The model the tokens are for; without it the latent is taken as it is."),
+                io.String.Input("selection", default="", optional=True,
+                                tooltip="Tokens by their numbers in reading order, as in 0-3,16-19; click or drag on the grid to choose. Empty "
+                                        "is all of them."),
             ],
-            outputs=[Tokens.Output("tokens", display_name="tokens", tooltip="Raw patch tokens.")],
+            outputs=[
+                Tokens.Output("tokens", display_name="tokens", tooltip="Raw patch tokens."),
+                io.Mask.Output("selected", display_name="selection", tooltip="1 for each chosen token, for the mask of the token nodes."),
+            ],
         )
 
     @classmethod
     @names_errors
-    def execute(cls, latent, patch_size, dit=None) -> io.NodeOutput:
+    def execute(cls, latent, patch_size, dit=None, selection="") -> io.NodeOutput:
         if patch_size == 0 and dit is None:
             raise ValueError("patch_size 0 means the model's own: wire a dit, or give a size")
         tokens = dit.fold(latent, patch_size) if dit else wire.fold(latent["samples"], patch_size)
-        return io.NodeOutput(tokens, ui=ui.PreviewText(wire.describe(tokens)))
+        mask = wire.selection(tokens, selection)
+        return io.NodeOutput(tokens, mask, ui={"text": (wire.describe(tokens),), "dit_blocks": (_facts(tokens, dit),)})
+
+
+def _facts(tokens: dict, dit) -> dict:
+    """What the grid on the node is drawn from: the latent's size and picture, and the shape that costs are counted for."""
+    facts = {"size": tokens["size"][-2:], "channels": tokens["channels"], "patch_size": tokens["patch_size"],
+             "shape": shape_of(dit) if dit else None}
+    if tokens["tokens"].any():
+        picture = dit.picture(tokens, tokens["tokens"]) if dit else wire.grey_picture(tokens, tokens["tokens"])
+        facts["picture"] = ui.PreviewImage(picture[None]).as_dict()["images"][0]
+    return facts
 
 
 class PatchifyImage(io.ComfyNode):

@@ -31,7 +31,7 @@ def wires(model, positive, negative, samples, sampler="euler", cfg=4.0, denoise=
     from dit_blocks.nodes.patch_schedule import PatchSchedule
     (dit,) = out(FromModel, model=model)
     latent |= {"samples": samples} | ({} if mask is None else {"noise_mask": mask})
-    (tokens,) = out(Patchify, latent=latent, patch_size=0, dit=dit)
+    tokens, _ = out(Patchify, latent=latent, patch_size=0, dit=dit)
     (sigmas,) = out(Schedule, dit=dit, steps=steps, scheduler="simple", denoise=denoise)
     tokens, _ = out(AddNoise, dit=dit, tokens=tokens, sigmas=sigmas, step=0, seed=seed)
     common = {"dit": dit, "sigmas": sigmas, "positive": positive, "negative": negative, "cfg": cfg, "solver": sampler}
@@ -40,7 +40,7 @@ def wires(model, positive, negative, samples, sampler="euler", cfg=4.0, denoise=
             tokens, _ = out(DenoiseStep, tokens=tokens, step=step, **common)
     else:
         plan = out(PatchSchedule, **rows)[0] if rows else None
-        tokens, _ = out(Denoise, tokens=tokens, start_step=0, end_step=10000, patch_schedule=plan, **common)
+        tokens, *_ = out(Denoise, tokens=tokens, start_step=0, end_step=10000, patch_schedule=plan, **common)
     return out(Unpatchify, tokens=tokens)[0]["samples"]
 
 
@@ -68,7 +68,7 @@ def inside(model, positive, negative, samples, sampler="euler", cfg=4.0, denoise
     from dit_blocks.nodes.patch import Patchify, Unpatchify
     from dit_blocks.nodes.transformer import Condition, FinalLayer, Guidance, PatchEmbed, PositionEmbed, RunBlocks, SamplerStep
     (dit,) = out(FromModel, model=model)
-    (tokens,) = out(Patchify, latent={"samples": samples} | ({} if mask is None else {"noise_mask": mask}), patch_size=0, dit=dit)
+    tokens, _ = out(Patchify, latent={"samples": samples} | ({} if mask is None else {"noise_mask": mask}), patch_size=0, dit=dit)
     (sigmas,) = out(Schedule, dit=dit, steps=steps, scheduler="simple", denoise=denoise)
     tokens, _ = out(AddNoise, dit=dit, tokens=tokens, sigmas=sigmas, step=0, seed=seed)
     negative = None if cfg == 1 else negative
@@ -228,7 +228,7 @@ def a_unet_has_steps_and_no_stages(name=None, make=None):
     same(made, sampler="dpmpp_2m", denoise=0.6, chain=True)
     assert torch.equal(ksampler(*made), wires(*made, sampler="ddim"))
     (dit,) = out(FromModel, model=model)
-    (tokens,) = out(Patchify, latent={"samples": samples}, patch_size=0, dit=dit)
+    tokens, _ = out(Patchify, latent={"samples": samples}, patch_size=0, dit=dit)
     try:
         out(Condition, dit=dit, x=tokens, positive=positive, sigmas=dit.schedule(4), step=0)
     except ValueError as error:
@@ -243,7 +243,7 @@ def tokens_of_another_model(name=None, make=None):
     from dit_blocks.nodes.patch import Patchify
     (sd3, positive, negative, samples), flux = MODELS["sd3"](), MODELS["flux_dev"]()[0]
     sd3, flux = (out(FromModel, model=model)[0] for model in (sd3, flux))
-    (tokens,) = out(Patchify, latent={"samples": samples}, patch_size=0, dit=flux)
+    tokens, _ = out(Patchify, latent={"samples": samples}, patch_size=0, dit=flux)
     try:
         out(DenoiseStep, dit=sd3, tokens=tokens, sigmas=sd3.schedule(4), step=0, positive=positive, negative=negative, cfg=4.0, solver="euler")
     except ValueError as error:
@@ -266,10 +266,10 @@ def dit_to_model(name=None, make=None):
     empty = torch.zeros(1, 16, 32, 32)
 
     def denoise():
-        (tokens,) = out(Patchify, latent={"samples": empty}, patch_size=0, dit=dit)
+        tokens, _ = out(Patchify, latent={"samples": empty}, patch_size=0, dit=dit)
         (sigmas,) = out(Schedule, dit=dit, steps=20, scheduler="simple", denoise=1.0)
         tokens, _ = out(AddNoise, dit=dit, tokens=tokens, sigmas=sigmas, step=0, seed=5)
-        tokens, _ = out(Denoise, dit=dit, tokens=tokens, sigmas=sigmas, positive=positive, negative=negative, cfg=3.0, solver="euler",
+        tokens, *_ = out(Denoise, dit=dit, tokens=tokens, sigmas=sigmas, positive=positive, negative=negative, cfg=3.0, solver="euler",
                         start_step=0, end_step=20)
         return out(Unpatchify, tokens=tokens)[0]["samples"]
     ours = denoise()

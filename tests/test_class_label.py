@@ -32,7 +32,7 @@ def dit():
 def start(dit):
     (empty,) = out(EmptyLatent, dit=dit, width=64, height=64, batch_size=2)
     (sigmas,) = out(Schedule, dit=dit, steps=3, scheduler="normal", denoise=1.0)
-    (tokens,) = out(Patchify, latent=empty, patch_size=0, dit=dit)
+    tokens, _ = out(Patchify, latent=empty, patch_size=0, dit=dit)
     noisy, _ = out(AddNoise, dit=dit, tokens=tokens, sigmas=sigmas, step=0, seed=1)
     return {"dit": dit, "tokens": noisy, "sigmas": sigmas, "solver": "ddim", "start_step": 0, "end_step": 3}
 
@@ -88,7 +88,7 @@ def test_one_step_is_the_model_s_own_epsilon(dit):
     """x0 = x − σ·ε, with guidance on ε as the paper has it: ε_u + (ε_c − ε_u)·cfg."""
     inputs = start(dit)
     (positive,) = out(ClassLabel, dit=dit, label="3")
-    _, x0 = out(Denoise, **inputs | {"end_step": 1}, positive=positive, cfg=2.0)
+    _, x0, _ = out(Denoise, **inputs | {"end_step": 1}, positive=positive, cfg=2.0)
     x, sigma = inputs["tokens"]["tokens"], inputs["sigmas"][0]
     z, t = x / (sigma ** 2 + 1).sqrt(), torch.full((4,), 999)
     epsilon = dit.model(z.repeat(2, 1, 1), (4, 4), 2, t, torch.tensor([5, 5, 3, 3]))
@@ -99,6 +99,6 @@ def test_one_step_is_the_model_s_own_epsilon(dit):
 def test_a_half_precision_model_keeps_its_type_and_the_tokens_theirs(dit):
     dit.model.bfloat16()
     (positive,) = out(ClassLabel, dit=dit, label="3")
-    tokens, _ = out(Denoise, **start(dit), positive=positive, cfg=2.0)
+    tokens, *_ = out(Denoise, **start(dit), positive=positive, cfg=2.0)
     assert tokens["tokens"].dtype == torch.float32 and torch.isfinite(tokens["tokens"]).all()
     assert {parameter.dtype for parameter in dit.model.parameters()} == {torch.bfloat16}

@@ -94,14 +94,14 @@ def theirs(kind, transformer, latent, t, conds):
 def noisy(dit, height=64, width=64, batch=2):
     (empty,) = out(EmptyLatent, dit=dit, width=width, height=height, batch_size=batch)
     (sigmas,) = out(Schedule, dit=dit, steps=3, scheduler="simple", denoise=1.0)
-    (tokens,) = out(Patchify, latent=empty, patch_size=0, dit=dit)
+    tokens, _ = out(Patchify, latent=empty, patch_size=0, dit=dit)
     tokens, _ = out(AddNoise, dit=dit, tokens=tokens, sigmas=sigmas, step=0, seed=1)
     return {"dit": dit, "tokens": tokens, "sigmas": sigmas, "start_step": 0, "end_step": 3, "solver": "euler"}
 
 
 def one_step(inputs, kind, cfg=3.0):
     positive, negative = conditioning(kind)
-    _, x0 = out(Denoise, **inputs | {"end_step": 1}, positive=positive, negative=negative, cfg=cfg)
+    _, x0, _ = out(Denoise, **inputs | {"end_step": 1}, positive=positive, negative=negative, cfg=cfg)
     latent, _ = out(Unpatchify, tokens=x0 | {"latent_format": {**x0["latent_format"], "shift": torch.zeros(x0["channels"]),
                                                                "scale": torch.ones(x0["channels"])}})
     return latent["samples"]
@@ -129,7 +129,7 @@ def test_from_a_folder_to_a_picture(folder, kind):
     folder(kind)
     dit, _, vae = out(LoadDiffusers, folder=kind)
     positive, negative = conditioning(kind)
-    tokens, _ = out(Denoise, **noisy(dit), positive=positive, negative=negative, cfg=2.0)
+    tokens, *_ = out(Denoise, **noisy(dit), positive=positive, negative=negative, cfg=2.0)
     latent, _ = out(Unpatchify, tokens=tokens)
     (image,) = out(VAEDecode, latent=latent, vae=vae)
     assert image.shape == (2, 64, 64, 3) and image.isfinite().all() and 0 <= image.min() <= image.max() <= 1
@@ -177,7 +177,7 @@ def test_half_precision_stays_and_variants_are_found(folder, kind):
     dit, _, vae = load_folder(folder(kind, MAKE[kind]().bfloat16(), variant="fp16", max_shard_size="20KB"))
     assert {value.dtype for value in dit.model.parameters()} == {torch.bfloat16}
     positive, _ = conditioning(kind)
-    tokens, _ = out(Denoise, **noisy(dit), positive=positive, cfg=1.0)
+    tokens, *_ = out(Denoise, **noisy(dit), positive=positive, cfg=1.0)
     assert tokens["tokens"].dtype == torch.float32 and tokens["tokens"].isfinite().all()
 
 

@@ -101,10 +101,10 @@ def test_from_a_prompt_to_tokens(models):
         build(kind).save_pretrained(models / kind)
         dit, conditioning = encoded(kind)
         (empty,) = EmptyLatent.execute(dit=dit, width=32, height=32, batch_size=1).result
-        (tokens,) = Patchify.execute(latent=empty, patch_size=0, dit=dit).result
+        tokens, _ = Patchify.execute(latent=empty, patch_size=0, dit=dit).result
         (sigmas,) = Schedule.execute(dit=dit, steps=2, scheduler="simple", denoise=1.0).result
         noisy, _ = AddNoise.execute(dit=dit, tokens=tokens, sigmas=sigmas, step=0, seed=0).result
-        done, _ = Denoise.execute(dit=dit, tokens=noisy, sigmas=sigmas, start_step=0, end_step=2, positive=conditioning,
+        done, *_ = Denoise.execute(dit=dit, tokens=noisy, sigmas=sigmas, start_step=0, end_step=2, positive=conditioning,
                                   negative=conditioning, cfg=2.0, solver="euler").result
         assert done["tokens"].isfinite().all()
 

@@ -59,9 +59,9 @@ def save_and_load(dit, folders, prefix="dit_blocks/dit"):
 def tokens_of(dit, positive, **settings):
     (empty,) = out(EmptyLatent, dit=dit, width=64, height=64, batch_size=1)
     (sigmas,) = out(Schedule, dit=dit, steps=3, scheduler="simple", denoise=1.0)
-    (tokens,) = out(Patchify, latent=empty, patch_size=0, dit=dit)
+    tokens, _ = out(Patchify, latent=empty, patch_size=0, dit=dit)
     noisy, _ = out(AddNoise, dit=dit, tokens=tokens, sigmas=sigmas, step=0, seed=1)
-    done, _ = out(Denoise, dit=dit, tokens=noisy, sigmas=sigmas, start_step=0, end_step=3, solver="euler", positive=positive,
+    done, *_ = out(Denoise, dit=dit, tokens=noisy, sigmas=sigmas, start_step=0, end_step=3, solver="euler", positive=positive,
                   **{"cfg": 1.0, **settings})
     return done["tokens"]
 

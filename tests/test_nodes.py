@@ -20,7 +20,8 @@ def out(node, **inputs):
 
 
 def said(node, **inputs) -> str:
-    return node.execute(**inputs).ui.as_dict()["text"][0]
+    shown = node.execute(**inputs).ui
+    return (shown if isinstance(shown, dict) else shown.as_dict())["text"][0]
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def start(backbone):
     """sigmas and noisy tokens of a small model."""
     (empty,) = out(EmptyLatent, dit=backbone, width=64, height=64, batch_size=1)
     (sigmas,) = out(Schedule, dit=backbone, steps=8, scheduler="simple", denoise=1.0)
-    (tokens,) = out(Patchify, latent=empty, patch_size=0, dit=backbone)
+    tokens, _ = out(Patchify, latent=empty, patch_size=0, dit=backbone)
     noisy, _ = out(AddNoise, dit=backbone, tokens=tokens, sigmas=sigmas, step=0, seed=1)
     return {"dit": backbone, "tokens": noisy, "sigmas": sigmas}
 
@@ -54,14 +55,14 @@ def test_vae_encode_reports_the_compression():
 @pytest.mark.parametrize("patch_size", [1, 2, 3, 4, 8, 9])
 def test_patchify_and_back_is_the_same_latent(latent, patch_size):
     before = latent["samples"].clone()
-    (tokens,) = out(Patchify, latent=latent, patch_size=patch_size)
+    tokens, _ = out(Patchify, latent=latent, patch_size=patch_size)
     back, _ = out(Unpatchify, tokens=tokens)
     assert torch.equal(back["samples"], before) and torch.equal(latent["samples"], before)
 
 
 def test_patchify_goes_into_the_model_s_space_and_unpatchify_out_of_it(backbone, latent):
     backbone.latent_format = latent_format(torch.tensor([2.0, 4, 8, 0.5]), torch.tensor([1.0, 0, -1, 3]))
-    (tokens,) = out(Patchify, latent=latent, patch_size=4, dit=backbone)
+    tokens, _ = out(Patchify, latent=latent, patch_size=4, dit=backbone)
     wanted = (latent["samples"] - backbone.latent_format["shift"].view(1, 4, 1, 1)) * backbone.latent_format["scale"].view(1, 4, 1, 1)
     assert torch.equal(tokens["tokens"][0, 0].view(4, 4, 4), wanted[0, :, :4, :4])
     back, _ = out(Unpatchify, tokens=tokens)
@@ -70,18 +71,71 @@ def test_patchify_goes_into_the_model_s_space_and_unpatchify_out_of_it(backbone,
 
 def test_an_empty_core_latent_takes_the_model_s_channels(backbone):
     backbone.latent_format = latent_format(torch.full((4,), 2.0), torch.ones(4))
-    (tokens,) = out(Patchify, latent={"samples": torch.zeros(1, 16, 8, 8)}, patch_size=2, dit=backbone)
+    tokens, _ = out(Patchify, latent={"samples": torch.zeros(1, 16, 8, 8)}, patch_size=2, dit=backbone)
     assert tokens["channels"] == 4 and not tokens["tokens"].any()
 
 
 def test_eight_steps_equal_one_denoise(start, positive, negative):
     common = {"positive": positive, "negative": negative, "cfg": 3.0}
     for solver in ("euler", "heun", "dpmpp_2m"):
-        whole, whole_x0 = out(Denoise, **start, **common, solver=solver, start_step=0, end_step=10000)
+        whole, whole_x0, _ = out(Denoise, **start, **common, solver=solver, start_step=0, end_step=10000)
         tokens = start["tokens"]
         for step in range(8):
             tokens, x0 = out(DenoiseStep, **{**start, "tokens": tokens}, **common, solver=solver, step=step)
         assert torch.equal(tokens["tokens"], whole["tokens"]) and torch.equal(x0["tokens"], whole_x0["tokens"])
+
+
+def test_the_trajectory_is_x0_after_each_step(start, positive):
+    start["dit"].latent_rgb = torch.rand(5, 3)
+    common = {"positive": positive, "cfg": 1.0, "solver": "euler"}
+    answer = Denoise.execute(**start, **common, start_step=2, end_step=7)
+    (facts,) = answer.ui["dit_blocks"]
+    assert answer.result[2].shape == (5, 8, 8, 3) and facts["steps"] == [2, 3, 4, 5, 6]
+    assert facts["sigmas"] == start["sigmas"][2:7].tolist() and facts["trajectory"]["type"] == "temp"
+    tokens = start["tokens"]
+    for step in range(2, 7):
+        tokens, x0 = out(DenoiseStep, **{**start, "tokens": tokens}, **common, step=step)
+        assert torch.equal(answer.result[2][step - 2], start["dit"].picture(x0, x0["tokens"]))
+
+
+def test_a_long_trajectory_is_shown_by_64_of_its_steps(start, positive):
+    sigmas = torch.linspace(1, 0, 101)
+    answer = Denoise.execute(**{**start, "sigmas": sigmas}, positive=positive, cfg=1.0, solver="euler", start_step=0, end_step=100)
+    steps = answer.ui["dit_blocks"][0]["steps"]
+    assert len(answer.result[2]) == 100 and len(steps) == 64 and (steps[0], steps[-1]) == (0, 99)
+
+
+def test_a_quick_look_comes_first_and_changes_nothing(start, positive):
+    seen, common = [], {"positive": positive, "cfg": 1.0, "solver": "dpmpp_2m", "start_step": 0, "end_step": 8}
+    plain = out(Denoise, **start, **common)
+    try:
+        host.listen(lambda done, of, picture: seen.append((done, picture is not None)))
+        looked = out(Denoise, **start, **common, quick_look=True)
+    finally:
+        host.listen()
+    assert seen == [(done, True) for done in range(9)]
+    assert all(torch.equal(a["tokens"], b["tokens"]) for a, b in zip(plain[:2], looked[:2])) and torch.equal(plain[2], looked[2])
+
+
+@pytest.mark.parametrize("text,chosen", [("", range(12)), ("0-2, 7", [0, 1, 2, 7]), ("11", [11]), ("all", range(12)), ("3-1", [1, 2, 3])])
+def test_a_selection_is_a_mask_with_a_cell_a_token(latent, text, chosen):
+    mask = out(Patchify, latent=latent, patch_size=3, selection=text)[1]
+    assert mask.shape == (1, 3, 4) and mask.flatten().nonzero().flatten().tolist() == list(chosen)
+
+
+@pytest.mark.parametrize("text,says", [("12", "the grid has tokens 0 to 11, there is no token 12"), ("a", "tokens are numbers and ranges")])
+def test_a_selection_outside_the_grid_is_refused(latent, text, says):
+    with pytest.raises(ValueError, match=f"^Patchify: selection: {says}"):
+        out(Patchify, latent=latent, patch_size=3, selection=text)
+
+
+def test_patchify_tells_what_its_grid_is_drawn_from(latent, backbone):
+    (facts,) = Patchify.execute(latent=latent, patch_size=2, dit=backbone).ui["dit_blocks"]
+    assert (facts["size"], facts["channels"], facts["patch_size"]) == ((9, 12), 4, 2) and facts["shape"]["patch_size"] == 2
+    assert facts["picture"]["type"] == "temp"
+    empty = {"samples": torch.zeros_like(latent["samples"])}
+    (facts,) = Patchify.execute(latent=empty, patch_size=2).ui["dit_blocks"]
+    assert "picture" not in facts and facts["shape"] is None
 
 
 def test_progress_preview_and_cancel(start, positive):
@@ -155,7 +209,7 @@ def test_ddim_is_refused_on_a_flow_and_runs_on_a_ddpm(start, positive):
         out(Denoise, **start, positive=positive, cfg=1.0, solver="ddim", start_step=0, end_step=8)
     start["dit"].flow = DDPM()
     (sigmas,) = out(Schedule, dit=start["dit"], steps=4, scheduler="karras", denoise=1.0)
-    tokens, x0 = out(Denoise, **{**start, "sigmas": sigmas}, positive=positive, cfg=1.0, solver="ddim", start_step=0, end_step=4)
+    tokens, x0, _ = out(Denoise, **{**start, "sigmas": sigmas}, positive=positive, cfg=1.0, solver="ddim", start_step=0, end_step=4)
     assert torch.isfinite(tokens["tokens"]).all() and torch.equal(tokens["tokens"], x0["tokens"])
 
 

@@ -156,7 +156,7 @@ def test_coarse_steps_take_their_own_guidance(backbone, positive, negative, nois
 def test_progress_counts_over_the_whole_schedule(backbone, positive, noisy):
     sigmas, tokens = noisy
     told = []
-    denoise(backbone, tokens, parse_schedule("4 until 50%, then 2"), sigmas, positive, None, 1.0, "euler", 0, 10000, lambda done, _: told.append(done))
+    denoise(backbone, tokens, parse_schedule("4 until 50%, then 2"), sigmas, positive, None, 1.0, "euler", 0, 10000, lambda done, *_: told.append(done))
     assert told == [1, 2, 3, 4, 5, 6]
 
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from dit_blocks.dit_impl.probe import Ablation, ranges
+from dit_blocks.dit_impl.probe import Ablation
+from dit_blocks.dit_impl.ranges import in_words
 from dit_blocks.nodes import host
 from dit_blocks.nodes.probe import BlockAblation, Parity
 from dit_blocks.nodes.transformer import Condition, FinalLayer, Guidance, PatchEmbed, PositionEmbed, RunBlocks
@@ -67,4 +68,4 @@ def test_skip_lists_are_in_the_form_of_the_nodes_that_take_them():
     change = torch.tensor([[9.0, 1, 8, 7, 2, 3, 9]])
     assert Ablation(change, torch.ones(1), kinds).skip_lists(3) == ("1", "1, 2", "0,2-3,6")
     assert Ablation(change, torch.ones(1), kinds).skip_lists(0) == ("", "", "0-6")
-    assert ranges([]) == ""
+    assert in_words([]) == ""

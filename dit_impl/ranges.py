@@ -1,0 +1,34 @@
+"""Numbers in words, as users write them: "0-3,8" for 0, 1, 2, 3 and 8."""
+
+import re
+from typing import Iterable
+
+
+def parse_ranges(text: str, count: int, what: str, whole: str) -> list[int]:
+    """Numbers below `count` in the order written: "all", "0-11", "0,2,4-7", "11-0". `what` they number, `whole` has them.
+
+    Raises ValueError.
+    """
+    numbers: list[int] = []
+    for part in (p.strip() for p in text.split(",")):
+        if part == "all":
+            numbers += range(count)
+        elif match := re.fullmatch(r"(\d+)(?:\s*-\s*(\d+))?", part):
+            first, last = int(match[1]), int(match[2] or match[1])
+            if max(first, last) >= count:
+                raise ValueError(f"{whole} has {what}s 0 to {count - 1}, there is no {what} {max(count, min(first, last))}")
+            numbers += range(first, last + 1) if first <= last else range(first, last - 1, -1)
+        elif part:
+            raise ValueError(f'{what}s are numbers and ranges such as "0-11", "0,2,4-7", "11-0" or "all", not {part!r}')
+    return numbers
+
+
+def in_words(numbers: Iterable[int]) -> str:
+    """Rising numbers in words: [0, 1, 2, 4] → "0-2,4"."""
+    parts: list[list[int]] = []
+    for i in numbers:
+        if parts and parts[-1][-1] == i - 1:
+            parts[-1].append(i)
+        else:
+            parts.append([i])
+    return ",".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
