@@ -1,41 +1,51 @@
 import { app } from "../../scripts/app.js";
 
 // Nodes that say something about their result (shapes, token arithmetic) show it as text on themselves.
-const REPORTING = new Set(["DiTBlocksVAEEncode", "DiTBlocksPatchify", "DiTBlocksPatchifyImage", "DiTBlocksRunBlocks",
-  "DiTBlocksParity"]);
+const REPORTING = new Set(["DiTBlocksVAEEncode", "DiTBlocksPatchifyImage", "DiTBlocksRunBlocks", "DiTBlocksParity"]);
 
-function reportElement(node) {
+function reportElement() {
   const element = document.createElement("div");
   element.className = "dit-blocks-report";
   Object.assign(element.style, {
-    fontSize: "11px", lineHeight: "1.35", padding: "4px 8px", color: "var(--input-text)",
-    background: "var(--comfy-input-bg)", borderRadius: "4px", overflow: "auto",
+    fontSize: "11px",
+    lineHeight: "1.35",
+    padding: "4px 8px",
+    color: "var(--input-text)",
+    background: "var(--comfy-input-bg)",
+    borderRadius: "4px",
+    overflow: "auto",
   });
-  element.textContent = node.properties.report ?? "run to see the arithmetic";
   return element;
 }
 
 app.registerExtension({
   name: "dit-blocks",
 
+  /** @param {ComfyNode} node */
   nodeCreated(node) {
     if (!REPORTING.has(node.comfyClass)) return;
-    const element = reportElement(node);
+    const element = reportElement();
+    const show = () => {
+      element.textContent = String(node.properties.report ?? "run to see the arithmetic");
+    };
+    show();
     const widget = node.addDOMWidget("report", "dit-blocks-report", element, {
-      serialize: false, hideOnZoom: false, getMinHeight: () => 48,
+      serialize: false,
+      hideOnZoom: false,
+      getMinHeight: () => 48,
     });
     widget.serialize = false;
     const executed = node.onExecuted;
-    node.onExecuted = function (output) {
-      executed?.apply(this, arguments);
+    node.onExecuted = (output) => {
+      executed?.call(node, output);
       if (!output?.text) return;
-      this.properties.report = output.text.join("\n");
-      element.textContent = this.properties.report;
+      node.properties.report = output.text.join("\n");
+      show();
     };
     const configured = node.onConfigure;
-    node.onConfigure = function () {
-      configured?.apply(this, arguments);
-      if (this.properties.report) element.textContent = this.properties.report;
+    node.onConfigure = (saved) => {
+      configured?.call(node, saved);
+      show();
     };
   },
 });

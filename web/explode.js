@@ -6,6 +6,10 @@ import { app } from "../../scripts/app.js";
 const STEP = "DiTBlocksDenoiseStep";
 const BLUEPRINT = "DiT Denoise Step (exploded)";
 const OWN = new Set(["mode", "blocks"]); // its widgets that the step does not have
+
+/** @typedef {{ nodes: SavedNode[], definitions: { subgraphs: SavedSubgraph[] } }} Blueprint */
+
+/** @type {Blueprint} The menu has no entry of ours until it has come. */
 let blueprint;
 
 async function fetchBlueprint() {
@@ -17,7 +21,11 @@ async function fetchBlueprint() {
 
 // --- swapping ---
 
-/** One undo step. */
+/**
+ * One undo step.
+ * @param {Graph} graph
+ * @param {() => void} act
+ */
 function change(graph, act) {
   app.canvas.emitBeforeChange();
   graph.beforeChange();
@@ -29,99 +37,128 @@ function change(graph, act) {
   }
 }
 
+/** @type {(to: GraphNode, from: GraphNode) => void} */
 function copyValues(to, from) {
   for (const widget of to.widgets ?? []) {
-    const source = from.widgets.find(({ name }) => name === widget.name);
+    const source = from.widgets?.find(({ name }) => name === widget.name);
     if (source) widget.value = source.value;
   }
 }
 
-/** Give `fresh` all that `old` has: values, wires, title and looks; then take `old` out. */
+/**
+ * Give `fresh` all that `old` has: values, wires, title and looks; then take `old` out.
+ * @param {GraphNode} fresh
+ * @param {ComfyNode} old
+ */
 function takePlace(fresh, old) {
-  const { graph } = old;
+  const { graph, mode, color, bgcolor } = old;
   copyValues(fresh, old);
   for (const link of [...graph.links.values()]) {
     const { inputNode, input, outputNode, output, subgraphInput, subgraphOutput } = link.resolve(graph);
-    if (inputNode === old) {
-      const socket = fresh.inputs.find(({ name }) => name === input.name);
-      if (subgraphInput) subgraphInput.connect(socket, fresh, link.parentId);
-      else outputNode.connectSlots(output, fresh, socket, link.parentId);
-    } else if (outputNode === old) {
-      const socket = fresh.outputs[old.outputs.indexOf(output)];
-      if (subgraphOutput) subgraphOutput.connect(socket, fresh, link.parentId);
-      else fresh.connectSlots(socket, inputNode, input, link.parentId);
-    }
+    const inlet = inputNode === old && fresh.inputs.find(({ name }) => name === input?.name);
+    const outlet = outputNode === old && output && fresh.outputs[old.outputs.indexOf(output)];
+    if (inlet && subgraphInput) subgraphInput.connect(inlet, fresh, link.parentId);
+    else if (inlet && outputNode && output) outputNode.connectSlots(output, fresh, inlet, link.parentId);
+    else if (outlet && subgraphOutput) subgraphOutput.connect(outlet, fresh, link.parentId);
+    else if (outlet && inputNode && input) fresh.connectSlots(outlet, inputNode, input, link.parentId);
   }
   if (old.title !== old.constructor.title) fresh.title = old.title;
-  for (const key of ["mode", "color", "bgcolor"]) fresh[key] = old[key];
-  fresh.setSize(fresh.computeSize().map((least, axis) => Math.max(least, old.size[axis])));
+  Object.assign(fresh, { mode, color, bgcolor });
+  const [width, height] = fresh.computeSize();
+  fresh.setSize([Math.max(width, old.size[0]), Math.max(height, old.size[1])]);
   graph.remove(old);
   app.canvas.selectItems([fresh]);
 }
 
+/** @param {ComfyNode} node */
 function explode(node) {
   change(node.graph, () => {
     const { nodes, definitions } = structuredClone(blueprint);
     // As the front end itself puts a blueprint down: with ids of its own, so that two of them share nothing.
-    const { created } = app.canvas._deserializeItems({ nodes, subgraphs: definitions.subgraphs }, { position: node.pos });
+    const pasted = app.canvas._deserializeItems({ nodes, subgraphs: definitions.subgraphs }, { position: node.pos });
+    const [exploded] = /** @type {SubgraphNode[]} */ (pasted?.created ?? []);
     // Unpack Subgraph keeps the stages' own values and forgets those of the subgraph's widgets.
-    for (const stage of created[0].subgraph.nodes) copyValues(stage, node);
-    takePlace(created[0], node);
+    for (const stage of exploded.subgraph.nodes) copyValues(stage, node);
+    takePlace(exploded, node);
   });
 }
 
+/** @param {ComfyNode} node */
 function collapse(node) {
   change(node.graph, () => {
-    const fresh = LiteGraph.createNode(STEP);
-    fresh.pos = [...node.pos];
-    node.graph.add(fresh);
-    takePlace(fresh, node);
+    const step = LiteGraph.createNode(STEP);
+    step.pos = [node.pos[0], node.pos[1]];
+    node.graph.add(step);
+    takePlace(step, node);
   });
 }
 
 // --- whether it may be swapped ---
 
+/** @type {(node: GraphNode, name: string) => boolean} */
 const wired = (node, name) => node.inputs.some((input) => input.name === name && input.link != null);
 
-/** A subgraph's wires as text, whatever its nodes' ids are. Each type of node is there once. */
-function wires({ nodes, links, inputs, outputs }) {
+/** @type {(saved: SavedNode, index: number) => unknown} */
+const savedValue = ({ widgets_values }, index) => widgets_values?.[index];
+
+/**
+ * A subgraph's wires as text, whatever its nodes' ids are. Each type of node is there once.
+ * @param {SavedSubgraph} subgraph
+ */
+function wires({ nodes, links = [], inputs = [], outputs = [] }) {
   const byId = Object.fromEntries(nodes.map((node) => [node.id, node]));
-  return links.map(({ id, origin_id, origin_slot, target_id, target_slot }) => {
-    const [origin, target] = [byId[origin_id], byId[target_id]];
-    const from = origin ? `${origin.type} ${origin_slot}` : inputs[origin_slot].name;
-    return `${from} > ${target ? `${target.type} ${target.inputs.find(({ link }) => link === id)?.name}` : outputs[target_slot].name}`;
-  }).sort().join("\n");
+  return links
+    .map(({ id, origin_id, origin_slot, target_id, target_slot }) => {
+      const [origin, target] = [byId[origin_id], byId[target_id]];
+      const from = origin ? `${origin.type} ${origin_slot}` : inputs[origin_slot].name;
+      const to = target ? `${target.type} ${target.inputs?.find(({ link }) => link === id)?.name}` : outputs[target_slot].name;
+      return `${from} > ${to}`;
+    })
+    .sort()
+    .join("\n");
 }
 
+/** @type {(node: GraphNode, saved: SavedNode) => boolean} */
 function hasItsValues(node, saved) {
-  return node.mode === 0 && node.widgets.every((widget, index) =>
-    widget.serialize === false || wired(node, widget.name) || widget.value === saved.widgets_values[index]);
+  /** @type {(widget: Widget, index: number) => boolean} */
+  const same = (widget, index) => widget.serialize === false || wired(node, widget.name) || widget.value === savedValue(saved, index);
+  return node.mode === 0 && (node.widgets ?? []).every(same);
 }
 
+/** @param {SubgraphNode} node */
 function isUnchanged({ subgraph }) {
   const original = blueprint.definitions.subgraphs[0];
-  return subgraph.nodes.length === original.nodes.length
-    && original.nodes.every((saved) => subgraph.nodes.some((node) => node.type === saved.type && hasItsValues(node, saved)))
-    && wires(subgraph.asSerialisable()) === wires(original);
+  return (
+    subgraph.nodes.length === original.nodes.length &&
+    original.nodes.every((saved) => subgraph.nodes.some((node) => node.type === saved.type && hasItsValues(node, saved))) &&
+    wires(subgraph.asSerialisable()) === wires(original)
+  );
 }
 
-/** The widgets that the step does not have stand as they came, with nothing wired in. */
+/**
+ * The widgets that the step does not have stand as they came, with nothing wired in.
+ * @param {SubgraphNode} node
+ */
 function hasNoSettings(node) {
-  return node.widgets.every(({ name, value }, index) =>
-    !OWN.has(name) || (value === blueprint.nodes[0].widgets_values[index] && !wired(node, name)));
+  return node.widgets.every(
+    ({ name, value }, index) => !OWN.has(name) || (value === savedValue(blueprint.nodes[0], index) && !wired(node, name)),
+  );
 }
 
+/** @param {SubgraphNode} node */
 function whyNotCollapse(node) {
   if (!isUnchanged(node)) return "changed inside";
   return hasNoSettings(node) ? "" : `${[...OWN].join(" or ")} changed`;
 }
 
+/** @param {ComfyNode} node */
 function whyNotExplode(node) {
-  const chosen = (widget) => node.widgets.find(({ name }) => name === widget)?.value;
-  const whole = [chosen("solver"), chosen("patch_method")].find((value) => ["heun", "resample", "pi_resize"].includes(value));
+  const values = ["solver", "patch_method"].map((chosen) => node.widgets.find(({ name }) => name === chosen)?.value);
+  const whole = values.find((value) => ["heun", "resample", "pi_resize"].includes(String(value)));
   return whole ? `not with ${whole}` : "";
 }
 
+/** @type {(label: string, whyNot: string, callback: () => void) => MenuItem} */
 function menuItem(label, whyNot, callback) {
   return { content: whyNot ? `${label} (${whyNot})` : label, disabled: Boolean(whyNot), callback };
 }
@@ -133,10 +170,11 @@ app.registerExtension({
     blueprint = await fetchBlueprint();
   },
 
+  /** @param {ComfyNode} node */
   getNodeMenuItems(node) {
     if (!blueprint) return [];
     if (node.comfyClass === STEP) return [menuItem("Explode into stages", whyNotExplode(node), () => explode(node))];
-    if (node.properties.exploded !== STEP) return [];
+    if (!node.isSubgraphNode() || node.properties.exploded !== STEP) return [];
     return [menuItem("Collapse into DiT Denoise Step", whyNotCollapse(node), () => collapse(node))];
   },
 });

@@ -1,0 +1,56 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { fit, gridOf, neighbour, readSelection, rectangle, remap, tokenAt, writeSelection } from "../../web/grid.js";
+
+test("a latent that does not divide is padded", () => {
+  assert.deepEqual(gridOf([32, 32], 4), [8, 8]);
+  assert.deepEqual(gridOf([33, 7], 2), [17, 4]);
+});
+
+test("a selection is written as it is read", () => {
+  for (const text of ["", "0", "0-3,8", "1,3,5-9", "0-15"]) assert.equal(writeSelection(readSelection(text, 16)), text);
+  assert.deepEqual([...readSelection("3-1, 99, x", 16)].sort(), [1, 2, 3]);
+  assert.equal(readSelection("all", 16).size, 16);
+  assert.equal(readSelection("0-999999999999", 16).size, 16);
+});
+
+test("a drag in any direction is the same rectangle", () => {
+  const inside = [5, 6, 9, 10];
+  for (const [a, b] of [
+    [5, 10],
+    [10, 5],
+    [6, 9],
+    [9, 6],
+  ])
+    assert.deepEqual(rectangle([4, 4], a, b), inside);
+  assert.deepEqual(rectangle([4, 4], 7, 7), [7]);
+});
+
+test("a selection keeps its place when the patch size changes", () => {
+  const corner = new Set([0, 1, 8, 9]); // of an 8×8 grid of 4×4 patches
+  assert.deepEqual([...remap(corner, [32, 32], 4, 8)], [0]);
+  assert.deepEqual(remap(new Set([0]), [32, 32], 8, 4), corner);
+  for (const p of [1, 2, 3, 5]) assert.equal(remap(remap(corner, [32, 32], 4, p), [32, 32], p, 4).size, 4);
+  assert.equal(remap(new Set([3]), [9, 9], 8, 1).size, 1); // a patch of which one cell is no padding
+});
+
+test("every token is under its own middle", () => {
+  for (let token = 0; token < 12; token++) assert.equal(tokenAt([3, 4], ((token % 4) + 0.5) / 4, (Math.floor(token / 4) + 0.5) / 3), token);
+  for (const [x, y] of [
+    [-0.01, 0.5],
+    [1, 0.5],
+    [0.5, 1],
+  ])
+    assert.equal(tokenAt([3, 4], x, y), null);
+});
+
+test("the box fits and keeps its shape", () => {
+  assert.deepEqual(fit([10, 20], 100, 100), { x: 0, y: 25, width: 100, height: 50 });
+});
+
+test("arrow keys stay on the grid", () => {
+  assert.equal(neighbour([2, 3], 0, "ArrowRight"), 1);
+  assert.equal(neighbour([2, 3], 2, "ArrowRight"), 2);
+  assert.equal(neighbour([2, 3], 4, "ArrowUp"), 1);
+  assert.equal(neighbour([2, 3], 0, "a"), null);
+});

@@ -1,0 +1,246 @@
+import { app } from "../../scripts/app.js";
+import { ask } from "./costs.js";
+import { fit, gridOf, neighbour, readSelection, rectangle, remap, tokenAt, writeSelection } from "./grid.js";
+import { addPanel, make, whenChanged } from "./panel.js";
+import { latent, picture, shape, value, viewUrl } from "./upstream.js";
+import { stepInWords, tokensInWords } from "./words.js";
+
+// The picture under its token grid, on Patchify: what a patch size means, before anything has run. Clicks and drags choose tokens.
+
+const HEIGHT = 210;
+
+/** @typedef {[number, number]} Pair */
+
+class PatchGrid {
+  /** @param {ComfyNode} node */
+  constructor(node) {
+    this.node = node;
+    /** @type {Record<string, any>} what Patchify told after its last run */
+    this.told = {};
+    /** @type {Pair | null} */
+    this.size = null;
+    this.patchSize = 0;
+    /** @type {CanvasImageSource | null} */
+    this.image = null;
+    /** @type {import("./costs.js").Costs | null} */
+    this.costs = null;
+    /** @type {number | null} */
+    this.hovered = null;
+    /** @type {{from: number, to: number, adds: boolean} | null} */
+    this.drag = null;
+    this.canvas = make(
+      "canvas",
+      { position: "absolute", inset: "0", width: "100%", height: "100%", touchAction: "none", outlineOffset: "-2px" },
+      { tabindex: "0", role: "grid", "aria-label": "tokens" },
+    );
+    this.says = make("div", { minHeight: "30px" }, { "aria-live": "polite" });
+    const box = make("div", { position: "relative", flex: "1", minHeight: "0" });
+    box.append(this.canvas);
+    addPanel(node, "grid", HEIGHT, [box, this.says]);
+    new ResizeObserver(() => this.draw()).observe(box);
+    this.listen();
+    whenChanged(node, (facts) => this.refresh(facts));
+  }
+
+  // --- what there is to show ---
+
+  /** @param {Record<string, any>} [facts] */
+  async refresh(facts) {
+    if (facts) this.told = facts;
+    const before = latent(this.node, "latent", () => this.refresh());
+    const ran = this.told.size && (!before.size || String(before.size) === String(this.told.size));
+    this.size = before.size ?? this.told.size ?? null;
+    const shown = ran && this.told.picture ? picture(viewUrl(this.told.picture), () => this.refresh()) : null;
+    this.image = before.image ?? shown;
+    const known = shape(this.node, this.told.shape);
+    this.costs = known && this.size ? await ask({ shape: known, size: this.size }) : null;
+    const typed = value(this.node, "patch_size");
+    const asked = typeof typed === "number" ? typed : this.told.patch_size;
+    this.patchSize = asked || this.costs?.own || this.told.patch_size || 0;
+    this.draw();
+  }
+
+  get grid() {
+    return this.size && this.patchSize ? gridOf(this.size, this.patchSize) : null;
+  }
+
+  get fits() {
+    return this.size !== null && this.patchSize > 0 && this.patchSize <= Math.min(...this.size);
+  }
+
+  get selection() {
+    return this.node.widgets.find(({ name }) => name === "selection");
+  }
+
+  /** @returns {Set<number>} */
+  get chosen() {
+    const [rows, columns] = this.grid ?? [0, 0];
+    return readSelection(String(this.selection?.value ?? ""), rows * columns);
+  }
+
+  /** @param {Iterable<number>} tokens */
+  choose(tokens) {
+    const { selection } = this;
+    if (!selection || value(this.node, "selection") === undefined) return;
+    selection.value = writeSelection(tokens);
+    selection.callback?.(selection.value);
+    app.canvas.setDirty(true, true);
+    this.draw();
+  }
+
+  // --- drawing ---
+
+  draw() {
+    const { canvas, grid, size } = this;
+    const [width, height] = [canvas.clientWidth, canvas.clientHeight];
+    if (!width || !height) return;
+    const ratio = window.devicePixelRatio || 1;
+    canvas.width = width * ratio;
+    canvas.height = height * ratio;
+    const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+    context.scale(ratio, ratio);
+    this.say();
+    if (!grid || !size || !this.fits) return;
+    const p = this.patchSize;
+    this.box = fit([grid[0] * p, grid[1] * p], width, height);
+    const cell = this.box.width / (grid[1] * p);
+    context.fillStyle = "#555";
+    context.fillRect(this.box.x, this.box.y, this.box.width, this.box.height);
+    context.fillStyle = "#888";
+    context.fillRect(this.box.x, this.box.y, size[1] * cell, size[0] * cell);
+    if (this.image) context.drawImage(this.image, this.box.x, this.box.y, size[1] * cell, size[0] * cell);
+    this.drawCells(context, grid, cell * p);
+  }
+
+  /** @param {CanvasRenderingContext2D} context @param {Pair} grid @param {number} side */
+  drawCells(context, [rows, columns], side) {
+    const { x, y, width, height } = /** @type {DOMRect} */ (this.box);
+    const mark = (/** @type {number} */ token, /** @type {string} */ style) => {
+      context.fillStyle = style;
+      context.fillRect(x + (token % columns) * side, y + Math.floor(token / columns) * side, side, side);
+    };
+    const dragged = new Set(this.drag ? rectangle([rows, columns], this.drag.from, this.drag.to) : []);
+    for (const token of this.chosen) if (!dragged.has(token) || this.drag?.adds) mark(token, "rgba(255, 200, 0, 0.45)");
+    if (this.drag?.adds) for (const token of dragged) mark(token, "rgba(255, 200, 0, 0.45)");
+    context.beginPath();
+    for (let row = 0; row <= rows; row++) context.rect(x, y + row * side, width, 0);
+    for (let column = 0; column <= columns; column++) context.rect(x + column * side, y, 0, height);
+    context.lineWidth = side < 5 ? 0.25 : 0.75;
+    context.strokeStyle = "rgba(255, 255, 255, 0.7)";
+    context.stroke();
+    if (this.hovered === null) return;
+    context.lineWidth = 2;
+    context.strokeStyle = "#fff";
+    context.strokeRect(x + (this.hovered % columns) * side, y + Math.floor(this.hovered / columns) * side, side, side);
+  }
+
+  say() {
+    const { grid, size, patchSize: p } = this;
+    const lines = [];
+    if (!size) lines.push("run once to see the grid: the latent's size is not known yet");
+    else if (!p) lines.push("run once to see the model's own patch size");
+    else if (!this.fits) lines.push(`patch_size ${p} does not fit into a latent of ${size[0]}×${size[1]} cells`);
+    else if (grid) {
+      lines.push(tokensInWords(grid, p, this.told.channels));
+      const cost = this.costs?.sizes[p];
+      if (cost && this.costs) lines.push(stepInWords(cost, this.costs.own, p));
+      const chosen = this.chosen.size;
+      const at = this.hovered;
+      if (at !== null) lines.push(`token ${at}: row ${Math.floor(at / grid[1])}, column ${at % grid[1]}`);
+      else if (chosen) lines.push(`${chosen} selected, Escape takes it back`);
+    }
+    this.says.textContent = lines.join("\n");
+    this.says.style.whiteSpace = "pre-line";
+  }
+
+  // --- hands ---
+
+  /** @param {PointerEvent} event @param {boolean} clamped to the nearest token */
+  under(event, clamped = false) {
+    const { grid, box } = this;
+    if (!grid || !box) return null;
+    const seen = this.canvas.getBoundingClientRect();
+    const scale = this.canvas.clientWidth / seen.width; // the graph may be zoomed
+    let [x, y] = [((event.clientX - seen.left) * scale - box.x) / box.width, ((event.clientY - seen.top) * scale - box.y) / box.height];
+    if (clamped) [x, y] = [x, y].map((share) => Math.min(Math.max(share, 0), 1 - 1e-9));
+    return tokenAt(grid, x, y);
+  }
+
+  /** @param {number} token */
+  begin(token) {
+    this.drag = { from: token, to: token, adds: !this.chosen.has(token) };
+  }
+
+  end() {
+    const { drag, grid, chosen } = this;
+    this.drag = null;
+    if (!drag || !grid) return;
+    for (const token of rectangle(grid, drag.from, drag.to)) chosen[drag.adds ? "add" : "delete"](token);
+    this.choose(chosen);
+  }
+
+  listen() {
+    const { canvas } = this;
+    canvas.addEventListener("pointerdown", (event) => {
+      const token = this.under(event);
+      if (token === null || event.button) return;
+      event.stopPropagation();
+      canvas.focus({ preventScroll: true });
+      canvas.setPointerCapture(event.pointerId);
+      this.begin(token);
+      this.draw();
+    });
+    canvas.addEventListener("pointermove", (event) => {
+      this.hovered = this.under(event, this.drag !== null);
+      if (this.drag && this.hovered !== null) this.drag.to = this.hovered;
+      this.draw();
+    });
+    canvas.addEventListener("pointerup", () => this.end());
+    canvas.addEventListener("pointercancel", () => {
+      this.drag = null;
+      this.draw();
+    });
+    canvas.addEventListener("pointerleave", () => {
+      if (this.drag) return;
+      this.hovered = null;
+      this.draw();
+    });
+    canvas.addEventListener("keydown", (event) => this.key(event));
+    const typed = this.node.widgets.find(({ name }) => name === "patch_size");
+    if (!typed) return;
+    const called = typed.callback;
+    typed.callback = (...given) => {
+      const [from, chosen] = [this.patchSize, this.chosen];
+      called?.apply(typed, given);
+      const to = Number(typed.value) || this.costs?.own || 0;
+      if (chosen.size && this.size && from && to && from !== to) this.choose(remap(chosen, this.size, from, to));
+    };
+  }
+
+  /** Arrows move, Shift with them extends, Space and Enter choose, Escape takes all back. @param {KeyboardEvent} event */
+  key(event) {
+    const { grid } = this;
+    if (!grid) return;
+    const here = this.hovered ?? 0;
+    const next = neighbour(grid, here, event.key);
+    if (next !== null) {
+      if (event.shiftKey) this.choose(this.chosen.add(here).add(next));
+      this.hovered = next;
+    } else if (event.key === " " || event.key === "Enter") {
+      this.begin(here);
+      this.end();
+    } else if (event.key === "Escape") this.choose([]);
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+    this.draw();
+  }
+}
+
+app.registerExtension({
+  name: "dit-blocks.patch-grid",
+  /** @param {ComfyNode} node */
+  nodeCreated(node) {
+    if (node.comfyClass === "DiTBlocksPatchify") new PatchGrid(node);
+  },
+});

@@ -1,0 +1,96 @@
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+import { make } from "./panel.js";
+import { ancestors, viewUrl } from "./upstream.js";
+
+// After a change of patch size: the picture before and the one now, side by side until dismissed.
+
+/** @typedef {{filename: string, subfolder: string, type: string}} File */
+
+/** @type {Map<string, number>} the patch size that each Patchify last ran with */
+const sizes = new Map();
+/** @type {Map<string, {label: string, file: File}>} what each node that shows pictures showed last */
+const shown = new Map();
+/** @type {HTMLElement | null} */
+let box = null;
+
+/** @param {string} label @param {File} file */
+function figure(label, file) {
+  const element = make("figure", { margin: "0" });
+  const caption = make("figcaption", { textAlign: "center" });
+  caption.textContent = label;
+  element.append(make("img", { width: "192px", display: "block" }, { src: viewUrl(file), alt: label }), caption);
+  return element;
+}
+
+function dismiss() {
+  box?.remove();
+  box = null;
+}
+
+/** @param {{label: string, file: File}[]} pictures */
+function show(pictures) {
+  dismiss();
+  box = make(
+    "div",
+    {
+      position: "fixed",
+      left: "50%",
+      bottom: "24px",
+      transform: "translateX(-50%)",
+      zIndex: "1000",
+      display: "flex",
+      gap: "8px",
+      padding: "8px",
+      font: "12px sans-serif",
+      color: "var(--input-text)",
+      background: "var(--comfy-menu-bg)",
+      border: "1px solid var(--border-color)",
+      borderRadius: "8px",
+    },
+    { role: "dialog", "aria-label": "before and now", class: "dit-blocks-side-by-side" },
+  );
+  const close = make("button", { alignSelf: "start", cursor: "pointer" }, { "aria-label": "dismiss" });
+  close.textContent = "×";
+  close.addEventListener("click", dismiss);
+  box.append(...pictures.map(({ label, file }) => figure(label, file)), close);
+  document.body.append(box);
+}
+
+/** @param {ComfyNode} node */
+function patchifies(node) {
+  return ancestors(node).filter(({ comfyClass }) => comfyClass === "DiTBlocksPatchify");
+}
+
+/** @param {string} id @param {Record<string, any> | null} output */
+function executed(id, output) {
+  const node = /** @type {ComfyNode | null} */ (app.rootGraph.getNodeById(Number(id)));
+  if (node?.comfyClass === "DiTBlocksPatchify") sizes.set(id, output?.dit_blocks?.[0]?.patch_size);
+  const file = output?.images?.[0];
+  if (!node || !file) return;
+  const label = patchifies(node)
+    .map((patchify) => sizes.get(String(patchify.id)))
+    .filter(Boolean)
+    .map((p) => `p = ${p}`)
+    .join(", ");
+  const before = shown.get(id);
+  if (before?.label && label && before.label !== label) {
+    show([
+      { label: `before: ${before.label}`, file: before.file },
+      { label: `now: ${label}`, file },
+    ]);
+  }
+  shown.set(id, { label, file });
+}
+
+app.registerExtension({
+  name: "dit-blocks.side-by-side",
+  setup() {
+    api.addEventListener("executed", ({ detail }) => executed(String(detail.display_node ?? detail.node), detail.output));
+  },
+  beforeConfigureGraph() {
+    sizes.clear();
+    shown.clear();
+    dismiss();
+  },
+});

@@ -1,0 +1,35 @@
+// Numbers in words, for what nodes say of themselves.
+
+/** 1234567890 → "1.23 G". @param {number} number */
+export function short(number) {
+  const [scale, prefix] = [
+    [1e15, "P"],
+    [1e12, "T"],
+    [1e9, "G"],
+    [1e6, "M"],
+    [1e3, "k"],
+  ].find(([least]) => number >= Number(least)) ?? [1, ""];
+  return `${(number / Number(scale)).toPrecision(3)} ${prefix}`;
+}
+
+/** 0.4938 → "49%", small shares with a digit more. @param {number} share */
+export function percent(share) {
+  return share < 0.1 ? `${(100 * share).toFixed(1)}%` : `${Math.round(100 * share)}%`;
+}
+
+/** The token arithmetic of a latent in patches of p. @param {[number, number]} grid @param {number} p @param {number | undefined} channels */
+export function tokensInWords([rows, columns], p, channels) {
+  const values = channels ? ` of ${channels * p * p} values` : "";
+  return `${(rows * columns).toLocaleString("en")} tokens${values}: ${rows}×${columns} patches of ${p}×${p}`;
+}
+
+/** @param {{flops: number, share: number}} step @param {number} own the model's own patch size @param {number} p */
+export function stepInWords({ flops, share }, own, p) {
+  return `${short(flops)}FLOPs a step${p === own ? `, p = ${p} is the model's own` : `, ${percent(share)} of p = ${own}`}`;
+}
+
+/** @param {{steps: number, flops: number, share: number}} denoising @param {number} own */
+export function denoisingInWords({ steps, flops, share }, own) {
+  const all = Math.abs(share - 1) < 1e-9 ? "" : `, ${percent(share)} of p = ${own} throughout`;
+  return `${steps} steps: ${short(flops)}FLOPs${all}`;
+}
