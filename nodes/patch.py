@@ -14,7 +14,7 @@ class Patchify(io.ComfyNode):
         return io.Schema(
             node_id="DiTBlocksPatchify",
             display_name="Patchify",
-            category="DiT Blocks/patch",
+            category="DiT Blocks/patches",
             description="Cut a latent into p×p patches, each one a token. A permutation: nothing is learned and nothing is lost.",
             search_aliases=["patch embedding", "tokens", "patch size", "块嵌入"],
             has_intermediate_output=True,  # the report is shown again when the result comes from the cache
@@ -59,7 +59,7 @@ class PatchifyImage(io.ComfyNode):
         return io.Schema(
             node_id="DiTBlocksPatchifyImage",
             display_name="Patchify Image",
-            category="DiT Blocks/patch",
+            category="DiT Blocks/patches",
             description="Cut a picture itself into p×p patches, without a model, as a Vision Transformer does. A DiT cuts latents.",
             search_aliases=["ViT", "pixel patches", "image patches", "patch embedding"],
             has_intermediate_output=True,
@@ -84,7 +84,7 @@ class Unpatchify(io.ComfyNode):
         return io.Schema(
             node_id="DiTBlocksUnpatchify",
             display_name="Unpatchify",
-            category="DiT Blocks/patch",
+            category="DiT Blocks/patches",
             description="Lay tokens back out as a latent, and pixel patches as a picture: Patchify and Patchify Image reversed.",
             inputs=[tokens_input()],
             outputs=[

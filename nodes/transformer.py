@@ -134,6 +134,7 @@ class FinalLayer(io.ComfyNode):
             display_name="Final Layer",
             category=CATEGORY,
             description="A modulated norm and one linear map: image tokens back to patch values, the model's prediction for each conditioning.",
+            search_aliases=["output head", "proj_out", "输出层"],
             inputs=[dit_input(), _hidden_input("Hidden states after the last block you want.")],
             outputs=[Tokens.Output("prediction", display_name="prediction", tooltip="The whole batch's prediction, for Guidance.")],
         )
@@ -179,6 +180,7 @@ class SamplerStep(io.ComfyNode):
             display_name="Sampler Step",
             category=CATEGORY,
             description="The solver's move: from the tokens and the prediction to the next noise level.",
+            search_aliases=["solver", "Euler step", "求解器"],
             inputs=[
                 dit_input(),
                 tokens_input("The tokens that the step started from."),

@@ -24,6 +24,7 @@ class VAEEncode(io.ComfyNode):
             display_name="VAE Encode (DiT)",
             category="DiT Blocks/latent",
             description="Compress a picture into a latent, and say by how much. Patches are cut from latents, not from pixels.",
+            search_aliases=["image to latent", "compression", "encode picture"],
             has_intermediate_output=True,  # the report is shown again when the result comes from the cache
             inputs=[
                 io.Image.Input("pixels", tooltip="The picture."),
@@ -47,6 +48,7 @@ class VAEDecode(io.ComfyNode):
             display_name="VAE Decode (DiT)",
             category="DiT Blocks/latent",
             description="Turn a latent back into a picture.",
+            search_aliases=["latent to image", "decode picture"],
             inputs=[
                 io.Latent.Input("latent", tooltip="The latent, from Unpatchify."),
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the latent."),
@@ -69,6 +71,7 @@ class EmptyLatent(io.ComfyNode):
             display_name="Empty Latent (DiT)",
             category="DiT Blocks/latent",
             description="An empty latent with the channels and scale of the model, to start from noise.",
+            search_aliases=["EmptyLatentImage", "blank latent", "picture size"],
             inputs=[
                 dit_input(tooltip="The model the latent is for."),
                 io.Int.Input("width", default=256, min=16, max=8192, step=8, tooltip="Of the picture, in pixels."),

@@ -56,6 +56,9 @@ class Host:
             [PYTHON, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", self.url.rsplit(":")[-1], "--base-directory", base,
              "--database-url", "sqlite:///:memory:", "--disable-api-nodes"],
             cwd=COMFYUI, stdout=self.log_path.open("w"), stderr=subprocess.STDOUT)
+        self.wait_until_it_answers()
+
+    def wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + 120
         while True:
             try:
@@ -63,7 +66,7 @@ class Host:
                 return
             except (urllib.error.URLError, ConnectionError):
                 if self.process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"ComfyUI did not start:\n{self.log()[-3000:]}") from None
+                    raise RuntimeError(f"the host did not start:\n{self.log()[-3000:]}") from None
                 time.sleep(0.3)
 
     def log(self) -> str:

@@ -23,7 +23,7 @@ async function cost(node, told) {
   const size = latent(patchify, "latent", () => {}).size ?? told.size;
   const rows = origin(denoise, "patch_schedule");
   const patchSize = value(patchify, "patch_size");
-  const sizes = rows ? value(rows, "schedule") : patchSize === undefined ? undefined : String(patchSize || "");
+  const sizes = rows ? value(rows, "rows") : patchSize === undefined ? undefined : String(patchSize || "");
   if (!known || !size || sizes === undefined) return "";
   const costs = await ask({ shape: known, size, steps, schedule: String(sizes) });
   return costs?.denoising ? denoisingInWords(costs.denoising, costs.own) : "";

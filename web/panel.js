@@ -40,6 +40,9 @@ export function make(tag, style = {}, attributes = {}) {
   return element;
 }
 
+/** @type {Set<() => void>} what to do when a widget of any node with a panel was turned */
+const waiting = new Set();
+
 /** Call `act` when the node was made, loaded, wired, run, and when anything on the graph has changed.
  * @param {ComfyNode} node @param {(facts?: Record<string, unknown>) => void} act gets what the pack's Python told after a run */
 export function whenChanged(node, act) {
@@ -55,13 +58,17 @@ export function whenChanged(node, act) {
   after("onExecuted", (output) => act(output?.dit_blocks?.[0]));
   after("onConfigure", changed);
   after("onConnectionsChange", () => queueMicrotask(changed));
-  after("onRemoved", () => api.removeEventListener("graphChanged", changed));
+  after("onRemoved", () => {
+    waiting.delete(changed);
+    api.removeEventListener("graphChanged", changed);
+  });
+  waiting.add(changed);
   api.addEventListener("graphChanged", changed);
   for (const widget of node.widgets) {
     const called = widget.callback;
     widget.callback = (...given) => {
       called?.apply(widget, given);
-      changed();
+      for (const act of waiting) act();
     };
   }
   queueMicrotask(changed);

@@ -122,12 +122,10 @@ class PatchGrid {
     const dragged = new Set(this.drag ? rectangle([rows, columns], this.drag.from, this.drag.to) : []);
     for (const token of this.chosen) if (!dragged.has(token) || this.drag?.adds) mark(token, "rgba(255, 200, 0, 0.45)");
     if (this.drag?.adds) for (const token of dragged) mark(token, "rgba(255, 200, 0, 0.45)");
-    context.beginPath();
-    for (let row = 0; row <= rows; row++) context.rect(x, y + row * side, width, 0);
-    for (let column = 0; column <= columns; column++) context.rect(x + column * side, y, 0, height);
-    context.lineWidth = side < 5 ? 0.25 : 0.75;
-    context.strokeStyle = "rgba(255, 255, 255, 0.7)";
-    context.stroke();
+    const line = side < 5 ? 0.25 : 0.75;
+    context.fillStyle = "rgba(255, 255, 255, 0.7)";
+    for (let row = 0; row <= rows; row++) context.fillRect(x, y + row * side - line / 2, width, line);
+    for (let column = 0; column <= columns; column++) context.fillRect(x + column * side - line / 2, y, line, height);
     if (this.hovered === null) return;
     context.lineWidth = 2;
     context.strokeStyle = "#fff";

@@ -11,6 +11,8 @@ import { ancestors, viewUrl } from "./upstream.js";
 const sizes = new Map();
 /** @type {Map<string, {label: string, file: File}>} what each node that shows pictures showed last */
 const shown = new Map();
+/** @type {Map<string, File>} the pictures of the run that goes on */
+const drawn = new Map();
 /** @type {HTMLElement | null} */
 let box = null;
 
@@ -62,35 +64,49 @@ function patchifies(node) {
   return ancestors(node).filter(({ comfyClass }) => comfyClass === "DiTBlocksPatchify");
 }
 
-/** @param {string} id @param {Record<string, any> | null} output */
-function executed(id, output) {
-  const node = /** @type {ComfyNode | null} */ (app.rootGraph.getNodeById(Number(id)));
-  if (node?.comfyClass === "DiTBlocksPatchify") sizes.set(id, output?.dit_blocks?.[0]?.patch_size);
-  const file = output?.images?.[0];
-  if (!node || !file) return;
-  const label = patchifies(node)
-    .map((patchify) => sizes.get(String(patchify.id)))
+/** @param {ComfyNode} node */
+function label(node) {
+  const known = patchifies(node).map(({ id }) => sizes.get(String(id)));
+  return known
     .filter(Boolean)
     .map((p) => `p = ${p}`)
     .join(", ");
-  const before = shown.get(id);
-  if (before?.label && label && before.label !== label) {
-    show([
-      { label: `before: ${before.label}`, file: before.file },
-      { label: `now: ${label}`, file },
-    ]);
+}
+
+/** @param {string} id @param {Record<string, any> | null} output */
+function executed(id, output) {
+  const facts = output?.dit_blocks?.[0];
+  if (facts?.patch_size) sizes.set(id, facts.patch_size);
+  if (output?.images?.[0]) drawn.set(id, output.images[0]);
+}
+
+/** Only now has every node told what it ran with: those with a result kept from before do so last. */
+function finished() {
+  for (const [id, file] of drawn) {
+    const node = /** @type {ComfyNode | null} */ (app.rootGraph.getNodeById(Number(id)));
+    const now = { label: node ? label(node) : "", file };
+    const before = shown.get(id);
+    if (before?.label && now.label && before.label !== now.label) {
+      show([
+        { label: `before: ${before.label}`, file: before.file },
+        { label: `now: ${now.label}`, file },
+      ]);
+    }
+    shown.set(id, now);
   }
-  shown.set(id, { label, file });
+  drawn.clear();
 }
 
 app.registerExtension({
   name: "dit-blocks.side-by-side",
   setup() {
     api.addEventListener("executed", ({ detail }) => executed(String(detail.display_node ?? detail.node), detail.output));
+    api.addEventListener("execution_success", finished);
   },
   beforeConfigureGraph() {
     sizes.clear();
     shown.clear();
+    drawn.clear();
     dismiss();
   },
 });

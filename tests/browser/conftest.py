@@ -1,0 +1,90 @@
+"""The official front end in a browser, in both renderers, over a real ComfyUI and over `dit-blocks serve`."""
+
+import os
+from pathlib import Path
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from comfyui_host import Host, needs_comfyui
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install playwright)")
+CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+class Standalone(Host):
+    """A running `dit-blocks serve`. FRONT_END names another front end's files than the installed one's."""
+
+    def __init__(self, base: Path):
+        self.base = base
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        self.log_path = base / "log.txt"
+        front_end = ["--front-end", os.environ["FRONT_END"]] if "FRONT_END" in os.environ else []
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "dit_blocks.standalone.cli", "serve", "--port", self.url.rsplit(":")[-1], "--out", base / "output",
+             "--input", base / "input", "--user", base / "user", *front_end], stdout=self.log_path.open("w"), stderr=subprocess.STDOUT)
+        self.wait_until_it_answers()
+
+
+@pytest.fixture(scope="session", params=["standalone", pytest.param("comfyui", marks=needs_comfyui)])
+def host(request, tmp_path_factory):
+    base = tmp_path_factory.mktemp(request.param)
+    running = Host(base) if request.param == "comfyui" else Standalone(base)
+    running.post("/settings/Comfy.TutorialCompleted", True)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    if not CHROMIUM:
+        pytest.skip("no Chromium (set CHROMIUM, or apt install chromium)")
+    with sync_api.sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["canvas", "nodes 2.0"])
+def tab(request, host, browser):
+    """The front end, loaded. What goes wrong in the page is in `tab.errors`."""
+    host.post("/settings/Comfy.VueNodes.Enabled", request.param)
+    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    page.errors = []
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.goto(host.url)
+    page.wait_for_function("window.app?.extensionManager?.workflow?.activeWorkflow && app.canvas", timeout=90_000)
+    yield page
+    page.close()
+
+
+def _load(tab, workflow: dict) -> None:
+    tab.evaluate("workflow => app.loadGraphData(workflow)", workflow)
+    tab.wait_for_function("count => app.rootGraph.nodes.length === count", arg=len(workflow["nodes"]))
+    tab.wait_for_timeout(300)
+
+
+@pytest.fixture
+def load(tab):
+    """load(workflow): put it on the canvas."""
+    return lambda workflow: _load(tab, workflow)
+
+
+@pytest.fixture
+def run(tab, host):
+    """run(): queue what is on the canvas and wait → its history entry."""
+    def queue(act=lambda: tab.evaluate("app.queuePrompt(0)")) -> dict:
+        before = host.get("/history")
+        act()
+        deadline = time.monotonic() + 120
+        while not (fresh := host.get("/history").keys() - before.keys()):
+            assert time.monotonic() < deadline, "the prompt did not run"
+            time.sleep(0.2)
+        entry = host.wait(*fresh)
+        assert entry["status"]["status_str"] == "success", entry["status"]
+        return entry
+    return queue

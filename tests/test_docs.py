@@ -1,0 +1,150 @@
+"""Help pages and the Chinese locale say what the nodes' schemas say: every node, every socket, nothing that is not there."""
+
+import json
+from pathlib import Path
+import re
+
+import pytest
+
+import dit_blocks
+from dit_blocks.standalone import pack
+from dit_blocks.standalone.node_types import NodeType
+
+ROOT = Path(dit_blocks.__file__).parent
+DOCS = ROOT / "web" / "docs"
+INFO = {name: NodeType(name, cls).info() for name, cls in pack.load().items() if name.startswith("DiTBlocks")}
+LANGUAGES = {"en": ("Inputs", "Outputs"), "zh": ("输入", "输出")}
+PAGES = [(name, language) for name in INFO for language in LANGUAGES]
+LOCALE = ROOT / "locales" / "zh"
+SPECIAL = set("{}@|")  # of vue-i18n's message format, which takes them for placeholders, links and plurals
+FIGURES = re.compile(r"<!-- patch-size figures -->.*?<!-- end of figures -->", re.DOTALL)
+
+
+def page(name: str, language: str) -> Path:
+    """Where the front end looks a custom node's help up."""
+    return DOCS / f"{name}.md" if language == "en" else DOCS / name / f"{language}.md"
+
+
+def read(path: Path):
+    text = path.read_text(encoding="utf-8")
+    return json.loads(text) if path.suffix == ".json" else text
+
+
+def inputs(info: dict) -> dict[str, dict]:
+    """Input → its options, without what ComfyUI fills in itself."""
+    return {name: spec[1] for kind in ("required", "optional") for name, spec in info["input"].get(kind, {}).items()}
+
+
+def section(text: str, title: str) -> str:
+    """What stands below a heading, as far as the next."""
+    return re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)[1]
+
+
+def translated(name: str) -> dict:
+    return read(LOCALE / "nodeDefs.json")[name]
+
+
+@pytest.mark.parametrize("name, language", PAGES)
+def test_every_node_has_a_page_of_its_name_and_a_fit_length(name, language):
+    text = read(page(name, language))
+    title = INFO[name]["display_name"] if language == "en" else translated(name)["display_name"]
+    assert text.startswith(f"# {title}\n")
+    assert 20 <= len(text.splitlines()) <= 90
+
+
+@pytest.mark.parametrize("name, language", PAGES)
+def test_a_page_names_every_input_and_output_and_no_other(name, language):
+    text = read(page(name, language))
+    for title, sockets in zip(LANGUAGES[language], (inputs(INFO[name]), INFO[name]["output_name"])):
+        # "- `width`, `height` (optional): …": the names are what stands in code before the colon
+        heads = re.findall(r"^- (`.*?)[:：]", section(text, title), re.MULTILINE)
+        assert sorted(named for head in heads for named in re.findall(r"`([^`]+)`", head)) == sorted(sockets)
+
+
+@pytest.mark.parametrize("name", INFO)
+def test_a_chinese_page_gives_sockets_the_names_they_have_on_the_node(name):
+    text, known = read(page(name, "zh")), translated(name)
+    named = [(socket, known["inputs"][socket]["name"]) for socket in inputs(INFO[name])]
+    named += [(socket, known["outputs"][str(i)]["name"]) for i, socket in enumerate(INFO[name]["output_name"])]
+    for socket, chinese in named:
+        assert socket == chinese or f"`{socket}`（{chinese}" in text
+
+
+@pytest.mark.parametrize("name, language", PAGES)
+def test_pages_show_pictures_that_exist_and_link_nowhere_else_inside(name, language):
+    text = read(page(name, language))
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
+    assert pictures
+    for picture in pictures:  # the front end puts the address of web/docs before them, whatever the language
+        path = DOCS / picture
+        assert picture.startswith("pictures/") and path.is_file() and path.stat().st_size <= 40 * 1024
+    for link in re.findall(r"(?<!\!)\[[^\]]+\]\(([^)]+)\)", text):  # others it leaves as they are
+        assert link.startswith("https://")
+
+
+def test_every_picture_is_shown():
+    shown = {picture for name, language in PAGES for picture in re.findall(r"\(pictures/([^)]+)\)", read(page(name, language)))}
+    assert shown == {path.name for path in (DOCS / "pictures").iterdir()}
+
+
+@pytest.mark.parametrize("name, language", PAGES)
+def test_every_example_and_file_that_a_page_names_exists(name, language):
+    text = read(page(name, language))
+    sockets = {socket for info in INFO.values() for socket in (*inputs(info), *info["output_name"])}
+    options = {str(option) for info in INFO.values() for spec in inputs(info).values() for option in spec.get("options", ())}
+    for word in set(re.findall(r"`([a-z]+(?:_[a-z0-9]+)+)`", section(text, "Example" if language == "en" else "示例"))):
+        assert word in sockets | options or (ROOT / "example_workflows" / f"{word}.json").is_file(), word
+    for path in re.findall(r"`((?:dit_impl|nodes)/[\w./]+|models/embedded/[\w./]+)`", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_there_is_no_page_of_a_node_that_is_gone():
+    pages = {path for path in DOCS.rglob("*.md")}
+    assert pages == {page(name, language) for name, language in PAGES}
+
+
+def test_figures_are_the_readme_s():
+    def rows(text: str) -> list[str]:
+        return [line for line in FIGURES.search(text)[0].splitlines() if re.match(r"\| \d", line)]
+    texts = [read(page(name, language)) for name, language in PAGES]
+    found = [rows(text) for text in texts if FIGURES.search(text)]
+    assert len(found) == 4
+    for readme in ("README.md", "README.zh.md"):
+        assert rows(read(ROOT / readme)) and found == [rows(read(ROOT / readme))] * 4
+
+
+@pytest.mark.parametrize("name", INFO)
+def test_every_input_and_output_has_a_tooltip(name):
+    info = INFO[name]
+    assert info["description"]
+    assert [socket for socket, options in inputs(info).items() if not options.get("tooltip")] == []
+    assert all(info["output_tooltips"] or []) and len(info["output_tooltips"] or []) == len(info["output"])
+
+
+def test_the_locale_names_the_nodes_that_there_are():
+    assert list(read(LOCALE / "nodeDefs.json")) == list(INFO)
+
+
+@pytest.mark.parametrize("name", INFO)
+def test_the_locale_names_every_input_and_output_and_no_other(name):
+    info, known = INFO[name], translated(name)
+    assert known["display_name"].startswith(info["display_name"]) and known["description"]
+    # ComfyUI's key for a name has _ for every dot
+    assert list(known.get("inputs", {})) == [socket.replace(".", "_") for socket in inputs(info)]
+    assert list(known.get("outputs", {})) == [str(i) for i in range(len(info["output"]))]
+    for entry in (*known.get("inputs", {}).values(), *known.get("outputs", {}).values()):
+        assert set(entry) == {"name", "tooltip"} and all(entry.values())
+
+
+def test_the_locale_names_every_category_and_no_other():
+    main = read(LOCALE / "main.json")
+    assert set(main) == {"nodeCategories"}
+    assert set(main["nodeCategories"]) == {part for info in INFO.values() for part in info["category"].split("/")}
+    assert not any("/" in label for label in main["nodeCategories"].values())
+
+
+@pytest.mark.parametrize("path", sorted(LOCALE.glob("*.json")), ids=lambda path: path.name)
+def test_the_locale_is_plain_text(path):
+    def texts(value) -> list[str]:
+        return [value] if isinstance(value, str) else [text for inner in value.values() for text in texts(inner)]
+    assert [text for text in texts(read(path)) if SPECIAL & set(text)] == []
