@@ -2,15 +2,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test bench
+.PHONY: help demo serve test bench
 
 help:
 	@echo "make demo    draw a picture, without ComfyUI"
+	@echo "make serve   ComfyUI's front end over the pack, without ComfyUI: http://127.0.0.1:8188"
 	@echo "make test    the whole test suite"
 	@echo "make bench   what patch sizes, stages and loops cost, in tables"
 
 demo: .venv/standalone
 	@$(BIN)/dit-blocks run example_workflows/text_to_image.json --out output
+
+serve: .venv/standalone
+	@$(BIN)/dit-blocks serve
 
 test: .venv/test
 	@$(BIN)/python -m pytest

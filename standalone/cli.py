@@ -48,14 +48,22 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="run a workflow and print the pictures it saves")
     run.add_argument("workflow", type=Path, help="a workflow's JSON, in the front end's or the API's form")
-    run.add_argument("--out", type=Path, default=Path("output"), help="folder for the pictures (./output)")
-    run.add_argument("--input", type=Path, default=Path("input"), help="folder that LoadImage reads from (./input)")
-    run.add_argument("--models", type=Path, default=Path("models"),
-                     help="folder of models, with diffusers and diffusion_models in it (./models)")
+    _folder_options(run)
     run.add_argument("--set", dest="overrides", metavar="NODE.input=VALUE", action="append", default=[],
                      help="override a widget; NODE is a node's id or title")
     run.add_argument("--json", action="store_true", help="print one JSON object")
     run.set_defaults(command=_run)
+
+    serve = commands.add_parser("serve", help="ComfyUI's front end over the pack, in a browser on this machine")
+    serve.add_argument("--port", type=int, default=8188, help="where to listen (8188)")
+    serve.add_argument("--listen", metavar="ADDRESS", default="127.0.0.1",
+                       help="let other machines in: 0.0.0.0 for all of them (127.0.0.1: none)")
+    _folder_options(serve)
+    serve.add_argument("--user", type=Path, default=Path("user"), help="folder of settings and saved workflows (./user)")
+    serve.add_argument("--max-upload", type=float, metavar="MB", default=50, help="the largest picture or workflow to take (50)")
+    serve.add_argument("--front-end", type=Path, metavar="DIR", help="another front end's files than the installed one's")
+    serve.add_argument("--open", choices=["yes", "no"], default="no", help="open it in a browser (no)")
+    serve.set_defaults(command=_serve)
 
     nodes = commands.add_parser("nodes", help="list the nodes")
     nodes.add_argument("--json", action="store_true", help="print all that ComfyUI's /object_info says of them")
@@ -71,6 +79,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("config", type=Path, help="the recipe, a TOML file")
     train.set_defaults(command=_train)
     return parser
+
+
+def _folder_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("output"), help="folder for the pictures (./output)")
+    parser.add_argument("--input", type=Path, default=Path("input"), help="folder that LoadImage reads from (./input)")
+    parser.add_argument("--models", type=Path, default=Path("models"),
+                        help="folder of models, with diffusers and diffusion_models in it (./models)")
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -138,6 +153,15 @@ def _progress_line() -> Iterator[_Progress]:
         yield progress
     finally:
         progress._write("")
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise WorkflowError(f"--out {arguments.out}: it is a file, not a folder")
+    from .server.start import serve
+
+    serve(arguments)
+    return DONE
 
 
 def _nodes(arguments: argparse.Namespace) -> int:

@@ -17,7 +17,8 @@ from .folders import Folders, use
 from . import loops
 from .live_graph import LiveGraph
 from .node_types import NodeType
-from .validate import Circle, check, depth_first, describe, unwrap
+from .validate import Checked, Circle, check, depth_first, describe, unwrap
+from .watcher import Watcher
 
 
 _UNIQUE = count()
@@ -63,16 +64,23 @@ class Executor:
         self.inner: dict[str, set[str]] = {}
         self.instances: dict[tuple[str, str], Any] = {}
 
-    def run(self, prompt: Mapping[str, dict], extra_pnginfo: dict | None = None,
-            on_start: Callable[[str], None] | None = None) -> RunReport:
-        """Check a prompt, then run it; `on_start` hears the id of each node of the prompt that has work to do."""
+    def check(self, prompt: Mapping[str, dict]) -> tuple[Checked, dict[str, loops.Loop], dict[str, NodeType]]:
+        """All that can be said of a prompt before it runs: what is checked, its loops, the types of its nodes."""
         # Choices such as a folder's files may have changed since the last run.
         types = {name: NodeType(name, cls) for name, cls in self.classes.items()}
+        with use(self.folders):
+            checked = check(prompt, types, loops.ends(prompt, types))
+            return checked, loops.pair(checked, types), types
+
+    def run(self, prompt: Mapping[str, dict], extra_pnginfo: dict | None = None,
+            on_start: Callable[[str], None] | None = None, watcher: Watcher | None = None) -> RunReport:
+        """Check a prompt, then run it; `on_start` hears the id of each node of the prompt that has work to do."""
         began = time.perf_counter()
         with use(self.folders), torch.inference_mode():
-            checked = check(prompt, types, loops.ends(prompt, types))
-            run = _Run(self, types, checked.prompt, loops.pair(checked, types), extra_pnginfo or {}, on_start or (lambda id: None))
+            checked, pairs, types = self.check(prompt)
+            run = _Run(self, types, checked.prompt, pairs, extra_pnginfo or {}, on_start or (lambda id: None), watcher or Watcher())
             run.forget_unused(checked.needed)
+            run.watcher.begin(run.graph, run.known(checked.needed))
             for output in checked.outputs:
                 run.answer(output)
             for output in run.new_outputs:
@@ -97,6 +105,7 @@ class _Run:
     loops: dict[str, loops.Loop]
     extra_pnginfo: dict
     on_start: Callable[[str], None]
+    watcher: Watcher
     done: dict[str, Answer] = field(default_factory=dict)
     signatures: dict[str, str] = field(default_factory=dict)
     fetched: dict[str, set[str]] = field(default_factory=dict)
@@ -154,12 +163,14 @@ class _Run:
     # --- running one node ---
 
     def _step(self, id: str) -> None:
-        if self.executor.interrupted():
-            raise Interrupted("interrupted")
         began = time.perf_counter()
         report = self._report(id)
         if not report.seconds:
             self.on_start(report.id)
+        if id not in self.expanded:
+            self.watcher.start(id)
+        if self.executor.interrupted():
+            raise Interrupted("interrupted")
         try:
             self._advance(id)
         except Exception as error:
@@ -279,6 +290,12 @@ class _Run:
             shown = self.ui.setdefault(self.graph.get_display_node_id(id), {})
             for key, items in answer.ui.items():
                 shown[key] = shown.get(key, []) + list(items)
+        self.watcher.finish(id, answer.ui)
+
+    def known(self, ids: list[str]) -> dict[str, dict]:
+        """What the nodes show whose answers are known."""
+        answers = {id: self.executor.answers.get(self.signature(id)) for id in ids}
+        return {id: answer.ui for id, answer in answers.items() if answer is not None}
 
     def signature(self, id: str) -> str:
         """What a node's answer depends on, as a hash: its class, its constants, and its sources' signatures."""

@@ -1,41 +1,25 @@
 """The official front end in a browser, in both renderers, over a real ComfyUI and over `dit-blocks serve`."""
 
 import os
-from pathlib import Path
 import shutil
-import socket
-import subprocess
-import sys
 import time
 
 import pytest
 
 from comfyui_host import Host, needs_comfyui
+from serve_host import Serve
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install playwright)")
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-class Standalone(Host):
-    """A running `dit-blocks serve`. FRONT_END names another front end's files than the installed one's."""
-
-    def __init__(self, base: Path):
-        self.base = base
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.url = f"http://127.0.0.1:{probe.getsockname()[1]}"
-        self.log_path = base / "log.txt"
-        front_end = ["--front-end", os.environ["FRONT_END"]] if "FRONT_END" in os.environ else []
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "dit_blocks.standalone.cli", "serve", "--port", self.url.rsplit(":")[-1], "--out", base / "output",
-             "--input", base / "input", "--user", base / "user", *front_end], stdout=self.log_path.open("w"), stderr=subprocess.STDOUT)
-        self.wait_until_it_answers()
+FRONT_END = ["--front-end", os.environ["FRONT_END"]] if "FRONT_END" in os.environ else []  # another one's files than the installed one's
 
 
 @pytest.fixture(scope="session", params=["standalone", pytest.param("comfyui", marks=needs_comfyui)])
 def host(request, tmp_path_factory):
     base = tmp_path_factory.mktemp(request.param)
-    running = Host(base) if request.param == "comfyui" else Standalone(base)
+    running = Host(base) if request.param == "comfyui" else Serve(base, *FRONT_END)
     running.post("/settings/Comfy.TutorialCompleted", True)
     yield running
     running.stop()

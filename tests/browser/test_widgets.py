@@ -184,3 +184,11 @@ def test_a_fine_grid_is_drawn_at_once(page):
     })()""")
     print("a frame with nothing to do, ms: median", frames[10])
     assert times[10] < 50 + frames[10]
+
+
+def test_wires_have_colours_of_their_own(page):
+    colours = page.evaluate("""["DIT", "DIT_TOKENS", "DIT_HIDDEN", "LATENT", "IMAGE", "MODEL"].map(type => app.canvas.constructor.link_type_colors[type])""")
+    assert len(set(colours)) == 6 and all(colours)
+    dots = page.evaluate("""["DIT", "DIT_TOKENS", "DIT_HIDDEN"].map(type =>
+        getComputedStyle(document.documentElement).getPropertyValue(`--color-datatype-${type}`).trim())""")
+    assert dots == colours[:3]

@@ -1,0 +1,88 @@
+"""The web application: all routes, and who may use them."""
+
+import asyncio
+from contextlib import suppress
+import ipaddress
+from typing import AsyncIterator
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from ..folders import use
+from . import about, files, job_routes, pack_files, user
+from .state import STATE, State
+from .worker import Worker
+
+MB = 1024 * 1024
+
+
+def make(state: State) -> web.Application:
+    """The pack has to be loaded: its own routes are among these."""
+    from ...nodes.routes import ROUTES
+
+    app = web.Application(middlewares=[own_pages_only, one_line_refusals, in_folders], client_max_size=state.max_upload)
+    app[STATE] = state
+    routes = [*about.ROUTES, *files.ROUTES, *job_routes.ROUTES, *pack_files.ROUTES, *user.ROUTES, *ROUTES]
+    both = [(method, before + path, handler) for before in ("/api", "") for method, path, handler in routes]
+    app.add_routes([web.route(method, path, handler) for method, path, handler in [*both, *pack_files.PAGES]])
+    app.cleanup_ctx.append(_work)
+    app.on_shutdown.append(_leave)
+    return app
+
+
+async def _work(app: web.Application) -> AsyncIterator[None]:
+    """While the server runs, so does the thread that runs jobs."""
+    state = app[STATE]
+    state.sockets.loop = asyncio.get_running_loop()
+    delivering = asyncio.create_task(state.sockets.deliver())
+    worker = Worker(state.executor, state.jobs, state.sockets)
+    worker.start()
+    yield
+    delivering.cancel()
+    with suppress(asyncio.CancelledError):
+        await delivering
+
+
+async def _leave(app: web.Application) -> None:
+    """Browsers and jobs would keep the server from stopping."""
+    app[STATE].jobs.close()
+    await app[STATE].sockets.close()
+
+
+# --- who may use it, and how it is refused ---
+
+@web.middleware
+async def own_pages_only(request: web.Request, handler) -> web.StreamResponse:
+    """A page of another site may not use a server on its reader's machine, not even under a name that leads here."""
+    host = request.host.lower()
+    if request.app[STATE].local and not _is_loopback(urlsplit(f"//{host}").hostname):
+        raise web.HTTPForbidden(text=f"host {host!r} is not this machine; to be reached under other names, start with --listen")
+    origin = request.headers.get("Origin")
+    if request.headers.get("Sec-Fetch-Site") == "cross-site" or origin is not None and urlsplit(origin.lower()).netloc != host:
+        raise web.HTTPForbidden(text=f"a page of another site asks: {origin or 'its origin is not told'}")
+    return await handler(request)
+
+
+def _is_loopback(name: str | None) -> bool:
+    try:
+        return ipaddress.ip_address(name or "").is_loopback
+    except ValueError:
+        return name == "localhost"
+
+
+@web.middleware
+async def one_line_refusals(request: web.Request, handler) -> web.StreamResponse:
+    """What is too large is told in megabytes, and with the option that allows more."""
+    try:
+        return await handler(request)
+    except web.HTTPRequestEntityTooLarge as error:
+        most = request.app[STATE].max_upload
+        text = f"this is larger than {most / MB:g} MB, the most that --max-upload allows"
+        raise web.HTTPRequestEntityTooLarge(most, most, text=text) from error
+
+
+@web.middleware
+async def in_folders(request: web.Request, handler) -> web.StreamResponse:
+    """Nodes that are asked for their inputs list the files of this server's folders."""
+    with use(request.app[STATE].folders):
+        return await handler(request)

@@ -1,0 +1,173 @@
+"""Pictures in the input, output and temp folders: shown and uploaded."""
+
+import asyncio
+from io import BytesIO
+import json
+import mimetypes
+from pathlib import Path
+from typing import BinaryIO, Callable
+
+from aiohttp import web
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+
+from ...dit_impl.files import replace_atomically
+from ..errors import one_line
+from ..images import PICTURE_SUFFIXES
+from .state import STATE, Route, inside
+
+KINDS = ("input", "output", "temp")
+# An SVG can hold a program, which would run as one of our own pages.
+SAFE_SUFFIXES = PICTURE_SUFFIXES - {".svg"}
+
+
+def _folder(request: web.Request, kind: str) -> Path:
+    if kind not in KINDS:
+        raise web.HTTPBadRequest(text=f"type {kind!r} is not one of {', '.join(KINDS)}")
+    return request.app[STATE].folders.of(kind)
+
+
+def _find(request: web.Request, name: str, below: str, kind: str) -> Path:
+    """`x.png`, or `x.png [temp]`, which says its folder itself."""
+    if not name:
+        raise web.HTTPBadRequest(text="filename is missing")
+    for other in KINDS:
+        if name.endswith(f"[{other}]"):
+            name, kind = name.removesuffix(f"[{other}]").rstrip(), other
+    path = inside(_folder(request, kind), below, name)
+    if not path.is_file():
+        raise web.HTTPNotFound(text=f"there is no file {name!r} in the {kind} folder")
+    return path
+
+
+def _opened(file: Path | BinaryIO, name: str) -> Image.Image:
+    """A picture, decoded; 400 for anything else."""
+    try:
+        image = Image.open(file)
+        image.load()
+        return image
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        why = "it is not a picture that can be read" if isinstance(error, UnidentifiedImageError) else one_line(error)
+        raise web.HTTPBadRequest(text=f"{name}: {why}") from error
+
+
+async def list_files(request: web.Request) -> web.Response:
+    """`x.png [input]` for every file in a folder, the newest first."""
+    kind = request.match_info["kind"]
+    folder = _folder(request, kind)
+    found = [entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")] if folder.is_dir() else []
+    found.sort(key=lambda entry: entry.stat().st_mtime, reverse=True)
+    return web.json_response([f"{entry.name} [{kind}]" for entry in found])
+
+
+# --- showing ---
+
+async def view(request: web.Request) -> web.StreamResponse:
+    """A file as it is; a smaller copy of a picture (`preview=webp;90`); or its colours or its alpha alone (`channel`)."""
+    query = request.query
+    path = _find(request, query.get("filename", ""), query.get("subfolder", ""), query.get("type", "output"))
+    channel = query.get("channel", "")
+    if "preview" in query:
+        return await asyncio.to_thread(_preview, path, query["preview"], channel)
+    if channel in ("rgb", "a"):
+        return await asyncio.to_thread(_channel, path, channel)
+    safe = path.suffix.lower() in SAFE_SUFFIXES
+    return web.FileResponse(path, headers={
+        "Content-Type": safe and mimetypes.guess_type(path.name)[0] or "application/octet-stream",
+        "Content-Disposition": "inline" if safe else "attachment", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"})
+
+
+def _preview(path: Path, wanted: str, channel: str) -> web.Response:
+    words = wanted.split(";")
+    kind = "jpeg" if words[0] == "jpeg" and "a" not in channel else "webp"
+    quality = int(words[-1]) if words[-1].isdigit() else 90
+    image = _opened(path, path.name)
+    return _encoded(image.convert("RGB") if kind == "jpeg" or channel == "rgb" else image, kind, quality=min(quality, 100))
+
+
+def _channel(path: Path, channel: str) -> web.Response:
+    image = _opened(path, path.name)
+    if channel == "rgb":
+        return _encoded(image.convert("RGB"), "png")
+    alpha = Image.new("RGBA", image.size)
+    alpha.putalpha(image.convert("RGBA").getchannel("A"))
+    return _encoded(alpha, "png")
+
+
+def _encoded(image: Image.Image, kind: str, **options: int) -> web.Response:
+    file = BytesIO()
+    image.save(file, kind.upper(), **options)
+    return web.Response(body=file.getvalue(), content_type=f"image/{kind}")
+
+
+# --- uploading ---
+
+async def upload_image(request: web.Request) -> web.Response:
+    """A picture into a folder; under another name where there is another one of its name, unless it may be overwritten."""
+    return await _upload(request, lambda post, data: data)
+
+
+async def upload_mask(request: web.Request) -> web.Response:
+    """A picture whose alpha goes into a copy of another one, which is saved with the texts that it carried."""
+    return await _upload(request, lambda post, data: _masked(_original(request, post), data))
+
+
+async def _upload(request: web.Request, made: Callable[[dict, bytes], bytes]) -> web.Response:
+    try:
+        post = await request.post()
+    except ValueError as error:
+        raise web.HTTPBadRequest(text=f"the upload is not a form: {one_line(error)}") from error
+    file = post.get("image")
+    if not isinstance(file, web.FileField) or not file.filename:
+        raise web.HTTPBadRequest(text="the upload has no file named image")
+    kind, below = str(post.get("type", "input")), str(post.get("subfolder", ""))
+    path = inside(_folder(request, kind), below, file.filename)
+    if path.suffix.lower() not in SAFE_SUFFIXES:
+        raise web.HTTPBadRequest(text=f"{file.filename}: only pictures can be uploaded ({', '.join(sorted(SAFE_SUFFIXES))})")
+    uploaded = file.file.read()
+    await asyncio.to_thread(_opened, BytesIO(uploaded), file.filename)
+    data = await asyncio.to_thread(made, dict(post), uploaded)
+    if str(post.get("overwrite")) not in ("true", "1"):
+        path = _free_name(path, data)
+    try:
+        replace_atomically(path, lambda aside: aside.write_bytes(data))
+    except OSError as error:
+        raise web.HTTPBadRequest(text=f"{file.filename} cannot be saved: {error.strerror}") from error
+    return web.json_response({"name": path.name, "subfolder": below, "type": kind})
+
+
+def _free_name(path: Path, data: bytes) -> Path:
+    """`x.png`, or `x (1).png` … where there is another file of that name."""
+    number, free = 0, path
+    while free.exists() and not (free.is_file() and free.read_bytes() == data):
+        number += 1
+        free = path.with_name(f"{path.stem} ({number}){path.suffix}")
+    return free
+
+
+def _original(request: web.Request, post: dict) -> Path:
+    """The picture that a mask is for."""
+    try:
+        named = json.loads(str(post.get("original_ref")))
+        name, below, kind = str(named["filename"]), str(named.get("subfolder", "")), str(named.get("type", "output"))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise web.HTTPBadRequest(text="original_ref does not name a picture") from error
+    return _find(request, name, below, kind)
+
+
+def _masked(original: Path, mask: bytes) -> bytes:
+    image, alpha = _opened(original, original.name), _opened(BytesIO(mask), "the mask").convert("RGBA").getchannel("A")
+    texts = PngImagePlugin.PngInfo()
+    for name, text in getattr(image, "text", {}).items():
+        texts.add_text(name, text)
+    if alpha.size != image.size:
+        raise web.HTTPBadRequest(text=f"the mask is {alpha.size[0]}×{alpha.size[1]}, the picture {image.size[0]}×{image.size[1]}")
+    masked, file = image.convert("RGBA"), BytesIO()
+    masked.putalpha(alpha)
+    masked.save(file, "PNG", pnginfo=texts, compress_level=4)
+    return file.getvalue()
+
+
+ROUTES: list[Route] = [
+    ("GET", "/view", view), ("POST", "/upload/image", upload_image), ("POST", "/upload/mask", upload_mask),
+    ("GET", "/internal/files/{kind}", list_files),
+]

@@ -1,0 +1,132 @@
+"""What the browser loads: the front end's own files, and what this pack adds to them."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from ..pack import PYTHON_MODULE
+from .state import STATE, Route, inside
+from .user import settings
+
+ROOT = Path(__file__).parents[2]
+# The pack's folder in ComfyUI, and the module whose last part the front end takes for it when it looks for a help page.
+PACK, MODULE = "dit-blocks", PYTHON_MODULE.rpartition(".")[2]
+WEB, EXAMPLES, SUBGRAPHS, LOCALES = ROOT / "web", ROOT / "example_workflows", ROOT / "subgraphs", ROOT / "locales"
+FIRST_EXAMPLE = "text_to_image"
+GETTING_STARTED = [{
+    "moduleName": "default", "title": "Getting Started", "type": "image", "isEssential": True,
+    "templates": [{"name": FIRST_EXAMPLE, "title": "Text to image, as wires", "mediaType": "image", "mediaSubtype": "jpg",
+                   "description": "From a prompt to a picture with the embedded model, patch by patch."}],
+}]
+BEEN_HERE = "dit-blocks-been-here"
+
+
+def send(folder: Path, name: str) -> web.FileResponse:
+    """A file below `folder`, asked for anew each time: it may have been edited."""
+    path = inside(folder, name)
+    if not path.is_file():
+        raise web.HTTPNotFound(text=f"there is no file {name!r}")
+    return web.FileResponse(path, headers={"Cache-Control": "no-cache"})
+
+
+# --- the front end ---
+
+async def start_page(request: web.Request) -> web.StreamResponse:
+    """The front end; a user without settings, who would meet its template dialog, gets an example of ours."""
+    if not request.query_string and BEEN_HERE not in request.cookies and not settings(request).get("Comfy.TutorialCompleted"):
+        first = web.Response(status=302, headers={"Location": f"/?template={FIRST_EXAMPLE}&source={PACK}"})
+        # A browser that has something of its own to restore never gets these settings, and should not be sent here twice.
+        first.set_cookie(BEEN_HERE, "yes", samesite="Strict")
+        return first
+    return send(request.app[STATE].front_end, "index.html")
+
+
+async def front_end(request: web.Request) -> web.StreamResponse:
+    return send(request.app[STATE].front_end, request.match_info["path"])
+
+
+async def no_styles(request: web.Request) -> web.Response:
+    """The page asks for styles that no user has."""
+    return web.Response(content_type="text/css")
+
+
+async def core_templates(request: web.Request) -> web.StreamResponse:
+    """In place of ComfyUI's own templates, which use nodes that are not here: the page that a new user's template dialog opens on."""
+    name = request.match_info["name"]
+    if name == "index_logo.json":
+        return web.json_response({})
+    if name.startswith("index"):
+        return web.json_response(GETTING_STARTED)
+    return send(EXAMPLES, name.replace("-1.jpg", ".jpg"))
+
+
+# --- the pack ---
+
+async def extensions(request: web.Request) -> web.Response:
+    """The addresses of the pack's programs."""
+    return web.json_response([f"/extensions/{PACK}/{path.relative_to(WEB).as_posix()}" for path in sorted(WEB.rglob("*.js"))])
+
+
+async def extension_file(request: web.Request) -> web.StreamResponse:
+    return send(WEB, request.match_info["path"])
+
+
+async def templates(request: web.Request) -> web.Response:
+    return web.json_response({PACK: sorted(path.stem for path in EXAMPLES.glob("*.json"))})
+
+
+async def template_file(request: web.Request) -> web.StreamResponse:
+    return send(EXAMPLES, request.match_info["path"])
+
+
+def _blueprints() -> dict[str, Path]:
+    """The subgraphs by the ids that the front end knows them by."""
+    return {hashlib.sha256(f"{PACK}/{path.name}".encode()).hexdigest(): path for path in sorted(SUBGRAPHS.glob("*.json"))}
+
+
+def _described(path: Path) -> dict:
+    return {"source": "custom_node", "name": path.stem, "info": {"node_pack": f"custom_nodes.{PACK}"}}
+
+
+async def subgraphs(request: web.Request) -> web.Response:
+    return web.json_response({id: _described(path) for id, path in _blueprints().items()})
+
+
+async def subgraph(request: web.Request) -> web.Response:
+    path = _blueprints().get(request.match_info["id"])
+    if path is None:
+        raise web.HTTPNotFound(text=f"there is no subgraph {request.match_info['id']!r}")
+    return web.json_response(_described(path) | {"data": path.read_text(encoding="utf-8")})
+
+
+async def translations(request: web.Request) -> web.Response:
+    """Language → the texts in locales/: those of main.json, and of the other files under their names."""
+    languages = sorted(folder for folder in LOCALES.iterdir() if folder.is_dir()) if LOCALES.is_dir() else []
+    return web.json_response({folder.name: texts for folder in languages if (texts := _texts(folder))})
+
+
+def _texts(folder: Path) -> dict[str, Any]:
+    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    return found.pop("main", {}) | {name: found[name] for name in ("nodeDefs", "commands", "settings") if found.get(name)}
+
+
+async def replacements(request: web.Request) -> web.Response:
+    """Nodes that took the place of others: none yet."""
+    return web.json_response({})
+
+
+ROUTES: list[Route] = [
+    ("GET", "/extensions", extensions), ("GET", "/workflow_templates", templates),
+    ("GET", f"/workflow_templates/{PACK}/{{path:.+}}", template_file),
+    ("GET", "/global_subgraphs", subgraphs), ("GET", "/global_subgraphs/{id}", subgraph),
+    ("GET", "/i18n", translations), ("GET", "/node_replacements", replacements),
+]
+# Asked for without /api: what is named last answers whatever nothing else has.
+PAGES: list[Route] = [
+    ("GET", "/", start_page), ("GET", "/user.css", no_styles), ("GET", "/templates/{name}", core_templates),
+    ("GET", f"/extensions/{{pack:{PACK}|{MODULE}}}/{{path:.+}}", extension_file),
+    ("GET", "/{path:(?!api/|internal/).+}", front_end),
+]

@@ -1,0 +1,83 @@
+"""Starting the server: what it needs, where it listens, and how it ends."""
+
+from argparse import Namespace
+import errno
+import importlib.util
+from pathlib import Path
+import socket
+from tempfile import TemporaryDirectory
+import webbrowser
+
+from ..errors import WorkflowError, one_line
+from ..folders import Folders
+
+MB = 1024 * 1024
+FRONT_END = "comfyui_frontend_package"
+INSTALL = "pip install 'dit-blocks[standalone]'"
+
+
+def serve(arguments: Namespace) -> None:
+    """Serve until Ctrl-C; raises WorkflowError where something that it needs is missing."""
+    front_end = _front_end(arguments.front_end)
+    if importlib.util.find_spec("aiohttp") is None:
+        raise WorkflowError(f"serve needs aiohttp: {INSTALL}")
+    # Before torch is loaded: a port that is taken is told at once.
+    listening = _listen(arguments.listen, arguments.port)
+    url = _url(arguments.listen, listening.getsockname()[1])
+    from aiohttp import web
+
+    from .. import pack
+    from ..executor import Executor
+    from .app import make
+    from .jobs import Jobs
+    from .sockets import Sockets
+    from .state import State
+
+    async def tell(app: web.Application) -> None:
+        print(f"DiT Blocks is at {url} (Ctrl-C stops it)", flush=True)
+        if arguments.open == "yes":
+            webbrowser.open(url)
+
+    sockets = Sockets()
+    jobs = Jobs(lambda: sockets.send("status", {"status": jobs.status()}))
+    # A job that has not stopped yet may still write there.
+    with TemporaryDirectory(prefix="dit-blocks-", ignore_cleanup_errors=True) as temp:
+        folders = Folders(arguments.input.absolute(), arguments.out.absolute(), Path(temp), arguments.models.absolute())
+        executor = Executor(pack.load(), folders, jobs.is_interrupted)
+        app = make(State(executor, jobs, sockets, arguments.user.absolute(), front_end, round(arguments.max_upload * MB),
+                         _is_local(listening)))
+        app.on_startup.append(tell)
+        web.run_app(app, sock=listening, print=None, access_log=None, shutdown_timeout=5)
+
+
+def _front_end(folder: Path | None) -> Path:
+    """The folder of the front end's files: the one that is named, else the installed package's."""
+    if folder is not None:
+        if not (folder / "index.html").is_file():
+            raise WorkflowError(f"--front-end {folder}: there is no index.html in it")
+        return folder.absolute()
+    package = importlib.util.find_spec(FRONT_END)
+    if package is None or package.origin is None:
+        raise WorkflowError(f"serve needs ComfyUI's front end: {INSTALL}, or name its folder with --front-end")
+    return Path(package.origin).parent / "static"
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        return socket.create_server((address, port), family=family)
+    except (OSError, OverflowError, UnicodeError) as error:
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
+            raise WorkflowError(f"port {port} is taken: choose another with --port") from error
+        raise WorkflowError(f"cannot listen on {address}, port {port}: {one_line(error)}") from error
+
+
+def _is_local(listening: socket.socket) -> bool:
+    address = listening.getsockname()[0]
+    return address == "::1" or address.startswith("127.")
+
+
+def _url(address: str, port: int) -> str:
+    """Where a browser on this machine finds the server."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, f"[{address}]" if ":" in address else address)
+    return f"http://{name}:{port}"
