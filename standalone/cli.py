@@ -156,8 +156,6 @@ def _progress_line() -> Iterator[_Progress]:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    if arguments.out.exists() and not arguments.out.is_dir():
-        raise WorkflowError(f"--out {arguments.out}: it is a file, not a folder")
     from .server.start import serve
 
     serve(arguments)

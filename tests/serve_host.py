@@ -1,6 +1,7 @@
 """The front end's server as a host for tests, with what tests/comfyui_host.py gives of a real ComfyUI."""
 
 import asyncio
+import copy
 import json
 from pathlib import Path
 import re
@@ -11,8 +12,12 @@ import time
 import aiohttp
 
 from comfyui_host import ROOT, Host
+from dit_blocks.standalone import pack
+from dit_blocks.standalone.node_types import NodeType
+from dit_blocks.standalone.workflow import read_workflow
 
-__all__ = ["ROOT", "Browser", "Serve", "ask", "asked", "view"]
+TYPES = {name: NodeType(name, cls) for name, cls in pack.load().items()}
+EXAMPLE = ROOT / "example_workflows" / "text_to_image.json"
 FLAGS = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
 
 
@@ -34,6 +39,16 @@ class Serve(Host):
                 raise RuntimeError(f"dit-blocks serve did not start:\n{self.log()[-3000:]}")
             time.sleep(0.1)
         self.url = found[0]
+
+
+def prompt(path: Path = EXAMPLE, **inputs) -> dict:
+    """An example, small and short, with some inputs set wherever they are."""
+    nodes = copy.deepcopy(read_workflow(path, TYPES).prompt)
+    for node in nodes.values():
+        for name, value in ({"steps": 2, "width": 64, "height": 64} | inputs).items():
+            if name in node["inputs"]:
+                node["inputs"][name] = value
+    return nodes
 
 
 async def ask(session, method: str, path: str, **options) -> tuple[int, str | dict]:

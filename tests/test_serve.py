@@ -1,27 +1,22 @@
 """`dit-blocks serve`: what a browser asks it, hears from it, and may not do with it."""
 
 import asyncio
-import copy
 import io
 import json
-from pathlib import Path
 import struct
 
 import numpy as np
 from PIL import Image
 import pytest
 
-from dit_blocks.standalone import cli, pack
-from dit_blocks.standalone.node_types import NodeType
-from dit_blocks.standalone.workflow import read_workflow
+from comfyui_host import ROOT
+from dit_blocks.standalone import cli
 
 aiohttp = pytest.importorskip("aiohttp", reason="no aiohttp (pip install 'dit-blocks[standalone]')")
 pytest.importorskip("comfyui_frontend_package", reason="no front end (pip install 'dit-blocks[standalone]')")
 
-from serve_host import ROOT, Browser, Serve, ask, asked, view  # noqa: E402
+from serve_host import EXAMPLE, TYPES, Browser, Serve, ask, asked, prompt, view  # noqa: E402
 
-EXAMPLE = ROOT / "example_workflows" / "text_to_image.json"
-TYPES = {name: NodeType(name, cls) for name, cls in pack.load().items()}
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +25,6 @@ def server(tmp_path_factory):
     yield running
     running.stop()
     assert running.process.returncode == 0 and len(running.log().splitlines()) == 1, running.log()
-
-
-def prompt(**inputs) -> dict:
-    """The text-to-image example, small and short, with some inputs set wherever they are."""
-    nodes = copy.deepcopy(read_workflow(EXAMPLE, TYPES).prompt)
-    for node in nodes.values():
-        for name, value in ({"steps": 2, "width": 64, "height": 64} | inputs).items():
-            if name in node["inputs"]:
-                node["inputs"][name] = value
-    return nodes
 
 
 def of_type(nodes: dict, class_type: str) -> str:
@@ -156,8 +141,8 @@ def test_a_run_is_told_as_comfyui_tells_it(server):
     assert set(dict(same)["execution_cached"]["nodes"]) == {id for id, node in nodes.items()}
     ran = [data["node"] for kind, data in same if kind == "executing"]
     resent = {data["node"] for kind, data in same if kind == "executed"}
-    assert ran == [None] and resent == {save} | {node for node, _ in nodes.items() if TYPES[nodes[node]["class_type"]].info().get(
-        "has_intermediate_output")}
+    assert ran == [None] and resent == {save} | {
+        id for id, node in nodes.items() if TYPES[node["class_type"]].info().get("has_intermediate_output")}
 
     _, bytes_ = view(server, **image)
     saved = Image.open(io.BytesIO(bytes_))
@@ -241,9 +226,7 @@ def test_a_node_that_fails_is_named(server):
 
 
 def test_a_loop_shows_its_iterations_at_its_own_nodes(server):
-    nodes = read_workflow(ROOT / "example_workflows" / "denoise_loop.json", TYPES).prompt
-    for node in nodes.values():
-        node["inputs"] |= {"mode.num_iterations": 2} if "mode.num_iterations" in node["inputs"] else {}
+    nodes = prompt(ROOT / "example_workflows" / "denoise_loop.json", **{"mode.num_iterations": 2})
 
     async def run():
         async with Browser(server, "loops") as browser:

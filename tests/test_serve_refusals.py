@@ -1,21 +1,26 @@
 """What `dit-blocks serve` keeps for its user, and what it refuses, each time in one line."""
 
+import importlib.util
 import io
 import json
 import signal
 import socket
 import subprocess
 import sys
+import time
 from urllib.parse import quote
+import urllib.request
 
 from PIL import Image, PngImagePlugin
 import pytest
 from yarl import URL
 
+from dit_blocks.standalone import cli
+
 aiohttp = pytest.importorskip("aiohttp", reason="no aiohttp (pip install 'dit-blocks[standalone]')")
 pytest.importorskip("comfyui_frontend_package", reason="no front end (pip install 'dit-blocks[standalone]')")
 
-from serve_host import Serve, asked, view  # noqa: E402
+from serve_host import Serve, asked, prompt, view  # noqa: E402
 
 SERVE = [sys.executable, "-m", "dit_blocks.standalone.cli", "serve"]
 
@@ -73,6 +78,8 @@ def test_workflows_are_saved_listed_moved_and_deleted(server):
     assert asked(server, "POST", f"/userdata/{name}?overwrite=true", data=b'{"x": 2}') == (200, "workflows/dir/a b.json")
     assert refused(asked(server, "POST", f"/api/userdata/{name}?overwrite=false", data=b"{}"), 409, "a b.json")
     assert asked(server, "GET", f"/api/userdata/{name}") == (200, {"x": 2})
+    assert asked(server, "GET", "/api/userdata/" + quote("workflows/.index.json", safe="")) == (200, {"favorites": []})
+    assert asked(server, "POST", "/api/userdata/" + quote("workflows/.index.json", safe=""), data=b"[]")[0] == 200
     (listed,) = server.get("/api/userdata?dir=workflows&recurse=true&split=false&full_info=true")
     assert listed["path"] == "dir/a b.json" and listed["size"] == 8 and listed["modified"] > 1e12
     assert server.get("/userdata?dir=workflows") == [] == server.get("/userdata?dir=none&recurse=true")
@@ -97,6 +104,7 @@ def test_pictures_are_uploaded_and_shown(server):
     names = server.get("/api/object_info")["LoadImage"]["input"]["required"]["image"][0]
     assert {"x.png", "x (1).png"} <= set(names)
 
+    assert Image.open(io.BytesIO(view(server, filename="example.png", type="input")[1])).size == (768, 768)
     whole = {"filename": "x.png", "subfolder": "below", "type": "output"}
     assert Image.open(io.BytesIO(view(server, **whole)[1])).getpixel((0, 0)) == (9, 8, 7, 128)
     assert view(server, filename="below/x.png [output]")[0] == 200
@@ -167,8 +175,8 @@ def test_other_paths_that_are_refused(server):
     assert refused(asked(server, "GET", "/view"), 400, "filename is missing")
     assert refused(asked(server, "GET", "/view?filename=none.png"), 404, "none.png")
     (server.base / "output" / "text.html").write_text("<script>")
-    status, _ = view(server, filename="text.html")
-    assert status == 200
+    with urllib.request.urlopen(server.url + "/view?filename=text.html") as answer:
+        assert answer.headers["Content-Disposition"] == "attachment" and answer.headers["Content-Type"] == "application/octet-stream"
 
 
 # --- prompts ---
@@ -228,7 +236,7 @@ def test_a_large_workflow_is_refused(server):
 # --- who may ask, and how it starts ---
 
 @pytest.mark.parametrize("headers", [{"Origin": "http://elsewhere.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"},
-                                     {"Host": "elsewhere.example"}, {"Host": "elsewhere.example:80", "Origin": "http://elsewhere.example:80"}])
+                                     {"Host": "elsewhere.example"}, {"Host": "[odd"}, {"Host": "127.0.0.1.elsewhere.example"}, {"Host": "elsewhere.example:80", "Origin": "http://elsewhere.example:80"}])
 def test_pages_of_other_sites_may_not_ask(server, headers):
     for path in ("/", "/api/users", "/ws"):
         assert refused(asked(server, "GET", path, headers=headers), 403)
@@ -251,6 +259,18 @@ def test_what_keeps_it_from_starting_is_one_line(server, tmp_path):
     assert fails(["--port", port], tmp_path) == f"dit-blocks: port {port} is taken: choose another with --port\n"
     assert "no index.html" in fails(["--front-end", str(tmp_path)], tmp_path)
     assert "99999" in fails(["--port", "99999"], tmp_path)
+    (tmp_path / "user").write_text("")
+    assert "--user user: it is a file" in fails([], tmp_path)
+    assert "--max-upload nan" in fails(["--max-upload", "nan", "--user", "mine"], tmp_path)
+
+
+def test_what_is_not_installed_is_one_line(monkeypatch, capsys):
+    found = importlib.util.find_spec
+    for missing, why in (("comfyui_frontend_package", "ComfyUI's front end"), ("aiohttp", "aiohttp")):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == missing else found(name, *more))
+        assert cli.main(["serve", "--port", "0"]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith(f"dit-blocks: serve needs {why}: pip install") and len(err.splitlines()) == 1
 
 
 def test_ctrl_c_ends_it_with_browsers_and_jobs_still_there(tmp_path):
@@ -259,6 +279,9 @@ def test_ctrl_c_ends_it_with_browsers_and_jobs_still_there(tmp_path):
     connection.sendall(b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
     assert b"101" in connection.recv(100)
+    running.post("/prompt", {"prompt": prompt(steps=1000)})
+    while running.get("/queue")["queue_running"] == []:
+        time.sleep(0.1)
     running.process.send_signal(signal.SIGINT)
     assert running.process.wait(15) == 0 and len(running.log().splitlines()) == 1, running.log()
     connection.close()

@@ -10,10 +10,12 @@ from aiohttp import web
 
 from ..folders import use
 from . import about, files, job_routes, pack_files, user
+from .start import MB
 from .state import STATE, State
 from .worker import Worker
 
-MB = 1024 * 1024
+# Seconds to wait, when the server stops, for the step that a job is at.
+LONGEST_STEP = 5
 
 
 def make(state: State) -> web.Application:
@@ -38,6 +40,7 @@ async def _work(app: web.Application) -> AsyncIterator[None]:
     worker = Worker(state.executor, state.jobs, state.sockets)
     worker.start()
     yield
+    await asyncio.to_thread(worker.join, LONGEST_STEP)
     delivering.cancel()
     with suppress(asyncio.CancelledError):
         await delivering
@@ -55,19 +58,21 @@ async def _leave(app: web.Application) -> None:
 async def own_pages_only(request: web.Request, handler) -> web.StreamResponse:
     """A page of another site may not use a server on its reader's machine, not even under a name that leads here."""
     host = request.host.lower()
-    if request.app[STATE].local and not _is_loopback(urlsplit(f"//{host}").hostname):
+    if request.app[STATE].local and not _is_loopback(host):
         raise web.HTTPForbidden(text=f"host {host!r} is not this machine; to be reached under other names, start with --listen")
     origin = request.headers.get("Origin")
-    if request.headers.get("Sec-Fetch-Site") == "cross-site" or origin is not None and urlsplit(origin.lower()).netloc != host:
+    foreign = origin is not None and origin.lower().partition("://")[2] != host
+    if foreign or request.headers.get("Sec-Fetch-Site") == "cross-site":
         raise web.HTTPForbidden(text=f"a page of another site asks: {origin or 'its origin is not told'}")
     return await handler(request)
 
 
-def _is_loopback(name: str | None) -> bool:
-    try:
-        return ipaddress.ip_address(name or "").is_loopback
-    except ValueError:
-        return name == "localhost"
+def _is_loopback(host: str) -> bool:
+    """Whether `name:port` is this machine under a name that no one else can give it."""
+    with suppress(ValueError):
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    return False
 
 
 @web.middleware

@@ -5,12 +5,14 @@ from io import BytesIO
 import json
 import mimetypes
 from pathlib import Path
+import threading
 from typing import BinaryIO, Callable
 
 from aiohttp import web
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from ...dit_impl.files import replace_atomically
+from ..core_nodes import EXAMPLE, draw_example
 from ..errors import one_line
 from ..images import PICTURE_SUFFIXES
 from .state import STATE, Route, inside
@@ -18,6 +20,7 @@ from .state import STATE, Route, inside
 KINDS = ("input", "output", "temp")
 # An SVG can hold a program, which would run as one of our own pages.
 SAFE_SUFFIXES = PICTURE_SUFFIXES - {".svg"}
+_DRAWING = threading.Lock()
 
 
 def _folder(request: web.Request, kind: str) -> Path:
@@ -34,8 +37,20 @@ def _find(request: web.Request, name: str, below: str, kind: str) -> Path:
         if name.endswith(f"[{other}]"):
             name, kind = name.removesuffix(f"[{other}]").rstrip(), other
     path = inside(_folder(request, kind), below, name)
-    if not path.is_file():
-        raise web.HTTPNotFound(text=f"there is no file {name!r} in the {kind} folder")
+    if path.is_file():
+        return path
+    if (name, below, kind) == (EXAMPLE, "", "input"):
+        return _drawn_example(_folder(request, "temp") / EXAMPLE)
+    raise web.HTTPNotFound(text=f"there is no file {name!r} in the {kind} folder")
+
+
+def _drawn_example(path: Path) -> Path:
+    """What LoadImage gives for the example of which there is no file, as a file."""
+    # A page asks for it several times at once.
+    with _DRAWING:
+        if not path.is_file():
+            pixels = draw_example()[0].mul(255).round().byte().numpy()
+            replace_atomically(path, lambda aside: Image.fromarray(pixels).save(aside, "PNG"))
     return path
 
 
@@ -45,7 +60,8 @@ def _opened(file: Path | BinaryIO, name: str) -> Image.Image:
         image = Image.open(file)
         image.load()
         return image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:
+        # Decoders raise all sorts of things at what is spoiled.
         why = "it is not a picture that can be read" if isinstance(error, UnidentifiedImageError) else one_line(error)
         raise web.HTTPBadRequest(text=f"{name}: {why}") from error
 
@@ -64,7 +80,7 @@ async def list_files(request: web.Request) -> web.Response:
 async def view(request: web.Request) -> web.StreamResponse:
     """A file as it is; a smaller copy of a picture (`preview=webp;90`); or its colours or its alpha alone (`channel`)."""
     query = request.query
-    path = _find(request, query.get("filename", ""), query.get("subfolder", ""), query.get("type", "output"))
+    path = await asyncio.to_thread(_find, request, query.get("filename", ""), query.get("subfolder", ""), query.get("type", "output"))
     channel = query.get("channel", "")
     if "preview" in query:
         return await asyncio.to_thread(_preview, path, query["preview"], channel)

@@ -11,16 +11,21 @@ import webbrowser
 from ..errors import WorkflowError, one_line
 from ..folders import Folders
 
-MB = 1024 * 1024
+MB, MOST_MB = 1024 * 1024, 10_000
 FRONT_END = "comfyui_frontend_package"
-INSTALL = "pip install 'dit-blocks[standalone]'"
 
 
 def serve(arguments: Namespace) -> None:
     """Serve until Ctrl-C; raises WorkflowError where something that it needs is missing."""
+    for option in ("input", "out", "models", "user"):
+        folder = getattr(arguments, option)
+        if folder.exists() and not folder.is_dir():
+            raise WorkflowError(f"--{option} {folder}: it is a file, not a folder")
+    if not 0 < arguments.max_upload <= MOST_MB:
+        raise WorkflowError(f"--max-upload {arguments.max_upload:g}: it is not between 0 and {MOST_MB} MB")
     front_end = _front_end(arguments.front_end)
     if importlib.util.find_spec("aiohttp") is None:
-        raise WorkflowError(f"serve needs aiohttp: {INSTALL}")
+        raise WorkflowError("serve needs aiohttp: pip install aiohttp")
     # Before torch is loaded: a port that is taken is told at once.
     listening = _listen(arguments.listen, arguments.port)
     url = _url(arguments.listen, listening.getsockname()[1])
@@ -58,7 +63,7 @@ def _front_end(folder: Path | None) -> Path:
         return folder.absolute()
     package = importlib.util.find_spec(FRONT_END)
     if package is None or package.origin is None:
-        raise WorkflowError(f"serve needs ComfyUI's front end: {INSTALL}, or name its folder with --front-end")
+        raise WorkflowError("serve needs ComfyUI's front end: pip install comfyui-frontend-package, or name its folder with --front-end")
     return Path(package.origin).parent / "static"
 
 

@@ -9,8 +9,8 @@ from ...dit_impl.files import replace_atomically
 from .state import STATE, Route, inside, json_body, json_object
 
 SETTINGS = "comfy.settings.json"
-# Files that the front end reads at each start, and what it finds where the user has none.
-EMPTY = {"user.css": "", "comfy.templates.json": "[]"}
+# Files that the front end reads unasked, and what it finds where the user has none.
+EMPTY = {"user.css": "", "comfy.templates.json": "[]", "workflows/.index.json": '{"favorites": []}'}
 
 
 def home(request: web.Request) -> Path:
@@ -34,9 +34,15 @@ def settings(request: web.Request) -> dict:
 
 
 def _save(request: web.Request, changed: dict) -> web.Response:
-    text = json.dumps(settings(request) | changed, indent=4)
-    replace_atomically(home(request) / SETTINGS, lambda path: path.write_text(text, encoding="utf-8"))
+    _write(home(request) / SETTINGS, json.dumps(settings(request) | changed, indent=4).encode())
     return web.Response()
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        replace_atomically(path, lambda aside: aside.write_bytes(data))
+    except OSError as error:
+        raise web.HTTPBadRequest(text=f"{path.name} cannot be saved: {error.strerror}") from error
 
 
 async def get_settings(request: web.Request) -> web.Response:
@@ -81,14 +87,14 @@ def _free(request: web.Request, path: Path) -> None:
 
 
 async def list_files(request: web.Request) -> web.Response:
-    """The files of a folder; with `recurse`, those of the folders in it too; with `split`, each with the parts of its path."""
+    """The files of a folder; with `recurse`, those of the folders in it too; with `split`, each with the parts of its path. Hidden
+    ones are the front end's own, and over links none can be read."""
     if not request.query.get("dir"):
         raise web.HTTPBadRequest(text="dir is missing: the folder to list")
     folder = inside(home(request), request.query["dir"])
     pattern = "**/*" if request.query.get("recurse", "").lower() == "true" else "*"
-    # Links are left out: reading over them is refused as well.
     files = sorted(path for path in folder.glob(pattern) if path.is_file() and path.resolve() == path)
-    names = [_named(request, path, folder) for path in files]
+    names = [_named(request, path, folder) for path in files if "/." not in f"/{path.relative_to(folder).as_posix()}"]
     if request.query.get("split", "").lower() == "true":
         names = [[name, *name.split("/")] if isinstance(name, str) else name for name in names]
     return web.json_response(names)
@@ -109,11 +115,7 @@ async def get_file(request: web.Request) -> web.StreamResponse:
 async def post_file(request: web.Request) -> web.Response:
     path = _file(request, exists=False)
     _free(request, path)
-    body = await request.read()
-    try:
-        replace_atomically(path, lambda aside: aside.write_bytes(body))
-    except OSError as error:
-        raise web.HTTPBadRequest(text=f"{request.match_info['file']!r} cannot be saved: {error.strerror}") from error
+    _write(path, await request.read())
     return web.json_response(_named(request, path))
 
 
