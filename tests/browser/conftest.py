@@ -25,8 +25,9 @@ def host(request, tmp_path_factory):
     running.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
+    """Closed after each file: while it is open, its event loop is the only one that this process can have."""
     if not CHROMIUM:
         pytest.skip("no Chromium (set CHROMIUM, or apt install chromium)")
     with sync_api.sync_playwright() as playwright:
