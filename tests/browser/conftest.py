@@ -11,9 +11,14 @@ from serve_host import Serve
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install playwright)")
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
 FRONT_END = ["--front-end", os.environ["FRONT_END"]] if "FRONT_END" in os.environ else []  # another one's files than the installed one's
+
+
+def pytest_collection_modifyitems(items):
+    """A page on a busy machine may lag behind the mouse: a browser test that fails is tried once more."""
+    for item in items:
+        if "tab" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.flaky(reruns=1, reruns_delay=2))
 
 
 @pytest.fixture(scope="session", params=["standalone", pytest.param("comfyui", marks=needs_comfyui)])
