@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from . import position
 from .blocks import DiTBlock, FinalLayer, VectorEmbedder, timestep_embedding
@@ -41,6 +42,7 @@ class DiTConfig:
 
 class DiT(nn.Module):
     """Class-conditional DiT in stages: embed → blocks[i:j] → head. Peebles & Xie 2022, §3.2 and figure 3."""
+    checkpointing = False  # in training, run blocks again in the backward pass rather than keep what they computed
 
     def __init__(self, config: DiTConfig, ops=nn):
         super().__init__()
@@ -86,7 +88,10 @@ class DiT(nn.Module):
         """Middle stage: blocks[start:stop]."""
         x = hidden.x
         for block in self.blocks[start:stop]:
-            x = block(x, hidden.vector)
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, hidden.vector, use_reentrant=False)
+            else:
+                x = block(x, hidden.vector)
         return Hidden(x, None, hidden.vector, hidden.patch_size)
 
     def head(self, hidden: Hidden) -> Tensor:

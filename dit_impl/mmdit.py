@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from . import position
 from .blocks import FinalLayer, JointBlock, VectorEmbedder, timestep_embedding, zero_adaln
@@ -49,6 +50,7 @@ class Hidden:
 
 class MMDiT(nn.Module):
     """Multimodal DiT in stages: embed → blocks[i:j] → head. Esser et al. 2024 (SD3), §4 and figure 2."""
+    checkpointing = False  # in training, run blocks again in the backward pass rather than keep what they computed
 
     def __init__(self, config: MMDiTConfig, ops=nn):
         super().__init__()
@@ -102,7 +104,10 @@ class MMDiT(nn.Module):
         """Middle stage: blocks[start:stop]."""
         x, context = hidden.x, hidden.context
         for block in self.joint_blocks[start:stop]:
-            context, x = block(context, x, hidden.vector)
+            if self.checkpointing and torch.is_grad_enabled():
+                context, x = checkpoint(block, context, x, hidden.vector, use_reentrant=False)
+            else:
+                context, x = block(context, x, hidden.vector)
         return Hidden(x, context, hidden.vector, hidden.patch_size)
 
     def head(self, hidden: Hidden) -> Tensor:

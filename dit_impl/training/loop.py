@@ -1,0 +1,292 @@
+"""The training loop: batches drawn from a seed and the step's number alone, so that a resumed run equals an unbroken one and every
+process of a launch knows what the others take. What is taught, and by what loss, is an objective's: `objectives.py`, `adapter.py`."""
+
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+import logging
+import math
+from pathlib import Path
+import time
+from typing import Callable, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..conditioning import Conditioning
+from ..files import replace_atomically
+from ..tokens import LatentFormat, into_dit_space
+from .sets import TrainingSet
+
+log = logging.getLogger(__name__)
+
+SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine")
+PRECISIONS = ("float32", "bfloat16")
+VALIDATION_SEED = 7919
+
+
+class TrainingError(ValueError):
+    """A training that can't begin or go on: one line that names the rule and the value."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train. steps of the optimizer, each over `batch` pictures, `accumulate` times; warmup in steps. ema: decay of the averaged
+    weights, 0 for none. drop: share of captions left out, for guidance. validation: pictures held out. checkpointing: blocks are run again
+    in the backward pass rather than kept."""
+    steps: int = 500
+    batch: int = 8
+    learning_rate: float = 1e-3
+    scheduler: str = "cosine"
+    warmup: int = 20
+    precision: str = "float32"
+    accumulate: int = 1
+    checkpointing: bool = False
+    ema: float = 0.0
+    seed: int = 0
+    drop: float = 0.1
+    validation: int = 0
+    weight_decay: float = 0.01
+    clip: float = 1.0
+
+    def check(self) -> None:
+        """Raise TrainingError for a setting that can't be."""
+        for name in ("steps", "batch", "accumulate"):
+            if getattr(self, name) < 1:
+                raise TrainingError(f"{name} is at least 1, not {getattr(self, name)}")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise TrainingError(f"learning_rate is above 0, not {self.learning_rate}")
+        for name, known in (("scheduler", SCHEDULERS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in known:
+                raise TrainingError(f"{name} is one of {', '.join(known)}, not {getattr(self, name)!r}")
+        for name in ("ema", "drop"):
+            if not 0 <= getattr(self, name) < 1:
+                raise TrainingError(f"{name} is from 0 to below 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one loss is taken over: clean latents and noise [B, C, H, W] in DiT space, noise levels [B], conditionings, one patch size."""
+    clean: Tensor
+    noise: Tensor
+    sigma: Tensor
+    conditionings: list[Conditioning | None]
+    patch_size: int
+
+
+class Objective(Protocol):
+    """What is taught and by what loss.
+
+    module: what is called, and what a launcher may wrap. trained: its parameters that learn, by name. patch_sizes: those that steps
+    are drawn from.
+    """
+    module: nn.Module
+    trained: dict[str, nn.Parameter]
+    patch_sizes: tuple[int, ...]
+    latent_format: LatentFormat
+    device: torch.device
+
+    def sigmas(self, count: int, generator: torch.Generator) -> Tensor:
+        """Random noise levels: → [count]."""
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The mean loss of a batch: → []."""
+
+
+@dataclass
+class Log:
+    """What training told: losses by step, and validation losses as (step, loss)."""
+    losses: list[float] = field(default_factory=list)
+    gradients: list[float] = field(default_factory=list)
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Alone:
+    """One process, one device."""
+    rank, processes = 0, 1
+
+    def prepare(self, objective: Objective, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        return optimizer
+
+    def gathering(self, objective: Objective, last: bool):
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def clip(self, parameters: list[nn.Parameter], most: float) -> Tensor:
+        return nn.utils.clip_grad_norm_(parameters, most)
+
+    def mean(self, value: Tensor) -> Tensor:
+        return value
+
+
+class Draws:
+    """Batches of a set by the number of the step: which pictures, which noise, which noise levels, whose caption is left out."""
+
+    def __init__(self, data: TrainingSet, objective: Objective, settings: Settings, runner):
+        self.data, self.objective, self.settings, self.runner = data, objective, settings, runner
+        self.count = len(data) - settings.validation
+        if self.count < 1:
+            raise TrainingError(f"the set has {len(data)} pictures, validation holds out {settings.validation}: none is left to learn from")
+        if settings.batch % runner.processes:
+            raise TrainingError(f"batch {settings.batch} does not divide among {runner.processes} processes")
+
+    def at(self, step: int, part: int = 0) -> Batch:
+        """The batch of a step, its part of the accumulation, this process's share."""
+        settings = self.settings
+        generator = torch.Generator().manual_seed((settings.seed * 1_000_003 + step) * 1_009 + part)
+        # an epoch is a permutation: the place within it follows from the step alone
+        places = torch.arange(settings.batch) + (step * settings.accumulate + part) * settings.batch
+        chosen = torch.stack([self._order(int(place) // self.count)[int(place) % self.count] for place in places])
+        return self._batch(chosen, generator, settings.drop)
+
+    def held_out(self) -> list[Batch]:
+        """The pictures that training never sees, always with the same noise and noise levels."""
+        held = torch.arange(self.count, len(self.data))
+        generator = torch.Generator().manual_seed(VALIDATION_SEED)
+        return [self._batch(chunk, generator, 0.0) for chunk in held.split(self.settings.batch)] if len(held) else []
+
+    def _order(self, epoch: int) -> Tensor:
+        return torch.randperm(self.count, generator=torch.Generator().manual_seed(self.settings.seed * 7_919 + epoch))
+
+    def _batch(self, chosen: Tensor, generator: torch.Generator, drop: float) -> Batch:
+        objective, data = self.objective, self.data
+        sizes = objective.patch_sizes
+        patch_size = sizes[int(torch.randint(len(sizes), (1,), generator=generator))]
+        noise = torch.randn(len(chosen), *data.latents.shape[1:], generator=generator)
+        sigma = objective.sigmas(len(chosen), generator)
+        dropped = torch.rand(len(chosen), generator=generator) < drop
+        mine = slice(self.runner.rank, None, self.runner.processes)
+        device = objective.device
+        clean = into_dit_space(data.latents[chosen[mine]].float().clone(), objective.latent_format)
+        conditionings = [None if data.conditionings is None else data.nothing if out and data.nothing else data.conditionings[i]
+                         for i, out in zip(chosen[mine].tolist(), dropped[mine].tolist())]
+        return Batch(clean.to(device), noise[mine].to(device), sigma[mine].to(device), conditionings, patch_size)
+
+
+def validate(objective: Objective, draws: Draws) -> float:
+    """The mean loss on the pictures held out; NaN where there are none."""
+    batches = draws.held_out()
+    with torch.no_grad():
+        losses = [objective.loss(batch).item() * len(batch.clean) for batch in batches]
+    return sum(losses) / (len(draws.data) - draws.count) if batches else float("nan")
+
+
+Watch = Callable[[int, Log], None]  # (steps done, log): progress; what it raises stops the training, which keeps its state
+
+
+def train(objective: Objective, data: TrainingSet, settings: Settings, state: Path | None = None, resume: bool = False,
+          watch: Watch = lambda *_: None, every: int = 50, runner=Alone(), averaged: bool = True) -> Log:
+    """Teach `objective.trained`, and leave the weights there, averaged ones where `settings.ema` says so.
+
+    state: the file that training resumes from, written every `every` steps, at the end, and when it is stopped. Outside of
+    inference mode and with gradients, whatever mode the caller is in. Raises TrainingError: on a loss that is not finite the last
+    good state is kept.
+    """
+    settings.check()
+    with torch.inference_mode(False), torch.enable_grad():
+        return _train(objective, data, settings, state, resume, watch, every, runner, averaged)
+
+
+def _train(objective, data, settings, state, resume, watch, every, runner, averaged) -> Log:
+    from diffusers.optimization import get_scheduler
+    from diffusers.training_utils import EMAModel
+    draws, told, done = Draws(data, objective, settings, runner), Log(), 0
+    parameters = list(objective.trained.values())
+    optimizer = torch.optim.AdamW(parameters, settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay)
+    optimizer = runner.prepare(objective, optimizer)
+    schedule = get_scheduler(settings.scheduler, optimizer, num_warmup_steps=settings.warmup, num_training_steps=settings.steps)
+    average = EMAModel(parameters, settings.ema) if settings.ema else None
+    parts = {"optimizer": optimizer, "schedule": schedule, **({"average": average} if average else {})}
+    if resume:
+        done, told = _restore(state, objective, parts, settings)
+    began, autocast = time.monotonic() - told.seconds, settings.precision == "bfloat16"
+
+    def keep() -> None:
+        told.seconds = time.monotonic() - began
+        if state and runner.rank == 0:
+            values = {"step": done, "settings": asdict(settings), "log": asdict(told),
+                      "parameters": {name: p.detach() for name, p in objective.trained.items()},
+                      **{name: part.state_dict() for name, part in parts.items()}}
+            replace_atomically(state, lambda aside: torch.save(values, aside))
+    if settings.validation and not done:
+        told.validation.append((0, validate(objective, draws)))
+    keep()
+    try:
+        while done < settings.steps:
+            total = torch.zeros((), device=objective.device)
+            for part in range(settings.accumulate):
+                with runner.gathering(objective, part == settings.accumulate - 1):
+                    with torch.autocast(objective.device.type, torch.bfloat16, enabled=autocast):
+                        loss = objective.loss(draws.at(done, part)) / settings.accumulate
+                    runner.backward(loss)
+                total += loss.detach()
+            norm = runner.clip(parameters, settings.clip)
+            reached = runner.mean(total).item()
+            if not (math.isfinite(reached) and math.isfinite(float(norm))):
+                raise _diverged(done, reached, objective, parts, settings, state)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+            if average:
+                average.step(parameters)
+            done += 1
+            told.losses.append(reached)
+            told.gradients.append(float(norm))
+            if settings.validation and (done % every == 0 or done == settings.steps):
+                told.validation.append((done, validate(objective, draws)))
+            told.seconds = time.monotonic() - began
+            if done % every == 0 and done < settings.steps:
+                keep()
+            watch(done, told)
+    except TrainingError:
+        raise
+    except BaseException:
+        optimizer.zero_grad(set_to_none=True)
+        keep()
+        if state:
+            log.warning("training stopped at step %d of %d; its state is in %s, resume goes on from there", done, settings.steps, state)
+        raise
+    keep()
+    if average and averaged:
+        average.copy_to(parameters)
+    return told
+
+
+def _restore(state: Path | None, objective: Objective, parts: dict, settings: Settings) -> tuple[int, Log]:
+    """Put back what `keep` wrote: → the steps done, the log. Raises TrainingError."""
+    if not state or not state.exists():
+        raise TrainingError(f"there is nothing to resume: no state in {state}")
+    try:
+        kept = torch.load(state, weights_only=True, map_location=objective.device)
+    except Exception as error:  # whatever a broken file makes of it
+        raise TrainingError(f"{state} is no state of a training: {' '.join(str(error).split())[:100]}") from None
+    free = ("steps", "precision", "checkpointing")
+    for name, value in asdict(settings).items():
+        if name not in free and kept["settings"].get(name) != value:
+            raise TrainingError(f"resume goes on with the settings it began with: {name} was {kept['settings'].get(name)}, not {value}")
+    _fill(objective, kept, state)
+    for name, part in parts.items():
+        part.load_state_dict(kept[name])
+    told = Log(**kept["log"])
+    told.validation = [tuple(pair) for pair in told.validation]
+    return kept["step"], told
+
+
+def _fill(objective: Objective, kept: dict, state: Path) -> None:
+    shapes = {name: value.shape for name, value in kept["parameters"].items()}
+    if shapes != {name: value.shape for name, value in objective.trained.items()}:
+        raise TrainingError(f"{state} is of another model or scope: its {len(shapes)} parameters are not the {len(objective.trained)} trained here")
+    with torch.no_grad():
+        for name, value in kept["parameters"].items():
+            objective.trained[name].copy_(value)
+
+
+def _diverged(done: int, loss: float, objective: Objective, parts: dict, settings: Settings, state: Path | None) -> TrainingError:
+    """Go back to the last state that was kept, and say so."""
+    what = f"the loss of step {done} is {loss}, or its gradient is: learning_rate {settings.learning_rate:g} is too high"
+    if not state or not state.exists():
+        return TrainingError(what)
+    kept, _ = _restore(state, objective, parts, settings)
+    return TrainingError(f"{what}; the last good state, of step {kept}, is in {state}")

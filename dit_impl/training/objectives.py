@@ -1,0 +1,102 @@
+"""What a transformer of this library is taught: to denoise. Ho et al. 2020, algorithm 1; Esser et al. 2024 (SD3), §2 and §3.1."""
+
+from collections.abc import Iterable
+import copy
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ..backbone import Backbone, Dit
+from ..conditioning import Arguments, BackboneError, join
+from ..dit import DiT
+from ..mmdit import MMDiT
+from ..patch import patchify, token_grid
+from .loop import Batch, TrainingError
+from .losses import draw_sigmas, squared_error
+
+SCOPES = ("everything", "patch embed and head")
+# of the patch embedding and the head, in this library's models and in those that diffusers runs
+EMBED_AND_HEAD = ("x_embedder.", "final_layer.", "transformer.pos_embed.proj.", "transformer.proj_out.", "transformer.x_embedder.",
+                  "transformer.norm_out.", "transformer.scale_shift_table")
+
+
+def training_copy(dit: Dit) -> Backbone:
+    """A DIT with float32 weights of its own, free of inference mode, where it computes. Raises TrainingError for a MODEL."""
+    if not isinstance(dit, Backbone):
+        raise TrainingError(f"{dit.name} is a MODEL, whose weights are ComfyUI's: it can learn a patch-size adapter, not be trained whole")
+    with torch.inference_mode(False):
+        if isinstance(dit.model, (MMDiT, DiT)):
+            with torch.device("meta"):
+                model = type(dit.model)(dit.model.config)
+            weights = {key: value.detach().to(dit.like().device, torch.float32, copy=True) for key, value in dit.model.state_dict().items()}
+            model.load_state_dict(weights, assign=True)
+        else:
+            model = copy.deepcopy(dit.model).float()
+        return replace(dit, model=model.train())
+
+
+def in_scope(model: nn.Module, scope: str) -> dict[str, nn.Parameter]:
+    """The parameters that a scope names. Raises TrainingError."""
+    if scope not in SCOPES:
+        raise TrainingError(f"scope is one of {', '.join(SCOPES)}, not {scope!r}")
+    named = dict(model.named_parameters())
+    return named if scope == "everything" else {name: p for name, p in named.items() if name.startswith(EMBED_AND_HEAD)}
+
+
+def only(model: nn.Module, trained: Iterable[str]) -> None:
+    """Let these parameters learn, by name, and no others."""
+    trained = set(trained)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
+
+
+class Denoising:
+    """A Backbone's own loss: from a noisy latent, answer what its flow asks for."""
+
+    def __init__(self, dit: Backbone, scope: str = "everything", patch_sizes: tuple[int, ...] | None = None, target: str = "own",
+                 weighting: str = "none", times: str = "logit_normal", checkpointing: bool = False):
+        """`dit` is trained itself: hand over a `training_copy`. Raises TrainingError."""
+        self.dit, self.module, self.flow, self.latent_format = dit, dit.model, dit.flow, dit.latent_format
+        self.patch_sizes = patch_sizes or dit.patch_sizes
+        if unknown := set(self.patch_sizes) - set(dit.patch_sizes):
+            raise TrainingError(f"{dit.name} has patch sizes {', '.join(map(str, dit.patch_sizes))}, not {min(unknown)}")
+        self.target, self.weighting, self.times = target, weighting, times
+        self.trained = in_scope(dit.model, scope)
+        only(dit.model, self.trained)
+        if isinstance(dit.model, (MMDiT, DiT)):
+            dit.model.checkpointing = checkpointing
+        elif checkpointing:
+            dit.model.transformer.enable_gradient_checkpointing()
+
+    @property
+    def device(self) -> torch.device:
+        return self.dit.like().device
+
+    def sigmas(self, count: int, generator: torch.Generator) -> Tensor:
+        return draw_sigmas(self.flow, count, generator, self.times)
+
+    def loss(self, batch: Batch) -> Tensor:
+        return self.errors(batch).mean()
+
+    def errors(self, batch: Batch) -> Tensor:
+        """The squared error of every value: → [B, N, C·p·p]."""
+        p = batch.patch_size
+        clean, noise = patchify(batch.clean, p), patchify(batch.noise, p)
+        inputs = self.flow.model_input(self.flow.add_noise(clean, noise, batch.sigma), batch.sigma)
+        answer = self.module(inputs, token_grid(*batch.clean.shape[-2:], p), p, self.flow.time(batch.sigma),
+                             **arguments_of(self.dit, batch.conditionings))
+        return squared_error(self.flow, answer, clean, noise, batch.sigma, self.target, self.weighting)
+
+
+def arguments_of(dit: Backbone, conditionings: list) -> Arguments:
+    """What the model is called with for these conditionings, one a picture. Raises BackboneError."""
+    conditions, parts = dit.model.conditions, []
+    for conditioning in conditionings:
+        conditioning = dit.unconditional if conditioning is None else conditioning
+        if conditioning is None:
+            raise BackboneError(f"the training set has no captions, and {dit.name} reads text: wire captions and clip into Training Set")
+        tensor, extras = conditioning[0]
+        parts.append(conditions.read(extras, tensor, "the training set's conditioning", dit.name))
+    like = dit.like()
+    return {name: value.to(like) if value.is_floating_point() else value.to(like.device) for name, value in join(parts).items()}

@@ -1,0 +1,148 @@
+"""A training set: latents, encoded once by the frozen VAE, and what conditions each of them. The wire DIT_TRAINING_SET."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+import hashlib
+import json
+from pathlib import Path
+import random
+from typing import Callable
+
+from safetensors.torch import save_file
+import torch
+from torch import Tensor
+
+from ..checkpoints import read_safetensors
+from ..conditioning import Conditioning
+from ..files import replace_atomically
+from . import scenes
+
+
+class SetError(ValueError):
+    """Pictures or captions that make no training set: one line that names the rule and the value."""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """latents [n, C, H, W] as the VAE gives them. conditionings: one for each, or None for a model without conditions.
+    nothing: the conditioning of an empty prompt, which takes a caption's place now and then, for guidance."""
+    latents: Tensor
+    conditionings: list[Conditioning] | None
+    captions: tuple[str, ...] = ()
+    nothing: Conditioning | None = None
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def __str__(self) -> str:
+        _, c, h, w = self.latents.shape
+        said = f"{len(self)} latents of {c}×{h}×{w}, {self.latents.nbytes / 2 ** 20:.1f} MiB"
+        said += f"; captions: {sum(map(bool, self.captions))}" if self.captions else ""
+        return said + "".join(f"\nskipped: {name}" for name in self.skipped)
+
+
+def same_size(latents: Sequence[Tensor]) -> Tensor:
+    """Latents [b, C, H, W] of one size → [n, C, H, W]. Raises SetError."""
+    if not latents or not sum(map(len, latents)):
+        raise SetError("the set is empty: there is not one picture in it")
+    sizes = sorted({tuple(latent.shape[1:]) for latent in latents})
+    if len(sizes) > 1:
+        shown = ", ".join("×".join(map(str, size)) for size in sizes[:3])
+        raise SetError(f"all pictures of a set have one size, these have {len(sizes)} ({shown}): crop or resize them first")
+    latent = torch.cat([latent.detach().float() for latent in latents])
+    if latent.dim() != 4:
+        raise SetError(f"a set is of pictures, latents [B, C, H, W], not {list(latent.shape)}")
+    broken = (~torch.isfinite(latent)).flatten(1).any(1).nonzero().flatten().tolist()
+    if broken:
+        raise SetError(f"latent {broken[0]} holds values that are NaN or infinite")
+    return latent
+
+
+def pictures_of(images: Sequence[Tensor]) -> list[Tensor]:
+    """IMAGEs [b, H, W, C] one by one, all of a size: → [1, H, W, 3] each. Raises SetError."""
+    pictures = [picture[None, ..., :3] for image in images for picture in image]
+    if not pictures:
+        raise SetError("the set is empty: there is not one picture in it")
+    sizes = sorted({(picture.shape[2], picture.shape[1]) for picture in pictures})
+    if len(sizes) > 1:
+        shown = ", ".join(f"{w}×{h}" for w, h in sizes[:3])
+        raise SetError(f"all pictures of a set have one size, these have {len(sizes)} ({shown}): crop or resize them first")
+    return pictures
+
+
+def paired(captions: Sequence[str], count: int) -> list[str]:
+    """A caption for each of `count` pictures: as many, or one for all. Raises SetError."""
+    captions = list(captions)
+    if len(captions) == 1:
+        captions = captions * count
+    if len(captions) != count:
+        raise SetError(f"there are {len(captions)} captions for {count} pictures: one for each, or one for all")
+    return captions
+
+
+def from_pictures(images: Sequence[Tensor], vae, captions: Sequence[str] | None = None, clip=None, cache: Path | None = None,
+                  report: Callable[[int, int], None] = lambda *_: None) -> TrainingSet:
+    """Encode pictures and captions: IMAGEs [b, H, W, 3], all of one size. `cache`: a folder where latents are kept as safetensors, read
+    again when the same pictures come, and mapped from there rather than held in memory. Raises SetError."""
+    pictures = pictures_of(images)
+    texts = None
+    if captions is not None:
+        texts = paired(captions, len(pictures))
+        if clip is None:
+            raise SetError("captions need a clip to read them")
+    elif clip is not None:
+        raise SetError("captions are missing: wire captions, or leave clip out for a model without text")
+    path = cache and cache / f"{fingerprint(pictures, vae)}.safetensors"
+    if path and path.exists():
+        latents = read_safetensors(path)[0]["latents"]
+    else:
+        encoded = []
+        for number, picture in enumerate(pictures):
+            encoded.append(vae.encode(picture))
+            report(number + 1, len(pictures))
+        latents = same_size(encoded)
+        if path:
+            replace_atomically(path, lambda aside: save_file({"latents": latents.contiguous()}, aside))
+            latents = read_safetensors(path)[0]["latents"]
+    return TrainingSet(latents, *_texts(texts, clip))
+
+
+def from_latents(latents: Sequence[dict], conditionings: Sequence[Conditioning] | None, clip=None) -> TrainingSet:
+    """Core's training sets: lists of LATENT and of CONDITIONING → TrainingSet. Raises SetError."""
+    samples = same_size([latent["samples"] for latent in latents])
+    if conditionings is not None and len(conditionings) != len(samples):
+        raise SetError(f"there are {len(conditionings)} conditionings for {len(samples)} latents")
+    nothing = clip.encode_from_tokens_scheduled(clip.tokenize("")) if clip is not None else None
+    return TrainingSet(samples, None if conditionings is None else list(conditionings), (), nothing)
+
+
+def procedural(vae, clip, count: int, size: int, seed: int, things: int = 1,
+               report: Callable[[int, int], None] = lambda *_: None) -> TrainingSet:
+    """The default model's captioned scenes, drawn anew: `count` pictures of `size` pixels with up to `things` shapes. Raises SetError."""
+    if count < 1:
+        raise SetError("the set is empty: there is not one picture in it")
+    rng, excluded = random.Random(seed), set(sum(scenes.held_out(), []))
+    drawn = []
+    while len(drawn) < count:
+        scene = scenes.random_scene(rng, rng.randint(1, things))
+        if scene not in excluded:
+            drawn.append(scene)
+    pictures = [scenes.draw(scene, size, rng).movedim(0, -1)[None] for scene in drawn]
+    return from_pictures(pictures, vae, [scenes.caption(scene) for scene in drawn] if clip is not None else None, clip, None, report)
+
+
+def _texts(texts: list[str] | None, clip) -> tuple[list[Conditioning] | None, tuple[str, ...], Conditioning | None]:
+    if texts is None:
+        return None, (), None
+    known = {text: clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in {*texts, ""}}
+    return [known[text] for text in texts], tuple(texts), known[""]
+
+
+def fingerprint(pictures: Sequence[Tensor], vae) -> str:
+    """A name that the same pictures under the same VAE share, and others do not."""
+    found = hashlib.sha256(json.dumps([type(vae).__name__, len(pictures), list(pictures[0].shape)]).encode())
+    probe = vae.encode(torch.linspace(0, 1, 64 * 64 * 3).view(1, 64, 64, 3))
+    for tensor in (probe, *pictures):
+        found.update((tensor.detach().float().cpu().contiguous().numpy() * 255).round().astype("int16").tobytes())
+    return found.hexdigest()[:32]
