@@ -188,3 +188,20 @@ def zero_adaln(model: nn.Module) -> None:
     for head in model.final_layer.linear.values():
         for parameter in (head[-1] if isinstance(head, nn.Sequential) else head).parameters():
             nn.init.zeros_(parameter)
+
+
+def initialise(model: nn.Module) -> None:
+    """Random weights to train from: Xavier for linear layers, small normal ones for tables, zero for modulations and heads."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    for table in (*(module.weight for module in model.modules() if isinstance(module, nn.Embedding)), model.positions):
+        if table is not None:
+            nn.init.normal_(table, std=0.02)
+    zero_adaln(model)
+
+
+def learned_table(position: str, side: float, width: int) -> nn.Parameter | None:
+    """A learned position table [side², D]; None where positions are not learned. Dosovitskiy et al. 2020 (ViT), §3.1."""
+    return nn.Parameter(torch.zeros(int(side) ** 2, width)) if position == "learned" else None

@@ -19,8 +19,8 @@ from .mmdit import MMDiT, MMDiTConfig
 # Our own format: our keys, the architecture as JSON in the metadata, and tensors that travel with the weights.
 OWN_KEY, METADATA_KEY, EXTRA = r"x_embedder\.\d+\..*", "config", "extra."
 PREFIX = "model.diffusion_model."  # of the transformer in checkpoints that hold a text encoder and a VAE too
-CHOICES = {"position": ("cropped", "picture"), "prediction": ("velocity", "x0", "epsilon", "v")}
-AT_LEAST_1 = ("in_channels", "width", "depth", "heads", "context_width", "pooled_width", "classes", "position_table")
+CHOICES = {"position": ("cropped", "picture", "learned", "none"), "prediction": ("velocity", "x0", "epsilon", "v")}
+AT_LEAST_1 = ("in_channels", "width", "depth", "heads", "context_width", "pooled_width", "position_table")
 SHOWN = 3
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from . import position
-from .blocks import DiTBlock, FinalLayer, VectorEmbedder, timestep_embedding
+from .blocks import DiTBlock, FinalLayer, VectorEmbedder, initialise, learned_table, timestep_embedding
 from .conditioning import LabelConditions
 from .mmdit import Hidden
 
@@ -15,7 +15,8 @@ from .mmdit import Hidden
 @dataclass(frozen=True)
 class DiTConfig:
     """Architecture. `position_base` is the side of the token grid that the positions count, at the base patch size;
-    `learn_sigma` says that the head also answers a variance. The defaults are DiT-XL/2 at 256x256."""
+    `position`: "picture" lays sines and cosines over the picture, "learned" is a table of side `position_base`, "none" leaves
+    patches unplaced; `learn_sigma` says that the head also answers a variance. The defaults are DiT-XL/2 at 256x256."""
     patch_sizes: tuple[int, ...] = (2,)
     in_channels: int = 4
     width: int = 1152
@@ -24,6 +25,7 @@ class DiTConfig:
     classes: int = 1000
     learn_sigma: bool = True
     position_base: int = 16
+    position: str = "picture"
     prediction: str = "epsilon"
     # where diffusers departs from the original: see timestep_embedding; and the epsilon of the norm before the MLP
     time_last: int = 0
@@ -52,6 +54,7 @@ class DiT(nn.Module):
         answers = {p: n * (2 if c.learn_sigma else 1) for p, n in values.items()}
         self.x_embedder = nn.ModuleDict({str(p): ops.Linear(n, width) for p, n in values.items()})
         self.t_embedder = VectorEmbedder(256, width, ops)
+        self.positions = learned_table(c.position, c.position_base, width)
         self.y_embedder = ops.Embedding(c.classes + 1, width)
         self.patch_embedder = ops.Embedding(len(c.patch_sizes), width) if len(c.patch_sizes) > 1 else None
         self.blocks = nn.ModuleList(DiTBlock(width, c.heads, c.mlp_eps, ops) for _ in range(c.depth))
@@ -67,7 +70,10 @@ class DiT(nn.Module):
 
     def position_embedding(self, grid: tuple[int, int], patch_size: int) -> Tensor:
         """The table for a grid of tokens laid over the picture: (h, w) → [1, h·w, D]."""
-        return position.sincos_2d(self.config.width, *position.grid_positions(grid, self.config.position_base))[None]
+        c = self.config
+        if c.position != "picture":
+            return position.resized(self.positions, grid) if c.position == "learned" else torch.zeros(1, 1, c.width)
+        return position.sincos_2d(c.width, *position.grid_positions(grid, c.position_base))[None]
 
     def condition(self, t: Tensor, labels: Tensor, patch_size: int) -> Tensor:
         """Time 0..1000 [B] and class labels [B] → the vector that modulates every block, [B, D]."""
@@ -102,3 +108,8 @@ class DiT(nn.Module):
     def forward(self, tokens: Tensor, grid: tuple[int, int], patch_size: int, t: Tensor, labels: Tensor) -> Tensor:
         """[B, N, C·p·p] → prediction [B, N, C·p·p]."""
         return self.head(self.run_blocks(self.embed(tokens, grid, patch_size, t, labels)))
+
+    def initialise(self) -> "DiT":
+        """Random weights to train from. See `blocks.initialise`."""
+        initialise(self)
+        return self

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from . import position
-from .blocks import FinalLayer, JointBlock, VectorEmbedder, timestep_embedding, zero_adaln
+from .blocks import FinalLayer, JointBlock, VectorEmbedder, initialise, learned_table, timestep_embedding
 from .conditioning import TextConditions
 
 
@@ -15,7 +15,7 @@ from .conditioning import TextConditions
 class MMDiTConfig:
     """Architecture. `position`: "cropped" is the middle of SD3's table, of side `position_table`, whose coordinates run from
     `position_start` over a length of `position_base`; "picture" lays a grid of side `position_base` over every picture,
-    whatever its size. `prediction`: what the head answers, "velocity", "x0", "epsilon" or "v".
+    whatever its size; "learned" is a table of that side, resized to the grid; "none" leaves patches unplaced. `prediction`: what the head answers, "velocity", "x0", "epsilon" or "v".
     `head_hidden`: width of a hidden layer in the heads of patches wider than the model, 0 for none."""
     patch_sizes: tuple[int, ...] = (2,)
     in_channels: int = 16
@@ -61,6 +61,7 @@ class MMDiT(nn.Module):
         self.t_embedder = VectorEmbedder(256, width, ops)
         self.y_embedder = VectorEmbedder(c.pooled_width, width, ops)
         self.patch_embedder = ops.Embedding(len(c.patch_sizes), width) if len(c.patch_sizes) > 1 else None
+        self.positions = learned_table(c.position, c.position_base, width)
         self.context_embedder = ops.Linear(c.context_width, width)
         self.joint_blocks = nn.ModuleList(
             JointBlock(width, c.heads, c.qk_norm, dual=i in c.dual_blocks, last=i == c.depth - 1, ops=ops)
@@ -78,6 +79,8 @@ class MMDiT(nn.Module):
     def position_embedding(self, grid: tuple[int, int], patch_size: int) -> Tensor:
         """The table for a grid of tokens: (h, w) → [1, h·w, D]."""
         c = self.config
+        if c.position in ("learned", "none"):
+            return position.resized(self.positions, grid) if c.position == "learned" else torch.zeros(1, 1, c.width)
         if c.position == "cropped":
             unit = c.position_base / c.position_table
             places = position.cropped_positions(grid, patch_size // c.patch_size, c.position_table, unit, c.position_start)
@@ -120,12 +123,6 @@ class MMDiT(nn.Module):
         return self.head(self.run_blocks(self.embed(tokens, grid, patch_size, t, context, pooled)))
 
     def initialise(self) -> "MMDiT":
-        """Random weights to train from: Xavier for linear layers, zero for modulations and heads."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        if self.patch_embedder is not None:
-            nn.init.normal_(self.patch_embedder.weight, std=0.02)
-        zero_adaln(self)
+        """Random weights to train from. See `blocks.initialise`."""
+        initialise(self)
         return self

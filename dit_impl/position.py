@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor
+import torch.nn.functional as F
 
 
 def sincos_1d(width: int, positions: Tensor) -> Tensor:
@@ -42,6 +43,15 @@ def cropped_positions(grid: tuple[int, int], scale: int, table: int, unit: float
         # float32, because the published tables were made from float32 coordinates
         return ((first + (torch.arange(n, dtype=torch.float64) + 0.5) * scale - 0.5) * unit + start).float()
     return tuple(centres(n) for n in grid)
+
+
+def resized(table: Tensor, grid: tuple[int, int]) -> Tensor:
+    """A learned table brought to a grid: [side², D], (h, w) → [1, h·w, D], bilinear. Dosovitskiy et al. 2020 (ViT), §3.2."""
+    side = math.isqrt(len(table))
+    if grid == (side, side):
+        return table[None]
+    laid = table.T.reshape(1, -1, side, side)
+    return F.interpolate(laid, size=grid, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
 
 
 def table_coordinates(table: Tensor) -> tuple[int, float, float]:

@@ -1,0 +1,126 @@
+"""One training step as wires: noise at a random time → the model's stages → loss → a step of AdamW.
+
+A `Learner` is a DIT whose chosen parameters record what is computed with them: the stage nodes keep the graph of operations on the wire,
+and Train Step goes back through it. Nothing is changed in place: every Train Step gives a new Learner.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ..backbone import Backbone, Dit
+from ..flow import DDPM
+from ..tokens import noise_like, to_latent, with_tokens
+from .loop import TrainingError
+from .losses import draw_sigmas, squared_error
+from .objectives import in_scope, only, training_copy
+
+
+@dataclass(eq=False, kw_only=True)
+class Learner(Backbone):
+    """A Backbone that learns. scope: which parameters; moments: what AdamW carries from step to step, by parameter."""
+    scope: str = "everything"
+    moments: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+    @property
+    def learns(self) -> bool:
+        return True
+
+    @property
+    def trained(self) -> dict[str, torch.nn.Parameter]:
+        return in_scope(self.model, self.scope)
+
+
+def learner(dit: Dit, scope: str = "everything") -> Learner:
+    """A copy of a DIT whose parameters in `scope` learn. Raises TrainingError."""
+    copied = training_copy(dit)
+    made = Learner(**{name: getattr(copied, name) for name in Backbone.__dataclass_fields__}, scope=scope)
+    only(made.model, made.trained)
+    return made
+
+
+def noise_at(dit: Backbone, wire: dict, seed: int, time: float = -1.0, times: str = "logit_normal") -> tuple[dict, dict, Tensor]:
+    """Clean tokens with noise at one time, random (drawn with the seed) or given: → noisy tokens, the noise, sigmas [2] from there to 0.
+
+    A rectified flow's time is σ itself, x = (1 − σ)·x0 + σ·ε; a DDPM's is t over its number of times, z_t = √ᾱ_t·z0 + √(1−ᾱ_t)·ε. All
+    pictures of the batch share it. Raises TrainingError.
+    """
+    if not isinstance(dit, Backbone):
+        raise TrainingError(f"{dit.name} is a MODEL: noise at a random time is for the pack's own models")
+    if not -1 <= time <= 1 or -1 < time < 0:
+        raise TrainingError(f"time is 0 to 1, or -1 for a random one, not {time}")
+    generator = torch.Generator().manual_seed(seed)
+    if time == -1:
+        sigma = draw_sigmas(dit.flow, 1, generator, times)
+    elif isinstance(dit.flow, DDPM):
+        sigma = dit.flow.sigmas[[min(round(time * dit.flow.steps), dit.flow.steps - 1)]].float()
+    else:
+        sigma = torch.tensor([time])
+    sigma = sigma.clamp_min(1e-4)  # a schedule falls
+    clean, noise = wire["tokens"], noise_like(wire, seed).to(wire["tokens"])
+    noisy = with_tokens(wire, dit.flow.add_noise(clean, noise, sigma[0]))
+    return {**noisy, "start": {"clean": clean, "noise": noise, "seed": seed}}, with_tokens(wire, noise), torch.cat([sigma, torch.zeros(1)])
+
+
+def diffusion_loss(dit: Backbone, prediction: dict, target: str = "own", weighting: str = "none") -> tuple[dict, Tensor]:
+    """A prediction's squared error (`losses.squared_error`): DIT_TOKENS from Final Layer → loss wire {"loss": [], "dit"}, and the error
+    of each token as a picture [B, H, W, 3] in 0..1, a pixel for a latent cell, white where it is largest. Raises TrainingError."""
+    if "call" not in prediction or prediction.get("guided"):
+        raise TrainingError("prediction is not from Final Layer: guided predictions and plain tokens have no loss")
+    call, start = prediction["call"], prediction.get("start")
+    if start is None:
+        raise TrainingError("the tokens do not know what they were before noise: use Noise at a Time, or Add Noise")
+    if len(call.layout) > 1:
+        raise TrainingError(f"the loss is of one conditioning, Condition has {len(call.layout)}: leave its negative out")
+    sigma = call.sigma.float().expand(len(call.x))
+    clean, noise = (start[name].to(call.x) for name in ("clean", "noise"))
+    errors = squared_error(dit.flow, prediction["tokens"], clean, noise, sigma, target, weighting)
+    of_token = errors.detach().mean(-1, keepdim=True)
+    shares = (of_token / of_token.amax().clamp_min(1e-12)).expand(errors.shape)
+    pictures = [flat_picture(prediction, share[None]) for share in shares]
+    return {"loss": errors.mean(), "dit": dit}, torch.stack(pictures)
+
+
+def flat_picture(wire: dict, shares: Tensor) -> Tensor:
+    """A value 0..1 for every token as grey: [1, N, C·p·p] → [H, W, 3]."""
+    latent = to_latent(shares.cpu(), wire)
+    return latent.flatten(1, -3)[0].mean(0)[..., None].expand(-1, -1, 3).clone()
+
+
+def train_step(dit: Learner, loss: dict, learning_rate: float, weight_decay: float = 0.01, clip: float = 1.0) -> tuple[Learner, float]:
+    """Back through the wires, and one step of AdamW (Loshchilov & Hutter 2017): → the taught model, and the gradient's norm.
+
+    clip: the norm is brought down to this. Raises TrainingError.
+    """
+    if not getattr(dit, "learns", False):
+        raise TrainingError(f"{dit.name} does not learn: put Trainable DiT after its loader")
+    if loss["dit"] is not dit:
+        raise TrainingError("the loss comes from another dit than the one that is to learn: wire the same one into both")
+    with torch.inference_mode(False), torch.enable_grad():
+        gradients = gradients_of(dit, loss["loss"])
+        norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients.values()])).item()
+        if not torch.isfinite(torch.tensor(norm)):
+            raise TrainingError(f"the gradient's norm is {norm}: the model is left as it was")
+        taught = replace(dit, model=training_copy(dit).model)
+        only(taught.model, taught.trained)
+        optimizer = torch.optim.AdamW(taught.trained.values(), learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay)
+        for name, parameter in taught.trained.items():
+            parameter.grad = gradients[name] * min(1.0, clip / (norm + 1e-6))
+            if name in dit.moments:
+                optimizer.state[parameter] = {key: value.clone() for key, value in dit.moments[name].items()}
+        optimizer.step()
+        for parameter in taught.trained.values():
+            parameter.grad = None
+        taught.moments = {name: optimizer.state[parameter] for name, parameter in taught.trained.items()}
+    return taught, norm
+
+
+def gradients_of(dit: Learner, loss: Tensor) -> dict[str, Tensor]:
+    """The loss's gradient for every parameter that learns; the graph stays, for the wires are cached. Raises TrainingError."""
+    trained = dit.trained
+    try:
+        found = torch.autograd.grad(loss, list(trained.values()), retain_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        raise TrainingError(f"the loss can't be followed back to the model's parameters: {' '.join(str(error).split())[:120]}") from None
+    return {name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(trained.items(), found)}
