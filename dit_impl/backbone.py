@@ -28,6 +28,7 @@ class Dit:
     latent_format: LatentFormat
     patch_sizes: tuple[int, ...]
     frame_patch: int = 1
+    learns = False  # whether what is computed with it is recorded, for Train Step
     unconditional: Conditioning | None = None  # what guidance goes away from where no negative is given
 
     @property

@@ -64,7 +64,7 @@ def patch_embed(dit: Dit, x: dict) -> dict:
     dit.check_tokens(x)
     if not isinstance(dit, Backbone) or not isinstance(dit.flow, RectifiedFlow) or x.get("noise_mask") is not None:
         raise StagesError(f"{dit.name} embeds patches of a step that has begun: put Condition before Patch Embed")
-    raw = Hidden(x["tokens"].to(dit.like()), None, None, None, 0, {"grid": x["grid"], "patch_size": x["patch_size"]})
+    raw = Hidden(x["tokens"].to(dit.like(), copy=True), None, None, None, 0, {"grid": x["grid"], "patch_size": x["patch_size"]})
     wire = {"tokens": x, "done": frozenset(), "call": None, "model": dit.name, "trace": ()}
     return _after(wire, dit.stages.patch_embed(raw), "patches")
 

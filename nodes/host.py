@@ -21,6 +21,7 @@ _progress: Callable | None = None
 _interrupted: Callable[[], bool] | None = None
 _models: Callable[[], Path] = lambda: Path("models")
 _save_path: Callable[[str], Path] | None = None
+_output: Callable[[], Path] = lambda: Path("output")
 PREVIEW_SIDE = 256
 
 
@@ -34,10 +35,10 @@ def listen(progress: Callable | None = None, interrupted: Callable[[], bool] | N
     _progress, _interrupted = progress, interrupted
 
 
-def keep_in(models: Callable[[], Path], save_path: Callable[[str], Path]) -> None:
-    """Outside ComfyUI: the folder of models, and what to call the next file that is saved under a prefix in the output folder."""
-    global _models, _save_path
-    _models, _save_path = models, save_path
+def keep_in(models: Callable[[], Path], save_path: Callable[[str], Path], output: Callable[[], Path]) -> None:
+    """Outside ComfyUI: the folder of models, what to call the next file that is saved under a prefix, and the output folder itself."""
+    global _models, _save_path, _output
+    _models, _save_path, _output = models, save_path, output
 
 
 def _files(kind: str, ending: str) -> dict[str, Path]:
@@ -72,6 +73,15 @@ def save_path(prefix: str) -> Path:
         raise ValueError(f"filename_prefix {prefix!r} leaves the output folder")
     folder, name, number, _, _ = folder_paths.get_save_image_path(prefix, output)
     return Path(folder) / f"{name}_{number:05}_.safetensors"
+
+
+def output_folder(name: str) -> Path:
+    """A folder of this name in the output folder, made when something is written there. Raises ValueError for a name that leaves it."""
+    root = Path(folder_paths.get_output_directory()) if management else _output()
+    path = Path(os.path.abspath(root / name))
+    if not name.strip() or not path.is_relative_to(os.path.abspath(root)) or path == Path(os.path.abspath(root)):
+        raise ValueError(f"name {name!r} is no folder inside the output folder")
+    return path
 
 
 def ops():

@@ -5,7 +5,7 @@ from comfy_api.v0_0_2 import io, ui
 from ..dit_impl import inside
 from ..dit_impl.sampling import SOLVERS
 from . import host
-from .wires import Hidden, Tokens, dit_input, names_errors, sigmas_input, step_input, tokens_input, tokens_or_hidden_input
+from .wires import Hidden, Tokens, dit_input, keeps_gradients, names_errors, sigmas_input, step_input, tokens_input, tokens_or_hidden_input
 
 CATEGORY = "DiT Blocks/inside"
 
@@ -41,6 +41,7 @@ class Condition(io.ComfyNode):
 
     @classmethod
     @names_errors
+    @keeps_gradients
     def execute(cls, dit, x, positive, sigmas, step, negative=None) -> io.NodeOutput:
         host.load(dit.modules())
         return io.NodeOutput(inside.condition(dit, x, positive, negative, sigmas, step))
@@ -62,6 +63,7 @@ class PatchEmbed(io.ComfyNode):
 
     @classmethod
     @names_errors
+    @keeps_gradients
     def execute(cls, dit, x) -> io.NodeOutput:
         host.load(dit.modules())
         return io.NodeOutput(inside.patch_embed(dit, x))
@@ -90,6 +92,7 @@ class PositionEmbed(io.ComfyNode):
 
     @classmethod
     @names_errors
+    @keeps_gradients
     def execute(cls, dit, hidden, mode, seed) -> io.NodeOutput:
         host.load(dit.modules())
         return io.NodeOutput(inside.position_embed(dit, hidden, mode, seed))
@@ -119,6 +122,7 @@ class RunBlocks(io.ComfyNode):
 
     @classmethod
     @names_errors
+    @keeps_gradients
     def execute(cls, dit, hidden, blocks, strength, graft=None, graft_mask=None) -> io.NodeOutput:
         host.load(dit.modules())
         host.throw_if_interrupted()
@@ -141,6 +145,7 @@ class FinalLayer(io.ComfyNode):
 
     @classmethod
     @names_errors
+    @keeps_gradients
     def execute(cls, dit, hidden) -> io.NodeOutput:
         host.load(dit.modules())
         return io.NodeOutput(inside.final_layer(dit, hidden))

@@ -3,12 +3,15 @@
 from functools import wraps
 
 from comfy_api.v0_0_2 import io
+import torch
 
 from ..dit_impl.patch_methods import METHODS
 
 Dit = io.Custom("DIT")
 Tokens = io.Custom("DIT_TOKENS")
 Hidden = io.Custom("DIT_HIDDEN")
+TrainingSetWire = io.Custom("DIT_TRAINING_SET")
+Loss = io.Custom("DIT_LOSS")
 PatchScheduleWire = io.Custom("DIT_PATCH_SCHEDULE")
 TokensOrHidden = io.Custom(f"{Tokens.io_type},{Hidden.io_type}")  # an output is of the kind that came in
 
@@ -26,6 +29,18 @@ def names_errors(execute):
         except ValueError as error:
             raise ValueError(f"{cls.define_schema().display_name}: {error}") from error
     return named
+
+
+def keeps_gradients(execute):
+    """Let a model that learns (`training.textbook.Learner`) record what a node computes with it, although ComfyUI runs nodes in inference
+    mode."""
+    @wraps(execute)
+    def recorded(cls, dit, *args, **kwargs):
+        if not dit.learns:
+            return execute(cls, dit, *args, **kwargs)
+        with torch.inference_mode(False), torch.enable_grad():
+            return execute(cls, dit, *args, **kwargs)
+    return recorded
 
 
 def _check_kinds(cls, inputs: dict) -> None:

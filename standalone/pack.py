@@ -16,7 +16,7 @@ def load() -> dict[str, type]:
     from .. import comfy_entrypoint
     from ..nodes import host
 
-    host.keep_in(lambda: current().models, _save_path)
+    host.keep_in(lambda: current().models, _save_path, lambda: current().output)
 
     async def nodes() -> list[type]:
         extension = await comfy_entrypoint()

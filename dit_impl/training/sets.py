@@ -18,6 +18,9 @@ from ..files import replace_atomically
 from . import scenes
 
 
+SHOWN = 16
+
+
 class SetError(ValueError):
     """Pictures or captions that make no training set: one line that names the rule and the value."""
 
@@ -118,8 +121,9 @@ def from_latents(latents: Sequence[dict], conditionings: Sequence[Conditioning] 
 
 
 def procedural(vae, clip, count: int, size: int, seed: int, things: int = 1,
-               report: Callable[[int, int], None] = lambda *_: None) -> TrainingSet:
-    """The default model's captioned scenes, drawn anew: `count` pictures of `size` pixels with up to `things` shapes. Raises SetError."""
+               report: Callable[[int, int], None] = lambda *_: None) -> tuple[TrainingSet, Tensor]:
+    """The default model's captioned scenes, drawn anew: `count` pictures of `size` pixels with up to `things` shapes → the set, and the
+    first pictures [16 or fewer, size, size, 3]. Raises SetError."""
     if count < 1:
         raise SetError("the set is empty: there is not one picture in it")
     rng, excluded = random.Random(seed), set(sum(scenes.held_out(), []))
@@ -129,7 +133,8 @@ def procedural(vae, clip, count: int, size: int, seed: int, things: int = 1,
         if scene not in excluded:
             drawn.append(scene)
     pictures = [scenes.draw(scene, size, rng).movedim(0, -1)[None] for scene in drawn]
-    return from_pictures(pictures, vae, [scenes.caption(scene) for scene in drawn] if clip is not None else None, clip, None, report)
+    captions = [scenes.caption(scene) for scene in drawn] if clip is not None else None
+    return from_pictures(pictures, vae, captions, clip, None, report), torch.cat(pictures[:SHOWN])
 
 
 def _texts(texts: list[str] | None, clip) -> tuple[list[Conditioning] | None, tuple[str, ...], Conditioning | None]:

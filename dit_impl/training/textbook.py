@@ -22,10 +22,7 @@ class Learner(Backbone):
     """A Backbone that learns. scope: which parameters; moments: what AdamW carries from step to step, by parameter."""
     scope: str = "everything"
     moments: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-
-    @property
-    def learns(self) -> bool:
-        return True
+    learns = True
 
     @property
     def trained(self) -> dict[str, torch.nn.Parameter]:
@@ -93,7 +90,7 @@ def train_step(dit: Learner, loss: dict, learning_rate: float, weight_decay: flo
 
     clip: the norm is brought down to this. Raises TrainingError.
     """
-    if not getattr(dit, "learns", False):
+    if not dit.learns:
         raise TrainingError(f"{dit.name} does not learn: put Trainable DiT after its loader")
     if loss["dit"] is not dit:
         raise TrainingError("the loss comes from another dit than the one that is to learn: wire the same one into both")
