@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 import sys
+import tomllib
 from typing import Iterator, Sequence
 
 from .errors import NodeError, WorkflowError, one_line
@@ -75,8 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
     evaluate.set_defaults(command=_evaluate)
 
-    train = commands.add_parser("train", help="train a model by a recipe; started again, it goes on where it was")
-    train.add_argument("config", type=Path, help="the recipe, a TOML file")
+    train = commands.add_parser("train", help="train a model; started again, it goes on where it was; also under accelerate launch")
+    train.add_argument("config", type=Path, help="a TOML file: [model], [set] and [train], or the default model's recipe")
     train.set_defaults(command=_train)
     return parser
 
@@ -201,10 +202,16 @@ def _table(measures: dict, before: str = "") -> str:
 def _train(arguments: argparse.Namespace) -> int:
     if not arguments.config.is_file():
         raise WorkflowError(f"{arguments.config}: there is no such file")
-    from ..dit_impl.training.recipe import train
+    from ..dit_impl.training.recipe import is_recipe, train
 
     with _mistakes_are_the_users():
-        train(arguments.config)
+        if is_recipe(arguments.config):
+            train(arguments.config)
+        else:
+            from ..dit_impl.training.config import train_by
+            from .dataset_nodes import read_folder
+
+            print(train_by(tomllib.loads(arguments.config.read_text(encoding="utf-8")), arguments.config.parent, read_folder))
     return DONE
 
 

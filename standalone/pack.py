@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Callable
 
-from . import comfy_api_standin, core_nodes, images, loops
+from . import comfy_api_standin, core_nodes, dataset_nodes, images, loops
 from .folders import current
 
 PYTHON_MODULE = "custom_nodes.dit_blocks"
@@ -27,7 +27,7 @@ def load() -> dict[str, type]:
     for cls in asyncio.run(nodes()):
         cls.RELATIVE_PYTHON_MODULE = PYTHON_MODULE
         own[cls.GET_SCHEMA().node_id] = cls
-    return core_nodes.NODES | loops.NODES | own
+    return core_nodes.NODES | dataset_nodes.NODES | loops.NODES | own
 
 
 def _save_path(prefix: str) -> Path:

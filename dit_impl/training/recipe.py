@@ -53,6 +53,14 @@ def read_recipe(path: Path) -> Recipe:
                   part("vae", VAERecipe), part("dit", DiTRecipe))
 
 
+def is_recipe(path: Path) -> bool:
+    """Whether a TOML file is a recipe of the default model, rather than a training of one's own (`config.py`). Raises RecipeError."""
+    try:
+        return not {"model", "set", "train"} & set(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RecipeError(f"{path}: not a recipe: {error}") from None
+
+
 def train(path: Path) -> None:
     """Train VAE, then DiT and text encoder, each from where it stopped. Weights on disk are always whole and the newest."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -1,0 +1,233 @@
+"""Pictures that explain, by Pillow: maps in colour, contact sheets, curves and bars. Tensors [H, W, 3] in 0..1 in and out.
+
+Colours are told apart by the colour-blind too: cividis for amounts (Nuñez et al. 2018), blue–white–orange for signed values, and
+Okabe and Ito's (2008) for curves. Words can be Chinese where the system has a font for it.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+import torch.nn.functional as F
+
+LANGUAGES = ("English", "中文")
+CIVIDIS = ((0, 32, 77), (60, 77, 110), (124, 123, 120), (188, 175, 111), (255, 234, 70))
+SIGNED = ((0, 90, 181), (133, 178, 217), (247, 247, 247), (235, 168, 120), (200, 82, 0))
+CURVES = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0))
+INK, FAINT = (20, 20, 20), (120, 120, 120)
+TEXT = 18
+CHINESE = ("NotoSansCJK", "NotoSansSC", "SourceHanSans", "wqy", "msyh", "PingFang", "DroidSansFallback", "simhei", "STHeiti")
+FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.fonts", "~/.local/share/fonts", "/System/Library/Fonts", "/Library/Fonts", "C:/Windows/Fonts")
+
+
+@lru_cache(maxsize=1)
+def chinese_font() -> str | None:
+    """The path of a font with Chinese characters; None where the system has none."""
+    found = [path for folder in FOLDERS for path in sorted(Path(folder).expanduser().rglob("*.tt[cf]")) + sorted(Path(folder).expanduser().rglob("*.otf"))]
+    return next((str(path) for name in CHINESE for path in found if name.lower() in path.name.lower()), None)
+
+
+@lru_cache(maxsize=16)
+def font(size: int, chinese: bool):
+    """A font of this size in pixels."""
+    from PIL import ImageFont
+    path = chinese_font() if chinese else None
+    return ImageFont.truetype(path, size) if path else ImageFont.load_default(size)
+
+
+def in_language(words: Mapping[str, str], language: str) -> str:
+    """One of two wordings, {"en": …, "zh": …}; English where Chinese can't be drawn."""
+    return words["zh"] if language == "中文" and chinese_font() else words["en"]
+
+
+def colours(values: Tensor, low: float | None = None, high: float | None = None, signed: bool = False) -> Tensor:
+    """Values as colours: [...] → [..., 3]. Signed ones have 0 in the middle, and `high` at both ends."""
+    if signed:
+        high = values.abs().max().item() if high is None else high
+        low = -high
+    low, high = (values.min().item() if low is None else low), (values.max().item() if high is None else high)
+    table = torch.tensor(SIGNED if signed else CIVIDIS) / 255
+    place = ((values.float() - low) / max(high - low, 1e-12)).clamp(0, 1) * (len(table) - 1)
+    start = place.floor().long().clamp_max(len(table) - 2)
+    return torch.lerp(table[start], table[start + 1], (place - start)[..., None])
+
+
+def enlarged(picture: Tensor, side: int) -> Tensor:
+    """A small picture with square cells, at least `side` pixels long: [h, w, 3] → [H, W, 3]."""
+    times = max(1, math.ceil(side / max(picture.shape[:2])))
+    return picture.repeat_interleave(times, 0).repeat_interleave(times, 1)
+
+
+def heat(values: Tensor, side: int = 256, low: float | None = None, high: float | None = None, signed: bool = False) -> Tensor:
+    """A map of values as colours, cells enlarged: [h, w] → [H, W, 3]."""
+    return enlarged(colours(values.detach().float().cpu(), low, high, signed), side)
+
+
+def marked(picture: Tensor, grid: tuple[int, int], token: int) -> Tensor:
+    """A frame around one token's cell: [H, W, 3] → same, a copy."""
+    h, w = grid
+    top, left, bottom, right = (round(edge) for edge in (
+        token // w * len(picture) / h, token % w * picture.shape[1] / w, (token // w + 1) * len(picture) / h, (token % w + 1) * picture.shape[1] / w))
+    made, cell = picture.clone(), torch.tensor(CURVES[1]) / 255
+    thick = max(1, min(bottom - top, right - left) // 8)
+    made[top:bottom, left:right] = cell
+    made[top + thick:bottom - thick, left + thick:right - thick] = picture[top + thick:bottom - thick, left + thick:right - thick]
+    return made
+
+
+def scale_bar(low: float, high: float, unit: str, width: int, signed: bool = False, language: str = "English") -> Tensor:
+    """The colours of a map with the values at their ends: → [H, width, 3]."""
+    strip = colours(torch.linspace(low, high, width), low, high, signed)[None].expand(14, -1, -1)
+    words = label_strip([f"{low:.3g}", unit, f"{high:.3g}"], width, language)
+    return torch.cat([strip, words])
+
+
+def label_strip(words: Sequence[str], width: int, language: str = "English") -> Tensor:
+    """Words at the left, in the middle and at the right of a white strip: → [H, width, 3]."""
+    picture, draw = canvas(width, TEXT + 8)
+    for word, anchor, x in zip(words, ("lm", "mm", "rm"), (2, width / 2, width - 2)):
+        draw.text((x, (TEXT + 8) / 2), word, fill=INK, font=font(TEXT, language == "中文"), anchor=anchor)
+    return as_tensor(picture)
+
+
+def canvas(width: int, height: int):
+    """A white picture and what draws on it."""
+    from PIL import Image, ImageDraw
+    picture = Image.new("RGB", (width, height), "white")
+    return picture, ImageDraw.Draw(picture)
+
+
+def as_tensor(picture) -> Tensor:
+    """A Pillow picture → [H, W, 3] in 0..1."""
+    import numpy as np
+    return torch.from_numpy(np.array(picture)).float() / 255
+
+
+def as_pillow(picture: Tensor):
+    """[H, W, 3] in 0..1 → a Pillow picture."""
+    from PIL import Image
+    return Image.fromarray((picture.detach().float().cpu().clamp(0, 1) * 255).round().byte().numpy())
+
+
+def sheet(pictures: Sequence[Tensor], labels: Sequence[str], columns: int | None = None, title: str = "", note: str = "",
+          language: str = "English", side: int = 240) -> Tensor:
+    """A contact sheet, each picture [h, w, 3] at least `side` pixels wide with its label below: → [H, W, 3]. Lines in a label stay."""
+    pictures = [enlarged(picture.detach().float().cpu(), side) for picture in pictures]
+    columns = min(columns or math.ceil(math.sqrt(len(pictures) * 1.6)), len(pictures))
+    chinese = language == "中文"
+    face, gap = font(TEXT, chinese), 12
+    wide = max(picture.shape[1] for picture in pictures)
+    labels = [wrapped(label, wide, face) for label in labels]
+    lines = max((label.count("\n") + 1 for label in labels), default=1) if any(labels) else 0
+    tall = max(picture.shape[0] for picture in pictures) + lines * (TEXT + 5) + 4
+    rows = math.ceil(len(pictures) / columns)
+    width = gap + columns * (wide + gap)
+    title = wrapped(title, width - 2 * gap, font(TEXT + 4, chinese))
+    note = wrapped(note, width - 2 * gap, face)
+    head = (title.count("\n") + 1) * (TEXT + 10) + 4 if title else 0
+    foot = (note.count("\n") + 1) * (TEXT + 5) + 8 if note else 0
+    made, draw = canvas(width, gap + head + rows * (tall + gap) + foot)
+    if title:
+        draw.multiline_text((gap, gap), title, fill=INK, font=font(TEXT + 4, chinese), spacing=5)
+    for i, (picture, label) in enumerate(zip(pictures, labels)):
+        x, y = gap + i % columns * (wide + gap), gap + head + i // columns * (tall + gap)
+        made.paste(as_pillow(picture), (x, y))
+        draw.multiline_text((x, y + picture.shape[0] + 3), label, fill=INK, font=face, spacing=4)
+    if note:
+        draw.multiline_text((gap, made.height - foot), note, fill=FAINT, font=face, spacing=4)
+    return as_tensor(made)
+
+
+def wrapped(text: str, width: int, face) -> str:
+    """Text with lines broken where they are too long, between words, or between characters of Chinese."""
+    lines = []
+    for line in text.split("\n"):
+        current = ""
+        for piece in _pieces(line):
+            if current and face.getlength(current + piece.rstrip()) > width:
+                lines.append(current.rstrip())
+                current = ""
+            current += piece
+        lines.append(current.rstrip())
+    return "\n".join(lines)
+
+
+def _pieces(line: str) -> list[str]:
+    pieces = [""]
+    for character in line:
+        pieces[-1] += character
+        if character == " " or ord(character) > 0x2e80:
+            pieces.append("")
+    return pieces
+
+
+Series = Mapping[str, Sequence[float] | Sequence[tuple[float, float]]]
+
+
+def lines(series: Series, title: str, x_label: str, y_label: str, width: int = 640, height: int = 400, language: str = "English") -> Tensor:
+    """Curves by name, of values or of (x, y): → [H, W, 3]. Above a thousandfold the y axis is logarithmic."""
+    points = {name: [p if isinstance(p, tuple) else (i, p) for i, p in enumerate(values)] for name, values in series.items()}
+    points = {name: [(x, y) for x, y in values if math.isfinite(y)] for name, values in points.items()}
+    every = [p for values in points.values() for p in values] or [(0.0, 0.0)]
+    (x0, x1), (y0, y1) = ((min(axis), max(axis)) for axis in zip(*every))
+    logarithmic = y0 > 0 and y1 / y0 > 1000
+    bend = math.log10 if logarithmic else lambda y: y
+    y0 = y0 if logarithmic else min(0.0, y0)
+    picture, draw = canvas(width, height)
+    face = font(TEXT, language == "中文")
+    left, right, top, bottom = 80, width - 20, 44, height - 60
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across, up = (x - x0) / max(x1 - x0, 1e-12), (bend(y) - bend(y0)) / max(bend(y1) - bend(y0), 1e-12)
+        return left + across * (right - left), bottom - up * (bottom - top)
+    draw.line([(left, top), (left, bottom), (right, bottom)], fill=FAINT)
+    draw.text((left, 8), title, fill=INK, font=font(TEXT + 4, language == "中文"))
+    draw.text((right, height - 8), x_label, fill=FAINT, font=face, anchor="rb")
+    for y in (y0, y1):
+        draw.text((left - 6, place(x0, y)[1]), f"{y:.3g}", fill=INK, font=face, anchor="rm")
+    for x, anchor in ((x0, "la"), (x1, "ra")):
+        draw.text((place(x, y0)[0], bottom + 6), f"{x:g}", fill=INK, font=face, anchor=anchor)
+    beside = left
+    for (name, values), colour in zip(points.items(), CURVES * math.ceil(len(points) / len(CURVES))):
+        if len(values) > 1:
+            draw.line([place(x, y) for x, y in values], fill=colour, width=2)
+        draw.text((beside, height - 8), name if len(points) > 1 else y_label, fill=colour, font=face, anchor="lb")
+        beside += face.getlength(name) + 24
+    return as_tensor(picture)
+
+
+def bars(values: Sequence[float], labels: Sequence[str], title: str, y_label: str = "", width: int = 640, height: int = 400,
+         language: str = "English") -> Tensor:
+    """A bar for each value with its label below: → [H, W, 3]."""
+    picture, draw = canvas(width, height)
+    face = font(TEXT, language == "中文")
+    left, right, top, bottom = 70, width - 16, 48, height - 40
+    high, low = max(max(values), 0.0), min(min(values), 0.0)
+    reach = max(high - low, 1e-12)
+    level = lambda value: bottom - (value - low) / reach * (bottom - top)  # noqa: E731
+    draw.text((left, 8), title, fill=INK, font=font(TEXT + 4, language == "中文"))
+    draw.text((left - 6, level(high)), f"{high:.3g}", fill=INK, font=face, anchor="rm")
+    draw.text((4, 12), y_label, fill=FAINT, font=face)
+    draw.line([(left, level(0)), (right, level(0))], fill=FAINT)
+    room = (right - left) / len(values)
+    for i, (value, label) in enumerate(zip(values, labels)):
+        x = left + i * room
+        draw.rectangle([x + room * 0.15, min(level(value), level(0)), x + room * 0.85, max(level(value), level(0))], fill=CURVES[0])
+        if room * 0.95 > face.getlength(label) or i % math.ceil(face.getlength(label) / room) == 0:
+            draw.text((x + room / 2, bottom + 6), label, fill=INK, font=face, anchor="ma")
+    return as_tensor(picture)
+
+
+def side_by_side(pictures: Sequence[Tensor], gap: int = 12) -> Tensor:
+    """Pictures of any sizes in a row, on white, all as tall as the tallest: → [H, W, 3]."""
+    height = max(len(picture) for picture in pictures)
+    fitted = []
+    for picture in pictures:
+        if len(picture) != height:
+            size = (height, max(1, round(picture.shape[1] * height / len(picture))))
+            picture = F.interpolate(picture.movedim(-1, 0)[None].float(), size=size, mode="bilinear", antialias=True)[0].movedim(0, -1)
+        fitted += [picture, torch.ones(height, gap, 3)]
+    return torch.cat(fitted[:-1], dim=1)

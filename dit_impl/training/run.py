@@ -1,0 +1,132 @@
+"""A training as the Train node and `dit-blocks train` run it: objective, state, log as CSV, filters and samples as they change."""
+
+from collections.abc import Callable
+import csv
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..backbone import Backbone, Dit
+from ..conditioning import Conditioning
+from ..charts import lines
+from ..files import replace_atomically
+from ..filters import filters_picture
+from .loop import Alone, Log, Settings, train
+from .objectives import Denoising, training_copy
+from .sets import TrainingSet
+
+STATE, TABLE = "state.pt", "log.csv"
+SNAPSHOTS = 24
+SAMPLE_STEPS = 12
+
+
+@dataclass
+class Monitor:
+    """What is to be seen of a training: the loss, the patch embedding's filters as they change, and samples."""
+    dit: Backbone
+    steps: int
+    sample: Callable[[Dit], Tensor] | None = None
+    sample_every: int = 0
+    filters: list[Tensor] = field(default_factory=list)
+    samples: list[Tensor] = field(default_factory=list)
+
+    def look(self, done: int) -> bool:
+        """Take what is due at this step; → whether there is something new to show."""
+        every = max(1, self.steps // (SNAPSHOTS - 1))
+        due = done % every == 0 or done == self.steps
+        if due:
+            self.filters.append(filters_picture(self.dit, self.dit.patch_size))
+        if self.sample and self.sample_every and (done % self.sample_every == 0 or done == self.steps):
+            self.samples.append(self.sample(self.dit))
+            due = True
+        return due
+
+    def picture(self, log: Log) -> Tensor:
+        """Loss, filters and the last sample side by side: → [H, W, 3] in 0..1."""
+        shown = [curve(log), *self.filters[-1:], *self.samples[-1:]]
+        height = max(len(one) for one in shown)
+        return torch.cat([_of_height(one, height) for one in shown], dim=1)
+
+
+def _of_height(picture: Tensor, height: int) -> Tensor:
+    width = max(1, round(picture.shape[1] * height / picture.shape[0]))
+    return torch.nn.functional.interpolate(picture.movedim(-1, 0)[None], size=(height, width), mode="bilinear")[0].movedim(0, -1)
+
+
+def curve(log: Log) -> Tensor:
+    """The losses as a chart: → [H, W, 3] in 0..1."""
+    series = {"loss": list(enumerate(log.losses, 1))}
+    if log.validation:
+        series["validation loss"] = log.validation
+    return lines(series, "loss", "step", "loss")
+
+
+def write_log(log: Log, path: Path) -> None:
+    """The log as CSV: step, loss, gradient norm, validation loss where it was taken."""
+    validation = dict(log.validation)
+
+    def write(aside: Path) -> None:
+        with aside.open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(["step", "loss", "gradient_norm", "validation_loss"])
+            if 0 in validation:
+                table.writerow([0, "", "", validation[0]])
+            for step, (loss, norm) in enumerate(zip(log.losses, log.gradients), 1):
+                table.writerow([step, loss, norm, validation.get(step, "")])
+    replace_atomically(path, write)
+
+
+def drawn(positive: Conditioning, size: tuple[int, int], decode: Callable[[Tensor], Tensor] | None, seed: int,
+          negative: Conditioning | None = None, cfg: float = 1.0) -> Callable[[Dit], Tensor]:
+    """→ a function that draws one picture by a DIT as it stands: [H, W, 3] in 0..1. size: of the latent; decode: latent → [B, H, W, 3]."""
+    def sample(dit: Dit) -> Tensor:
+        with torch.no_grad():
+            sigmas = dit.schedule(SAMPLE_STEPS)
+            empty = dit.fold({"samples": torch.zeros(1, dit.channels, *size)})
+            noisy, _ = dit.add_noise(empty, sigmas, 0, seed)
+            tokens, _ = dit.denoise(noisy, sigmas, positive, negative, cfg)
+            if decode is None:
+                return dit.picture(tokens, tokens["tokens"])
+            from ..tokens import unfold
+            return decode(unfold(tokens))[0].clone()
+    return sample
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The taught model, what was told of it, and what was seen. filters, samples: [T, H, W, 3] in 0..1."""
+    dit: Dit
+    log: Log
+    filters: Tensor
+    samples: Tensor | None
+    picture: Tensor
+
+
+def run(dit: Dit, data: TrainingSet, settings: Settings, scope: str = "everything", target: str = "own", weighting: str = "none",
+        times: str = "logit_normal", folder: Path | None = None, resume: bool = False, sample: Callable[[Dit], Tensor] | None = None,
+        sample_every: int = 0, report: Callable[[int, Tensor | None], None] = lambda *_: None, runner=Alone()) -> Trained:
+    """Train a copy of a Backbone. folder: where state and log go. `report(done, picture or None)` may raise to stop, which keeps the state.
+
+    Raises TrainingError.
+    """
+    taught = training_copy(dit)
+    objective = Denoising(taught, scope, None, target, weighting, times, settings.checkpointing)
+    monitor = Monitor(taught, settings.steps, sample, sample_every)
+    monitor.look(0)
+    last = Log()
+
+    def watch(done: int, log: Log) -> None:
+        nonlocal last
+        last = log
+        report(done, monitor.picture(log) if monitor.look(done) else None)
+    try:
+        last = train(objective, data, settings, folder and folder / STATE, resume, watch, runner=runner)
+    finally:
+        if folder and last.losses and runner.rank == 0:
+            write_log(last, folder / TABLE)
+    taught.model.eval().requires_grad_(False)
+    taught.model.checkpointing = False
+    return Trained(replace(taught, name=dit.name), last, torch.stack(monitor.filters),
+                   torch.stack(monitor.samples) if monitor.samples else None, monitor.picture(last))
