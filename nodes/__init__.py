@@ -8,7 +8,9 @@ from .model import FromModel, ToModel
 from .patch import Patchify, PatchifyImage, Unpatchify
 from .patch_schedule import PatchSchedule, PatchScheduleModel
 from .probe import BlockAblation, Parity
+from .textbook import DiffusionLoss, NoiseAtTime, TrainStep, Trainable
 from .tokens import MixTokens, ReplaceTokens, RollTokens, ScaleTokens, ShuffleTokens, SwapTokens, TokenMap, TokenMask
+from .training import NewDiT, Train, TrainingScenes, TrainingSet
 from .transformer import Condition, FinalLayer, Guidance, PatchEmbed, PositionEmbed, RunBlocks, SamplerStep
 from .vae import EmptyLatent, VAEDecode, VAEEncode
 
@@ -17,4 +19,6 @@ NODES = [LoadEmbedded, FromModel, ToModel, LoadDiffusers, LoadCheckpoint, SaveCh
          PatchSchedule, PatchScheduleModel, Budget, Compare,
          Condition, PatchEmbed, PositionEmbed, RunBlocks, FinalLayer, Guidance, SamplerStep,
          TokenMask, MixTokens, SwapTokens, RollTokens, ShuffleTokens, ScaleTokens, ReplaceTokens, TokenMap,
-         Parity, BlockAblation]
+         Parity, BlockAblation,
+         NewDiT, TrainingSet, TrainingScenes, Train,
+         Trainable, NoiseAtTime, DiffusionLoss, TrainStep]

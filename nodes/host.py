@@ -75,12 +75,13 @@ def save_path(prefix: str) -> Path:
     return Path(folder) / f"{name}_{number:05}_.safetensors"
 
 
-def output_folder(name: str) -> Path:
-    """A folder of this name in the output folder, made when something is written there. Raises ValueError for a name that leaves it."""
-    root = Path(folder_paths.get_output_directory()) if management else _output()
+def output_folder(kind: str, name: str) -> Path:
+    """A folder of this name in dit_blocks/<kind> of the output folder. It need not be there. Raises ValueError for a name that leaves it."""
+    output = Path(folder_paths.get_output_directory()) if management else _output()
+    root = Path(os.path.abspath(output / "dit_blocks" / kind))
     path = Path(os.path.abspath(root / name))
-    if not name.strip() or not path.is_relative_to(os.path.abspath(root)) or path == Path(os.path.abspath(root)):
-        raise ValueError(f"name {name!r} is no folder inside the output folder")
+    if path == root or not path.is_relative_to(root):
+        raise ValueError(f"name {name!r} is no folder inside {root}")
     return path
 
 
@@ -123,6 +124,17 @@ def serve(routes: list[tuple[str, str, Callable]]) -> None:
 def device() -> torch.device:
     """Where models run."""
     return management.get_torch_device() if management else torch.device("cpu")
+
+
+def free_memory() -> float:
+    """Bytes that are free where models run; infinite where the system does not tell."""
+    if management:
+        return management.get_free_memory(management.get_torch_device())
+    try:
+        told = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+        return 1024 * float(told["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        return float("inf")
 
 
 def throw_if_interrupted() -> None:

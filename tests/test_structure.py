@@ -69,7 +69,9 @@ def test_ids_are_the_fixed_ones():
         "LoadEmbedded", "FromModel", "ToModel", "LoadDiffusers", "LoadCheckpoint", "SaveCheckpoint", "ClassLabel", "VAEEncode",
         "VAEDecode", "EmptyLatent", "Patchify", "PatchifyImage", "Unpatchify", "Schedule", "AddNoise", "DenoiseStep", "Denoise",
         "PatchSchedule", "PatchScheduleModel", "Budget", "Compare", "Condition", "PatchEmbed", "PositionEmbed", "RunBlocks", "FinalLayer", "Guidance", "SamplerStep", "TokenMask", "MixTokens", "SwapTokens", "RollTokens",
-        "ShuffleTokens", "ScaleTokens", "ReplaceTokens", "TokenMap", "Parity", "BlockAblation")]
+        "ShuffleTokens", "ScaleTokens", "ReplaceTokens", "TokenMap", "Parity", "BlockAblation",
+        "NewDiT", "TrainingSet", "TrainingScenes", "Train",
+        "Trainable", "NoiseAtTime", "DiffusionLoss", "TrainStep")]
 
 
 @pytest.mark.parametrize("cls", nodes(), ids=lambda cls: cls.__name__)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ..backbone import Backbone, Dit
+from ..charts import lines, side_by_side
 from ..conditioning import Conditioning
-from ..charts import lines
 from ..files import replace_atomically
 from ..filters import filters_picture
+from ..tokens import unfold
 from .loop import Alone, Log, Settings, train
 from .objectives import Denoising, training_copy
 from .sets import TrainingSet
@@ -45,14 +46,7 @@ class Monitor:
 
     def picture(self, log: Log) -> Tensor:
         """Loss, filters and the last sample side by side: → [H, W, 3] in 0..1."""
-        shown = [curve(log), *self.filters[-1:], *self.samples[-1:]]
-        height = max(len(one) for one in shown)
-        return torch.cat([_of_height(one, height) for one in shown], dim=1)
-
-
-def _of_height(picture: Tensor, height: int) -> Tensor:
-    width = max(1, round(picture.shape[1] * height / picture.shape[0]))
-    return torch.nn.functional.interpolate(picture.movedim(-1, 0)[None], size=(height, width), mode="bilinear")[0].movedim(0, -1)
+        return side_by_side([curve(log), *self.filters[-1:], *self.samples[-1:]])
 
 
 def curve(log: Log) -> Tensor:
@@ -89,7 +83,6 @@ def drawn(positive: Conditioning, size: tuple[int, int], decode: Callable[[Tenso
             tokens, _ = dit.denoise(noisy, sigmas, positive, negative, cfg)
             if decode is None:
                 return dit.picture(tokens, tokens["tokens"])
-            from ..tokens import unfold
             return decode(unfold(tokens))[0].clone()
     return sample
 

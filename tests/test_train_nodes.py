@@ -1,0 +1,191 @@
+"""The training nodes as a user meets them: a new model, sets, a run with its log, cancel and resume, and the command line."""
+
+import csv
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+import pytest
+import torch
+
+from dit_blocks.dit_impl.dit_file import load_dit
+from dit_blocks.dit_impl.embedded import load_embedded
+from dit_blocks.nodes import host
+from dit_blocks.nodes.denoise import AddNoise, Denoise
+from dit_blocks.nodes.training import NewDiT, Train, TrainingScenes, TrainingSet
+from dit_blocks.standalone import pack
+from dit_blocks.standalone.cli import main
+from dit_blocks.standalone.dataset_nodes import LoadImageTextDataSetFromFolder
+from dit_blocks.standalone.folders import Folders, use
+
+pytest.importorskip("diffusers", reason="no diffusers (pip install diffusers)")
+NEW = {"width": 32, "depth": 2, "heads": 2, "patch_sizes": "2", "latent_channels": 0, "position": "sincos", "conditioning": "text", "classes": 3,
+       "prediction": "x0", "picture_size": 64, "seed": 0}
+TRAIN = {"scope": "everything", "steps": 6, "batch": 4, "learning_rate": 1e-3, "scheduler": "cosine", "warmup": 2, "precision": "float32",
+         "accumulate": 1, "checkpointing": False, "ema": 0.0, "seed": 0, "resume": False, "drop": 0.1, "validation": 2, "target": "own",
+         "weighting": "none", "times": "logit_normal", "patch_size": 16, "rank": 4, "sample_every": 0}
+
+
+def out(node, **inputs) -> tuple:
+    with torch.inference_mode():
+        return node.execute(**inputs).result
+
+
+@pytest.fixture
+def folders(tmp_path):
+    pack.load()  # which tells the nodes where files go
+    made = Folders(input=tmp_path / "input", output=tmp_path / "output", models=tmp_path / "models")
+    made.input.mkdir()
+    with use(made):
+        yield made
+
+
+@pytest.fixture
+def scenes() -> tuple:
+    dit, clip, vae = load_embedded()
+    training_set, pictures = out(TrainingScenes, vae=vae, clip=clip, count=10, size=64, shapes=1, seed=0)
+    return dit, clip, vae, training_set, pictures
+
+
+def rows(path: str) -> list[dict]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_new_model_learns_and_draws(folders, scenes):
+    dit, clip, vae, training_set, pictures = scenes
+    (new,) = out(NewDiT, **NEW, like=dit, clip=clip)
+    positive = clip.encode_from_tokens_scheduled(clip.tokenize("a red circle"))
+    taught, loss_map, filters, samples, chart, log = out(Train, dit=new, training_set=training_set, name="mine", **TRAIN | {"sample_every": 3},
+                                                         positive=positive, vae=vae)
+    assert len(loss_map["loss"]) == 6 and [float(row["loss"]) for row in rows(log)[1:]] == loss_map["loss"]
+    assert float(rows(log)[-1]["validation_loss"]) < float(rows(log)[0]["validation_loss"])
+    assert Path(log).is_relative_to(folders.output) and filters.shape[0] == 7 and samples.shape == (3, 64, 64, 3)
+    assert all(0 <= picture.min() and picture.max() <= 1 for picture in (filters, samples, chart, pictures))
+    assert not torch.equal(filters[0], filters[-1])
+    sigmas = taught.schedule(2)
+    noisy, _ = out(AddNoise, dit=taught, tokens=taught.fold({"samples": torch.zeros(1, 16, 8, 8)}), sigmas=sigmas, step=0, seed=0)
+    tokens, *_ = out(Denoise, dit=taught, tokens=noisy, sigmas=sigmas, start_step=0, end_step=9, positive=positive, cfg=1.0, solver="euler")
+    assert tokens["tokens"].isfinite().all()
+
+
+@pytest.mark.parametrize("conditioning, prediction, position", [("class", "epsilon", "learned"), ("none", "v", "none")])
+def test_models_without_text_learn_too(folders, scenes, conditioning, prediction, position):
+    dit, _, vae, _, pictures = scenes
+    (new,) = out(NewDiT, **NEW | {"conditioning": conditioning, "prediction": prediction, "position": position}, like=dit)
+    (plain,) = out(TrainingSet, images=[pictures], vae=[vae])
+    taught, loss_map, *_ = out(Train, dit=new, training_set=plain, name=conditioning, **TRAIN)
+    assert np.isfinite(loss_map["loss"]).all() and taught.model.config.position == position
+
+
+def test_cancel_keeps_the_state_and_resume_goes_on_to_the_same_weights(folders, scenes, caplog):
+    _, _, _, training_set, _ = scenes
+    dit = load_embedded()[0]
+    (whole, *_) = out(Train, dit=dit, training_set=training_set, name="whole", **TRAIN)
+    seen = []
+    host.listen(progress=lambda done, *_: seen.append(done), interrupted=lambda: bool(seen) and seen[-1] == 3)
+    try:
+        with pytest.raises(host.Interrupted):
+            out(Train, dit=dit, training_set=training_set, name="broken", **TRAIN)
+    finally:
+        host.listen()
+    state = folders.output / "dit_blocks" / "training" / "broken" / "state.pt"
+    assert f"training stopped at step 3 of 6; its state is in {state}" in caplog.text and len(rows(state.with_name("log.csv"))) == 4
+    (again, *_) = out(Train, dit=dit, training_set=training_set, name="broken", **TRAIN | {"resume": True})
+    assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), again.model.parameters()))
+
+
+def test_a_folder_of_captioned_pictures_becomes_a_set(folders, scenes, caplog):
+    dit, clip, vae, *_ = scenes
+    folder = folders.input / "shapes"
+    (folder / "2_twice").mkdir(parents=True)
+    for name, colour in (("a.png", "red"), ("2_twice/b.jpg", "blue")):
+        Image.new("RGB", (64, 64), colour).save(folder / name)
+    (folder / "a.txt").write_text("a red square\n")
+    (folder / "broken.png").write_bytes(b"no picture")
+    images, texts = LoadImageTextDataSetFromFolder().execute("shapes")
+    assert texts == ["a red square", "", ""] and [tuple(image.shape) for image in images] == [(1, 64, 64, 3)] * 3
+    assert "skipped 1 of 4 pictures: broken.png: it is not a picture that can be read" in caplog.text
+    (training_set,) = out(TrainingSet, images=images, captions=texts, vae=[vae], clip=[clip], cache=["shapes"])
+    assert training_set.latents.shape == (3, 16, 8, 8) and list((folders.output / "dit_blocks" / "sets" / "shapes").glob("*.safetensors"))
+    (lines,) = out(TrainingSet, images=[torch.cat(images)], captions=["one\ntwo\nthree"], vae=[vae], clip=[clip])
+    assert lines.captions == ("one", "two", "three") and torch.equal(lines.latents, training_set.latents)
+
+
+def test_core_s_training_sets_are_taken(scenes):
+    _, clip, vae, _, pictures = scenes
+    latents = [{"samples": vae.encode(picture[None])} for picture in pictures]
+    conditioning = [clip.encode_from_tokens_scheduled(clip.tokenize("a circle"))] * len(latents)
+    (training_set,) = out(TrainingSet, latents=latents, conditioning=conditioning)
+    assert training_set.latents.shape == (10, 16, 8, 8) and len(training_set.conditionings) == 10
+
+
+@pytest.mark.parametrize("node, inputs, message", [
+    (NewDiT, {**NEW, "latent_channels": 4}, "New DiT: a model that reads text needs a clip"),
+    (NewDiT, {**NEW, "conditioning": "none", "heads": 3, "latent_channels": 4}, "New DiT: width 32 does not divide into 3 heads"),
+    (NewDiT, {**NEW, "conditioning": "none"}, "New DiT: latent_channels is 0, which takes those of another model"),
+    (NewDiT, {**NEW, "conditioning": "none", "latent_channels": 4, "patch_sizes": "two"}, "New DiT: patch_sizes are whole numbers"),
+    (NewDiT, {**NEW, "conditioning": "none", "latent_channels": 4, "patch_sizes": "16"}, "New DiT: picture_size 64 is smaller than a patch of 16"),
+    (TrainingSet, {}, "Training Set: wire either images or latents"),
+    (TrainingSet, {"images": [torch.zeros(1, 8, 8, 3)]}, "Training Set: images need a vae")])
+def test_bad_input_is_one_line_that_names_the_node(node, inputs, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        out(node, **inputs)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_name_that_leaves_the_output_folder_is_refused(folders, scenes):
+    for name in ("../elsewhere", "", "/etc"):
+        with pytest.raises(ValueError, match="Train DiT: name '.*' is no folder inside"):
+            out(Train, dit=scenes[0], training_set=scenes[3], name=name, **TRAIN)
+
+
+CONFIG = """
+out = "taught.safetensors"
+[model]
+width = 32
+depth = 1
+heads = 2
+patch_sizes = [2]
+prediction = "x0"
+picture_size = 64
+[set]
+scenes = 9
+size = 64
+[train]
+steps = {steps}
+batch = 4
+warmup = 1
+validation = 1
+scheduler = "constant"
+"""
+
+
+def test_the_command_trains_goes_on_and_says_what_is_wrong(tmp_path, capsys):
+    config = tmp_path / "train.toml"
+    config.write_text(CONFIG.format(steps=2))
+    assert main(["train", str(config)]) == 0 and capsys.readouterr().out.strip() == str(tmp_path / "taught.safetensors")
+    config.write_text(CONFIG.format(steps=4))
+    assert main(["train", str(config)]) == 0 and len(rows(tmp_path / "taught" / "log.csv")) == 5
+    assert load_dit(tmp_path / "taught.safetensors").model.config.width == 32
+    for text, message in (("[set]\nsceness = 3", "[set] has no setting 'sceness'"), ("[train]\nsteps = 0", "steps is at least 1, not 0"),
+                          ("[model]\nwide = 3", "[model] has no setting 'wide'"), ("[train]\nspeed = 3", "[train] has no setting 'speed'")):
+        config.write_text(text)
+        assert main(["train", str(config)]) == 2 and message in capsys.readouterr().err
+
+
+def test_two_processes_train_the_weights_that_one_does(tmp_path):
+    pytest.importorskip("accelerate", reason="no accelerate (pip install accelerate)")
+    for name, command in (("one", ["-m"]), ("two", ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+                                                    "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m"])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.toml").write_text(CONFIG.format(steps=3))
+        done = subprocess.run([sys.executable, *command, "dit_blocks.standalone.cli", "train", str(tmp_path / name / "train.toml")],
+                              capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (load_dit(tmp_path / name / "taught.safetensors").model.state_dict() for name in ("one", "two"))
+    assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
+    assert [len(rows(tmp_path / name / "taught" / "log.csv")) for name in ("one", "two")] == [4, 4]
