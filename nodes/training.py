@@ -112,19 +112,22 @@ class TrainingScenes(io.ComfyNode):
                 io.Int.Input("shapes", default=1, min=1, max=2, tooltip="At most this many shapes in a picture."),
                 io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Which pictures."),
                 io.Clip.Input("clip", optional=True, tooltip="Reads the captions; leave it out for a model without text."),
+                io.Int.Input("zoom", default=1, min=1, max=4, optional=True, tooltip="Above 1: one shape in the middle, so many times larger, which a "
+                                                                                     "small model learns sooner."),
             ],
             outputs=[
                 TrainingSetWire.Output("training_set", display_name="training_set", tooltip="For Train DiT."),
                 io.Image.Output("images", display_name="images", tooltip="The first pictures, at most 16."),
+                io.String.Output("captions", display_name="captions", is_output_list=True, tooltip="Their captions, a list."),
             ],
         )
 
     @classmethod
     @names_errors
-    def execute(cls, vae, count, size, shapes, seed, clip=None) -> io.NodeOutput:
+    def execute(cls, vae, count, size, shapes, seed, clip=None, zoom=1) -> io.NodeOutput:
         report = host.reporter(count)
-        made, pictures = sets.procedural(vae, clip, count, size, seed, shapes, lambda done, _: report(done))
-        return io.NodeOutput(made, pictures, ui=ui.PreviewText(str(made)))
+        made, pictures = sets.procedural(vae, clip, count, size, seed, shapes, zoom, lambda done, _: report(done))
+        return io.NodeOutput(made, pictures, list(made.captions[:len(pictures)]), ui=ui.PreviewText(str(made)))
 
 
 class Train(io.ComfyNode):

@@ -46,7 +46,8 @@ def folders(tmp_path):
 @pytest.fixture
 def scenes() -> tuple:
     dit, clip, vae = load_embedded()
-    training_set, pictures = out(TrainingScenes, vae=vae, clip=clip, count=10, size=64, shapes=1, seed=0)
+    training_set, pictures, captions = out(TrainingScenes, vae=vae, clip=clip, count=10, size=64, shapes=1, seed=0)
+    assert captions == list(training_set.captions)
     return dit, clip, vae, training_set, pictures
 
 

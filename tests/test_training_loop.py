@@ -190,7 +190,7 @@ def test_what_can_not_be_trained_is_refused_in_one_line(backbone, tmp_path):
     taught(backbone, SHORT, tmp_path / "state.pt")
     with pytest.raises(TrainingError, match="learning_rate was 0.001, not 0.01"):
         taught(backbone, replace(SHORT, learning_rate=0.01), tmp_path / "state.pt", resume=True)
-    with pytest.raises(TrainingError, match="is of another model or scope"):
+    with pytest.raises(TrainingError, match="scope was everything, not patch embed and head"):
         taught(backbone, SHORT, tmp_path / "state.pt", resume=True, scope="patch embed and head")
     (tmp_path / "broken.pt").write_bytes(b"no state")
     with pytest.raises(TrainingError, match="is no state of a training"):
@@ -199,6 +199,28 @@ def test_what_can_not_be_trained_is_refused_in_one_line(backbone, tmp_path):
         in_scope(backbone.model, "nothing")
     with pytest.raises(BackboneError, match="the training set has no captions, and a small DiT reads text"):
         taught(backbone, SHORT, set_=replace(data(), conditionings=None))
+
+
+def test_a_training_that_can_not_begin_leaves_an_earlier_one_s_state(backbone, tmp_path, caplog):
+    state = tmp_path / "state.pt"
+    taught(backbone, SHORT, state)
+    before = state.read_bytes()
+    for set_, message in ((replace(data(), conditionings=None), "has no captions"), (data(channels=3), "latents of 3 channels, the model reads 4"),
+                          (data(side=3), "latents of 3 cells a side, smaller than patches of 4")):
+        with pytest.raises(ValueError, match=message):
+            taught(backbone, SHORT, state, set_=set_)
+        assert state.read_bytes() == before
+    taught(backbone, replace(SHORT, seed=1), state)
+    assert (tmp_path / "state.earlier.pt").read_bytes() == before and "an earlier training of this name" in caplog.text
+
+
+def test_a_class_model_learns_without_its_class_now_and_then():
+    from dit_blocks.dit_impl.conditioning import label_conditioning
+    dit = new_dit(32, 1, 2, (2,), 4, conditioning="class", classes=3, picture_size=64)
+    objective = Denoising(training_copy(dit))
+    set_ = TrainingSet(torch.randn(8, 4, 8, 8), [label_conditioning(1)] * 8)
+    labels = [c[0][1]["class_label"] for step in range(20) for c in Draws(set_, objective, replace(SHORT, drop=0.5), Alone()).at(step).conditionings]
+    assert set(labels) == {1, 3} and 20 < labels.count(3) < 60
 
 
 class _VAE:

@@ -17,7 +17,7 @@ from .sets import TrainingSet, from_pictures, procedural
 
 log = logging.getLogger(__name__)
 
-SET = ("folder", "captions", "scenes", "size", "shapes", "seed")
+SET = ("folder", "scenes", "size", "shapes", "zoom", "seed")
 RUN = ("scope", "target", "weighting", "times", "resume")
 
 
@@ -85,4 +85,5 @@ def set_of(values: dict, base: Path, read_folder, dit: Backbone) -> TrainingSet:
     if "folder" in values:
         pictures, captions = read_folder(base / values["folder"])
         return from_pictures(pictures, vae, captions if clip else None, clip)
-    return procedural(vae, clip, values.get("scenes", 256), values.get("size", 128), values.get("seed", 0), values.get("shapes", 1))[0]
+    return procedural(vae, clip, values.get("scenes", 256), values.get("size", 128), values.get("seed", 0), values.get("shapes", 1),
+                      values.get("zoom", 1))[0]

@@ -77,13 +77,15 @@ class Objective(Protocol):
     """What is taught and by what loss.
 
     module: what is called, and what a launcher may wrap. trained: its parameters that learn, by name. patch_sizes: those that steps
-    are drawn from.
+    are drawn from. nothing: what stands for no caption where the set does not say. account: what else decides the weights, for resume.
     """
     module: nn.Module
     trained: dict[str, nn.Parameter]
     patch_sizes: tuple[int, ...]
     latent_format: LatentFormat
     device: torch.device
+    nothing: Conditioning | None
+    account: dict[str, str | int | float]
 
     def sigmas(self, count: int, generator: torch.Generator) -> Tensor:
         """Random noise levels: → [count]."""
@@ -129,6 +131,11 @@ class Draws:
         self.count = len(data) - settings.validation
         if self.count < 1:
             raise TrainingError(f"the set has {len(data)} pictures, validation holds out {settings.validation}: none is left to learn from")
+        channels, side = data.latents.shape[1], min(data.latents.shape[-2:])
+        if channels != len(objective.latent_format["scale"]):
+            raise TrainingError(f"the set has latents of {channels} channels, the model reads {len(objective.latent_format['scale'])}")
+        if side < max(objective.patch_sizes):
+            raise TrainingError(f"the set has latents of {side} cells a side, smaller than patches of {max(objective.patch_sizes)}")
         if settings.batch % runner.processes:
             raise TrainingError(f"batch {settings.batch} does not divide among {runner.processes} processes")
 
@@ -160,7 +167,8 @@ class Draws:
         mine = slice(self.runner.rank, None, self.runner.processes)
         device = objective.device
         clean = into_dit_space(data.latents[chosen[mine]].float().clone(), objective.latent_format)
-        conditionings = [None if data.conditionings is None else data.nothing if out and data.nothing else data.conditionings[i]
+        nothing = data.nothing or objective.nothing
+        conditionings = [None if data.conditionings is None else nothing if out and nothing else data.conditionings[i]
                          for i, out in zip(chosen[mine].tolist(), dropped[mine].tolist())]
         return Batch(clean.to(device), noise[mine].to(device), sigma[mine].to(device), conditionings, patch_size)
 
@@ -206,13 +214,13 @@ def _train(objective, data, settings, state, resume, watch, every, runner, avera
     def keep() -> None:
         told.seconds = time.monotonic() - began
         if state and runner.rank == 0:
-            values = {"step": done, "settings": asdict(settings), "log": asdict(told),
+            values = {"step": done, "settings": asdict(settings) | objective.account, "log": asdict(told),
                       "parameters": {name: p.detach() for name, p in objective.trained.items()},
                       **{name: part.state_dict() for name, part in parts.items()}}
             replace_atomically(state, lambda aside: torch.save(values, aside))
     if settings.validation and not done:
         told.validation.append((0, validate(objective, draws)))
-    keep()
+    began_at = done
     try:
         while done < settings.steps:
             total = torch.zeros((), device=objective.device)
@@ -225,7 +233,10 @@ def _train(objective, data, settings, state, resume, watch, every, runner, avera
             norm = runner.clip(parameters, settings.clip)
             reached = runner.mean(total).item()
             if not (math.isfinite(reached) and math.isfinite(float(norm))):
-                raise _diverged(done, reached, objective, parts, settings, state)
+                raise _diverged(done, reached, objective, parts, settings, state if done > began_at else None)
+            if done == began_at:  # what a later step goes back to; not before, lest a training that can't begin take an earlier one's place
+                _set_aside(state, resume or runner.rank > 0)
+                keep()
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
@@ -244,8 +255,8 @@ def _train(objective, data, settings, state, resume, watch, every, runner, avera
         raise
     except BaseException:
         optimizer.zero_grad(set_to_none=True)
-        keep()
-        if state:
+        if state and done > began_at:
+            keep()
             log.warning("training stopped at step %d of %d; its state is in %s, resume goes on from there", done, settings.steps, state)
         raise
     keep()
@@ -263,7 +274,7 @@ def _restore(state: Path | None, objective: Objective, parts: dict, settings: Se
     except Exception as error:  # whatever a broken file makes of it
         raise TrainingError(f"{state} is no state of a training: {' '.join(str(error).split())[:100]}") from None
     free = ("steps", "precision", "checkpointing")
-    for name, value in asdict(settings).items():
+    for name, value in (asdict(settings) | objective.account).items():
         if name not in free and kept["settings"].get(name) != value:
             raise TrainingError(f"resume goes on with the settings it began with: {name} was {kept['settings'].get(name)}, not {value}")
     _fill(objective, kept, state)
@@ -272,6 +283,14 @@ def _restore(state: Path | None, objective: Objective, parts: dict, settings: Se
     told = Log(**kept["log"])
     told.validation = [tuple(pair) for pair in told.validation]
     return kept["step"], told
+
+
+def _set_aside(state: Path | None, mine: bool) -> None:
+    """Keep an earlier training's state under another name, unless it is the one that goes on."""
+    if state and state.exists() and not mine:
+        earlier = state.with_name(f"{state.stem}.earlier{state.suffix}")
+        state.replace(earlier)
+        log.warning("the state of an earlier training of this name is now %s", earlier)
 
 
 def _fill(objective: Objective, kept: dict, state: Path) -> None:

@@ -62,6 +62,7 @@ class Denoising:
         if unknown := set(self.patch_sizes) - set(dit.patch_sizes):
             raise TrainingError(f"{dit.name} has patch sizes {', '.join(map(str, dit.patch_sizes))}, not {min(unknown)}")
         self.target, self.weighting, self.times = target, weighting, times
+        self.nothing, self.account = dit.unconditional, {"scope": scope, "target": target, "weighting": weighting, "times": times}
         self.trained = in_scope(dit.model, scope)
         only(dit.model, self.trained)
         if isinstance(dit.model, (MMDiT, DiT)):

@@ -1,7 +1,7 @@
 """A training set: latents, encoded once by the frozen VAE, and what conditions each of them. The wire DIT_TRAINING_SET."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import hashlib
 import json
 from pathlib import Path
@@ -120,19 +120,22 @@ def from_latents(latents: Sequence[dict], conditionings: Sequence[Conditioning] 
     return TrainingSet(samples, None if conditionings is None else list(conditionings), (), nothing)
 
 
-def procedural(vae, clip, count: int, size: int, seed: int, things: int = 1,
+def procedural(vae, clip, count: int, size: int, seed: int, things: int = 1, zoom: int = 1,
                report: Callable[[int, int], None] = lambda *_: None) -> tuple[TrainingSet, Tensor]:
     """The default model's captioned scenes, drawn anew: `count` pictures of `size` pixels with up to `things` shapes → the set, and the
-    first pictures [16 or fewer, size, size, 3]. Raises SetError."""
+    first pictures [16 or fewer, size, size, 3]. zoom: one shape in the middle, so much larger. Raises SetError."""
     if count < 1:
         raise SetError("the set is empty: there is not one picture in it")
     rng, excluded = random.Random(seed), set(sum(scenes.held_out(), []))
     drawn = []
     while len(drawn) < count:
-        scene = scenes.random_scene(rng, rng.randint(1, things))
-        if scene not in excluded:
+        scene = scenes.random_scene(rng, rng.randint(1, things) if zoom == 1 else 1)
+        if zoom > 1:
+            scene = replace(scene, things=(replace(scene.things[0], place="center"),))
+        if zoom > 1 or scene not in excluded:
             drawn.append(scene)
-    pictures = [scenes.draw(scene, size, rng).movedim(0, -1)[None] for scene in drawn]
+    edge = size * (zoom - 1) // 2
+    pictures = [scenes.draw(scene, size * zoom, rng)[:, edge:edge + size, edge:edge + size].movedim(0, -1)[None] for scene in drawn]
     captions = [scenes.caption(scene) for scene in drawn] if clip is not None else None
     return from_pictures(pictures, vae, captions, clip, None, report), torch.cat(pictures[:SHOWN])
 
