@@ -9,11 +9,13 @@ async def comfy_entrypoint():
     from comfy_api.v0_0_2 import ComfyExtension
 
     from .nodes import NODES, host
+    from .nodes.replacements import RENAMED
     from .nodes.routes import ROUTES
 
     class DiTBlocks(ComfyExtension):
         async def on_load(self):
             host.serve(ROUTES)
+            await host.replace(RENAMED)
 
         async def get_node_list(self):
             return NODES

@@ -3,7 +3,9 @@
 Linear layers come from an `ops` namespace (torch.nn, or ComfyUI's ops, which cast and offload weights).
 """
 
+from contextvars import ContextVar
 import math
+from typing import Callable
 
 import torch
 from torch import Tensor, nn
@@ -73,8 +75,14 @@ class QKV(nn.Module):
         return (q, k, v) if self.norm is None else (self.norm.q(q), self.norm.k(k), v)
 
 
+onlooker: ContextVar[Callable[[Tensor, Tensor], None] | None] = ContextVar("onlooker", default=None)  # is shown queries and keys
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention, heads joined: three of [B, heads, N, head_dim] → [B, N, D]. Vaswani et al. 2017, §3.2."""
+    look = onlooker.get()
+    if look is not None:
+        look(q, k)
     if q.requires_grad and q.device.type == "cpu":
         # On a CPU the fused kernel's backward pass is slower than the plain formula's.
         weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(dim=-1)

@@ -5,10 +5,11 @@ left out, as torch's flop counter leaves them out. The DiT paper's "Gflops" are 
 """
 
 from dataclasses import dataclass, replace
+import math
 
-import torch
 from torch import Tensor
 
+from . import charts
 from .backbone import Backbone, BackboneError, Dit
 from .dit import DiT
 from .mmdit import MMDiT
@@ -141,17 +142,14 @@ def table(rows: list[tuple[str, Budget]], unit: str = "FLOPs") -> str:
 
 def chart(rows: list[tuple[str, Budget]], unit: str = "FLOPs", width: int = 768) -> Tensor:
     """A bar for each row on a logarithmic axis, attention's part in orange: → [1, H, width, 3] in 0..1."""
-    import numpy as np
-    from PIL import Image, ImageDraw
-    factor, left, room = {"FLOPs": 2, "MACs": 1}[unit], 190, 44
-    picture = Image.new("RGB", (width, 40 + room * len(rows)), "white")
-    draw, top = ImageDraw.Draw(picture), max(b.macs for _, b in rows)
-    low, high = np.log10(min(b.macs for _, b in rows)) - 1, np.log10(top)
-    draw.text((12, 10), f"{unit} a step, logarithmic; orange: attention's share", fill="black")
+    factor, left, room, face = {"FLOPs": 2, "MACs": 1}[unit], 190, 44, charts.font(charts.TEXT, False)
+    picture, draw = charts.canvas(width, 48 + room * len(rows))
+    low, high = (math.log10(pick(b.macs for _, b in rows)) - less for pick, less in ((min, 1), (max, 0)))
+    draw.text((12, 10), f"{unit} a step, logarithmic; orange: attention's share", fill=charts.INK, font=face)
     for i, (label, b) in enumerate(rows):
-        y, length = 36 + i * room, (np.log10(b.macs) - low) / (high - low) * (width - left - 110)
-        draw.text((12, y + 8), label, fill="black")
-        draw.rectangle([left, y, left + length, y + 26], fill=(70, 110, 180))
-        draw.rectangle([left, y, left + length * b.attention / b.macs, y + 26], fill=(230, 140, 40))
-        draw.text((left + length + 6, y + 8), _short(b.macs * factor, unit[:-1]), fill="black")
-    return torch.from_numpy(np.array(picture)).float()[None] / 255
+        y, length = 44 + i * room, (math.log10(b.macs) - low) / (high - low) * (width - left - 150)
+        draw.text((12, y + 13), label, fill=charts.INK, font=face, anchor="lm")
+        draw.rectangle([left, y, left + length, y + 26], fill=charts.CURVES[0])
+        draw.rectangle([left, y, left + length * b.attention / b.macs, y + 26], fill=charts.CURVES[5])
+        draw.text((left + length + 6, y + 13), _short(b.macs * factor, unit[:-1]), fill=charts.INK, font=face, anchor="lm")
+    return charts.as_tensor(picture)[None]

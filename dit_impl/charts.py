@@ -20,22 +20,38 @@ CURVES = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180,
 INK, FAINT = (20, 20, 20), (120, 120, 120)
 TEXT = 18
 CHINESE = ("NotoSansCJK", "NotoSansSC", "SourceHanSans", "wqy", "msyh", "PingFang", "DroidSansFallback", "simhei", "STHeiti")
-FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.fonts", "~/.local/share/fonts", "/System/Library/Fonts", "/Library/Fonts", "C:/Windows/Fonts")
+INSTEAD = {"×": "x", "–": "-", "−": "-", "→": "->", "σ": "sigma", "ε": "eps", "²": "^2", "≤": "<=", "≈": "~", "√": "sqrt "}
+FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.fonts", "~/.local/share/fonts", "/System/Library/Fonts", "/Library/Fonts",
+           "C:/Windows/Fonts")
 
 
 @lru_cache(maxsize=1)
 def chinese_font() -> str | None:
-    """The path of a font with Chinese characters; None where the system has none."""
-    found = [path for folder in FOLDERS for path in sorted(Path(folder).expanduser().rglob("*.tt[cf]")) + sorted(Path(folder).expanduser().rglob("*.otf"))]
-    return next((str(path) for name in CHINESE for path in found if name.lower() in path.name.lower()), None)
+    """The path of a font with Chinese characters, of common weight where there is one; None where the system has none."""
+    found = [path for folder in FOLDERS for path in sorted(Path(folder).expanduser().rglob("*.[to]t[cf]"))]
+    fitting = [path for name in CHINESE for path in sorted(found, key=_is_heavy) if name.lower() in path.name.lower()]
+    return str(fitting[0]) if fitting else None
+
+
+def _is_heavy(path: Path) -> bool:
+    return any(weight in path.stem for weight in ("Bold", "Black", "Light", "Thin", "DemiLight", "Medium", "Heavy"))
 
 
 @lru_cache(maxsize=16)
 def font(size: int, chinese: bool):
-    """A font of this size in pixels."""
+    """A font of this size in pixels. Of a file with faces for several countries the simplified Chinese one, marked SC."""
     from PIL import ImageFont
     path = chinese_font() if chinese else None
-    return ImageFont.truetype(path, size) if path else ImageFont.load_default(size)
+    if not path:
+        return ImageFont.load_default(size)
+    for face in range(16):
+        try:
+            found = ImageFont.truetype(path, size, index=face)
+        except OSError:  # there are no more faces
+            break
+        if " SC" in found.getname()[0]:
+            return found
+    return ImageFont.truetype(path, size)
 
 
 def in_language(words: Mapping[str, str], language: str) -> str:
@@ -67,21 +83,22 @@ def heat(values: Tensor, side: int = 256, low: float | None = None, high: float 
 
 
 def marked(picture: Tensor, grid: tuple[int, int], token: int) -> Tensor:
-    """A frame around one token's cell: [H, W, 3] → same, a copy."""
+    """A frame, black around white, at the edge of one token's cell: [H, W, 3] → same, a copy."""
     h, w = grid
     top, left, bottom, right = (round(edge) for edge in (
         token // w * len(picture) / h, token % w * picture.shape[1] / w, (token // w + 1) * len(picture) / h, (token % w + 1) * picture.shape[1] / w))
-    made, cell = picture.clone(), torch.tensor(CURVES[1]) / 255
-    thick = max(1, min(bottom - top, right - left) // 8)
-    made[top:bottom, left:right] = cell
-    made[top + thick:bottom - thick, left + thick:right - thick] = picture[top + thick:bottom - thick, left + thick:right - thick]
+    made, thick = picture.clone(), max(1, min(bottom - top, right - left) // 10)
+    for ring, shade in ((0, 0.0), (thick, 1.0)):
+        made[top + ring:bottom - ring, left + ring:right - ring] = shade
+    inner = 2 * thick
+    made[top + inner:bottom - inner, left + inner:right - inner] = picture[top + inner:bottom - inner, left + inner:right - inner]
     return made
 
 
 def scale_bar(low: float, high: float, unit: str, width: int, signed: bool = False, language: str = "English") -> Tensor:
     """The colours of a map with the values at their ends: → [H, width, 3]."""
     strip = colours(torch.linspace(low, high, width), low, high, signed)[None].expand(14, -1, -1)
-    words = label_strip([f"{low:.3g}", unit, f"{high:.3g}"], width, language)
+    words = label_strip([number(low), unit, number(high)], width, language)
     return torch.cat([strip, words])
 
 
@@ -94,10 +111,24 @@ def label_strip(words: Sequence[str], width: int, language: str = "English") -> 
 
 
 def canvas(width: int, height: int):
-    """A white picture and what draws on it."""
+    """A white picture and what draws on it. Characters that a font lacks are written by others."""
     from PIL import Image, ImageDraw
     picture = Image.new("RGB", (width, height), "white")
-    return picture, ImageDraw.Draw(picture)
+    draw = ImageDraw.Draw(picture)
+    write = draw.text
+    draw.text = lambda xy, text, fill=None, font=None, *args, **how: write(xy, written(text, font), fill, font, *args, **how)
+    return picture, draw
+
+
+def written(text: str, face) -> str:
+    """Text without the signs that this font would draw as a box."""
+    lacks = face is not None and {sign for sign in INSTEAD.keys() & set(text) if not _has(face, sign)}
+    return "".join(INSTEAD[sign] if lacks and sign in lacks else sign for sign in text)
+
+
+@lru_cache(maxsize=256)
+def _has(face, character: str) -> bool:
+    return bytes(face.getmask(character)) != bytes(face.getmask("\uffff"))
 
 
 def as_tensor(picture) -> Tensor:
@@ -121,14 +152,13 @@ def sheet(pictures: Sequence[Tensor], labels: Sequence[str], columns: int | None
     face, gap = font(TEXT, chinese), 12
     wide = max(picture.shape[1] for picture in pictures)
     labels = [wrapped(label, wide, face) for label in labels]
-    lines = max((label.count("\n") + 1 for label in labels), default=1) if any(labels) else 0
-    tall = max(picture.shape[0] for picture in pictures) + lines * (TEXT + 5) + 4
+    tall = max(picture.shape[0] for picture in pictures) + max(_height(label, face, 4) for label in labels) + 4
     rows = math.ceil(len(pictures) / columns)
     width = gap + columns * (wide + gap)
     title = wrapped(title, width - 2 * gap, font(TEXT + 4, chinese))
     note = wrapped(note, width - 2 * gap, face)
-    head = (title.count("\n") + 1) * (TEXT + 10) + 4 if title else 0
-    foot = (note.count("\n") + 1) * (TEXT + 5) + 8 if note else 0
+    head = _height(title, font(TEXT + 4, chinese), 5) + 8 if title else 0
+    foot = _height(note, face, 4) + 8 if note else 0
     made, draw = canvas(width, gap + head + rows * (tall + gap) + foot)
     if title:
         draw.multiline_text((gap, gap), title, fill=INK, font=font(TEXT + 4, chinese), spacing=5)
@@ -139,6 +169,16 @@ def sheet(pictures: Sequence[Tensor], labels: Sequence[str], columns: int | None
     if note:
         draw.multiline_text((gap, made.height - foot), note, fill=FAINT, font=face, spacing=4)
     return as_tensor(made)
+
+
+def _height(text: str, face, spacing: int) -> int:
+    """How tall lines of text are, as Pillow lays them out; 0 for none."""
+    return (text.count("\n") + 1) * (face.getbbox("A")[3] + spacing) + face.getmetrics()[1] if text else 0
+
+
+def number(value: float) -> str:
+    """A number of about three digits as people write it: 0.0123, 4.56, 3,350."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 def wrapped(text: str, width: int, face) -> str:
@@ -187,7 +227,7 @@ def lines(series: Series, title: str, x_label: str, y_label: str, width: int = 6
     draw.text((left, 8), title, fill=INK, font=font(TEXT + 4, language == "中文"))
     draw.text((right, height - 8), x_label, fill=FAINT, font=face, anchor="rb")
     for y in (y0, y1):
-        draw.text((left - 6, place(x0, y)[1]), f"{y:.3g}", fill=INK, font=face, anchor="rm")
+        draw.text((left - 6, place(x0, y)[1]), number(y), fill=INK, font=face, anchor="rm")
     for x, anchor in ((x0, "la"), (x1, "ra")):
         draw.text((place(x, y0)[0], bottom + 6), f"{x:g}", fill=INK, font=face, anchor=anchor)
     beside = left
@@ -209,7 +249,7 @@ def bars(values: Sequence[float], labels: Sequence[str], title: str, y_label: st
     reach = max(high - low, 1e-12)
     level = lambda value: bottom - (value - low) / reach * (bottom - top)  # noqa: E731
     draw.text((left, 8), title, fill=INK, font=font(TEXT + 4, language == "中文"))
-    draw.text((left - 6, level(high)), f"{high:.3g}", fill=INK, font=face, anchor="rm")
+    draw.text((left - 6, level(high)), number(high), fill=INK, font=face, anchor="rm")
     draw.text((4, 12), y_label, fill=FAINT, font=face)
     draw.line([(left, level(0)), (right, level(0))], fill=FAINT)
     room = (right - left) / len(values)
@@ -219,6 +259,14 @@ def bars(values: Sequence[float], labels: Sequence[str], title: str, y_label: st
         if room * 0.95 > face.getlength(label) or i % math.ceil(face.getlength(label) / room) == 0:
             draw.text((x + room / 2, bottom + 6), label, fill=INK, font=face, anchor="ma")
     return as_tensor(picture)
+
+
+def fitted(picture: Tensor, side: int) -> Tensor:
+    """A photograph brought to a size, its longer side `side` pixels: [h, w, 3] → [H, W, 3]."""
+    scale = side / max(picture.shape[:2])
+    size = [max(1, round(length * scale)) for length in picture.shape[:2]]
+    resized = F.interpolate(picture.detach().float().cpu().movedim(-1, 0)[None], size=size, mode="bilinear", antialias=True)
+    return resized[0].movedim(0, -1)
 
 
 def side_by_side(pictures: Sequence[Tensor], gap: int = 12) -> Tensor:
@@ -231,3 +279,9 @@ def side_by_side(pictures: Sequence[Tensor], gap: int = 12) -> Tensor:
             picture = F.interpolate(picture.movedim(-1, 0)[None].float(), size=size, mode="bilinear", antialias=True)[0].movedim(0, -1)
         fitted += [picture, torch.ones(height, gap, 3)]
     return torch.cat(fitted[:-1], dim=1)
+
+
+def batch(pictures: Sequence[Tensor]) -> Tensor:
+    """Pictures as one IMAGE, smaller ones filled up with white: [h, w, 3] each → [B, H, W, 3]."""
+    height, width = (max(picture.shape[side] for picture in pictures) for side in (0, 1))
+    return torch.stack([F.pad(picture, (0, 0, 0, width - picture.shape[1], 0, height - len(picture)), value=1.0) for picture in pictures])

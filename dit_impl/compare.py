@@ -7,6 +7,7 @@ from typing import Callable
 import torch
 from torch import Tensor
 
+from . import charts
 from .backbone import BackboneError, Conditioning, Dit
 from .budget import architecture, budget
 from .denoise import ScheduleError
@@ -81,16 +82,5 @@ def compare(dit: Dit, decode: Callable[[Tensor], Tensor], latent: dict, rows: li
 
 def sheet(runs: list[Run], columns: int = 4) -> Tensor:
     """The first picture of every run, labelled: → [1, H, W, 3] in 0..1."""
-    import numpy as np
-    from PIL import Image, ImageDraw
-    height, width = runs[0].image.shape[1:3]
-    cell, margin = (max(width, 200) + 12, height + 74), 12  # four lines of words below
-    columns = min(columns, len(runs))
-    lines = -(-len(runs) // columns)
-    picture = Image.new("RGB", (margin + columns * cell[0], margin + lines * cell[1]), "white")
-    draw = ImageDraw.Draw(picture)
-    for i, run in enumerate(runs):
-        x, y = margin + i % columns * cell[0], margin + i // columns * cell[1]
-        picture.paste(Image.fromarray((run.image[0, ..., :3].cpu() * 255).round().byte().numpy()), (x, y))
-        draw.multiline_text((x, y + height + 4), f"p = {run.label}\n{run.caption(runs[0])}", fill="black", spacing=2)
-    return torch.from_numpy(np.array(picture)).float()[None] / 255
+    labels = [f"p = {run.label}\n{run.caption(runs[0])}" for run in runs]
+    return charts.sheet([run.image[0, ..., :3] for run in runs], labels, columns)[None]

@@ -31,6 +31,9 @@ def save_dit(dit: Dit, path: Path) -> None:
     """Write a DIT, in the type its weights have; `path` is there whole or not at all. Raises CheckpointError."""
     if not isinstance(dit, Backbone):
         raise CheckpointError(f"{dit.name} is not of this library: save the MODEL it came from with ComfyUI's own nodes")
+    if carried := getattr(dit.model, "adapters", ()):
+        raise CheckpointError(f"{dit.name} carries an adapter for patch size {carried[-1].patch_size}, whose attention is not the model's own: "
+                              "keep it with Save Adapter")
     kind = next(name for name, flow in FLOWS.items() if isinstance(dit.flow, flow))
     account = {
         "name": dit.name, "downscale": dit.downscale, "picture_size": dit.picture_size,

@@ -84,10 +84,11 @@ class EmbeddedCLIP:
 
     @torch.no_grad()
     def encode_from_tokens_scheduled(self, tokens: dict[str, list], **_) -> list:
-        """Token numbers → CONDITIONING: [[states [1, T, E], {"pooled_output": [1, E]}]]."""
+        """Token numbers → CONDITIONING: [[states [1, T, E], {"pooled_output": [1, E], "words": [T]}]], which names the tokens."""
         ids = torch.tensor([[i for i, _ in row] for row in tokens["words"]])
         states, pooled = self.encoder(ids)
-        return [[states, {"pooled_output": pooled}]]
+        words = [self.encoder.config.vocabulary[i] for i in ids[0].tolist()]
+        return [[states, {"pooled_output": pooled, "words": words}]]
 
 
 class EmbeddedVAE:

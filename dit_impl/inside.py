@@ -17,7 +17,7 @@ BLOCK = "block {}"  # how a trace names the last block that was run
 POSITION_MODES = ("model", "none", "shuffled", "1-D", "scaled")
 
 
-def _check(dit: Dit, wire: dict, *needed: str) -> None:
+def check(dit: Dit, wire: dict, *needed: str) -> None:
     """Raise StagesError unless a DIT_HIDDEN is this model's and has been through the stages it needs."""
     if wire["model"] != dit.name:
         raise StagesError(f"the hidden states come from {wire['model']}, the dit is {dit.name}")
@@ -37,18 +37,23 @@ def _after(wire: dict, hidden: Hidden, stage: str, name: str = "") -> dict:
     return {**wire, "hidden": hidden, "done": wire["done"] | {stage}, "trace": (*wire["trace"], (name or stage, checksum(hidden.x)))}
 
 
+def _words(positive: Conditioning) -> dict:
+    """What the text's tokens are called, where the CONDITIONING says it, for the wire."""
+    return {"words": positive[0][1]["words"]} if positive and "words" in positive[0][1] else {}
+
+
 def condition(dit: Dit, x: dict, positive: Conditioning, negative: Conditioning | None, sigmas: Tensor, step: int) -> dict:
     """Begin a step: lay out its batch [uncond, cond], embed time and text. Raw tokens, or hidden states without them → DIT_HIDDEN.
 
     Raises StagesError, ScheduleError, BackboneError.
     """
     if "hidden" not in x:
-        begun = dit.begin(x, sigmas, step, positive, negative)
+        begun = {**dit.begin(x, sigmas, step, positive, negative), **_words(positive)}
         return _after({**begun, "trace": ()}, begun["hidden"], "condition")
-    _check(dit, x)
+    check(dit, x)
     if x["call"]:
         raise StagesError("the hidden states are conditioned already")
-    begun = dit.begin(x["tokens"], sigmas, step, positive, negative)
+    begun = {**dit.begin(x["tokens"], sigmas, step, positive, negative), **_words(positive)}
     parts = len(begun["call"].layout)
     hidden = begun["hidden"].but(x=x["hidden"].x.repeat(parts, 1, 1), index=x["hidden"].index)
     return _after({**begun, "done": x["done"], "trace": x["trace"]}, hidden, "condition")
@@ -57,7 +62,7 @@ def condition(dit: Dit, x: dict, positive: Conditioning, negative: Conditioning 
 def patch_embed(dit: Dit, x: dict) -> dict:
     """Raw patches to the model's width, by its patch embedding: DIT_TOKENS, or DIT_HIDDEN after Condition → DIT_HIDDEN."""
     if "hidden" in x:
-        _check(dit, x)
+        check(dit, x)
         if "patches" in x["done"]:
             raise StagesError("the patches are embedded already")
         return _after(x, dit.stages.patch_embed(x["hidden"]), "patches")
@@ -76,7 +81,7 @@ def position_embed(dit: Dit, wire: dict, mode: str = "model", seed: int = 0) -> 
     reading order alone; "scaled", a table of the trained grid laid over this one. Only "model" applies where positions are rotary,
     for those turn queries and keys inside attention and are not added to tokens. Raises StagesError.
     """
-    _check(dit, wire, "patches")
+    check(dit, wire, "patches")
     stages, hidden = dit.stages, wire["hidden"]
     own = stages.position_embed(hidden)
     if mode == "model":
@@ -105,10 +110,10 @@ def run_blocks(dit: Dit, wire: dict, blocks: str = "all", strength: float = 1.0,
                mask: Tensor | None = None) -> dict:
     """Blocks in the order given. `strength` scales what each adds; `graft` first replaces image tokens by another run's, where
     `mask` [B or 1, h', w'] is above a half, everywhere without one: DIT_HIDDEN → DIT_HIDDEN. Raises StagesError."""
-    _check(dit, wire, "condition", "patches")
+    check(dit, wire, "condition", "patches")
     hidden = wire["hidden"]
     if graft is not None:
-        _check(dit, graft, "patches")
+        check(dit, graft, "patches")
         if graft["hidden"].x.shape[1:] != hidden.x.shape[1:]:
             theirs, ours = graft["hidden"].x.shape, hidden.x.shape
             raise StagesError(f"the graft has {theirs[1]} tokens of width {theirs[2]}, the hidden states have {ours[1]} of {ours[2]}")
@@ -142,7 +147,7 @@ def describe_blocks(dit: Dit, blocks: str) -> str:
 
 def final_layer(dit: Dit, wire: dict) -> dict:
     """Image tokens back to patch values: DIT_HIDDEN → the model's prediction for every part of the batch, as DIT_TOKENS."""
-    _check(dit, wire, "condition", "patches")
+    check(dit, wire, "condition", "patches")
     answer = dit.stages.head(wire["hidden"])
     tokens = answer if answer.dim() == 3 else to_tokens(answer.float(), wire["tokens"])
     trace = (*wire["trace"], ("final layer", checksum(tokens)))

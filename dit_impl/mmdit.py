@@ -83,7 +83,7 @@ class MMDiT(nn.Module):
             return position.resized(self.positions, grid) if c.position == "learned" else torch.zeros(1, 1, c.width)
         if c.position == "cropped":
             unit = c.position_base / c.position_table
-            places = position.cropped_positions(grid, patch_size // c.patch_size, c.position_table, unit, c.position_start)
+            places = position.cropped_positions(grid, patch_size / c.patch_size, c.position_table, unit, c.position_start)
         else:
             places = position.grid_positions(grid, c.position_base)
         return position.sincos_2d(c.width, *places)[None]

@@ -30,7 +30,7 @@ def grid_positions(grid: tuple[int, int], base: float) -> tuple[Tensor, Tensor]:
     return tuple((torch.arange(n, dtype=torch.float64) + 0.5) * base / n - 0.5 for n in grid)
 
 
-def cropped_positions(grid: tuple[int, int], scale: int, table: int, unit: float,
+def cropped_positions(grid: tuple[int, int], scale: float, table: int, unit: float,
                       start: float = 0.0) -> tuple[Tensor, Tensor]:
     """Patch centres of a grid in the middle of SD3's table: → rows [h], columns [w]. Esser et al. 2024, §5.3.2.
 

@@ -6,7 +6,7 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-from . import inside
+from . import charts, inside
 from .backbone import Conditioning, Dit
 from .ranges import in_words
 from .stages import StagesError
@@ -99,22 +99,21 @@ def ablate(dit: Dit, clean: dict, sigmas: Tensor, levels: int, positive: Conditi
 
 def bar_chart(ablation: Ablation, width: int = 768, height: int = 384) -> Tensor:
     """A bar for each block, the mean over noise levels, with a tick for each level: → [1, height, width, 3] in 0..1."""
-    import numpy as np
-    from PIL import Image, ImageDraw
-    picture = Image.new("RGB", (width, height), "white")
-    draw, mean = ImageDraw.Draw(picture), ablation.change.mean(0)
-    left, bottom, top = 48, height - 36, 36
+    made, draw = charts.canvas(width, height)
+    mean, face = ablation.change.mean(0), charts.font(charts.TEXT, False)
+    left, bottom, top = 60, height - 56, 44
     room, highest = (width - left - 16) / len(mean), max(ablation.change.max().item(), 1e-9)
-    draw.text((left, 10), "change of x0 when a block is left out", fill="black")
-    draw.text((4, top - 6), f"{highest:.2g}", fill="gray")
-    draw.line([(left, bottom), (width - 16, bottom)], fill="gray")
+    draw.text((left, 8), "change of x0 when a block is left out, as a share of its size", fill=charts.INK, font=face)
+    draw.text((left - 6, top), f"{highest:.2g}", fill=charts.FAINT, font=face, anchor="rm")
+    draw.line([(left, bottom), (width - 16, bottom)], fill=charts.FAINT)
+    every = max(1, -(-int(face.getlength("00 ")) // max(1, int(room))))  # so that numbers do not touch
     for i, value in enumerate(mean.tolist()):
         x = left + i * room
         level = lambda share: bottom - share / highest * (bottom - top)  # noqa: E731
-        draw.rectangle([x + room * 0.15, level(value), x + room * 0.85, bottom], fill=(70, 110, 180))
+        draw.rectangle([x + room * 0.15, level(value), x + room * 0.85, bottom], fill=charts.CURVES[0])
         for one in ablation.change[:, i].tolist():
-            draw.line([(x + room * 0.15, level(one)), (x + room * 0.85, level(one))], fill=(230, 140, 40), width=2)
-        if len(mean) <= 32 or i % 4 == 0:
-            draw.text((x + room / 2 - 3 * len(str(i)), bottom + 6), str(i), fill="black")
-    draw.text((left, height - 16), "block; orange: each noise level, blue: their mean", fill="gray")
-    return torch.from_numpy(np.array(picture)).float()[None] / 255
+            draw.line([(x + room * 0.15, level(one)), (x + room * 0.85, level(one))], fill=charts.CURVES[5], width=3)
+        if i % every == 0:
+            draw.text((x + room / 2, bottom + 6), str(i), fill=charts.INK, font=face, anchor="ma")
+    draw.text((left, height - 26), "block; orange: each noise level, blue: their mean", fill=charts.FAINT, font=face)
+    return charts.as_tensor(made)[None]

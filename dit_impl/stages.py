@@ -9,15 +9,19 @@ DIT_HIDDEN is a plain dict:
     done     which stages were run, of "condition", "patches", "positions"
     call     once conditioned: a `Call`, with the batch layout [uncond, cond] and how predictions become x0
     model    name of the model that it belongs to
+    words    (optional) what the text tokens are called
     trace    (stage, checksum of the image tokens after it) for every stage so far, by which Parity finds where wires part from the model
 """
 
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Iterable
+from itertools import count
+from typing import Any, Callable, Iterable, Sequence
 
 from torch import Tensor, nn
 
 from . import mmdit
+from .blocks import onlooker
 from .ranges import parse_ranges
 
 
@@ -52,14 +56,50 @@ class Call:
     to_x0: Callable[[Tensor, float], Tensor]
 
 
+@dataclass(frozen=True)
+class Attention:
+    """One of the attentions in a block: where text and image stand among its queries and its keys. length: all keys."""
+    queries: dict[str, range]  # "text" and "image", those that there are
+    keys: dict[str, range]
+    length: int
+
+
+def joint_attention(text: range, image: range, length: int) -> Attention:
+    """Text and image in one sequence."""
+    return Attention({"text": text, "image": image}, {"text": text, "image": image}, length)
+
+
+# (which of the block's attentions, queries [B, heads, N, head_dim], keys, the scores' factor, a mask that is added or True to attend)
+Look = Callable[[int, Tensor, Tensor, float, Tensor | None], None]
+
+
 class Stages:
     """A transformer by stages. Adapters fill in what is left open here."""
 
     name: str  # as people call it
+    positions = "2-D sin-cos"  # what its position embedding is: "2-D sin-cos", "learned", "rotary" or "none"
 
     @property
     def kinds(self) -> list[str]:
         """What each block is, in order: "joint", "double", "single", "layer" …"""
+        raise NotImplementedError
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The modules that the blocks run, in order."""
+        raise NotImplementedError
+
+    @property
+    def heads(self) -> int:
+        """Attention heads in a block."""
+        raise NotImplementedError
+
+    def attentions(self, hidden: Hidden, tokens: int) -> list[Attention]:
+        """What a block attends to, in the order it computes; further attentions are left out. tokens: those of the picture, N."""
+        raise NotImplementedError
+
+    def observe(self, i: int, look: Look) -> AbstractContextManager:
+        """While it lasts, every run of block i shows `look` its attentions. What the block computes stays the same."""
         raise NotImplementedError
 
     def patch_embed(self, hidden: Hidden) -> Hidden:
@@ -107,6 +147,43 @@ class TokenStages(Stages):
     @property
     def kinds(self) -> list[str]:
         return ["joint"] * self.model.config.depth if hasattr(self.model, "joint_blocks") else ["block"] * self.model.config.depth
+
+    @property
+    def positions(self) -> str:
+        kind = self.model.config.position
+        return kind if kind in ("learned", "none") else "2-D sin-cos"
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return self.model.joint_blocks if hasattr(self.model, "joint_blocks") else self.model.blocks
+
+    @property
+    def heads(self) -> int:
+        return self.model.config.heads
+
+    def attentions(self, hidden: Hidden, tokens: int) -> list[Attention]:
+        if not hasattr(self.model, "joint_blocks"):
+            return [Attention({"image": range(tokens)}, {"image": range(tokens)}, tokens)]
+        text = 0 if hidden.context is None else hidden.context.shape[1]
+        return [joint_attention(range(text), range(text, text + tokens), text + tokens)]
+
+    @contextmanager
+    def observe(self, i: int, look: Look):
+        outer = onlooker.get()
+
+        def begin(*_) -> None:
+            numbers = count()
+            onlooker.set(lambda q, k: look(next(numbers), q, k, q.shape[-1] ** -0.5, None))
+
+        def end(*_) -> None:
+            onlooker.set(outer)
+        hooks = [self.blocks[i].register_forward_pre_hook(begin), self.blocks[i].register_forward_hook(end)]
+        try:
+            yield
+        finally:
+            onlooker.set(outer)
+            for hook in hooks:
+                hook.remove()
 
     def condition(self, tokens: Tensor, grid: tuple[int, int], patch_size: int, t: Tensor, **arguments) -> Hidden:
         """Embed time [B] and what the model is conditioned on; keep the raw tokens [B, N, C·p·p]."""

@@ -1,5 +1,7 @@
 """The pack's ComfyUI nodes, in menu order."""
 
+from .adapter import LoadAdapter, SaveAdapter
+from .attention import AttentionMap, AttentionSteps, PositionSimilarity
 from .budget import Budget, Compare
 from .class_label import ClassLabel
 from .denoise import AddNoise, Denoise, DenoiseStep, Schedule
@@ -7,6 +9,7 @@ from .load import LoadCheckpoint, LoadDiffusers, LoadEmbedded, SaveCheckpoint
 from .model import FromModel, ToModel
 from .patch import Patchify, PatchifyImage, Unpatchify
 from .patch_schedule import PatchSchedule, PatchScheduleModel
+from .pictures import ContentAndPlace, PatchFilters, PipelineReport, TokenPCA, TokenSimilarity, Trajectory
 from .probe import BlockAblation, Parity
 from .textbook import DiffusionLoss, NoiseAtTime, TrainStep, Trainable
 from .tokens import MixTokens, ReplaceTokens, RollTokens, ScaleTokens, ShuffleTokens, SwapTokens, TokenMap, TokenMask
@@ -20,5 +23,7 @@ NODES = [LoadEmbedded, FromModel, ToModel, LoadDiffusers, LoadCheckpoint, SaveCh
          Condition, PatchEmbed, PositionEmbed, RunBlocks, FinalLayer, Guidance, SamplerStep,
          TokenMask, MixTokens, SwapTokens, RollTokens, ShuffleTokens, ScaleTokens, ReplaceTokens, TokenMap,
          Parity, BlockAblation,
-         NewDiT, TrainingSet, TrainingScenes, Train,
+         AttentionMap, AttentionSteps, PositionSimilarity,
+         PatchFilters, TokenPCA, TokenSimilarity, Trajectory, PipelineReport, ContentAndPlace,
+         NewDiT, TrainingSet, TrainingScenes, Train, LoadAdapter, SaveAdapter,
          Trainable, NoiseAtTime, DiffusionLoss, TrainStep]

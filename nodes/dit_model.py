@@ -88,6 +88,8 @@ def as_model(dit: Dit):
 
     The nodes of the pack load the DIT by the same patcher, so that a LoRA on the MODEL is gone when they sample.
     """
+    if getattr(dit, "taught", None):  # a MODEL that an adapter changed
+        return dit.model
     if not isinstance(dit, Backbone):
         raise ValueError(f"{dit.name} is a MODEL already: wire that")
     patcher = getattr(dit.model, "comfy_patcher", None)

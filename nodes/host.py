@@ -64,6 +64,11 @@ def dit_files() -> dict[str, Path]:
     return _files("diffusion_models", ".safetensors")
 
 
+def adapter_files() -> dict[str, Path]:
+    """The safetensors files below models/loras, where small additions to a model are kept, by the name that a user picks."""
+    return _files("loras", ".safetensors")
+
+
 def save_path(prefix: str) -> Path:
     """`<prefix>_00001_.safetensors` in the output folder, or the next number. Raises ValueError for a prefix that leaves it."""
     if not management:
@@ -119,6 +124,17 @@ def serve(routes: list[tuple[str, str, Callable]]) -> None:
     running = getattr(PromptServer, "instance", None)  # none where nodes run without a server
     for method, path, handler in routes if running else ():
         running.routes.route(method, path)(handler)
+
+
+async def replace(renamed: list[dict]) -> None:
+    """Have ComfyUI give workflows the new nodes for these old ones. Elsewhere whoever reads workflows reads the list itself."""
+    if not management or not renamed:
+        return
+    from comfy_api.v0_0_2 import ComfyAPI, io
+    from server import PromptServer
+    if getattr(PromptServer, "instance", None):
+        for fields in renamed:
+            await ComfyAPI().node_replacement.register(io.NodeReplace(**fields))
 
 
 def device() -> torch.device:

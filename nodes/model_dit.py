@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..dit_impl.backbone import BackboneError, Conditioning, Dit
+from ..dit_impl.adapters import Adapter
+from ..dit_impl.backbone import Backbone, BackboneError, Conditioning, Dit
 from ..dit_impl.denoise import Report, check_start, check_step, last_step, walk, with_noise
 from ..dit_impl.patch_methods import Reading
 from ..dit_impl.stages import Call, Stages, StagesError
 from ..dit_impl.tokens import LatentFormat, into_dit_space, latent_format, out_of_dit_space, to_latent, to_tokens, unfold
-from .patched_model import patch_sizes_of, with_patch_sizes
+from . import adapted_model
+from .patched_model import ADAPTERS, PATCH_SIZE, patch_sizes_of, with_patch_sizes
 from .stages import stages_of
 
 APPLY_MODEL = ("c_concat", "c_crossattn", "control", "transformer_options")  # of BaseModel.apply_model, after x and t
@@ -100,17 +102,33 @@ class ModelDit(Dit):
         self.downscale = host_format.spacial_downscale_ratio
         self.picture_size = 1024
         (own, *_), self.frame_patch = patch_sizes_of(model)
-        self.patch_sizes = (own,)
+        self.taught = dict(model.model_options.get(ADAPTERS, {}))  # patch sizes that adapters brought
+        self.patch_sizes = (own, *self.taught)
         self.previewer = None  # chosen anew for every run, as the user's setting may change
 
     @property
     def stages(self) -> Stages:
         """The MODEL's transformer in stages. Raises StagesError where there is no adapter for its architecture."""
-        return stages_of(self.model.model.diffusion_model)
+        transformer = self.model.model.diffusion_model
+        stages = stages_of(transformer)
+        return adapted_model.WornStages(stages, transformer, self.taught) if self.taught else stages
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        return tuple(adapter for adapter, _ in self.taught.values())
+
+    def with_adapter(self, adapter: Adapter) -> "ModelDit":
+        """The same MODEL, which reads one more patch size. Raises BackboneError, CheckpointError."""
+        return ModelDit(adapted_model.with_adapter(self.model, adapter, self.name))
+
+    def as_backbone(self) -> Backbone:
+        """The MODEL's transformer as one that can be taught a patch size. Raises BackboneError."""
+        return adapted_model.as_backbone(self)
 
     def approximate(self, reading: Reading) -> "ModelDit":
         patched = ModelDit(with_patch_sizes(self.model, {reading.patch_size}, lambda *_: reading.patch_size, reading.method))
-        patched.patch_sizes = (*self.patch_sizes, reading.patch_size)
+        patched.taught.pop(reading.patch_size, None)  # which is not asked now
+        patched.patch_sizes = (*patched.patch_sizes, reading.patch_size)
         return patched
 
     def check_conditioning(self, conditioning: Conditioning, what: str) -> None:
@@ -226,13 +244,21 @@ class ModelDit(Dit):
         conditionings = {"positive": positive, **({} if negative is None else {"negative": negative})}
         for what, conditioning in conditionings.items():
             self.check_conditioning(conditioning, f"{what} conditioning")
-        guider = comfy.samplers.CFGGuider(self.model)
+        guider = comfy.samplers.CFGGuider(self._reading(wire["patch_size"]))
         guider.inner_set_conds(conditionings)
         guider.set_cfg(cfg)
         clean, noise = self._start(wire)
         start = wire.get("start", {})
         guider.sample(noise, start.get("latent", clean), sampler, sigmas, denoise_mask=wire.get("noise_mask"), disable_pbar=True,
                       seed=start.get("seed"))
+
+    def _reading(self, patch_size: int):
+        """The MODEL, asked for patches of this size where an adapter brought them."""
+        if patch_size not in self.taught:
+            return self.model
+        clone = self.model.clone()
+        clone.model_options["transformer_options"] = {**clone.model_options.get("transformer_options", {}), PATCH_SIZE: patch_size}
+        return clone
 
     def _landed(self, wire: dict, sigma: Tensor) -> dict:
         """Tokens that have come to the end of the noise, as KSampler gives them."""

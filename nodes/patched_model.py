@@ -17,14 +17,15 @@ from ..dit_impl.patch_methods import Reading, choose_method
 from ..dit_impl.patch_schedule import PatchSchedule
 
 PATCH_SIZE = "dit_blocks_patch_size"  # in transformer_options, for models that have weights for several
+ADAPTERS = "dit_blocks_adapters"  # in model_options: patch size → what it was taught
 
 
 def patch_sizes_of(model) -> tuple[tuple[int, ...], int]:
-    """A MODEL's patch sizes, its own first, and how many frames are in a patch."""
+    """A MODEL's patch sizes, its own first and those that it was taught last, and how many frames are in a patch."""
     transformer = model.model.diffusion_model
     size = getattr(transformer, "patch_size", None) or 1
     sizes = getattr(transformer, "patch_sizes", None) or (size if isinstance(size, int) else size[-1],)
-    return tuple(sizes), 1 if isinstance(size, int) or len(size) < 3 else size[0]
+    return (*sizes, *model.model_options.get(ADAPTERS, ())), 1 if isinstance(size, int) or len(size) < 3 else size[0]
 
 
 def flow_of(model) -> Flow:

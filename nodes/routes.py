@@ -1,6 +1,9 @@
 """What the editor asks the pack over HTTP, in ComfyUI and in `dit-blocks serve`."""
 
+from importlib import metadata
 import json
+from pathlib import Path
+import tomllib
 
 from ..dit_impl import costs
 
@@ -14,4 +17,18 @@ async def cost(request):
         return web.json_response({"error": str(error)}, status=400)
 
 
-ROUTES = [("POST", "/dit_blocks/cost", cost)]
+def own_version() -> str:
+    """The pack's version: ComfyUI runs it from a folder that holds its pyproject.toml, pip installs it without."""
+    try:
+        return tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    except OSError:
+        return metadata.version("dit-blocks")
+
+
+async def version(request):
+    """GET → {"version"}, with which the editor signs the workflows that it saves."""
+    from aiohttp import web
+    return web.json_response({"version": own_version()})
+
+
+ROUTES = [("POST", "/dit_blocks/cost", cost), ("GET", "/dit_blocks/version", version)]

@@ -266,6 +266,12 @@ def _chosen(declared: Mapping[str, Socket], values: list | dict) -> dict[str, So
     return found
 
 
+def values_in_order(info: dict, named: dict) -> list:
+    """What a node saves for its widgets, given some of them by name: defaults for the others."""
+    declared = _chosen(sockets(info), named)
+    return [named.get(name, _default(declared[name]) if name in declared else None) for name in _slots(declared)]
+
+
 def _slots(declared: Mapping[str, Socket]) -> list[str]:
     """Names of the values that a node saves, in order; those that are no input never reach the prompt."""
     names, upload = [], []

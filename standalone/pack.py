@@ -30,6 +30,14 @@ def load() -> dict[str, type]:
     return core_nodes.NODES | dataset_nodes.NODES | loops.NODES | own
 
 
+def renamed() -> list[dict]:
+    """The nodes that have had another id. See `nodes.replacements`."""
+    comfy_api_standin.install()
+    from ..nodes.replacements import RENAMED
+
+    return RENAMED
+
+
 def _save_path(prefix: str) -> Path:
     """The next `<prefix>_00001_.safetensors` in the output folder of the run."""
     output = current().output

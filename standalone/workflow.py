@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Mapping
 
+from . import pack, replace
 from .errors import WorkflowError, one_line
 from .graph_to_prompt import Outer, Place, convert
 from .node_types import NodeType, Socket
@@ -45,8 +46,11 @@ def parse_workflow(data: Any, types: Mapping[str, NodeType]) -> Workflow:
     """A workflow from JSON values; `data` itself is left as it is."""
     if isinstance(data, dict) and isinstance(data.get("nodes"), list):
         saved = copy.deepcopy(data)
-        infos = {name: types[name].info() for name in _node_types_in(saved) if name in types}
+        renamed = pack.renamed()
+        names = _node_types_in(saved) | {entry["new_node_id"] for entry in renamed}
+        infos = {name: types[name].info() for name in names if name in types}
         try:
+            replace.in_saved(saved, renamed, infos)
             converted = convert(saved, infos)
         except RecursionError as error:
             raise WorkflowError("its wires go round in a circle") from error
@@ -55,7 +59,8 @@ def parse_workflow(data: Any, types: Mapping[str, NodeType]) -> Workflow:
             raise WorkflowError(f"not a workflow that can be read: {why}") from error
         return Workflow(converted.prompt, saved, converted.places, converted.outers)
     if isinstance(data, dict) and any(isinstance(node, dict) and "class_type" in node for node in data.values()):
-        return Workflow({str(id): _api_node(id, node) for id, node in data.items()})
+        prompt = {str(id): _api_node(id, node) for id, node in data.items()}
+        return Workflow(replace.in_prompt(prompt, pack.renamed(), types))
     raise WorkflowError("not a workflow: neither nodes and links as the front end saves them, "
                         "nor node ids with a class_type as the API takes them")
 

@@ -14,7 +14,7 @@ import pytest
 from comfyui_host import COMFYUI, HERE, PYTHON, ROOT, needs_comfyui
 
 pytestmark = needs_comfyui
-SCRIPTS = ("host_stages_check", "host_model_check", "host_patch_check")
+SCRIPTS = ("host_stages_check", "host_model_check", "host_patch_check", "host_attention_check", "host_see_check", "host_adapter_check")
 CASES = [(script, case) for script in SCRIPTS for case in importlib.import_module(script).CASES]
 
 

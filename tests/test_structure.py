@@ -14,8 +14,8 @@ from dit_blocks import comfy_entrypoint
 
 ROOT = Path(dit_blocks.__file__).parent
 LAYERS = {"dit_impl": {"dit_impl"}, "nodes": {"nodes", "dit_impl"}, "standalone": {"standalone", "nodes", "dit_impl"}}
-# the program itself; a MODEL as a DIT; a DIT as a MODEL; a MODEL at other patch sizes
-HOST_SIDE = ("host.py", "model_dit.py", "dit_model.py", "patched_model.py")
+# the program itself; a MODEL as a DIT; a DIT as a MODEL; a MODEL at other patch sizes, and one that was taught one
+HOST_SIDE = ("host.py", "model_dit.py", "dit_model.py", "patched_model.py", "adapted_model.py")
 FILES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
 
 
@@ -70,7 +70,9 @@ def test_ids_are_the_fixed_ones():
         "VAEDecode", "EmptyLatent", "Patchify", "PatchifyImage", "Unpatchify", "Schedule", "AddNoise", "DenoiseStep", "Denoise",
         "PatchSchedule", "PatchScheduleModel", "Budget", "Compare", "Condition", "PatchEmbed", "PositionEmbed", "RunBlocks", "FinalLayer", "Guidance", "SamplerStep", "TokenMask", "MixTokens", "SwapTokens", "RollTokens",
         "ShuffleTokens", "ScaleTokens", "ReplaceTokens", "TokenMap", "Parity", "BlockAblation",
-        "NewDiT", "TrainingSet", "TrainingScenes", "Train",
+        "AttentionMap", "AttentionSteps", "PositionSimilarity",
+        "PatchFilters", "TokenPCA", "TokenSimilarity", "Trajectory", "PipelineReport", "ContentAndPlace",
+        "NewDiT", "TrainingSet", "TrainingScenes", "Train", "LoadAdapter", "SaveAdapter",
         "Trainable", "NoiseAtTime", "DiffusionLoss", "TrainStep")]
 
 

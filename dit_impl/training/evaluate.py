@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
+from ..backbone import Backbone
 from ..embedded import FOLDER, EmbeddedVAE, load_embedded
 from ..patch_schedule import PatchSchedule, denoise, parse_schedule
 from ..tokens import unfold
@@ -35,9 +36,11 @@ def read_caption(text: str) -> scenes.Scene:
     return scene
 
 
-def draw_prompts(prompts: list[str], plan: PatchSchedule, seed: int = 0) -> tuple[Tensor, float]:
-    """Pictures of prompts, one batch from one seed: → ([len(prompts), 3, H, W] in 0..1, seconds of denoising)."""
+def draw_prompts(prompts: list[str], plan: PatchSchedule, seed: int = 0, dit: Backbone | None = None) -> tuple[Tensor, float]:
+    """Pictures of prompts, one batch from one seed: → ([len(prompts), 3, H, W] in 0..1, seconds of denoising). dit: one that reads the
+    default model's text in its place."""
     backbone, clip, vae = load_embedded()
+    backbone = dit or backbone
     sigmas, side = backbone.schedule(STEPS), backbone.picture_size // backbone.downscale
     encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(prompt))[0] for prompt in prompts]
     positive = [[torch.cat([states for states, _ in encoded]),
@@ -52,12 +55,13 @@ def draw_prompts(prompts: list[str], plan: PatchSchedule, seed: int = 0) -> tupl
     return vae.decode(unfold(clean)).movedim(-1, 1), seconds
 
 
-def accuracy(wanted: list[scenes.Scene], patch_size: int, progress: Callable[[int], None] = lambda _: None) -> float:
-    """Share of scenes drawn with every attribute right, from their full captions."""
-    right = 0
+def accuracy(wanted: list[scenes.Scene], patch_size: int, progress: Callable[[int], None] = lambda _: None, dit: Backbone | None = None,
+             method: str = "auto") -> float:
+    """Share of scenes drawn with every attribute right, from their full captions. dit: as in `draw_prompts`."""
+    right, plan = 0, parse_schedule(str(patch_size), method)
     for start in range(0, len(wanted), BATCH):
         batch = wanted[start:start + BATCH]
-        pictures, _ = draw_prompts([scenes.caption(scene) for scene in batch], parse_schedule(str(patch_size)), seed=start)
+        pictures, _ = draw_prompts([scenes.caption(scene) for scene in batch], plan, start, dit)
         right += sum(same_scene(read_scene(picture), scene) for picture, scene in zip(pictures, batch))
         progress(start + len(batch))
     return right / len(wanted)

@@ -14,13 +14,25 @@ from ..conditioning import Conditioning
 from ..files import replace_atomically
 from ..filters import filters_picture
 from ..tokens import unfold
-from .loop import Alone, Log, Settings, train
+from .adapter import Distilling
+from .loop import Alone, Log, Objective, Settings, train
 from .objectives import Denoising, training_copy
 from .sets import TrainingSet
 
 STATE, TABLE = "state.pt", "log.csv"
 SNAPSHOTS = 24
 SAMPLE_STEPS = 12
+Report = Callable[[int, Tensor | None], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The taught model, what was told of it, and what was seen. filters, samples: [T, H, W, 3] in 0..1."""
+    dit: Dit
+    log: Log
+    filters: Tensor
+    samples: Tensor | None
+    picture: Tensor
 
 
 @dataclass
@@ -32,13 +44,14 @@ class Monitor:
     sample_every: int = 0
     filters: list[Tensor] = field(default_factory=list)
     samples: list[Tensor] = field(default_factory=list)
+    patch_size: int = 0
 
     def look(self, done: int) -> bool:
         """Take what is due at this step; → whether there is something new to show."""
         every = max(1, self.steps // (SNAPSHOTS - 1))
         due = done % every == 0 or done == self.steps
         if due:
-            self.filters.append(filters_picture(self.dit, self.dit.patch_size))
+            self.filters.append(filters_picture(self.dit, self.patch_size))
         if self.sample and self.sample_every and (done % self.sample_every == 0 or done == self.steps):
             self.samples.append(self.sample(self.dit))
             due = True
@@ -47,6 +60,9 @@ class Monitor:
     def picture(self, log: Log) -> Tensor:
         """Loss, filters and the last sample side by side: → [H, W, 3] in 0..1."""
         return side_by_side([curve(log), *self.filters[-1:], *self.samples[-1:]])
+
+    def told(self, dit: Dit, log: Log) -> Trained:
+        return Trained(dit, log, torch.stack(self.filters), torch.stack(self.samples) if self.samples else None, self.picture(log))
 
 
 def curve(log: Log) -> Tensor:
@@ -87,19 +103,9 @@ def drawn(positive: Conditioning, size: tuple[int, int], decode: Callable[[Tenso
     return sample
 
 
-@dataclass(frozen=True)
-class Trained:
-    """The taught model, what was told of it, and what was seen. filters, samples: [T, H, W, 3] in 0..1."""
-    dit: Dit
-    log: Log
-    filters: Tensor
-    samples: Tensor | None
-    picture: Tensor
-
-
 def run(dit: Dit, data: TrainingSet, settings: Settings, scope: str = "everything", target: str = "own", weighting: str = "none",
         times: str = "logit_normal", folder: Path | None = None, resume: bool = False, sample: Callable[[Dit], Tensor] | None = None,
-        sample_every: int = 0, report: Callable[[int, Tensor | None], None] = lambda *_: None, runner=Alone()) -> Trained:
+        sample_every: int = 0, report: Report = lambda *_: None, runner=Alone()) -> Trained:
     """Train a copy of a Backbone. folder: where state and log go. `report(done, picture or None)` may raise to stop, which keeps the state.
 
     Raises TrainingError.
@@ -107,6 +113,29 @@ def run(dit: Dit, data: TrainingSet, settings: Settings, scope: str = "everythin
     taught = training_copy(dit)
     objective = Denoising(taught, scope, None, target, weighting, times, settings.checkpointing)
     monitor = Monitor(taught, settings.steps, sample, sample_every)
+    log = _watched(objective, monitor, data, settings, folder, resume, report, runner)
+    taught.model.eval().requires_grad_(False)
+    taught.model.checkpointing = False
+    return monitor.told(replace(taught, name=dit.name), log)
+
+
+def run_adapter(dit: Dit, data: TrainingSet, settings: Settings, patch_size: int, rank: int, folder: Path | None = None, resume: bool = False,
+                sample: Callable[[Dit], Tensor] | None = None, sample_every: int = 0, report: Report = lambda *_: None) -> Trained:
+    """Teach an adapter for a patch size, as `run` trains; a sample is drawn once, at the end. Raises TrainingError."""
+    with torch.inference_mode(False):
+        objective = Distilling(dit, patch_size, rank, checkpointing=settings.checkpointing, seed=settings.seed)
+    monitor = Monitor(replace(dit, model=objective.student), settings.steps, patch_size=patch_size)
+    log = _watched(objective, monitor, data, settings, folder, resume, report, Alone())
+    with torch.inference_mode(False):
+        done = objective.result(steps=len(log.losses), batch=settings.batch, pictures=len(data), loss=round(log.losses[-1], 6))
+    if sample and sample_every:
+        monitor.samples.append(sample(done))
+    return monitor.told(done, log)
+
+
+def _watched(objective: Objective, monitor: Monitor, data: TrainingSet, settings: Settings, folder: Path | None, resume: bool, report: Report,
+             runner) -> Log:
+    """Train, and look at it; whatever ends it, the log is written."""
     monitor.look(0)
     last = Log()
 
@@ -119,7 +148,4 @@ def run(dit: Dit, data: TrainingSet, settings: Settings, scope: str = "everythin
     finally:
         if folder and last.losses and runner.rank == 0:
             write_log(last, folder / TABLE)
-    taught.model.eval().requires_grad_(False)
-    taught.model.checkpointing = False
-    return Trained(replace(taught, name=dit.name), last, torch.stack(monitor.filters),
-                   torch.stack(monitor.samples) if monitor.samples else None, monitor.picture(last))
+    return last

@@ -10,13 +10,25 @@ class AuraFlowStages(ModelStages):
     name = "AuraFlow"
     upstream = "comfy.ldm.aura.mmdit.MMDiT"
     reads_text = "cond_seq_linear"
+    positions = "learned"
     rewritten = ("forward", "_forward")
     needs = ("cond_seq_linear", "register_tokens", "t_embedder", "patchify", "init_x_linear", "apply_pos_embeds", "double_layers",
              "single_layers", "modF", "final_linear", "unpatchify")
 
     @property
+    def blocks(self):
+        return [*self.model.double_layers, *self.model.single_layers]
+
+    @property
+    def heads(self) -> int:
+        return self.blocks[0].attn.n_heads
+
+    @property
     def kinds(self) -> list[str]:
         return ["double"] * len(self.model.double_layers) + ["single"] * len(self.model.single_layers)
+
+    def text_tokens(self, hidden: Hidden) -> range:
+        return range(self.model.register_tokens.shape[1], hidden.context.shape[1])
 
     def condition(self, x, timesteps, context=None, transformer_options={}, **kwargs) -> Hidden:
         model = self.model

@@ -6,13 +6,17 @@ over the model's own modules: the same calls on the same numbers, so that all st
 Helper functions are taken from the module that forward is written in, so nothing here imports `comfy`.
 """
 
+from contextlib import contextmanager
+from itertools import count
 import sys
 from types import ModuleType
 from typing import Callable, Iterator, Sequence
 
 from torch import Tensor, nn
 
-from ...dit_impl.stages import Hidden, Stages, StagesError
+from ...dit_impl.stages import Attention, Hidden, Look, Stages, StagesError, joint_attention
+
+OVERRIDE = "optimized_attention_override"  # in transformer_options, is called in the place of ComfyUI's attention
 
 
 def followed(model: nn.Module, upstream: str) -> type | None:
@@ -50,6 +54,30 @@ class ModelStages(Stages):
         """The width of the text tokens that the model reads."""
         return self.model.get_submodule(self.reads_text).in_features
 
+    def attentions(self, hidden: Hidden, tokens: int) -> list[Attention]:
+        text, every = self.text_tokens(hidden), 0 if hidden.context is None else hidden.context.shape[1]
+        return [joint_attention(text, range(every, every + tokens), every + hidden.x.shape[1])]
+
+    def text_tokens(self, hidden: Hidden) -> range:
+        """Which of the text stream's tokens are the text's own."""
+        return range(0 if hidden.context is None else hidden.context.shape[1])
+
+    @contextmanager
+    def observe(self, i: int, look: Look):
+        def begin(block, args, kwargs):
+            options, numbers = kwargs.get("transformer_options") or {}, count()
+            earlier = options.get(OVERRIDE)
+
+            def override(attend, *given, **how):
+                look(next(numbers), *queries_and_keys(*given, **how))
+                return earlier(attend, *given, **how) if earlier else attend(*given, **how)
+            return args, {**kwargs, "transformer_options": {**options, OVERRIDE: override}}
+        hook = self.blocks[i].register_forward_pre_hook(begin, with_kwargs=True)
+        try:
+            yield
+        finally:
+            hook.remove()
+
     def condition(self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, **kwargs) -> Hidden:
         """Embed time and text, and keep the latent [B, C, H, W]. Takes what forward takes, and ignores only what forward ignores."""
         raise NotImplementedError
@@ -59,6 +87,17 @@ class ModelStages(Stages):
         hidden = self.condition(x, timesteps, context, **kwargs)
         hidden = self.position_embed(self.patch_embed(hidden))
         return self.head(self.run_blocks(hidden, range(len(self.kinds))))
+
+
+def queries_and_keys(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, attn_precision=None, skip_reshape: bool = False,
+                     skip_output_reshape: bool = False, **how) -> tuple[Tensor, Tensor, float, Tensor | None]:
+    """What ComfyUI's attention is called with → queries and keys [B, heads, N, head_dim], the scores' factor, the mask."""
+    if not skip_reshape:
+        width = q.shape[-1] // heads
+        q, k = (t.unflatten(-1, (-1, width)).transpose(1, 2) for t in (q, k))
+    if k.shape[1] != q.shape[1]:  # several heads of queries share one of keys
+        k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+    return q, k, how.get("scale", q.shape[-1] ** -0.5), mask
 
 
 def own_options(transformer_options: dict) -> dict:

@@ -11,9 +11,18 @@ class FluxStages(ModelStages):
     name = "Flux"
     upstream = "comfy.ldm.flux.model.Flux"
     reads_text = "txt_in"
+    positions = "rotary"
     rewritten = ("forward", "_forward", "forward_orig")
     needs = ("params", "process_img", "img_in", "time_in", "vector_in", "txt_norm", "txt_in", "pe_embedder", "double_blocks",
              "single_blocks", "final_layer")
+
+    @property
+    def blocks(self):
+        return [*self.model.double_blocks, *self.model.single_blocks]
+
+    @property
+    def heads(self) -> int:
+        return self.model.params.num_heads
 
     @property
     def kinds(self) -> list[str]:

@@ -14,13 +14,25 @@ class LuminaStages(ModelStages):
     name = "Lumina 2 and Z-Image"
     upstream = "comfy.ldm.lumina.model.NextDiT"
     reads_text = "cap_embedder.1"
+    positions = "rotary"
     rewritten = ("forward", "_forward", "patchify_and_embed", "embed_all")
     needs = ("t_embedder", "time_scale", "clip_text_pooled_proj", "embed_cap", "context_refiner", "x_embedder", "pad_tokens_multiple",
              "rope_embedder", "noise_refiner", "layers", "final_layer", "unpatchify")
 
     @property
+    def blocks(self):
+        return self.model.layers
+
+    @property
+    def heads(self) -> int:
+        return self.model.layers[0].attention.n_local_heads
+
+    @property
     def kinds(self) -> list[str]:
         return ["layer"] * len(self.model.layers)
+
+    def text_tokens(self, hidden: Hidden) -> range:
+        return range(hidden.extra["text_length"])  # after it the text may be padded
 
     def condition(self, x, timesteps, context=None, ref_latents=(), clip_text_pooled=None, transformer_options={}, **kwargs) -> Hidden:
         if ref_latents:
@@ -32,12 +44,12 @@ class LuminaStages(ModelStages):
             pooled = (torch.zeros((len(x), model.clip_text_dim), device=x.device, dtype=x.dtype) if clip_text_pooled is None
                       else model.clip_text_pooled_proj(clip_text_pooled))
             vector = model.time_text_embed(torch.cat((vector, pooled), dim=-1))
-        (context,), (text_position,), _ = model.embed_cap(context, bsz=1, device=x.device, dtype=x.dtype)
+        (context,), (text_position,), length = model.embed_cap(context, bsz=1, device=x.device, dtype=x.dtype)
         context = comfy.utils.repeat_to_batch_size(context, len(x))  # [B, T, D]
         for layer in model.context_refiner:
             context = layer(context, None, text_position, transformer_options=options)
         return Hidden(x, context, vector, None, 0, {
-            "text_position": text_position, "latent": x, "size": size, "transformer_options": options})
+            "text_position": text_position, "text_length": length, "latent": x, "size": size, "transformer_options": options})
 
     def patch_embed(self, hidden: Hidden) -> Hidden:
         p, (batch, channels, height, width) = self.patch_size, hidden.x.shape

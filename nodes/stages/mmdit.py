@@ -15,12 +15,23 @@ class MMDiTStages(ModelStages):
              "joint_blocks", "final_layer", "unpatchify")
 
     @property
+    def blocks(self):
+        return self.model.joint_blocks
+
+    @property
+    def heads(self) -> int:
+        return self.model.joint_blocks[0].x_block.attn.num_heads
+
+    @property
     def kinds(self) -> list[str]:
         return ["joint"] * len(self.model.joint_blocks)
 
     @property
     def patch_size(self) -> int:
         return self.model.x_embedder.patch_size[0]
+
+    def text_tokens(self, hidden: Hidden) -> range:
+        return range(0) if hidden.context is None else range(self.model.register_length, hidden.context.shape[1])
 
     def condition(self, x, timesteps, context=None, y=None, control=None, transformer_options={}, **kwargs) -> Hidden:
         model = self.model

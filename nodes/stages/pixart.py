@@ -1,9 +1,11 @@
 """PixArt-α and PixArt-Σ by stages. Follows comfy.ldm.pixart.pixartms.PixArtMS as of ComfyUI 0.33.0, which takes no patches."""
 
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
-from .base import Hidden, ModelStages, own_options
+from .base import Attention, Hidden, Look, ModelStages, StagesError, own_options
 
 
 class PixArtStages(ModelStages):
@@ -15,8 +17,45 @@ class PixArtStages(ModelStages):
              "blocks", "final_layer", "unpatchify", "pred_sigma", "in_channels")
 
     @property
+    def blocks(self):
+        return self.model.blocks
+
+    @property
+    def heads(self) -> int:
+        return self.model.num_heads
+
+    @property
     def kinds(self) -> list[str]:
         return ["layer"] * len(self.model.blocks)
+
+    def attentions(self, hidden: Hidden, tokens: int) -> list[Attention]:
+        image, text = {"image": range(tokens)}, self.text_tokens(hidden)
+        return [Attention(image, image, tokens), Attention(image, {"text": text}, len(text))]
+
+    @contextmanager
+    def observe(self, i: int, look: Look):
+        """Upstream hands these blocks no transformer_options; what their projections give is looked at in place of attention."""
+        own, cross, queries = self.blocks[i].attn, self.blocks[i].cross_attn, []
+        if own.sr_ratio > 1:
+            raise StagesError(f"block {i} of {self.name} merges the keys of neighbours: there is no key for each token")
+
+        def keep(module, args, out: Tensor) -> None:
+            queries.append(out)
+
+        def show(number: int):
+            def hook(module, args, out: Tensor) -> None:
+                q = queries.pop()  # [B, N, D]
+                k = out[..., :q.shape[-1]].reshape(len(q), -1, q.shape[-1])  # without the values, where they are beside the keys
+                q, k = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k))
+                look(number, q, k, q.shape[-1] ** -0.5, None)
+            return hook
+        hooks = [module.register_forward_hook(hook) for module, hook in (
+            (own.q_norm, keep), (own.k_norm, show(0)), (cross.q_linear, keep), (cross.kv_linear, show(1)))]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def condition(self, x, timesteps, context=None, c_size=None, c_ar=None, transformer_options={}, **kwargs) -> Hidden:
         model, (batch, _, height, width) = self.model, x.shape

@@ -10,8 +10,17 @@ class QwenImageStages(ModelStages):
     name = "Qwen-Image"
     upstream = "comfy.ldm.qwen_image.model.QwenImageTransformer2DModel"
     reads_text = "txt_in"
+    positions = "rotary"
     rewritten = ("forward", "_forward")
     needs = ("process_img", "img_in", "txt_norm", "txt_in", "time_text_embed", "pe_embedder", "transformer_blocks", "norm_out", "proj_out")
+
+    @property
+    def blocks(self):
+        return self.model.transformer_blocks
+
+    @property
+    def heads(self) -> int:
+        return self.model.transformer_blocks[0].attn.heads
 
     @property
     def kinds(self) -> list[str]:

@@ -3,16 +3,25 @@
 import torch
 from torch import Tensor
 
-from .base import Hidden, ModelStages, or_replaced, own_options
+from .base import Attention, Hidden, ModelStages, or_replaced, own_options
 
 
 class WanStages(ModelStages):
     name = "Wan"
     upstream = "comfy.ldm.wan.model.WanModel"
     reads_text = "text_embedding.0"
+    positions = "rotary"
     rewritten = ("forward", "_forward", "forward_orig")
     needs = ("patch_embedding", "rope_encode", "freq_dim", "dim", "time_embedding", "time_projection", "text_embedding", "img_emb",
              "ref_conv", "blocks", "head", "unpatchify")
+
+    @property
+    def blocks(self):
+        return self.model.blocks
+
+    @property
+    def heads(self) -> int:
+        return self.model.num_heads
 
     @property
     def kinds(self) -> list[str]:
@@ -21,6 +30,13 @@ class WanStages(ModelStages):
     @property
     def patch_size(self) -> int:
         return self.model.patch_size[-1]
+
+    def attentions(self, hidden: Hidden, tokens: int) -> list[Attention]:
+        offset, shown = hidden.extra["img_offset"], hidden.extra["image_context"] or 0
+        image, text = range(offset, offset + tokens), range(hidden.context.shape[1] - shown)
+        own = Attention({"image": image}, {"image": image}, hidden.x.shape[1])
+        to_start_image = [Attention({"image": image}, {}, shown)] if hasattr(self.blocks[0].cross_attn, "k_img") else []
+        return [own, *to_start_image, Attention({"image": image}, {"text": text}, len(text))]
 
     def condition(self, x, timesteps, context=None, clip_fea=None, time_dim_concat=None, transformer_options={}, reference_latent=None,
                   context_latents=(), **kwargs) -> Hidden:

@@ -7,13 +7,13 @@ from typing import Any
 
 from aiohttp import web
 
-from ..pack import PYTHON_MODULE
+from .. import pack
 from .state import STATE, Route, inside
 from .user import settings
 
 ROOT = Path(__file__).parents[2]
 # The pack's folder in ComfyUI, and the module whose last part the front end takes for it when it looks for a help page.
-PACK, MODULE = "dit-blocks", PYTHON_MODULE.rpartition(".")[2]
+PACK, MODULE = "dit-blocks", pack.PYTHON_MODULE.rpartition(".")[2]
 WEB, EXAMPLES, SUBGRAPHS, LOCALES = ROOT / "web", ROOT / "example_workflows", ROOT / "subgraphs", ROOT / "locales"
 FIRST_EXAMPLE = "text_to_image"
 GETTING_STARTED = [{
@@ -114,8 +114,8 @@ def _texts(folder: Path) -> dict[str, Any]:
 
 
 async def replacements(request: web.Request) -> web.Response:
-    """Nodes that took the place of others: none yet."""
-    return web.json_response({})
+    """Old id → the nodes that take its place."""
+    return web.json_response({entry["old_node_id"]: [entry] for entry in pack.renamed()})
 
 
 ROUTES: list[Route] = [

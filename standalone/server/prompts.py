@@ -5,6 +5,7 @@ import time
 from typing import Any
 import uuid
 
+from .. import pack, replace
 from ..errors import WorkflowError
 from ..executor import Executor
 from ..node_types import NodeType
@@ -82,7 +83,7 @@ def _extra_data(body: dict) -> dict:
 def _nodes(data: Any, executor: Executor) -> dict[str, dict]:
     """The nodes by their ids, all of types that are here."""
     try:
-        prompt = parse_workflow(data, {}).prompt if data else {}
+        prompt = replace.in_prompt(parse_workflow(data, {}).prompt, pack.renamed(), executor.classes) if data else {}
     except WorkflowError as error:
         raise Refused("invalid_prompt", str(error)) from error
     for id, node in prompt.items():

@@ -1,0 +1,128 @@
+"""Teach a frozen model one more patch size, by what it answers at its own. FlexiDiT (Anagnostidis et al. 2025), §3.2 and §4."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..adapter_parts import extended, hollow_copy, new_parameters
+from ..adapters import Adapter, apply_adapter, base_of, base_state, fingerprint
+from ..backbone import Backbone, Dit
+from ..flow import per_sample
+from ..patch import patchify, token_grid, unpatchify
+from .loop import Batch, Settings, TrainingError, Watch, train
+from .losses import draw_sigmas, own_target
+from .objectives import arguments_of, training_copy
+from .sets import TrainingSet
+
+SHARE = 0.1  # of the model's parameters, that an adapter has at most where nothing else is said
+WIDE_SHARE = 0.06  # of the model's parameters: an embedding and a head of more than this learn a change of low rank
+NEAREST = 0.4  # σ counts as at least this for a model that answers x0, as in `train_dit.loss_of`
+
+
+class Distilling:
+    """An adapter's loss: from the same noisy latent, answer at p' what the frozen model answers at a size of its own.
+
+    What a flow asks for (velocity, x0, ε, v) is asked of every value by itself, so the model's answer at p cut into patches of p' is its
+    answer at p'. data_share: how far that target is moved to the true one; 0 is distillation alone.
+    """
+
+    def __init__(self, dit: Backbone, patch_size: int, rank: int = 0, start: int = 0, teacher: int = 0, data_share: float = 0.0,
+                 weigh: Callable[[Tensor], Tensor] | None = None, times: str = "logit_normal", checkpointing: bool = False,
+                 seed: int = 0):
+        """rank 0: as high as 10% of the model's parameters allow. start: the size that embedding and head are resized from; teacher: the size
+        whose answers are learnt; 0 chooses. weigh: latents [B, C, H, W] → what each cell counts, [B, 1, H, W]. Raises TrainingError."""
+        self.pupil = dit
+        if hasattr(dit, "as_backbone"):  # a MODEL
+            if checkpointing:
+                raise TrainingError("checkpointing is for the pack's own models, not for a MODEL")
+            dit = dit.as_backbone()
+        self.base = base_of(dit)
+        sizes, count = self.base.config.patch_sizes, sum(p.numel() for p in self.base.parameters())
+        if patch_size < 1 or patch_size in sizes:
+            raise TrainingError(f"{dit.name} has patch sizes {', '.join(map(str, sizes))}: patch_size is another one, not {patch_size}")
+        if rank < 0:
+            raise TrainingError(f"rank is at least 1, or 0 for what fits into {SHARE:.0%} of the model, not {rank}")
+        self.dit, self.flow, self.latent_format = dit, dit.flow, dit.latent_format
+        self.start, self.teacher_size = start or finer(sizes, patch_size), teacher or finer(sizes, patch_size)
+        for name, size in (("start", self.start), ("teacher", self.teacher_size)):
+            if size not in sizes:
+                raise TrainingError(f"{dit.name} has patch sizes {', '.join(map(str, sizes))}: {name} is one of them, not {size}")
+        self.teacher = training_copy(replace(dit, model=self.base)).model.eval().requires_grad_(False)
+        self.rank, self.wide_rank = ranks(self.base, patch_size, self.start, rank)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.module = self.student = extended(self.teacher, patch_size, self.start, self.rank, self.wide_rank).train()
+        self.student.checkpointing = checkpointing
+        self.trained = new_parameters(self.student)
+        self.patch_sizes, self.data_share, self.weigh, self.times = (patch_size,), data_share, weigh, times
+        self.fingerprint = fingerprint(base_state(self.base))
+        self.nothing, self.account = dit.unconditional, {
+            "patch_size": patch_size, "start": self.start, "teacher": self.teacher_size, "rank": self.rank, "base": self.fingerprint,
+            "data_share": data_share, "times": times, "weighed": weigh is not None}
+        self.size, self.whole = sum(p.numel() for p in self.trained.values()), count
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.student.parameters()).device
+
+    def sigmas(self, count: int, generator: torch.Generator) -> Tensor:
+        return draw_sigmas(self.flow, count, generator, self.times)
+
+    def loss(self, batch: Batch) -> Tensor:
+        p, q, size = batch.patch_size, self.teacher_size, tuple(batch.clean.shape[-2:])
+        noisy = self.flow.model_input(self.flow.add_noise(batch.clean, batch.noise, batch.sigma), batch.sigma)
+        times, arguments = self.flow.time(batch.sigma), arguments_of(self.dit, batch.conditionings)
+        with torch.no_grad():
+            target = unpatchify(self.teacher(patchify(noisy, q), token_grid(*size, q), q, times, **arguments).float(), q, size)
+            target = torch.lerp(target, own_target(self.flow, batch.clean, batch.noise, batch.sigma), self.data_share)
+        answer = self.module(patchify(noisy, p), token_grid(*size, p), p, times, **arguments)
+        error = (answer.float() - patchify(target, p)).square()
+        if self.weigh:
+            error = error * patchify(self.weigh(batch.clean).expand_as(batch.clean), p)
+        if self.flow.prediction == "x0":  # |x̂0 − x0|² / σ² is the velocity's error. Li & He 2025, §3.2
+            error = error / per_sample(batch.sigma.clamp_min(NEAREST), error) ** 2
+        return error.mean()
+
+    def adapter(self, **facts) -> Adapter:
+        """What has been taught so far. facts: of the training, for people to read."""
+        weights = {name: p.detach().clone() for name, p in self.trained.items()}
+        told = {"teacher": f"patch size {self.teacher_size}", "base_parameters": self.whole, **facts}
+        return Adapter(self.patch_sizes[0], self.start, self.rank, self.wide_rank, self.fingerprint, self.dit.name,
+                       asdict(self.base.config), told, weights)
+
+    def result(self, **facts) -> Dit:
+        """The model with what it has been taught so far."""
+        return apply_adapter(self.pupil, self.adapter(**facts))
+
+
+def finer(sizes: tuple[int, ...], patch_size: int) -> int:
+    """The next finer size, which knows more than a coarser one, near as that may be; the finest where there is none."""
+    return max((size for size in sizes if size < patch_size), default=min(sizes))
+
+
+def ranks(model: nn.Module, patch_size: int, start: int, rank: int = 0) -> tuple[int, int]:
+    """→ the rank of what is added to attention and MLP (`rank`, or for 0 what fits into 10% of the model's parameters), and of what is
+    added to embedding and head, 0 where they learn all their weights."""
+    shape = hollow_copy(model)
+
+    def count(rank: int, wide_rank: int) -> int:
+        return sum(p.numel() for p in new_parameters(extended(shape, patch_size, start, rank, wide_rank)).values())
+    whole = sum(p.numel() for p in model.parameters())
+    each = count(2, 0) - count(1, 0)
+    parts, wide_rank, of_one = count(1, 0) - each, 0, count(1, 2) - count(1, 1)
+    if parts > WIDE_SHARE * whole and of_one:  # a MODEL's learn all their weights
+        wide_rank = max(1, int(WIDE_SHARE * whole // of_one))
+        parts = count(1, wide_rank) - each
+    return rank or max(1, int((SHARE * whole - parts) // each)), wide_rank
+
+
+def teach_patch_size(dit: Dit, data: TrainingSet, patch_size: int, rank: int, settings: Settings, state: Path | None = None,
+                     resume: bool = False, watch: Watch = lambda *_: None, **how) -> Dit:
+    """→ the same model, which reads patches of one more size; `dit` is left as it is. how: see `Distilling`. Raises TrainingError."""
+    with torch.inference_mode(False):
+        objective = Distilling(dit, patch_size, rank, checkpointing=settings.checkpointing, seed=settings.seed, **how)
+    log = train(objective, data, settings, state, resume, watch)
+    return objective.result(steps=len(log.losses), batch=settings.batch, pictures=len(data), loss=round(log.losses[-1], 6))

@@ -1,0 +1,64 @@
+"""Patch-size adapters as files: one that a model was taught, and a model that is given one."""
+
+from comfy_api.v0_0_2 import io, ui
+
+from ..dit_impl.adapters import adapter_of, apply_adapter, load_adapter, save_adapter
+from . import host
+from .load import _pick
+from .wires import Dit, dit_input, names_errors
+
+CATEGORY = "DiT Blocks/train"
+
+
+class LoadAdapter(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksLoadAdapter",
+            display_name="Load Adapter",
+            category=CATEGORY,
+            description="Give a model a patch size that it was taught later: its own sizes stay as they are, bit for bit, and the new one is read "
+                        "like them, by whole steps, by stages and in patch schedules.",
+            search_aliases=["patch size adapter", "FlexiDiT", "lora", "patch embedding"],
+            inputs=[
+                dit_input(tooltip="The model that the adapter was taught to; it is not changed."),
+                io.Combo.Input("file", options=list(host.adapter_files()),
+                               tooltip="A .safetensors file in models/loras, as Save Adapter writes it."),
+            ],
+            outputs=[Dit.Output("adapted", display_name="dit", tooltip="The same weights, with one more patch size.")],
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, dit, file) -> io.NodeOutput:
+        adapter = load_adapter(_pick(file, host.adapter_files(), "file", "models/loras"))
+        host.load(dit.modules())  # a LoRA that a MODEL had put into these weights is taken out by that
+        return io.NodeOutput(apply_adapter(dit, adapter), ui=ui.PreviewText(str(adapter)))
+
+
+class SaveAdapter(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksSaveAdapter",
+            display_name="Save Adapter",
+            category=CATEGORY,
+            description="Write what a model was taught of a patch size to one small safetensors file in the output folder. To load it, move it to "
+                        "models/loras.",
+            search_aliases=["patch size adapter", "export", "save lora"],
+            is_output_node=True,
+            inputs=[
+                dit_input(tooltip="A model with an adapter, from Train DiT or Load Adapter."),
+                io.String.Input("filename_prefix", default="dit_blocks/adapter",
+                                tooltip="Folder and beginning of the file's name, in the output folder. A number is put after it."),
+                io.Int.Input("patch_size", default=0, min=0, max=64, optional=True,
+                             tooltip="Which adapter, where the model has several; 0 is the last one."),
+            ],
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, dit, filename_prefix, patch_size=0) -> io.NodeOutput:
+        adapter, path = adapter_of(dit, patch_size), host.save_path(filename_prefix)
+        save_adapter(adapter, path)
+        return io.NodeOutput(ui=ui.PreviewText(f"saved as {path}\n{adapter}"))

@@ -1,0 +1,156 @@
+"""What attends to what, and what positions say: maps of a block's attention, over steps too, and of position embeddings."""
+
+from comfy_api.v0_0_2 import io, ui
+
+from ..dit_impl import attention_maps, attention_pictures, position_similarity
+from ..dit_impl.attention_maps import DIRECTIONS, Question
+from ..dit_impl.charts import LANGUAGES
+from ..dit_impl.denoise import last_step
+from ..dit_impl.sampling import SOLVERS
+from . import host
+from .wires import STEP_MAX, Hidden, Tokens, dit_input, keeps_gradients, names_errors, sigmas_input, tokens_input, tokens_or_hidden_input
+
+CATEGORY = "DiT Blocks/see"
+TOKEN_MAX = 2 ** 20
+
+
+def _language_input():
+    return io.Combo.Input("language", options=list(LANGUAGES), default="English", tooltip="Of the words in the picture and the text.")
+
+
+def _question_inputs():
+    return [
+        io.Int.Input("block", default=0, min=0, max=1000, tooltip="Which block, from 0."),
+        io.Int.Input("head", default=-1, min=-1, max=1000, tooltip="Which attention head, from 0; -1 is the mean of all."),
+        io.Combo.Input("direction", options=list(DIRECTIONS), default="image to image",
+                       tooltip="Who looks at whom. image to image: one image token at all others. image to text: one image token at each word, "
+                               "or, where word is filled in, every image token at that word. text to image: a word at all image tokens."),
+        io.Int.Input("query", default=0, min=0, max=TOKEN_MAX,
+                     tooltip="Number of the token that looks, from 0: an image token in reading order; for text to image a text token."),
+        io.String.Input("word", default="", tooltip="For the directions with text: a word or words of the prompt, or text token numbers such as "
+                                                    "3 or 3-5. A MODEL knows numbers only."),
+    ]
+
+
+class AttentionMap(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksAttentionMap",
+            display_name="Attention Map",
+            category=CATEGORY,
+            description="Runs one block and shows whom a token attends to, as a map over the picture or bars over the text. The block computes "
+                        "what it always computes; only the rows asked for are kept.",
+            search_aliases=["cross-attention map", "DAAM", "attention heat map", "注意力图"],
+            is_output_node=True,
+            inputs=[
+                dit_input(),
+                Hidden.Input("hidden", tooltip="Hidden states before the block, as DiT Blocks takes them."),
+                *_question_inputs(),
+                _language_input(),
+                io.Boolean.Input("every_query", default=False, optional=True,
+                                 tooltip="Keep the maps of all queries: map is then a batch, one for each (from image to text, one for each text "
+                                         "token). Takes N² numbers; refused where they do not fit."),
+            ],
+            outputs=[
+                io.Image.Output("image", display_name="image", tooltip="The map or the bars, with their scale in percent."),
+                io.Mask.Output("map", display_name="map", tooltip="The map on the token grid, the largest share is 1. Without a map, where the "
+                                                                  "query stands."),
+                Hidden.Output("hidden_out", display_name="hidden", tooltip="Hidden states after the block, equal to those of DiT Blocks."),
+                io.String.Output("text", display_name="text", tooltip="The rows' sum, the largest shares, and the memory that was taken."),
+            ],
+        )
+
+    @classmethod
+    @names_errors
+    @keeps_gradients
+    def execute(cls, dit, hidden, block, head, direction, query, word, language, every_query=False) -> io.NodeOutput:
+        host.load(dit.modules())
+        host.throw_if_interrupted()
+        asked = Question(block, head, direction, query, word, every_query)
+        after, seen = attention_maps.attention_map(dit, hidden, asked, host.free_memory())
+        picture, text = attention_pictures.drawing(seen, language), attention_pictures.described(seen, language)
+        shown = ui.PreviewImage(picture, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
+        return io.NodeOutput(picture, attention_pictures.masks(seen), after, text, ui=shown)
+
+
+class AttentionSteps(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksAttentionSteps",
+            display_name="Attention over Steps",
+            category=CATEGORY,
+            description="Denoises as DiT Denoise does, and shows one token's attention in one block at some of the steps as a contact sheet.",
+            search_aliases=["attention over time", "cross-attention steps", "注意力随步变化"],
+            inputs=[
+                dit_input(),
+                tokens_input("Tokens at the noise level of the first step, as DiT Denoise takes them."),
+                sigmas_input(),
+                io.Conditioning.Input("positive", tooltip="What the picture shows."),
+                io.Float.Input("cfg", default=3.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance, as in DiT Denoise."),
+                io.Combo.Input("solver", options=list(SOLVERS), default="euler", tooltip="How a step is taken."),
+                *_question_inputs(),
+                io.String.Input("at_steps", default="", tooltip='At which steps: "0,5,10-12" or "all"; empty for up to 8, evenly spread.'),
+                _language_input(),
+                io.Conditioning.Input("negative", optional=True, tooltip="What guidance goes away from; needed for cfg other than 1."),
+                io.Int.Input("start_step", default=0, min=0, max=STEP_MAX, optional=True, tooltip="The first step to take."),
+                io.Int.Input("end_step", default=STEP_MAX, min=1, max=STEP_MAX, optional=True,
+                             tooltip="The step to stop before; anything past the schedule means its end."),
+            ],
+            outputs=[
+                io.Image.Output("image", display_name="image", tooltip="A map or bars for each chosen step, with its sigma."),
+                io.Mask.Output("maps", display_name="maps", tooltip="The maps on the token grid, one a step; the largest share of each is 1."),
+                Tokens.Output("denoised_tokens", display_name="tokens", tooltip="Tokens at the last noise level, equal to DiT Denoise's."),
+                Tokens.Output("denoised", display_name="denoised", tooltip="x0 at the last step, equal to DiT Denoise's."),
+            ],
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, dit, tokens, sigmas, positive, cfg, solver, block, head, direction, query, word, at_steps, language, negative=None,
+                start_step=0, end_step=STEP_MAX) -> io.NodeOutput:
+        if negative is None and dit.unconditional is None and cfg != 1:
+            raise ValueError(f"cfg {cfg:g} needs a negative conditioning; wire one, or set cfg to 1")
+        report = host.reporter(last_step(start_step, end_step, sigmas) - start_step)
+        host.load(dit.modules())
+        host.throw_if_interrupted()
+        tokens, x0, answers = attention_maps.over_steps(
+            dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step, Question(block, head, direction, query, word), at_steps,
+            host.free_memory(), lambda done, wire, x0: report(done, dit.preview(wire, x0)))
+        picture = attention_pictures.over_steps(answers, sigmas, language)
+        return io.NodeOutput(picture, attention_pictures.masks(*answers.values()), tokens, x0, ui=ui.PreviewImage(picture, cls=cls))
+
+
+class PositionSimilarity(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksPositionSimilarity",
+            display_name="Position Similarity",
+            category=CATEGORY,
+            description="How alike the position embedding of one place is to that of every other: the model's own, beside the 1-D positions of a "
+                        "text model. Rotary positions are compared by the score they induce.",
+            search_aliases=["positional encoding", "RoPE", "sincos", "位置编码"],
+            is_output_node=True,
+            inputs=[
+                dit_input(),
+                tokens_or_hidden_input("Tokens, for their grid; of a MODEL hidden states after Patch Embed or Position Embed."),
+                io.Int.Input("query", default=0, min=0, max=TOKEN_MAX, tooltip="Which image token's place is compared, in reading order."),
+                _language_input(),
+            ],
+            outputs=[
+                io.Image.Output("image", display_name="image", tooltip="Both maps side by side, in the same colours."),
+                io.Mask.Output("map", display_name="map", tooltip="The model's own on the token grid, from 0 to 1; below 0 is 0."),
+                io.String.Output("text", display_name="text", tooltip="How alike the neighbours are, in the row and in the column."),
+            ],
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, dit, x, query, language) -> io.NodeOutput:
+        host.load(dit.modules())
+        found = position_similarity.similarity(dit, x, query)
+        picture, text = position_similarity.drawing(found, dit.name, language), position_similarity.described(found, language)
+        shown = ui.PreviewImage(picture, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
+        return io.NodeOutput(picture, position_similarity.maps(found), text, ui=shown)

@@ -1,0 +1,227 @@
+"""Runs under ComfyUI's Python: patch-size adapters on a MODEL. One line of JSON a case: {"case", "error"}.
+
+    python tests/host_adapter_check.py COMFYUI_DIR FOLDER_THAT_HOLDS_dit_blocks
+"""
+
+import sys
+
+import torch
+
+from host_model_check import out, unet, wires
+from host_models import ksampler, run_cases, start
+from host_patch_check import own_size, scheduled
+
+
+def dit_of(model):
+    from dit_blocks.nodes.model import FromModel
+    return out(FromModel, model=model)[0]
+
+
+def adapter_for(model, patch_size, change=0.05, rank=2):
+    """An adapter of a MODEL that has learnt something; with change 0 one that has not."""
+    from dit_blocks.dit_impl.training.adapter import Distilling
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode(False):
+        objective = Distilling(dit_of(model), patch_size, rank)
+        with torch.no_grad():
+            for parameter in objective.trained.values():
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * change)
+        return objective.adapter()
+
+
+def with_adapter(model, adapter):
+    """Through the nodes' own calls: DiT from MODEL, Load Adapter, DiT to MODEL."""
+    from dit_blocks.dit_impl.adapters import apply_adapter
+    from dit_blocks.nodes.model import ToModel
+    return out(ToModel, dit=apply_adapter(dit_of(model), adapter))[0]
+
+
+def attributes(model) -> dict:
+    """What hangs on the modules of a transformer beside parameters and submodules."""
+    return {name: set(vars(module)) for name, module in model.model.diffusion_model.named_modules()}
+
+
+def own_patches_stay(name, make):
+    """Bit for bit with an adapter on the clone, before, between and after steps of the new size, and nothing is left on the modules."""
+    made = model, *rest = make(size=(12, 10))
+    own = own_size(model)
+    weights = {key: value.clone() for key, value in model.model.state_dict().items()}
+    expected, before = ksampler(*made), attributes(model)
+    adapted = with_adapter(model, adapter_for(model, own + 1))
+    assert torch.equal(expected, ksampler(adapted, *rest))
+    other = ksampler(scheduled(adapted, f"{own + 1}"), *rest)
+    assert other.isfinite().all() and not torch.equal(other, expected)
+    assert torch.equal(expected, ksampler(adapted, *rest)) and torch.equal(expected, ksampler(*made))
+    assert attributes(model) == before
+    assert all(torch.equal(value, weights[key]) for key, value in model.model.state_dict().items())
+
+
+def an_error_leaves_nothing(name, make):
+    made = model, positive, negative, latent = make(size=(12, 10))
+    own, expected, before = own_size(model), ksampler(*made), attributes(model)
+    adapted = with_adapter(model, adapter_for(model, own + 1))
+    broken = [[context[..., :-1], extras] for context, extras in positive]
+    try:
+        ksampler(scheduled(adapted, f"{own + 1}"), broken, negative, latent)
+    except Exception:
+        pass
+    else:
+        raise AssertionError("text of another width was taken")
+    assert attributes(model) == before and torch.equal(expected, ksampler(*made))
+
+
+def schedules_are_wires(name, make):
+    """KSampler with a schedule over both sizes gives what Denoise with it gives, and differs from each size alone."""
+    made = model, *rest = make(size=(12, 10))
+    own = own_size(model)
+    adapted, rows = with_adapter(model, adapter_for(model, own + 1)), f"{own + 1} until 50%, then {own}"
+    core = ksampler(scheduled(adapted, rows, patch_method="native"), *rest)
+    assert torch.equal(core, wires(adapted, *rest, rows={"rows": rows, "patch_method": "native"}))
+    assert not torch.equal(core, ksampler(adapted, *rest)) and not torch.equal(core, ksampler(scheduled(adapted, f"{own + 1}"), *rest))
+    assert torch.equal(ksampler(*made), wires(adapted, *rest))
+
+
+def stages_are_the_whole(name, make):
+    from dit_blocks.dit_impl import inside
+    from dit_blocks.nodes.denoise import AddNoise, Schedule
+    from dit_blocks.nodes.patch import Patchify
+    model, positive, negative, samples = make(size=(12, 10))
+    ksampler(model, positive, negative, samples)
+    before = attributes(model)
+    dit = dit_of(with_adapter(model, adapter_for(model, own_size(model) + 1)))
+    for p in dit.patch_sizes:
+        tokens, _ = out(Patchify, latent={"samples": samples}, patch_size=p, dit=dit)
+        (sigmas,) = out(Schedule, dit=dit, steps=4, scheduler="simple", denoise=1.0)
+        tokens, _ = out(AddNoise, dit=dit, tokens=tokens, sigmas=sigmas, step=0, seed=5)
+        wire = inside.condition(dit, tokens, positive, negative, sigmas, 0)
+        wire = inside.position_embed(dit, inside.patch_embed(dit, wire))
+        prediction = inside.guide(inside.final_layer(dit, inside.run_blocks(dit, wire, "all")), 4.0)
+        _, x0 = dit.denoise(tokens, sigmas, positive, negative, 4.0, "euler", 0, 1)
+        assert torch.equal(prediction["tokens"], x0["tokens"]), (p, (prediction["tokens"] - x0["tokens"]).abs().max())
+    assert attributes(model) == before
+
+
+def untaught_at_its_own_size_is_the_model(name, make):
+    """The ways through the adapter at the model's own patch size, with nothing learnt, answer what the model answers."""
+    from dit_blocks.nodes.adapted_model import kind_of
+    model, positive, negative, samples = make(size=(12, 10))
+    transformer, own = model.model.diffusion_model, own_size(model)
+    kind = kind_of(transformer, "it")
+    ksampler(model, positive, negative, samples)
+    context, extras = positive[0]
+    call = dict(context=context, y=extras.get("pooled_output"), transformer_options={})
+    if name.startswith("flux"):
+        call["guidance"] = torch.tensor([3.0])
+    x, t = torch.randn(1, samples.shape[1], 12, 10), torch.tensor([0.6 if name.startswith("flux") else 600.0])
+    expected = transformer(x, t, **call)
+    with kind(own, kind.fresh(transformer, own, own, 2)).on(transformer):
+        actual = transformer(x, t, **call)
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+
+
+def other_patches_stay(name, make):
+    """A LoRA and a function wrapper on the MODEL go on working under the adapter."""
+    model, *rest = make(size=(12, 10))
+    adapter, own, calls = adapter_for(model, own_size(model) + 1), own_size(model), []
+
+    def wrapper(apply_model, args):
+        calls.append(1)
+        return apply_model(args["input"], args["timestep"], **args["c"]) * 0.9
+    changed = model.clone()
+    key = "diffusion_model.final_layer.adaLN_modulation.1.weight"
+    changed.add_patches({key: ("diff", (torch.randn(changed.model.state_dict()[key].shape) * 0.1,))})
+    changed.set_model_unet_function_wrapper(wrapper)
+    for rows in (f"{own}", f"{own + 1}"):
+        plain = ksampler(scheduled(with_adapter(model, adapter), rows), *rest)
+        calls.clear()
+        assert not torch.equal(plain, ksampler(scheduled(with_adapter(changed, adapter), rows), *rest)) and len(calls) == 4
+
+
+def it_learns(name, make):
+    """Teach a MODEL a patch size, in inference mode as nodes run: the loss falls, the MODEL stays as it was."""
+    from dit_blocks.dit_impl.adapters import adapter_of
+    from dit_blocks.dit_impl.training.adapter import teach_patch_size
+    from dit_blocks.dit_impl.training.loop import Settings
+    from dit_blocks.dit_impl.training.sets import TrainingSet
+    made = model, positive, negative, samples = make(size=(12, 10), batch=4)
+    expected, told = ksampler(*made), []
+    before = attributes(model)
+    data = TrainingSet(samples, [positive] * 4, (), negative)
+    dit = teach_patch_size(dit_of(model), data, own_size(model) + 1, 4, Settings(steps=30, batch=4, learning_rate=3e-3, warmup=1),
+                           watch=lambda done, log: told.append(log.losses[-1]))
+    assert sum(told[-5:]) < 0.9 * sum(told[:5]), told
+    assert attributes(model) == before and torch.equal(expected, ksampler(*made))
+    assert dit.patch_sizes == (own_size(model), own_size(model) + 1) and adapter_of(dit).facts["steps"] == 30
+    assert torch.equal(expected, ksampler(out_model(dit), positive, negative, samples))
+
+
+def out_model(dit):
+    from dit_blocks.nodes.model import ToModel
+    return out(ToModel, dit=dit)[0]
+
+
+def a_dit_and_a_model_share_it(name, make):
+    """An adapter of SD3 as a DIT of the pack's own fits the same weights as a MODEL, and both draw the same by it."""
+    from dit_blocks.dit_impl.adapters import apply_adapter
+    from dit_blocks.dit_impl.backbone import Backbone
+    from dit_blocks.dit_impl.checkpoints import load_model
+    model, positive, negative, samples = make(size=(12, 9))  # whole patches: a DIT keeps what it padded, a MODEL pads anew at each step
+    state = {key: value.clone() for key, value in model.model.diffusion_model.state_dict().items()}
+    as_model = dit_of(model)
+    own = Backbone(load_model(state).eval().requires_grad_(False), as_model.latent_format, name="SD3")
+    adapter = adapter_for(model, 3)
+    one, other = apply_adapter(own, adapter), apply_adapter(as_model, adapter)
+    sigmas = other.schedule(4)
+    answers = []
+    for dit in (one, other):
+        noisy, _ = dit.add_noise(dit.fold({"samples": torch.zeros_like(samples)}, 3), sigmas, 0, 5)
+        tokens, _ = dit.denoise(noisy, sigmas, positive, negative, 3.0, "euler", 0, 2)
+        answers.append(tokens["tokens"])
+    torch.testing.assert_close(*answers, atol=1e-3, rtol=1e-3)
+
+
+def refusals(name, make):
+    from dit_blocks.dit_impl.adapters import apply_adapter
+    from dit_blocks.dit_impl.training.adapter import Distilling
+    from host_models import MODELS
+
+    def refused(message, run):
+        try:
+            run()
+        except ValueError as error:
+            assert message in str(error) and "\n" not in str(error), error
+        else:
+            raise AssertionError(f"not refused: {message}")
+    sd3, flux = with_table(MODELS["sd3"])()[0], MODELS["flux_dev"]()[0]
+    adapter = adapter_for(sd3, 3)
+    refused("the adapter for patch size 3 is for SD3 (MODEL)", lambda: apply_adapter(dit_of(flux), adapter))
+    refused("can have no patch-size adapter: it is for SD3, SD3.5 and Flux", lambda: apply_adapter(dit_of(MODELS["wan"]()[0]), adapter))
+    refused("can have no patch-size adapter", lambda: Distilling(dit_of(unet()[0]), 3, 2))
+    refused("has patch sizes 2: patch_size is another one, not 2", lambda: Distilling(dit_of(sd3), 2, 2))
+
+
+def with_table(make):
+    """Of an SD3: the position table that published ones have, coordinates i / 3 from a centre crop."""
+    def made(**how):
+        from dit_blocks.dit_impl.position import sincos_2d
+        model, *rest = make(**how)
+        transformer = model.model.diffusion_model
+        if hasattr(transformer, "pos_embed"):
+            axis = torch.arange(24) / 3 - 2
+            transformer.pos_embed.copy_(sincos_2d(192, axis, axis)[None])
+        return (model, *rest)
+    return made
+
+
+CHECKS = {"own patches stay": own_patches_stay, "an error leaves nothing": an_error_leaves_nothing, "schedules": schedules_are_wires,
+          "stages": stages_are_the_whole, "untaught": untaught_at_its_own_size_is_the_model, "other patches": other_patches_stay,
+          "training": it_learns}
+CASES = {f"{name}: {what}": (lambda name, make, check=check: check(name, with_table(make)), name)
+         for what, check in CHECKS.items() for name in ("sd3", "sd35_medium", "flux_dev", "flux2")}
+CASES |= {f"{name}: a DIT and a MODEL": (lambda name, make: a_dit_and_a_model_share_it(name, with_table(make)), name)
+          for name in ("sd3", "sd35_medium")}
+CASES |= {"refused": (refusals, None)}
+
+if __name__ == "__main__":
+    start(*sys.argv[1:3])
+    run_cases(CASES, *sys.argv[3:])

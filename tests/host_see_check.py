@@ -1,0 +1,106 @@
+"""Runs under ComfyUI's Python: the nodes that show, over MODELs. One line of JSON a case: {"case", "error"}.
+
+    python tests/host_see_check.py COMFYUI_DIR FOLDER_THAT_HOLDS_dit_blocks
+"""
+
+import sys
+
+import torch
+
+from host_models import MODELS, run_cases, start
+from host_model_check import out
+
+ADDED = ("sd3", "sd35_medium", "pixart", "pixart_alpha", "auraflow")  # models that add positions to tokens
+
+
+def begun(model, positive, samples, seed=5):
+    """A step that has begun: → dit, noise levels, clean tokens, noisy tokens, DIT_HIDDEN after Condition."""
+    from dit_blocks.nodes.denoise import AddNoise, Schedule
+    from dit_blocks.nodes.model import FromModel
+    from dit_blocks.nodes.patch import Patchify
+    from dit_blocks.nodes.transformer import Condition
+    (dit,) = out(FromModel, model=model)
+    clean, _ = out(Patchify, latent={"samples": samples}, patch_size=0, dit=dit)
+    (sigmas,) = out(Schedule, dit=dit, steps=3, scheduler="simple", denoise=1.0)
+    tokens, _ = out(AddNoise, dit=dit, tokens=clean, sigmas=sigmas, step=1, seed=seed)
+    return dit, sigmas, clean, tokens, out(Condition, dit=dit, x=tokens, positive=positive, sigmas=sigmas, step=1)[0]
+
+
+def filters_are_what_patch_embed_does(name, make):
+    """Two pictures' difference after Patch Embed is the filters' answer to the difference of their tokens, up to the input's scale."""
+    from dit_blocks.dit_impl.filters import filters_of
+    from dit_blocks.dit_impl.token_ops import values
+    from dit_blocks.nodes.pictures import PatchFilters
+    from dit_blocks.nodes.transformer import PatchEmbed
+    model, positive, _, samples = make()
+    dit, sigmas, _, first, one = begun(model, positive, samples)
+    if name == "wan_i2v":  # its embedder reads a picture's latent and a mask beside the noisy latent
+        try:
+            out(PatchFilters, dit=dit, patch_size=0, count=24)
+        except ValueError as error:
+            assert str(error) == f"Patch Filters: the patch embedding of {dit.name} takes more than 16 channels of 2×2 cells", error
+            return
+        raise AssertionError("not refused")
+    picture, low, rank, text = out(PatchFilters, dit=dit, patch_size=0, count=24, language="English")
+    assert picture.isfinite().all() and low > 0 and rank > 1 and text
+    filters = filters_of(dit)
+    *_, second, two = begun(model, positive, samples, seed=6)
+    embedded = [values(out(PatchEmbed, dit=dit, x=hidden)[0]).float() for hidden in (one, two)]
+    expected = (first["tokens"] - second["tokens"]).float() @ filters.flatten(1).T
+    actual = (embedded[0] - embedded[1])[-len(expected):]
+    factor = (actual * expected).sum() / expected.square().sum()
+    assert factor > 0
+    torch.testing.assert_close(actual, factor * expected, atol=1e-4 * actual.abs().max().item(), rtol=1e-3)
+
+
+def tokens_are_shown(name, make):
+    from dit_blocks.nodes.pictures import PipelineReport, TokenPCA, TokenSimilarity
+    from dit_blocks.nodes.transformer import PatchEmbed, PositionEmbed, RunBlocks
+    model, positive, _, samples = make()
+    dit, sigmas, clean, tokens, hidden = begun(model, positive, samples)
+    (hidden,) = out(PositionEmbed, dit=dit, hidden=out(PatchEmbed, dit=dit, x=hidden)[0], mode="model", seed=0)
+    (hidden,) = out(RunBlocks, dit=dit, hidden=hidden, blocks="0", strength=1.0)
+    before = hidden["hidden"].x.clone()
+    for wire in (clean, hidden):
+        image, colours, norms, explained, text = out(TokenPCA, x=wire)
+        assert 0 < explained <= 1 + 1e-5 and colours.shape[1:3] == norms.shape[1:] == clean["grid"][-2:]
+        image, found = out(TokenSimilarity, x=wire, query=1, centred=False)
+        assert abs(found.flatten()[1].item() - 1) < 1e-5 and image.isfinite().all()
+    assert torch.equal(before, hidden["hidden"].x)
+    picture, text = out(PipelineReport, latent={"samples": samples}, tokens=clean, hidden=hidden, dit=dit)
+    assert picture.isfinite().all() and "FLOPs are left out: the shape of" in text
+
+
+def trajectory_is_denoise(name, make):
+    from dit_blocks.dit_impl.trajectory import moments
+    from dit_blocks.nodes.denoise import Denoise
+    model, positive, negative, samples = make()
+    dit, sigmas, _, tokens, _ = begun(model, positive, samples)
+    common = {"dit": dit, "tokens": tokens, "sigmas": sigmas, "positive": positive, "negative": negative, "cfg": 4.0, "solver": "euler"}
+    (expected, x0, *_) = out(Denoise, **common, start_step=1, end_step=3)
+    found, end, last = moments(**common, at_steps="", start_step=1, end_step=3)
+    assert torch.equal(end["tokens"], expected["tokens"]) and torch.equal(last["tokens"], x0["tokens"]) and [m.step for m in found] == [1, 2]
+
+
+def content_and_place(name, make):
+    from dit_blocks.dit_impl import content_place, inside
+    from dit_blocks.dit_impl.stages import StagesError
+    model, positive, _, samples = make()
+    dit, sigmas, clean, _, _ = begun(model, positive, samples)
+    try:
+        answer = content_place.ask(dit, clean, sigmas, 1, positive, None, 1.0, 5, 1)
+    except StagesError as error:
+        assert name not in ADDED and "adds no positions to its tokens" in str(error) and "\n" not in str(error), error
+        return
+    assert name in ADDED
+    own = dit.denoise(answer.noisy, sigmas, positive, None, 1.0, start_step=1, end_step=2)[1]["tokens"]
+    torch.testing.assert_close(answer.x0["whole"]["tokens"], own, atol=1e-4, rtol=1e-4)
+    assert answer.change["no content"] > 0 and answer.change["no place"] > 0
+
+
+CHECKS = (filters_are_what_patch_embed_does, tokens_are_shown, trajectory_is_denoise, content_and_place)
+CASES = {f"{check.__name__} {name}": (check, name) for check in CHECKS for name in MODELS}
+
+if __name__ == "__main__":
+    start(*sys.argv[1:3])
+    run_cases(CASES, *sys.argv[3:])

@@ -1,0 +1,135 @@
+import { app } from "../../scripts/app.js";
+import { fit, neighbour, tokenAt } from "./grid.js";
+import { addPanel, make, whenChanged } from "./panel.js";
+import { picture, value, viewUrl } from "./upstream.js";
+
+// The map on Token Similarity follows the mouse: each row of a picture that the run made holds one token's cosines to all. A click, or
+// arrows and Enter, puts the token's number into the real widget `query`.
+
+const HEIGHT = 240;
+
+/** @typedef {{grid: [number, number], query: number, rows: {filename: string}, live: boolean}} Told what the run told */
+
+/** @param {ComfyNode} node */
+function addQuery(node) {
+  const canvas = make(
+    "canvas",
+    { position: "absolute", inset: "0", width: "100%", height: "100%", touchAction: "none", outlineOffset: "-2px" },
+    { tabindex: "0", role: "grid", "aria-label": "tokens" },
+  );
+  const says = make("div", { minHeight: "30px", whiteSpace: "pre-line" }, { "aria-live": "polite" });
+  const box = make("div", { position: "relative", flex: "1", minHeight: "0" });
+  box.append(canvas);
+  addPanel(node, "similarity", HEIGHT, [box, says]);
+  /** @type {Told | null} */
+  let told = null;
+  /** @type {number | null} */
+  let hovered = null;
+  let place = { x: 0, y: 0, width: 1, height: 1 };
+
+  const chosen = () => Number(value(node, "query") ?? told?.query ?? 0);
+
+  const draw = () => {
+    const [width, height] = [canvas.clientWidth, canvas.clientHeight];
+    if (!width || !height) return;
+    const ratio = window.devicePixelRatio || 1;
+    [canvas.width, canvas.height] = [width * ratio, height * ratio];
+    const rows = told && picture(viewUrl(told.rows), draw);
+    if (!told || !rows) {
+      says.textContent = "run to see which tokens are alike";
+      return;
+    }
+    const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+    context.scale(ratio, ratio);
+    context.imageSmoothingEnabled = false;
+    const [down, across] = told.grid;
+    place = fit(told.grid, width, height);
+    const side = place.width / across;
+    const shown = told.live ? (hovered ?? Math.min(chosen(), down * across - 1)) : told.query;
+    const from = told.live ? shown : 0;
+    for (let row = 0; row < down; row++)
+      context.drawImage(rows, row * across, from, across, 1, place.x, place.y + row * side, place.width, side);
+    frame(context, shown, across, side);
+    if (hovered !== null && hovered !== shown) frame(context, hovered, across, side);
+    const at = (/** @type {number} */ token) => `token ${token}: row ${Math.floor(token / across)}, column ${token % across}`;
+    const lines = [`like ${at(shown)} (orange: alike, blue: opposite)`];
+    if (hovered !== null && hovered !== shown) lines.push(`under the mouse: ${at(hovered)}; click and run to compare with it`);
+    else if (hovered !== null && hovered !== chosen()) lines.push("click to choose it");
+    else if (chosen() !== told.query) lines.push(`query is ${chosen()} now: run again for the outputs`);
+    says.textContent = lines.join("\n");
+  };
+
+  /** @param {CanvasRenderingContext2D} context @param {number} token @param {number} across @param {number} side */
+  const frame = (context, token, across, side) => {
+    const [x, y] = [place.x + (token % across) * side, place.y + Math.floor(token / across) * side];
+    for (const [inset, colour] of /** @type {[number, string][]} */ ([
+      [0.75, "#000"],
+      [2.25, "#fff"],
+    ])) {
+      context.lineWidth = 1.5;
+      context.strokeStyle = colour;
+      context.strokeRect(x + inset, y + inset, Math.max(1, side - 2 * inset), Math.max(1, side - 2 * inset));
+    }
+  };
+
+  /** @param {number} token */
+  const choose = (token) => {
+    const query = node.widgets.find(({ name }) => name === "query");
+    if (!query || value(node, "query") === undefined) return;
+    query.value = token;
+    query.callback?.(token);
+    app.canvas.setDirty(true, true);
+    draw();
+  };
+
+  /** @param {PointerEvent} event */
+  const under = (event) => {
+    if (!told) return null;
+    const seen = canvas.getBoundingClientRect();
+    const scale = canvas.clientWidth / seen.width; // the graph may be zoomed
+    const [x, y] = [(event.clientX - seen.left) * scale - place.x, (event.clientY - seen.top) * scale - place.y];
+    return tokenAt(told.grid, x / place.width, y / place.height);
+  };
+
+  new ResizeObserver(draw).observe(box);
+  canvas.addEventListener("pointerdown", (event) => {
+    const token = under(event);
+    if (token === null || event.button) return;
+    event.stopPropagation();
+    canvas.focus({ preventScroll: true });
+    choose(token);
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    hovered = under(event);
+    draw();
+  });
+  canvas.addEventListener("pointerleave", () => {
+    hovered = null;
+    draw();
+  });
+  canvas.addEventListener("keydown", (event) => {
+    if (!told) return;
+    const next = neighbour(told.grid, hovered ?? chosen(), event.key);
+    if (next !== null) hovered = next;
+    else if ((event.key === "Enter" || event.key === " ") && hovered !== null) choose(hovered);
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+    draw();
+  });
+  whenChanged(node, (facts) => {
+    if (facts?.rows) {
+      told = /** @type {Told} */ (/** @type {unknown} */ (facts));
+      hovered = null;
+    }
+    draw();
+  });
+}
+
+app.registerExtension({
+  name: "dit-blocks.token-query",
+  /** @param {ComfyNode} node */
+  nodeCreated(node) {
+    if (node.comfyClass === "DiTBlocksTokenSimilarity") addQuery(node);
+  },
+});
