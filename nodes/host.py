@@ -110,7 +110,7 @@ def load(modules: list[nn.Module], memory: float = 0) -> None:
     management holds them from then on."""
     if management and modules:
         for module in modules:
-            if not hasattr(module, "comfy_patcher"):
+            if getattr(module, "comfy_patcher", None) is None:  # a copy of a module has none of its own yet
                 module.comfy_patcher = comfy.model_patcher.CoreModelPatcher(
                     module, management.get_torch_device(), management.unet_offload_device())
         management.load_models_gpu([module.comfy_patcher for module in modules], memory_required=memory)

@@ -103,7 +103,7 @@ class DiffusionLoss(io.ComfyNode):
             outputs=[
                 Loss.Output("loss", display_name="loss", tooltip="For Train Step."),
                 io.Float.Output("value", display_name="value", tooltip="The loss as a number."),
-                io.Image.Output("map", display_name="map", tooltip="The error of each token, white where it is largest; a pixel for a latent cell."),
+                io.Image.Output("map", display_name="map", tooltip="The error of each token, white where it is largest."),
             ],
         )
 

@@ -11,8 +11,7 @@ import sys
 
 import pytest
 
-from dit_blocks.nodes.routes import own_version
-from dit_blocks.standalone import pack
+from dit_blocks.standalone import comfy_api_standin, pack
 from dit_blocks.standalone.executor import Executor
 from dit_blocks.standalone.folders import Folders
 from dit_blocks.standalone.graph_to_prompt import values_in_order
@@ -20,6 +19,9 @@ from dit_blocks.standalone.node_types import NodeType
 from dit_blocks.standalone.replace import in_prompt
 from dit_blocks.standalone.validate import check
 from dit_blocks.standalone.workflow import read_workflow
+
+comfy_api_standin.install()
+from dit_blocks.nodes.routes import own_version  # noqa: E402 (as a script, no conftest has put comfy_api in place)
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

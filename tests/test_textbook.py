@@ -70,7 +70,7 @@ def test_the_wires_give_the_loop_s_loss_and_gradients(backbone, prediction, targ
     assert value == pytest.approx(expected, rel=1e-6)
     for name, gradient in gradients.items():
         assert torch.allclose(wired[name], gradient, atol=1e-6 * gradient.abs().max().clamp_min(1)), name
-    assert picture.shape == (2, 7, 6, 3) and picture.max() == 1
+    assert picture.shape == (2, 7 * 37, 6 * 37, 3) and picture.max() == 1
 
 
 @pytest.mark.parametrize("flow", [DDPM("epsilon"), DDPM("v")], ids=lambda flow: flow.prediction)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..backbone import Backbone, Dit
+from ..charts import enlarged
 from ..flow import DDPM
 from ..tokens import noise_like, to_latent, with_tokens
 from .loop import TrainingError
@@ -62,7 +63,7 @@ def noise_at(dit: Backbone, wire: dict, seed: int, time: float = -1.0, times: st
 
 def diffusion_loss(dit: Backbone, prediction: dict, target: str = "own", weighting: str = "none") -> tuple[dict, Tensor]:
     """A prediction's squared error (`losses.squared_error`): DIT_TOKENS from Final Layer → loss wire {"loss": [], "dit"}, and the error
-    of each token as a picture [B, H, W, 3] in 0..1, a pixel for a latent cell, white where it is largest. Raises TrainingError."""
+    of each token as a picture [B, H, W, 3] in 0..1, a square for a latent cell, white where it is largest. Raises TrainingError."""
     if "call" not in prediction or prediction.get("guided"):
         raise TrainingError("prediction is not from Final Layer: guided predictions and plain tokens have no loss")
     call, start = prediction["call"], prediction.get("start")
@@ -80,9 +81,9 @@ def diffusion_loss(dit: Backbone, prediction: dict, target: str = "own", weighti
 
 
 def flat_picture(wire: dict, shares: Tensor) -> Tensor:
-    """A value 0..1 for every token as grey: [1, N, C·p·p] → [H, W, 3]."""
-    latent = to_latent(shares.cpu(), wire)
-    return latent.flatten(1, -3)[0].mean(0)[..., None].expand(-1, -1, 3).clone()
+    """A value 0..1 for every token as grey, 256 pixels long or more: [1, N, C·p·p] → [H, W, 3]."""
+    cells = to_latent(shares.cpu(), wire).flatten(1, -3)[0].mean(0)
+    return enlarged(cells[..., None].expand(-1, -1, 3), 256)
 
 
 def train_step(dit: Learner, loss: dict, learning_rate: float, weight_decay: float = 0.01, clip: float = 1.0) -> tuple[Learner, float]:
