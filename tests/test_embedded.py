@@ -36,6 +36,7 @@ def test_every_example_runs_and_has_its_picture(path, tmp_path, capsys):
     report = run(capsys, path, "--out", tmp_path, "--input", tmp_path)
     assert report["images"] and all(Image.open(image).size[0] >= 256 for image in report["images"])
     assert Image.open(path.with_suffix(".jpg")).size[1] >= 256
+    assert not path.stem.startswith("learn_") or report["seconds"] < 30
 
 
 def test_one_step_at_a_time_has_no_denoise():
