@@ -6,7 +6,8 @@ the loaded model. The plain loop is train_dreambooth_sd3.py's: logit-normal time
 
 import argparse
 import json
-import resource
+from pathlib import Path
+import re
 import statistics
 import subprocess
 import sys
@@ -87,9 +88,15 @@ def peak(name: str, steps: int) -> float:
 def memory_of(name: str, steps: int) -> float:
     pictures(), transformer()
     import diffusers.optimization, diffusers.training_utils  # noqa: E401, F401  so that neither loop pays for the import
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew; getrusage's would be the parent's
+    before = high_water()
     LOOPS[name](steps)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return high_water() - before
+
+
+def high_water() -> float:
+    """The most memory that this process has held, in MiB (Linux)."""
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 
 
 def main() -> None:
