@@ -75,19 +75,20 @@ class QKV(nn.Module):
         return (q, k, v) if self.norm is None else (self.norm.q(q), self.norm.k(k), v)
 
 
-onlooker: ContextVar[Callable[[Tensor, Tensor], None] | None] = ContextVar("onlooker", default=None)  # is shown queries and keys
+# Is shown queries and keys; a mask that it answers is added to their scores.
+onlooker: ContextVar[Callable[[Tensor, Tensor], Tensor | None] | None] = ContextVar("onlooker", default=None)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention, heads joined: three of [B, heads, N, head_dim] → [B, N, D]. Vaswani et al. 2017, §3.2."""
     look = onlooker.get()
-    if look is not None:
-        look(q, k)
+    mask = look(q, k) if look is not None else None
     if q.requires_grad and q.device.type == "cpu":
         # On a CPU the fused kernel's backward pass is slower than the plain formula's.
-        weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(dim=-1)
+        scores = q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)
+        weights = (scores if mask is None else scores + mask).softmax(dim=-1)
         return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    return F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2)
 
 
 class Stream(nn.Module):

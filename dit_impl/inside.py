@@ -3,6 +3,8 @@
 A prediction is DIT_TOKENS too, with `call`, the step that it answers, and `guided`, whether it has become x0 already.
 """
 
+from contextlib import ExitStack
+
 import torch
 from torch import Tensor
 import torch.nn.functional as F
@@ -10,10 +12,11 @@ import torch.nn.functional as F
 from .backbone import Backbone, Conditioning, Dit
 from .flow import RectifiedFlow
 from .position import grid_positions, sincos_1d, sincos_2d
-from .stages import Hidden, StagesError, TokenStages, parse_blocks
+from .stages import Hidden, StagesError, TokenStages, only_itself, parse_blocks
 from .tokens import to_tokens, with_tokens
 
 BLOCK = "block {}"  # how a trace names the last block that was run
+ATTENTION_MODES = ("full", "itself")
 POSITION_MODES = ("model", "none", "shuffled", "1-D", "scaled")
 
 
@@ -97,19 +100,21 @@ def position_embed(dit: Dit, wire: dict, mode: str = "model", seed: int = 0) -> 
     elif mode == "1-D":
         table = sincos_1d(width, torch.arange(count))[None]
     elif mode == "scaled":
-        if not isinstance(stages, TokenStages):
-            raise StagesError(f'mode "scaled" is for the pack\'s own transformers, not for {dit.name}')
-        side = dit.picture_size / dit.downscale / dit.patch_size
-        table = sincos_2d(width, *grid_positions(wire["tokens"]["grid"], side))[None]
+        grid = wire["tokens"]["grid"]
+        if isinstance(stages, TokenStages):
+            table = sincos_2d(width, *grid_positions(grid, dit.picture_size / dit.downscale / dit.patch_size))[None]
+        else:
+            table = stages.scaled_positions(hidden, grid)
     else:
         raise StagesError(f"mode is one of {', '.join(POSITION_MODES)}, not {mode!r}")
     return _after(wire, hidden.but(x=hidden.x + table.to(hidden.x)), "positions")
 
 
 def run_blocks(dit: Dit, wire: dict, blocks: str = "all", strength: float = 1.0, graft: dict | None = None,
-               mask: Tensor | None = None) -> dict:
+               mask: Tensor | None = None, attention: str = "full") -> dict:
     """Blocks in the order given. `strength` scales what each adds; `graft` first replaces image tokens by another run's, where
-    `mask` [B or 1, h', w'] is above a half, everywhere without one: DIT_HIDDEN → DIT_HIDDEN. Raises StagesError."""
+    `mask` [B or 1, h', w'] is above a half, everywhere without one; with `attention` "itself" no image token reads another:
+    DIT_HIDDEN → DIT_HIDDEN. Raises StagesError."""
     check(dit, wire, "condition", "patches")
     hidden = wire["hidden"]
     if graft is not None:
@@ -120,8 +125,15 @@ def run_blocks(dit: Dit, wire: dict, blocks: str = "all", strength: float = 1.0,
         other = graft["hidden"].x[torch.arange(len(hidden.x)) % len(graft["hidden"].x)]
         chosen = 1.0 if mask is None else token_mask(mask, wire["tokens"]["grid"], len(hidden.x)).to(hidden.x)
         hidden = hidden.but(x=torch.lerp(hidden.x, other, chosen) if mask is not None else other)
-    stages = dit.stages
-    after = stages.run_blocks(hidden, parse_blocks(blocks, len(stages.kinds)), strength)
+    if attention not in ATTENTION_MODES:
+        raise StagesError(f"attention is one of {', '.join(ATTENTION_MODES)}, not {attention!r}")
+    stages, indices = dit.stages, parse_blocks(blocks, len(dit.stages.kinds))
+    with ExitStack() as during:
+        if attention == "itself":
+            look = only_itself(stages.attentions(hidden, wire["tokens"]["tokens"].shape[1]))
+            for i in set(indices):
+                during.enter_context(stages.observe(i, look))
+        after = stages.run_blocks(hidden, indices, strength)
     return _after(wire, after, "blocks", BLOCK.format(after.index - 1))
 
 

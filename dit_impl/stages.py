@@ -70,7 +70,20 @@ def joint_attention(text: range, image: range, length: int) -> Attention:
 
 
 # (which of the block's attentions, queries [B, heads, N, head_dim], keys, the scores' factor, a mask that is added or True to attend)
-Look = Callable[[int, Tensor, Tensor, float, Tensor | None], None]
+# → a further mask to add to the scores, or None
+Look = Callable[[int, Tensor, Tensor, float, Tensor | None], Tensor | None]
+
+
+def only_itself(attentions: list[Attention]) -> Look:
+    """Image tokens read no other image token, and text as ever: perturbed attention (Ahn et al. 2024, §4.2), the map an identity."""
+    def look(number: int, q: Tensor, k: Tensor, factor: float, mask: Tensor | None) -> Tensor | None:
+        if number >= len(attentions) or not (attentions[number].queries.get("image") and attentions[number].keys.get("image")):
+            return None
+        rows, columns = attentions[number].queries["image"], attentions[number].keys["image"]
+        added = q.new_zeros(q.shape[-2], k.shape[-2])
+        added[rows.start:rows.stop, columns.start:columns.stop].fill_(float("-inf")).fill_diagonal_(0)
+        return added
+    return look
 
 
 class Stages:
@@ -98,8 +111,12 @@ class Stages:
         """What a block attends to, in the order it computes; further attentions are left out. tokens: those of the picture, N."""
         raise NotImplementedError
 
+    def scaled_positions(self, hidden: Hidden, grid: tuple[int, int]) -> Tensor:
+        """The positions of the square grid that the model was trained on, laid over another: (h, w) → [1, h·w, D]."""
+        raise StagesError(f'mode "scaled": {self.name} scales its own positions to every grid already, see mode "model"')
+
     def observe(self, i: int, look: Look) -> AbstractContextManager:
-        """While it lasts, every run of block i shows `look` its attentions. What the block computes stays the same."""
+        """While it lasts, every run of block i shows `look` its attentions. Unless that answers a mask, it computes the same."""
         raise NotImplementedError
 
     def patch_embed(self, hidden: Hidden) -> Hidden:
@@ -164,8 +181,9 @@ class TokenStages(Stages):
     def attentions(self, hidden: Hidden, tokens: int) -> list[Attention]:
         if not hasattr(self.model, "joint_blocks"):
             return [Attention({"image": range(tokens)}, {"image": range(tokens)}, tokens)]
-        text = 0 if hidden.context is None else hidden.context.shape[1]
-        return [joint_attention(range(text), range(text, text + tokens), text + tokens)]
+        text, image = 0 if hidden.context is None else hidden.context.shape[1], {"image": range(tokens)}
+        joint = joint_attention(range(text), range(text, text + tokens), text + tokens)
+        return [joint, Attention(image, image, tokens)]  # the second one in dual blocks only
 
     @contextmanager
     def observe(self, i: int, look: Look):

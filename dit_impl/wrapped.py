@@ -6,6 +6,7 @@ import importlib
 import inspect
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,10 +77,10 @@ DEPTHS = ("num_layers", "num_single_layers")
 WRAPPERS = {"PixArtTransformer2DModel": PixArt, "FluxTransformer2DModel": Flux}
 
 
-def diffusers_class(name: str) -> type:
-    """A class of the diffusers library. Raises CheckpointError where that is not installed."""
+def diffusers_part(name: str, module: str = "diffusers") -> Any:
+    """A class or function of the diffusers library. Raises CheckpointError where that is not installed."""
     try:
-        return getattr(importlib.import_module("diffusers"), name)
+        return getattr(importlib.import_module(module), name)
     except ImportError:
         raise CheckpointError(f"{name} is run by the diffusers library, which is not installed: pip install diffusers") from None
 
@@ -91,7 +92,7 @@ def settings_of(transformer: nn.Module) -> dict:
 
 def wrap(class_name: str, settings: Mapping, downscale: int, tensors: Mapping[str, Tensor], name: str) -> PixArt | Flux:
     """Build a diffusers transformer from its config.json and give it exactly these tensors. Raises CheckpointError."""
-    cls = diffusers_class(class_name)
+    cls = diffusers_part(class_name)
     known = inspect.signature(cls.__init__).parameters
     settings = {key: value for key, value in settings.items() if key in known}
     try:

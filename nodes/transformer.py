@@ -106,7 +106,7 @@ class RunBlocks(io.ComfyNode):
             display_name="DiT Blocks",
             category=CATEGORY,
             description="Transformer blocks, any of them in any order: skip, repeat, reverse, weaken, or graft tokens of another run first.",
-            search_aliases=["layer skip", "transformer blocks", "SLG"],
+            search_aliases=["layer skip", "transformer blocks", "SLG", "PAG", "perturbed attention"],
             has_intermediate_output=True,
             inputs=[
                 dit_input(),
@@ -116,6 +116,8 @@ class RunBlocks(io.ComfyNode):
                                tooltip="Scales what each block adds to its input: 1 is the model, 0 skips."),
                 Hidden.Input("graft", optional=True, tooltip="Hidden states of another run, whose image tokens come in first."),
                 io.Mask.Input("graft_mask", optional=True, tooltip="Which tokens are grafted; all without it."),
+                io.Combo.Input("attention", options=list(inside.ATTENTION_MODES), default="full", optional=True,
+                               tooltip="full: the model's own. itself: no image token reads another (perturbed attention); text is read."),
             ],
             outputs=[_hidden_output("Hidden states after these blocks.")],
         )
@@ -123,10 +125,10 @@ class RunBlocks(io.ComfyNode):
     @classmethod
     @names_errors
     @keeps_gradients
-    def execute(cls, dit, hidden, blocks, strength, graft=None, graft_mask=None) -> io.NodeOutput:
+    def execute(cls, dit, hidden, blocks, strength, graft=None, graft_mask=None, attention="full") -> io.NodeOutput:
         host.load(dit.modules())
         host.throw_if_interrupted()
-        done = inside.run_blocks(dit, hidden, blocks, strength, graft, graft_mask)
+        done = inside.run_blocks(dit, hidden, blocks, strength, graft, graft_mask, attention)
         return io.NodeOutput(done, ui=ui.PreviewText(inside.describe_blocks(dit, blocks)))
 
 

@@ -11,7 +11,7 @@ import sys
 import torch
 
 from host_models import MODELS, TEXT, run_cases, start
-from host_stages_check import tensors
+from host_stages_check import refused, tensors
 
 CROSS = ("pixart", "pixart_alpha", "wan", "wan_i2v")  # text asks nothing
 ROTARY = ("flux_dev", "flux_schnell", "flux2", "lumina2", "z_image", "qwen_image", "wan", "wan_i2v")
@@ -100,6 +100,43 @@ def rows_are_softmax(name, make):
         inside.run_blocks(dit, wire, "0")
     full = naive(calls[numbers["image to text"]], BATCH, -1)[image.start:image.stop]
     assert (seen.shares.flatten() - full[:, [spans["text"][i] for i in (2, 3)]].sum(1)).abs().max() < 1e-5
+
+
+def image_tokens_read_only_themselves(name, make):
+    """Perturbed attention: what one image token holds reaches another through attention, and not where each reads itself alone."""
+    from dit_blocks.dit_impl import inside
+    dit, wire, *_ = begun(make(batch=BATCH))
+    first = wire["hidden"].extra.get("img_offset", 0)  # where a reference picture's tokens come before
+    last = first + wire["tokens"]["tokens"].shape[1] - 1
+    x = wire["hidden"].x.clone()
+    x[:, last] += 1
+    other = {**wire, "hidden": wire["hidden"].but(x=x)}
+    for block in map(str, range(len(dit.stages.kinds))):
+        full, moved = (inside.run_blocks(dit, given, block)["hidden"].x[:, first:last] for given in (wire, other))
+        assert not torch.equal(full, moved), f"block {block} reads nothing"
+        if name.startswith("pixart"):
+            refused(lambda: inside.run_blocks(dit, wire, block, attention="itself"), "PixArt", "takes no mask")
+            continue
+        alone, moved = (inside.run_blocks(dit, given, block, attention="itself")["hidden"].x[:, first:last] for given in (wire, other))
+        assert torch.equal(alone, moved) and not torch.equal(alone, full), f"block {block} reads other image tokens"
+    assert torch.equal(inside.run_blocks(dit, wire, "0")["hidden"].x, inside.run_blocks(dit, wire, "0", attention="full")["hidden"].x)
+
+
+def scaled_positions_are_the_trained_ones(name, make):
+    """On its own grid the trained table as it is; on half of it the mean of four places. Others say why not."""
+    from dit_blocks.dit_impl import inside
+    dit, wire, *_ = begun(make(batch=BATCH), positions=False)
+    if name in ROTARY or name.startswith("pixart"):
+        return refused(lambda: inside.position_embed(dit, wire, "scaled"), *(["rotary"] if name in ROTARY else ["scales its own", "PixArt"]))
+    stages, hidden = dit.stages, wire["hidden"]
+    side = stages.model.h_max if name == "auraflow" else stages.model.pos_embed_max_size
+    own = stages.scaled_positions(hidden, (side, side))
+    nowhere = hidden.x.new_zeros(1, side ** 2, hidden.x.shape[-1])
+    assert torch.equal(own, stages.position_embed(hidden.but(x=nowhere, extra={"size": (side * stages.patch_size,) * 2})).x)
+    half = torch.nn.functional.avg_pool2d(own.unflatten(1, (side, side)).movedim(-1, 1), 2).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(stages.scaled_positions(hidden, (side // 2, side // 2)), half)
+    placed = inside.position_embed(dit, wire, "scaled")["hidden"]
+    assert torch.equal(placed.x, hidden.x + stages.scaled_positions(hidden, wire["tokens"]["grid"]))
 
 
 def over_steps_is_denoise(name, make):
@@ -195,6 +232,8 @@ CHECKS = {
     "rows are the softmax of q and k": rows_are_softmax,
     "over steps is denoise": over_steps_is_denoise,
     "positions alone": positions_alone,
+    "image tokens read only themselves": image_tokens_read_only_themselves,
+    "scaled positions": scaled_positions_are_the_trained_ones,
 }
 SOME = {
     "an earlier override is kept": (an_earlier_override_is_kept, ("sd3", "flux_dev", "qwen_image", "wan")),

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from dit_blocks.dit_impl import blocks
 from dit_blocks.dit_impl.dit import DiT, DiTConfig
 from dit_blocks.dit_impl.backbone import Backbone
 from dit_blocks.dit_impl.embedded import load_embedded
@@ -135,6 +136,30 @@ def test_strength_scales_what_a_block_adds(backbone, positive):
     torch.testing.assert_close(run(0.5).x, halfway)
 
 
+def test_perturbed_attention_is_the_masked_softmax(backbone, positive, negative):
+    """Image tokens read themselves and the text: an attention computed here by the formula, with that mask, gives the same block."""
+    _, _, hidden = started(backbone, positive, negative)
+    (alone,) = out(RunBlocks, dit=backbone, hidden=hidden, blocks="0", strength=1.0, attention="itself")
+    state, block = hidden["hidden"], backbone.model.joint_blocks[0]
+    text, length = state.context.shape[1], state.context.shape[1] + state.x.shape[1]
+    reads = torch.ones(length, length, dtype=torch.bool)
+    reads[text:, text:] = torch.eye(length - text, dtype=torch.bool)
+    given = []
+
+    def masked(q, k, v):
+        given.append(q)
+        scores = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).masked_fill(~reads, float("-inf"))
+        return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(blocks, "attention", masked)
+        context, x = block(state.context, state.x, state.vector)
+    assert given and blocks.onlooker.get() is None
+    torch.testing.assert_close(alone["hidden"].x, x)
+    torch.testing.assert_close(alone["hidden"].context, context)
+    (full,) = out(RunBlocks, dit=backbone, hidden=hidden, blocks="0", strength=1.0)
+    assert not torch.allclose(full["hidden"].x, x)
+
+
 def test_a_graft_replaces_the_chosen_tokens(backbone, positive, negative):
     _, _, hidden = started(backbone, positive)
     _, _, other = started(backbone, negative)
@@ -192,6 +217,7 @@ def refusals(dit, positive, negative):
     prediction = finished(dit, hidden)
     _, _, narrow = started(dit, positive)
     yield PatchEmbed, dict(x=hidden), "Patch Embed: the patches are embedded already"
+    yield RunBlocks, dict(hidden=hidden, blocks="0", strength=1.0, attention="half"), "DiT Blocks: attention is one of full, itself, not 'half'"
     yield RunBlocks, dict(hidden=hidden, blocks="0-9", strength=1.0), "DiT Blocks: this model has blocks 0 to 1, there is no block 2"
     yield RunBlocks, dict(hidden={**hidden, "model": "another DiT"}, blocks="all", strength=1.0), (
         "DiT Blocks: the hidden states come from another DiT, the dit is a small DiT")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..conditioning import Conditioning
 from ..files import replace_atomically
 from ..tokens import LatentFormat, into_dit_space
+from ..wrapped import diffusers_part
 from .sets import TrainingSet
 
 log = logging.getLogger(__name__)
@@ -198,8 +199,8 @@ def train(objective: Objective, data: TrainingSet, settings: Settings, state: Pa
 
 
 def _train(objective, data, settings, state, resume, watch, every, runner, averaged) -> Log:
-    from diffusers.optimization import get_scheduler
-    from diffusers.training_utils import EMAModel
+    get_scheduler = diffusers_part("get_scheduler", "diffusers.optimization")
+    EMAModel = diffusers_part("EMAModel", "diffusers.training_utils")
     draws, told, done = Draws(data, objective, settings, runner), Log(), 0
     parameters = list(objective.trained.values())
     optimizer = torch.optim.AdamW(parameters, settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay)

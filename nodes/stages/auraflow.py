@@ -43,6 +43,9 @@ class AuraFlowStages(ModelStages):
     def position_embed(self, hidden: Hidden) -> Hidden:
         return hidden.but(x=self.model.apply_pos_embeds(hidden.x, *hidden.extra["size"]))
 
+    def scaled_positions(self, hidden: Hidden, grid):
+        return self.resized_positions(hidden, grid, self.model.h_max)
+
     def block(self, i: int, x, context, hidden: Hidden, options: dict):
         args = {"vec": hidden.vector, "transformer_options": options}
         doubles = len(self.model.double_layers)

@@ -12,10 +12,13 @@ import sys
 from types import ModuleType
 from typing import Callable, Iterator, Sequence
 
+import torch
 from torch import Tensor, nn
 
+from ...dit_impl.position import resized
 from ...dit_impl.stages import Attention, Hidden, Look, Stages, StagesError, joint_attention
 
+TRAINED = 128  # latent cells a side of the pictures that SD3, SD3.5 and AuraFlow were trained on: 1024 pixels
 OVERRIDE = "optimized_attention_override"  # in transformer_options, is called in the place of ComfyUI's attention
 
 
@@ -62,6 +65,14 @@ class ModelStages(Stages):
         """Which of the text stream's tokens are the text's own."""
         return range(0 if hidden.context is None else hidden.context.shape[1])
 
+    def resized_positions(self, hidden: Hidden, grid: tuple[int, int], largest: int) -> Tensor:
+        """`scaled_positions` of a table [largest², D] whose centre the model was trained on."""
+        side = min(TRAINED // self.patch_size, largest)
+        cells = side * self.patch_size
+        nowhere = hidden.x.new_zeros(1, side * side, hidden.x.shape[-1])
+        table = self.position_embed(hidden.but(x=nowhere, extra={"size": (cells, cells)})).x
+        return resized(table[0], grid)
+
     @contextmanager
     def observe(self, i: int, look: Look):
         def begin(block, args, kwargs):
@@ -69,7 +80,9 @@ class ModelStages(Stages):
             earlier = options.get(OVERRIDE)
 
             def override(attend, *given, **how):
-                look(next(numbers), *queries_and_keys(*given, **how))
+                added = look(next(numbers), *queries_and_keys(*given, **how))
+                if added is not None:
+                    given, how = with_mask(added, *given, **how)
                 return earlier(attend, *given, **how) if earlier else attend(*given, **how)
             return args, {**kwargs, "transformer_options": {**options, OVERRIDE: override}}
         hook = self.blocks[i].register_forward_pre_hook(begin, with_kwargs=True)
@@ -98,6 +111,13 @@ def queries_and_keys(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor |
     if k.shape[1] != q.shape[1]:  # several heads of queries share one of keys
         k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
     return q, k, how.get("scale", q.shape[-1] ** -0.5), mask
+
+
+def with_mask(added: Tensor, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **how) -> tuple[tuple, dict]:
+    """What ComfyUI's attention is called with, and a further mask [Nq, Nk] added to the scores: → its arguments."""
+    if mask is not None:
+        added = added + (added.new_zeros(mask.shape).masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else mask)
+    return (q, k, v, heads), {**how, "mask": added}
 
 
 def own_options(transformer_options: dict) -> dict:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .base import Hidden, ModelStages, StagesError, or_replaced, own_options, residual
+from .base import Attention, Hidden, ModelStages, StagesError, or_replaced, own_options, residual
 
 
 class MMDiTStages(ModelStages):
@@ -33,6 +33,10 @@ class MMDiTStages(ModelStages):
     def text_tokens(self, hidden: Hidden) -> range:
         return range(0) if hidden.context is None else range(self.model.register_length, hidden.context.shape[1])
 
+    def attentions(self, hidden: Hidden, tokens: int) -> list[Attention]:
+        image = {"image": range(tokens)}
+        return [*super().attentions(hidden, tokens), Attention(image, image, tokens)]  # the second one in dual blocks only
+
     def condition(self, x, timesteps, context=None, y=None, control=None, transformer_options={}, **kwargs) -> Hidden:
         model = self.model
         vector = model.t_embedder(timesteps, dtype=x.dtype)  # [B, D]
@@ -53,6 +57,9 @@ class MMDiTStages(ModelStages):
     def position_embed(self, hidden: Hidden) -> Hidden:
         table = self.model.cropped_pos_embed(hidden.extra["size"], device=hidden.x.device)
         return hidden.but(x=hidden.x + self.theirs.comfy.ops.cast_to_input(table, hidden.x))
+
+    def scaled_positions(self, hidden: Hidden, grid):
+        return self.resized_positions(hidden, grid, self.model.pos_embed_max_size)
 
     def block(self, i: int, x, context, hidden: Hidden, options: dict):
         if context is None:

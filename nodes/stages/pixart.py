@@ -47,7 +47,8 @@ class PixArtStages(ModelStages):
                 q = queries.pop()  # [B, N, D]
                 k = out[..., :q.shape[-1]].reshape(len(q), -1, q.shape[-1])  # without the values, where they are beside the keys
                 q, k = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k))
-                look(number, q, k, q.shape[-1] ** -0.5, None)
+                if look(number, q, k, q.shape[-1] ** -0.5, None) is not None:
+                    raise StagesError(f"{self.name}'s attention takes no mask from outside: its image tokens read all others")
             return hook
         hooks = [module.register_forward_hook(hook) for module, hook in (
             (own.q_norm, keep), (own.k_norm, show(0)), (cross.q_linear, keep), (cross.kv_linear, show(1)))]
