@@ -106,17 +106,23 @@ def quick_look(dit: Dit, wire: dict, sigmas: Tensor, positive: Conditioning, neg
 
 
 def denoise(dit: Dit, wire: dict, plan: PatchSchedule, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float,
-            solver: str, start_step: int, end_step: int, report: Callable[[int, dict, Tensor], None] = lambda *_: None) -> tuple[dict, dict, str]:
-    """`Dit.denoise` with a patch size for each step: → (tokens, the last x0, what was not native or ""). report(done, wire, x0).
+            solver: str, start_step: int, end_step: int, report: Callable[[int, dict, Tensor], None] = lambda *_: None,
+            before: Callable[[int, dict, float], None] | None = None) -> tuple[dict, dict, str]:
+    """`Dit.denoise` with a patch size for each step: → (tokens, the last x0, what was not native or "").
 
-    Tokens are cut anew where the size changes. A solver's memory goes with them. Raises as `Dit.denoise` does.
+    Tokens are cut anew where the size changes. A solver's memory goes with them. report(done, wire, x0) after each step;
+    before(step, wire, cfg) is handed what each starts from. Raises as `Dit.denoise` does.
     """
     stretches = plan.stretches(sigmas, start_step, last_step(start_step, end_step, sigmas))
+    if before:  # one step at a time, which changes no bit
+        stretches = [(size, step, step + 1) for size, start, stop in stretches for step in range(start, stop)]
     handles = [dit.reading(size, plan.method) for size, *_ in stretches]  # all of them first: an error should come before the work
     for (size, start, stop), handle in zip(stretches, handles):
         wire = repatch(wire, size)
         handle.check_tokens(wire)
         guidance = cfg * plan.coarse_cfg if size > plan.finest and cfg != 1 else cfg
+        if before:
+            before(start, wire, guidance)
 
         def tell(done: int, _: int, x0: Tensor, first=start - start_step, wire=wire) -> None:
             report(first + done, wire, x0)

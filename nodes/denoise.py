@@ -9,6 +9,7 @@ from ..dit_impl.denoise import last_step
 from ..dit_impl.patch_schedule import PatchSchedule, Row
 from ..dit_impl.sampling import SOLVERS
 from ..dit_impl.schedules import SCHEDULERS
+from ..dit_impl.trajectory import by_block
 from . import host
 from .wires import (STEP_MAX, PatchScheduleWire, Tokens, dit_input, names_errors, patch_method_input, sigmas_input, step_input,
                     tokens_input)
@@ -93,8 +94,9 @@ def _denoise_outputs():
     ]
 
 
-def _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step, plan, seen=lambda wire, x0: None, quick_look=False):
-    """→ tokens, x0, what was not native. `seen` is handed the tokens of every step."""
+def _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step, plan, seen=lambda wire, x0: None, quick_look=False,
+         before=None):
+    """→ tokens, x0, what was not native. `seen` is handed the tokens of every step, `before` what each starts from."""
     if negative is None and dit.unconditional is None and cfg != 1:
         raise ValueError(f"cfg {cfg:g} needs a negative conditioning; wire one, or set cfg to 1")
     report = host.reporter(last_step(start_step, end_step, sigmas) - start_step)
@@ -106,7 +108,7 @@ def _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_s
     def tell(done, wire, x0):
         seen(wire, x0)
         report(done, dit.preview(wire, x0))
-    return patch_schedule.denoise(dit, tokens, plan, sigmas, positive, negative, cfg, solver, start_step, end_step, tell)
+    return patch_schedule.denoise(dit, tokens, plan, sigmas, positive, negative, cfg, solver, start_step, end_step, tell, before)
 
 
 def _one_size(tokens, patch_method) -> PatchSchedule:
@@ -149,33 +151,45 @@ class Denoise(io.ComfyNode):
             ) + [PatchScheduleWire.Input("patch_schedule", optional=True, tooltip="Patch sizes over the steps, in place of the tokens' own; "
                                          "its methods count, not patch_method."),
                  io.Boolean.Input("quick_look", default=False, optional=True,
-                                  tooltip="First show a picture of the coarsest patches in 4 steps; the real one then takes its place.")],
+                                  tooltip="First show a picture of the coarsest patches in 4 steps; the real one then takes its place."),
+                 io.Boolean.Input("capture_blocks", default=False, optional=True,
+                                  tooltip="Also read x0 off every block, for a second slider on the node. Every step then runs twice.")],
             outputs=[*_denoise_outputs(), io.Image.Output("trajectory", display_name="trajectory", tooltip="x0 after each step as a small "
-                                                          "picture, a pixel for a latent cell: what the slider on the node walks through.")],
+                                                          "picture, a pixel for a latent cell: what the slider on the node walks through."),
+                     io.Image.Output("by_block", display_name="by_block", tooltip="With capture_blocks, x0 as read off each block, step by step; "
+                                                                                  "else the trajectory again.")],
             has_intermediate_output=True,  # the slider is filled again when the result comes from the cache
         )
 
     @classmethod
     @names_errors
     def execute(cls, dit, tokens, sigmas, start_step, end_step, positive, cfg, solver, negative=None, patch_method="auto",
-                patch_schedule=None, quick_look=False) -> io.NodeOutput:
-        pictures = []
+                patch_schedule=None, quick_look=False, capture_blocks=False) -> io.NodeOutput:
+        pictures, blocks = [], []
+
+        def capture(step, wire, guidance):
+            blocks.append(by_block(dit, wire, sigmas, step, positive, negative, guidance))
         plan, facts = patch_schedule or _one_size(tokens, patch_method), {"size": tokens["size"][-2:], "shape": shape_of(dit)}
         tokens, x0, approximate = _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step, plan,
-                                       lambda wire, x0: pictures.append(dit.picture(wire, x0)), quick_look)
+                                       lambda wire, x0: pictures.append(dit.picture(wire, x0)), quick_look,
+                                       capture if capture_blocks else None)
         trajectory = torch.stack(pictures)
         places = torch.linspace(0, len(pictures) - 1, min(len(pictures), FRAMES)).round().long()
         steps = (places + start_step).tolist()
-        facts |= {"trajectory": _strip(trajectory[places]), "steps": steps, "sigmas": sigmas[steps].tolist()}
+        facts |= {"steps": steps, "sigmas": sigmas[steps].tolist(), "blocks": list(blocks[0]) if blocks else []}
+        inside = torch.stack([torch.stack(list(step.values())) for step in blocks]) if blocks else trajectory[:, None]
+        facts["trajectory"] = _strip(inside[places])
         shown = {"text": (approximate,)} if approximate else {}
-        return io.NodeOutput(tokens, x0, trajectory, ui={**shown, "dit_blocks": (facts,)})
+        return io.NodeOutput(tokens, x0, trajectory, inside.flatten(0, 1), ui={**shown, "dit_blocks": (facts,)})
 
 
 def _strip(pictures: torch.Tensor) -> dict:
-    """Pictures [frames, H, W, 3] side by side in one temporary file, each at most 128 pixels wide: → where it is."""
-    wide = pictures.shape[2] / 128
+    """Pictures [frames, rows, H, W, 3] side by side in one temporary file, each at most 128 pixels wide: → where it is."""
+    frames, rows, height, width, _ = pictures.shape
+    wide = width / 128
     if wide > 1:
-        size = [max(1, round(length / wide)) for length in pictures.shape[1:3]]
-        pictures = torch.nn.functional.interpolate(pictures.movedim(-1, 1), size=size, mode="area").movedim(1, -1)
-    strip = torch.cat(list(pictures), dim=1)[None]
+        height, width = (max(1, round(length / wide)) for length in (height, width))
+        small = torch.nn.functional.interpolate(pictures.flatten(0, 1).movedim(-1, 1), size=(height, width), mode="area")
+        pictures = small.movedim(1, -1).unflatten(0, (frames, rows))
+    strip = pictures.permute(1, 2, 0, 3, 4).reshape(1, rows * height, frames * width, 3)
     return ui.PreviewImage(strip).as_dict()["images"][0]

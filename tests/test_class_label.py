@@ -88,7 +88,7 @@ def test_one_step_is_the_model_s_own_epsilon(dit):
     """x0 = x − σ·ε, with guidance on ε as the paper has it: ε_u + (ε_c − ε_u)·cfg."""
     inputs = start(dit)
     (positive,) = out(ClassLabel, dit=dit, label="3")
-    _, x0, _ = out(Denoise, **inputs | {"end_step": 1}, positive=positive, cfg=2.0)
+    _, x0, *_ = out(Denoise, **inputs | {"end_step": 1}, positive=positive, cfg=2.0)
     x, sigma = inputs["tokens"]["tokens"], inputs["sigmas"][0]
     z, t = x / (sigma ** 2 + 1).sqrt(), torch.full((4,), 999)
     epsilon = dit.model(z.repeat(2, 1, 1), (4, 4), 2, t, torch.tensor([5, 5, 3, 3]))

@@ -101,7 +101,7 @@ def noisy(dit, height=64, width=64, batch=2):
 
 def one_step(inputs, kind, cfg=3.0):
     positive, negative = conditioning(kind)
-    _, x0, _ = out(Denoise, **inputs | {"end_step": 1}, positive=positive, negative=negative, cfg=cfg)
+    _, x0, *_ = out(Denoise, **inputs | {"end_step": 1}, positive=positive, negative=negative, cfg=cfg)
     latent, _ = out(Unpatchify, tokens=x0 | {"latent_format": {**x0["latent_format"], "shift": torch.zeros(x0["channels"]),
                                                                "scale": torch.ones(x0["channels"])}})
     return latent["samples"]

@@ -2,6 +2,7 @@
 
 import logging
 
+from PIL import Image
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from dit_blocks.nodes.denoise import AddNoise, Denoise, DenoiseStep, Schedule
 from dit_blocks.nodes.load import LoadEmbedded
 from dit_blocks.nodes.patch import Patchify, Unpatchify
 from dit_blocks.nodes.vae import EmptyLatent, VAEDecode, VAEEncode
+from dit_blocks.standalone import folders
 
 
 def out(node, **inputs):
@@ -78,7 +80,7 @@ def test_an_empty_core_latent_takes_the_model_s_channels(backbone):
 def test_eight_steps_equal_one_denoise(start, positive, negative):
     common = {"positive": positive, "negative": negative, "cfg": 3.0}
     for solver in ("euler", "heun", "dpmpp_2m"):
-        whole, whole_x0, _ = out(Denoise, **start, **common, solver=solver, start_step=0, end_step=10000)
+        whole, whole_x0, *_ = out(Denoise, **start, **common, solver=solver, start_step=0, end_step=10000)
         tokens = start["tokens"]
         for step in range(8):
             tokens, x0 = out(DenoiseStep, **{**start, "tokens": tokens}, **common, solver=solver, step=step)
@@ -96,6 +98,25 @@ def test_the_trajectory_is_x0_after_each_step(start, positive):
     for step in range(2, 7):
         tokens, x0 = out(DenoiseStep, **{**start, "tokens": tokens}, **common, step=step)
         assert torch.equal(answer.result[2][step - 2], start["dit"].picture(x0, x0["tokens"]))
+
+
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+@pytest.mark.parametrize("solver", ["euler", "dpmpp_2m"])
+def test_blocks_are_captured_and_change_nothing(start, positive, negative, solver, cfg):
+    common = {"positive": positive, "negative": negative, "cfg": cfg, "solver": solver, "start_step": 1, "end_step": 5}
+    plain = Denoise.execute(**start, **common)
+    seen = Denoise.execute(**start, **common, capture_blocks=True)
+    for wire, same in zip(seen.result[:2], plain.result[:2]):
+        assert torch.equal(wire["tokens"], same["tokens"])
+    assert torch.equal(seen.result[2], plain.result[2]) and torch.equal(plain.result[3], plain.result[2])
+    by_block = seen.result[3].unflatten(0, (4, 2))
+    assert torch.equal(by_block[:, 1], plain.result[2])  # the last block's is the step's own
+    assert not torch.equal(by_block[:, 0], plain.result[2])
+    (facts,), (without,) = seen.ui["dit_blocks"], plain.ui["dit_blocks"]
+    assert facts["blocks"] == [0, 1] and without["blocks"] == []
+    temp = folders.current().temp
+    sizes = [Image.open(temp / each["trajectory"]["subfolder"] / each["trajectory"]["filename"]).size for each in (facts, without)]
+    assert sizes == [(4 * 8, 2 * 8), (4 * 8, 8)]
 
 
 def test_a_long_trajectory_is_shown_by_64_of_its_steps(start, positive):
@@ -209,7 +230,7 @@ def test_ddim_is_refused_on_a_flow_and_runs_on_a_ddpm(start, positive):
         out(Denoise, **start, positive=positive, cfg=1.0, solver="ddim", start_step=0, end_step=8)
     start["dit"].flow = DDPM()
     (sigmas,) = out(Schedule, dit=start["dit"], steps=4, scheduler="karras", denoise=1.0)
-    tokens, x0, _ = out(Denoise, **{**start, "sigmas": sigmas}, positive=positive, cfg=1.0, solver="ddim", start_step=0, end_step=4)
+    tokens, x0, *_ = out(Denoise, **{**start, "sigmas": sigmas}, positive=positive, cfg=1.0, solver="ddim", start_step=0, end_step=4)
     assert torch.isfinite(tokens["tokens"]).all() and torch.equal(tokens["tokens"], x0["tokens"])
 
 

@@ -42,33 +42,43 @@ function addBadge(node) {
 function addScrubber(node) {
   const badge = make("div");
   const canvas = make("canvas", { flex: "1", minHeight: "0", objectFit: "contain", width: "100%" }, { "aria-label": "x0" });
-  const slider = make("input", { width: "100%", margin: "2px 0" }, { type: "range", min: "0", max: "0", value: "0", "aria-label": "step" });
+  const [slider, depth] = ["step", "block"].map((name) =>
+    make("input", { width: "100%", margin: "2px 0" }, { type: "range", min: "0", max: "0", value: "0", "aria-label": name }),
+  );
   const says = make("div");
-  addPanel(node, "trajectory", 190, [badge, canvas, slider, says]);
+  addPanel(node, "trajectory", 190, [badge, canvas, slider, depth, says]);
   /** @type {Record<string, any>} */
   let told = {};
 
   const draw = () => {
-    const { trajectory, steps, sigmas } = told;
+    const { trajectory, steps, sigmas, blocks = [] } = told;
     const strip = trajectory ? picture(viewUrl(trajectory), draw) : null;
     slider.disabled = !strip;
+    depth.style.display = blocks.length ? "" : "none";
     if (!strip) {
       says.textContent = trajectory ? "" : "run to walk through x0, step by step";
       return;
     }
     const at = Number(slider.value);
     const width = strip.naturalWidth / steps.length;
-    [canvas.width, canvas.height] = [width, strip.naturalHeight];
-    canvas.getContext("2d")?.drawImage(strip, -at * width, 0);
-    says.textContent = `x0 at step ${steps[at]}, σ = ${sigmas[at].toFixed(3)}`;
+    const height = strip.naturalHeight / Math.max(blocks.length, 1);
+    const row = Number(depth.value);
+    [canvas.width, canvas.height] = [width, height];
+    canvas.getContext("2d")?.drawImage(strip, -at * width, -row * height);
+    const block = blocks.length ? `, after block ${blocks[row]}` : "";
+    says.textContent = `x0 at step ${steps[at]}, σ = ${sigmas[at].toFixed(3)}${block}`;
   };
-  slider.addEventListener("input", draw);
-  slider.addEventListener("pointerdown", (event) => event.stopPropagation());
+  for (const one of [slider, depth]) {
+    one.addEventListener("input", draw);
+    one.addEventListener("pointerdown", (event) => event.stopPropagation());
+  }
   whenChanged(node, async (facts) => {
     if (facts?.trajectory) {
       told = facts;
       slider.max = String(told.steps.length - 1);
       slider.value = slider.max;
+      depth.max = String(Math.max((told.blocks?.length ?? 0) - 1, 0));
+      depth.value = depth.max;
     }
     draw();
     badge.textContent = (await cost(node, told)) || "cost: known after a run where the model's shape is";

@@ -138,6 +138,26 @@ def test_the_slider_walks_through_the_steps(page, run):
     expect(page, "trajectory", "x0 at step 1, σ = 0.9")
 
 
+def test_a_second_slider_walks_through_the_blocks(page, run):
+    look_at(page, "DiTBlocksDenoise")
+    depth = page.get_by_role("slider", name="block")
+    sync_api.expect(depth).to_be_hidden()
+    turn(page, "DiTBlocksSchedule", "steps", 3)
+    turn(page, "DiTBlocksDenoise", "capture_blocks", True)
+    run()
+    expect(page, "trajectory", "x0 at step 2")
+    expect(page, "trajectory", "after block 5")
+    pixels = "document.querySelector('.dit-blocks-trajectory canvas').toDataURL()"
+    last = page.evaluate(pixels)
+    depth.focus()
+    page.keyboard.press("Home")
+    expect(page, "trajectory", "after block 0")
+    assert page.evaluate(pixels) != last
+    turn(page, "DiTBlocksDenoise", "capture_blocks", False)
+    run()
+    sync_api.expect(depth).to_be_hidden()
+
+
 def test_costs_are_of_the_steps_and_patches_chosen(page):
     expect(page, "cost", "20 steps")
     turn(page, "DiTBlocksSchedule", "steps", 10)
