@@ -22,8 +22,8 @@ test: .venv/test
 bench: .venv/standalone
 	@for table in patch_size exploded_step loop; do $(BIN)/python -m benchmarks.$$table || exit; done
 
-.venv/standalone: pyproject.toml
+.venv/standalone: pyproject.toml requirements.txt
 	@./.ci/venv "$(PYTHON)" standalone
 
-.venv/test: pyproject.toml
+.venv/test: pyproject.toml requirements.txt
 	@./.ci/venv "$(PYTHON)" standalone,test

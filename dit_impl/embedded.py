@@ -13,7 +13,7 @@ from .checkpoints import CheckpointError, load_model, load_strictly, read_safete
 from .flow import RectifiedFlow
 from .mmdit import MMDiT
 from .text import TextConfig, TextEncoder, Tokenizer
-from .tokens import LatentFormat, latent_format
+from .tokens import LatentFormat, check_finite, latent_format
 from .vae import VAE, VAEConfig
 
 log = logging.getLogger(__name__)
@@ -104,6 +104,7 @@ class EmbeddedVAE:
         height, width = (length // d * d for length in pixels.shape[1:3])
         if not height or not width:
             raise ValueError(f"a picture is at least {d}×{d} pixels, this one is {pixels.shape[2]}×{pixels.shape[1]}")
+        check_finite(pixels, "picture")
         top, left = (pixels.shape[1] - height) // 2, (pixels.shape[2] - width) // 2
         cut = pixels[:, top:top + height, left:left + width, :3]
         with torch.no_grad():
@@ -113,6 +114,7 @@ class EmbeddedVAE:
         """[B, C, h, w] → [B, 8h, 8w, 3] in 0..1."""
         if latent.dim() != 4 or latent.shape[1] != self.latent_channels:
             raise ValueError(f"this VAE decodes latents of {self.latent_channels} channels, not {list(latent.shape)}")
+        check_finite(latent, "latent")
         with torch.no_grad():
             return (self.vae.decode(latent.float()).movedim(1, -1) / 2 + 0.5).clamp(0, 1)
 

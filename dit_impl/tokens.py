@@ -73,8 +73,13 @@ def check_latent(latent: Tensor, patch_size: int, frame_patch: int = 1, what: st
             raise TokensError(f"{what} {name} {length} is smaller than patch_size {patch_size}")
     if latent.dim() == 5 and latent.shape[2] % frame_patch:
         raise TokensError(f"latent frames {latent.shape[2]} are no multiple of the model's {frame_patch} frames to a patch")
-    if not torch.isfinite(latent).all():
-        raise TokensError(f"the {what} holds {(~torch.isfinite(latent)).sum().item()} values that are NaN or infinite")
+    check_finite(latent, what)
+
+
+def check_finite(values: Tensor, what: str) -> None:
+    """Raise TokensError where a latent, a picture or tokens hold a NaN or an infinity."""
+    if not torch.isfinite(values).all():
+        raise TokensError(f"the {what} holds {(~torch.isfinite(values)).sum().item()} values that are NaN or infinite")
 
 
 def fold(latent: Tensor, patch_size: int, latent_format: LatentFormat | None = None, frame_patch: int = 1, **carried) -> dict:
@@ -113,7 +118,8 @@ def to_latent(tokens: Tensor, wire: dict) -> Tensor:
 
 
 def unfold(wire: dict) -> Tensor:
-    """DIT_TOKENS → latent, as a VAE takes it: dict → [B, C, H, W] or [B, C, T, H, W]."""
+    """DIT_TOKENS → latent, as a VAE takes it: dict → [B, C, H, W] or [B, C, T, H, W]. Raises TokensError for NaN."""
+    check_finite(wire["tokens"], "tokens' wire")
     return out_of_dit_space(to_latent(wire["tokens"], wire), wire["latent_format"])
 
 

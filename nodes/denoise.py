@@ -9,6 +9,7 @@ from ..dit_impl.denoise import last_step
 from ..dit_impl.patch_schedule import PatchSchedule, Row
 from ..dit_impl.sampling import SOLVERS
 from ..dit_impl.schedules import SCHEDULERS
+from ..dit_impl.tokens import check_finite
 from ..dit_impl.trajectory import by_block
 from . import host
 from .wires import (STEP_MAX, PatchScheduleWire, Tokens, dit_input, names_errors, patch_method_input, sigmas_input, step_input,
@@ -108,7 +109,9 @@ def _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_s
     def tell(done, wire, x0):
         seen(wire, x0)
         report(done, dit.preview(wire, x0))
-    return patch_schedule.denoise(dit, tokens, plan, sigmas, positive, negative, cfg, solver, start_step, end_step, tell, before)
+    done = patch_schedule.denoise(dit, tokens, plan, sigmas, positive, negative, cfg, solver, start_step, end_step, tell, before)
+    check_finite(done[0]["tokens"], "model's answer")
+    return done
 
 
 def _one_size(tokens, patch_method) -> PatchSchedule:
@@ -179,8 +182,8 @@ class Denoise(io.ComfyNode):
         facts |= {"steps": steps, "sigmas": sigmas[steps].tolist(), "blocks": list(blocks[0]) if blocks else []}
         inside = torch.stack([torch.stack(list(step.values())) for step in blocks]) if blocks else trajectory[:, None]
         facts["trajectory"] = _strip(inside[places])
-        shown = {"text": (approximate,)} if approximate else {}
-        return io.NodeOutput(tokens, x0, trajectory, inside.flatten(0, 1), ui={**shown, "dit_blocks": (facts,)})
+        shown = {"text": (approximate,) if approximate else (), "dit_blocks": (facts,)}  # the same keys for every item of a list
+        return io.NodeOutput(tokens, x0, trajectory, inside.flatten(0, 1), ui=shown)
 
 
 def _strip(pictures: torch.Tensor) -> dict:

@@ -11,7 +11,7 @@ def in_prompt(prompt: dict[str, dict], renamed: list[dict], known: Mapping[str, 
     numbers = {id: {pair["old_idx"]: pair["new_idx"] for pair in entry["output_mapping"]} for id, entry in found.items()}
 
     def rewired(value: Any) -> Any:
-        ours = isinstance(value, list) and len(value) == 2 and value[0] in numbers
+        ours = isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and value[0] in numbers
         return [value[0], numbers[value[0]].get(value[1], value[1])] if ours else value
 
     replaced = {}

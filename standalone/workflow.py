@@ -12,6 +12,9 @@ from .graph_to_prompt import Outer, Place, convert
 from .node_types import NodeType, Socket
 
 
+LINK_KEYS = {"id", "origin_id", "origin_slot", "target_id", "target_slot"}
+
+
 @dataclass
 class Workflow:
     """A prompt (node id → class and inputs) and, where it came from one, the graph that the front end saved."""
@@ -45,6 +48,7 @@ def read_workflow(path: Path, types: Mapping[str, NodeType]) -> Workflow:
 def parse_workflow(data: Any, types: Mapping[str, NodeType]) -> Workflow:
     """A workflow from JSON values; `data` itself is left as it is."""
     if isinstance(data, dict) and isinstance(data.get("nodes"), list):
+        _check_graph(data, "")
         saved = copy.deepcopy(data)
         renamed = pack.renamed()
         names = _node_types_in(saved) | {entry["new_node_id"] for entry in renamed}
@@ -65,6 +69,44 @@ def parse_workflow(data: Any, types: Mapping[str, NodeType]) -> Workflow:
                         "nor node ids with a class_type as the API takes them")
 
 
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _check_graph(graph: Any, inside: str) -> None:
+    """Raise WorkflowError unless nodes, sockets and links have the form in which the front end saves them."""
+    def complain(what: str, rule: str, value: Any) -> None:
+        raise WorkflowError(f"not a workflow that can be read: {inside}{what} {rule}, this is {_short(value)}")
+    if not isinstance(graph, dict) or not isinstance(graph.get("nodes"), list):
+        complain("a graph", "has a list of nodes", graph)
+    for place, node in enumerate(graph["nodes"]):
+        at = f"nodes[{place}]"
+        if not isinstance(node, dict) or not isinstance(node.get("type"), str) or not isinstance(node.get("id"), (int, str)):
+            complain(at, "has an id and a type", node)
+        for side in ("inputs", "outputs"):
+            for socket in _list_of(node, side, f"{at}.{side}", complain):
+                if not isinstance(socket, dict) or side == "inputs" and not isinstance(socket.get("name"), str):
+                    complain(f"{at}.{side}", "holds sockets with a name", socket)
+        if not isinstance(node.get("widgets_values") or [], (list, dict)):
+            complain(f"{at}.widgets_values", "is a list of values", node["widgets_values"])
+    for place, link in enumerate(_list_of(graph, "links", "links", complain)):
+        if not (isinstance(link, list) and len(link) >= 5 or isinstance(link, dict) and LINK_KEYS <= link.keys()):
+            complain(f"links[{place}]", "is an id, a node and its output, a node and its input", link)
+    definitions = graph.get("definitions") or {}
+    if not isinstance(definitions, dict):
+        complain("definitions", "is a table", definitions)
+    for subgraph in _list_of(definitions, "subgraphs", "definitions.subgraphs", complain):
+        _check_graph(subgraph, f"subgraph {_short(subgraph.get('name'))}: " if isinstance(subgraph, dict) else inside)
+
+
+def _list_of(holder: dict, name: str, what: str, complain) -> list:
+    found = holder.get(name) or []
+    if not isinstance(found, list):
+        complain(what, "is a list", found)
+    return found
+
+
 def _node_types_in(saved: dict) -> set[str]:
     nodes = list(saved["nodes"])
     for subgraph in (saved.get("definitions") or {}).get("subgraphs") or []:
@@ -77,6 +119,8 @@ def _api_node(id: str, node: Any) -> dict:
         raise WorkflowError(f"node {id} has no class_type")
     if not isinstance(node.get("inputs", {}), dict):
         raise WorkflowError(f"node {id}: its inputs are not names with values")
+    if not isinstance(node.get("_meta") or {}, dict):
+        raise WorkflowError(f"node {id}: its _meta is not names with values: {_short(node['_meta'])}")
     node = {"inputs": {}} | copy.deepcopy(node)
     for name, value in node["inputs"].items():
         # Ids may be written as numbers; everywhere else they are texts.

@@ -258,3 +258,31 @@ def test_words_outside_the_vocabulary_are_named_and_left_out(caplog):
 def test_every_node_has_a_display_name_of_its_own():
     names = [cls.define_schema().display_name for cls in NODES]
     assert len(set(names)) == len(names)
+
+
+def nan_in(values: torch.Tensor) -> torch.Tensor:
+    broken = values.clone()
+    broken.flatten()[3] = float("nan")
+    return broken
+
+
+def test_nan_is_told_wherever_it_comes_in(start, positive, latent):
+    _, _, vae = load_embedded()
+    common = {"cfg": 1.0, "solver": "euler", "start_step": 0, "end_step": 2}
+    broken = {**start["tokens"], "tokens": nan_in(start["tokens"]["tokens"])}
+    text = [[nan_in(positive[0][0]), positive[0][1]]]
+    for node, inputs, message in (
+            (VAEEncode, dict(pixels=nan_in(torch.rand(1, 16, 16, 3)), vae=vae), "VAE Encode (DiT): the picture holds 1 value"),
+            (VAEDecode, dict(latent={"samples": nan_in(torch.rand(1, 16, 4, 4))}, vae=vae), "VAE Decode (DiT): the latent holds 1 value"),
+            (Unpatchify, dict(tokens=broken), "Unpatchify: the tokens' wire holds 1 value"),
+            (Denoise, dict(**start, positive=text, **common), "DiT Denoise: the model's answer holds")):
+        with pytest.raises(ValueError) as caught:
+            node.execute(**inputs)
+        assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+def test_both_kinds_of_steps_of_a_list_are_shown(start, positive):
+    """ComfyUI joins what a list's items show by the first item's keys."""
+    shown = [Denoise.execute(**{**start, "tokens": tokens}, positive=positive, cfg=1.0, solver="euler", start_step=0, end_step=2).ui
+             for tokens in (start["tokens"], {**start["tokens"]})]
+    assert shown[0].keys() == shown[1].keys() == {"text", "dit_blocks"}

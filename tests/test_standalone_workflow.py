@@ -1,20 +1,25 @@
 """Reading workflows: what the official front end (1.49.6) made of the same graphs, overrides, and files that are none."""
 
+import copy
 from datetime import datetime
 import json
 from pathlib import Path
 import random
+import re
 import runpy
 
 import pytest
 
-from dit_blocks.standalone import comfy_api_standin
+import dit_blocks
+from dit_blocks.standalone import comfy_api_standin, pack
 from dit_blocks.standalone.core_nodes import NODES as CORE
 from dit_blocks.standalone.errors import WorkflowError
 from dit_blocks.standalone.graph_to_prompt import choose_wording, convert
 from dit_blocks.standalone.node_types import NodeType
+from dit_blocks.standalone.validate import check
 from dit_blocks.standalone.workflow import override, parse_workflow, read_workflow
 
+ROOT = Path(dit_blocks.__file__).parent
 comfy_api_standin.install()
 DUMMIES = {cls.GET_SCHEMA().node_id: cls
            for cls in runpy.run_path(str(Path(__file__).with_name("standalone_nodes.py")))["NODES"]}
@@ -173,15 +178,17 @@ def test_an_override_also_reaches_the_workflow_that_a_picture_carries():
     (b'{"a": {"b": 1}}', "neither nodes and links"),
     (b'{"1": {"class_type": "X"}, "2": {}}', "node 2 has no class_type"),
     (b'{"1": {"class_type": "X", "inputs": [1]}}', "node 1: its inputs"),
-    (b'{"nodes": [1, 2], "links": []}', "not a workflow that can be read"),
-    (b'{"nodes": [{"id": 1}], "links": []}', "not a workflow that can be read"),
-    (b'{"nodes": [], "links": [[1]]}', "not a workflow that can be read"),
+    (b'{"nodes": [1, 2], "links": []}', "not a workflow that can be read: nodes[0] has an id and a type, this is 1"),
+    (b'{"nodes": [{"id": 1}], "links": []}', 'not a workflow that can be read: nodes[0] has an id and a type, this is {"id": 1}'),
+    (b'{"nodes": [], "links": [[1]]}', "not a workflow that can be read: links[0] is an id, a node and its output, a node and its input, this is [1]"),
+    (b'{"nodes": [{"id": 1, "type": "X", "inputs": [3]}]}', "not a workflow that can be read: nodes[0].inputs holds sockets with a name, this is 3"),
+    (b'{"1": {"class_type": "X", "_meta": "title"}}', 'node 1: its _meta is not names with values: "title"'),
     (b"[" * 100000, "not a workflow"),
 ])
 def test_a_file_that_is_no_workflow(content, why, tmp_path):
     path = tmp_path / "w.json"
     path.write_bytes(content)
-    with pytest.raises(WorkflowError, match=why) as caught:
+    with pytest.raises(WorkflowError, match=re.escape(why)) as caught:
         read_workflow(path, TYPES)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
@@ -189,3 +196,27 @@ def test_a_file_that_is_no_workflow(content, why, tmp_path):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(WorkflowError, match="No such file"):
         read_workflow(tmp_path / "none.json", TYPES)
+
+
+def test_a_mutated_workflow_is_one_line_or_a_workflow():
+    """Whatever is put in the place of any value of an example, in both forms: it is read, or refused as a WorkflowError of one line."""
+    types = {name: NodeType(name, cls) for name, cls in pack.load().items()}
+    saved = json.loads((ROOT / "example_workflows" / "exploded_step.json").read_text(encoding="utf-8"))
+    rng = random.Random(0)
+
+    def places(value, path=()):
+        yield path
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+            yield from places(inner, (*path, key))
+    for form in (saved, parse_workflow(saved, types).prompt):
+        paths = [path for path in places(form) if path]
+        for path in rng.choices(paths, k=400):
+            mutated = copy.deepcopy(form)
+            holder = mutated
+            for key in path[:-1]:
+                holder = holder[key]
+            holder[path[-1]] = rng.choice([None, 3, -1, 1e30, "x", [], {}, [["1"], 0], ["1", 0], {"a": 1}, True])
+            try:
+                check(parse_workflow(mutated, types).prompt, types)
+            except WorkflowError as error:
+                assert "\n" not in str(error) and str(error), path

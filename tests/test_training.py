@@ -9,9 +9,10 @@ from dit_blocks.dit_impl.embedded import load_dit, load_text, save_dit
 from dit_blocks.dit_impl.training import scenes, textures
 from dit_blocks.dit_impl.training.evaluate import read_caption
 from dit_blocks.dit_impl.training.recipe import RecipeError, read_recipe, train
-from dit_blocks.dit_impl.training.train_dit import DiTRecipe, train_dit
+from dit_blocks.dit_impl.training.train_dit import DiTRecipe, LatentPool, train_dit
 from dit_blocks.dit_impl.training.train_vae import VAERecipe, train_vae
 from dit_blocks.dit_impl.training.verify import read_scene, same_scene
+from dit_blocks.dit_impl.vae import VAE, VAEConfig
 
 TINY_VAE = dict(latent_channels=4, width=8, depth=1, batch=2, crop=32, pool=8)
 TINY_DIT = dict(width=32, depth=2, heads=2, text_width=16, pictures=8, mix=((64, 2, 4, 1.0, 1.0), (64, 4, 4, 1.0, 1.0)))
@@ -113,9 +114,30 @@ def test_a_recipe_goes_on_from_the_weights_that_are_there(tmp_path):
     ("steps = ", "not a recipe"),
     ("speed = 3", "unknown entry 'speed'"),
     ("[dit]\nwidht = 3", r"\[dit\] has no setting 'widht'"),
+    ("vae = 3", r"\[vae\] is a dict, not 3"),
+    ("state = 3", "state is a str, not 3"),
+    ("[vae]\nsteps = 'many'", r"\[vae\] steps is a int, not 'many'"),
 ])
 def test_a_recipe_that_can_t_be_followed(tmp_path, text, message):
     path = tmp_path / "recipe.toml"
     path.write_text(text)
     with pytest.raises(RecipeError, match=message):
         read_recipe(path)
+
+
+@pytest.mark.parametrize("part", ["vae_state.pt", "dit_state.pt"])
+def test_a_state_that_is_none_is_told_before_anything_is_trained(tmp_path, part):
+    (tmp_path / "recipe.toml").write_text("state = 'state'")
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / part).write_bytes(b"no state")
+    with pytest.raises(RecipeError, match=f"{part} is no state of a training: .*move it away"):
+        train(tmp_path / "recipe.toml")
+    assert not (tmp_path / "vae.safetensors").exists()
+
+
+def test_held_out_pairs_are_held_out_in_either_order():
+    vae = VAE(VAEConfig(latent_channels=4, width=8, depth=1))
+    pool = LatentPool(vae, 64, DiTRecipe(pictures=8), random.Random(0), torch.ones(4), torch.zeros(4))
+    pairs = scenes.held_out()[1]
+    assert all(pair in pool.excluded and pair.swapped() in pool.excluded for pair in pairs)
+    assert all(pair.swapped().swapped() == pair for pair in pairs)

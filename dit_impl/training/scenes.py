@@ -61,6 +61,10 @@ class Scene:
     things: tuple[Thing, ...]
     background: str
 
+    def swapped(self) -> "Scene":
+        """The same picture, its things told in the other order."""
+        return Scene(self.things[::-1], self.background)
+
 
 def caption(scene: Scene) -> str:
     """The scene in words: `a large red circle at the top left on a navy background`."""

@@ -76,6 +76,7 @@ class LatentPool:
         self.vae, self.size, self.rng, self.pair_share = vae, size, rng, recipe.pair_share
         self.scale, self.shift = scale.view(-1, 1, 1), shift.view(-1, 1, 1)
         self.excluded = set(sum(scenes.held_out(), []))
+        self.excluded |= {scene.swapped() for scene in self.excluded}  # the same picture, told the other way round
         self.scenes: list[scenes.Scene] = []
         latents = []
         for start in range(0, recipe.pictures, 64):
