@@ -1,5 +1,6 @@
 import { app } from "../../scripts/app.js";
 import { ask } from "./costs.js";
+import { say } from "./language.js";
 import { addPanel, make, whenChanged } from "./panel.js";
 import { ancestors, latent, origin, picture, shape, value, viewUrl } from "./upstream.js";
 import { denoisingInWords } from "./words.js";
@@ -34,7 +35,7 @@ function addBadge(node) {
   const badge = make("div");
   addPanel(node, "cost", 26, [badge]);
   whenChanged(node, async () => {
-    badge.textContent = (await cost(node, {})) || "cost: wire a default model, or see Budget";
+    badge.textContent = (await cost(node, {})) || say("cost: wire a default model, or see Budget");
   });
 }
 
@@ -56,7 +57,7 @@ function addScrubber(node) {
     slider.disabled = !strip;
     depth.style.display = blocks.length ? "" : "none";
     if (!strip) {
-      says.textContent = trajectory ? "" : "run to walk through x0, step by step";
+      says.textContent = trajectory ? "" : say("run to walk through x0, step by step");
       return;
     }
     const at = Number(slider.value);
@@ -65,8 +66,10 @@ function addScrubber(node) {
     const row = Number(depth.value);
     [canvas.width, canvas.height] = [width, height];
     canvas.getContext("2d")?.drawImage(strip, -at * width, -row * height);
-    const block = blocks.length ? `, after block ${blocks[row]}` : "";
-    says.textContent = `x0 at step ${steps[at]}, σ = ${sigmas[at].toFixed(3)}${block}`;
+    const where = { step: steps[at], sigma: sigmas[at].toFixed(3), block: blocks[row] };
+    says.textContent = blocks.length
+      ? say("x0 at step {step}, σ = {sigma}, after block {block}", where)
+      : say("x0 at step {step}, σ = {sigma}", where);
   };
   for (const one of [slider, depth]) {
     one.addEventListener("input", draw);
@@ -81,7 +84,7 @@ function addScrubber(node) {
       depth.value = depth.max;
     }
     draw();
-    badge.textContent = (await cost(node, told)) || "cost: known after a run where the model's shape is";
+    badge.textContent = (await cost(node, told)) || say("cost: known after a run where the model's shape is");
   });
 }
 

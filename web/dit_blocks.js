@@ -1,4 +1,5 @@
 import { app } from "../../scripts/app.js";
+import { say, speak } from "./language.js";
 
 // Nodes that say something about their result (shapes, token arithmetic) show it as text on themselves.
 const REPORTING = new Set(["DiTBlocksVAEEncode", "DiTBlocksPatchifyImage", "DiTBlocksRunBlocks", "DiTBlocksParity"]);
@@ -21,12 +22,18 @@ function reportElement() {
 app.registerExtension({
   name: "dit-blocks",
 
+  init() {
+    speak(app.extensionManager.setting.get("Comfy.Locale"));
+    const settings = /** @type {any} */ (app.ui.settings); // which tells of a change before it has stored it
+    settings.addEventListener("Comfy.Locale.change", (/** @type {CustomEvent} */ { detail }) => speak(detail.value));
+  },
+
   /** @param {ComfyNode} node */
   nodeCreated(node) {
     if (!REPORTING.has(node.comfyClass)) return;
     const element = reportElement();
     const show = () => {
-      element.textContent = String(node.properties.report ?? "run to see the arithmetic");
+      element.textContent = String(node.properties.report ?? say("run to see the arithmetic"));
     };
     show();
     const widget = node.addDOMWidget("report", "dit-blocks-report", element, {

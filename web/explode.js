@@ -1,5 +1,6 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { say } from "./language.js";
 
 // DiT Denoise Step and its subgraph blueprint take each other's place: they have the same sockets and widgets, by name.
 
@@ -147,15 +148,15 @@ function hasNoSettings(node) {
 
 /** @param {SubgraphNode} node */
 function whyNotCollapse(node) {
-  if (!isUnchanged(node)) return "changed inside";
-  return hasNoSettings(node) ? "" : `${[...OWN].join(" or ")} changed`;
+  if (!isUnchanged(node)) return say("changed inside");
+  return hasNoSettings(node) ? "" : say("{widgets} changed", { widgets: [...OWN].join(" or ") });
 }
 
 /** @param {ComfyNode} node */
 function whyNotExplode(node) {
   const values = ["solver", "patch_method"].map((chosen) => node.widgets.find(({ name }) => name === chosen)?.value);
   const whole = values.find((value) => ["heun", "resample", "pi_resize"].includes(String(value)));
-  return whole ? `not with ${whole}` : "";
+  return whole ? say("not with {value}", { value: whole }) : "";
 }
 
 /** @type {(label: string, whyNot: string, callback: () => void) => MenuItem} */
@@ -173,8 +174,8 @@ app.registerExtension({
   /** @param {ComfyNode} node */
   getNodeMenuItems(node) {
     if (!blueprint) return [];
-    if (node.comfyClass === STEP) return [menuItem("Explode into stages", whyNotExplode(node), () => explode(node))];
+    if (node.comfyClass === STEP) return [menuItem(say("Explode into stages"), whyNotExplode(node), () => explode(node))];
     if (!node.isSubgraphNode() || node.properties.exploded !== STEP) return [];
-    return [menuItem("Collapse into DiT Denoise Step", whyNotCollapse(node), () => collapse(node))];
+    return [menuItem(say("Collapse into DiT Denoise Step"), whyNotCollapse(node), () => collapse(node))];
   },
 });

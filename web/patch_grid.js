@@ -1,9 +1,10 @@
 import { app } from "../../scripts/app.js";
 import { ask } from "./costs.js";
 import { fit, gridOf, neighbour, readSelection, rectangle, remap, tokenAt, writeSelection } from "./grid.js";
+import { say } from "./language.js";
 import { addPanel, make, whenChanged } from "./panel.js";
 import { latent, picture, shape, value, viewUrl } from "./upstream.js";
-import { stepInWords, tokensInWords } from "./words.js";
+import { placeInWords, stepInWords, tokensInWords } from "./words.js";
 
 // The picture under its token grid, on Patchify: what a patch size means, before anything has run. Clicks and drags choose tokens.
 
@@ -135,17 +136,18 @@ class PatchGrid {
   say() {
     const { grid, size, patchSize: p } = this;
     const lines = [];
-    if (!size) lines.push("run once to see the grid: the latent's size is not known yet");
-    else if (!p) lines.push("run once to see the model's own patch size");
-    else if (!this.fits) lines.push(`patch_size ${p} does not fit into a latent of ${size[0]}×${size[1]} cells`);
+    if (!size) lines.push(say("run once to see the grid: the latent's size is not known yet"));
+    else if (!p) lines.push(say("run once to see the model's own patch size"));
+    else if (!this.fits)
+      lines.push(say("patch_size {p} does not fit into a latent of {height}×{width} cells", { p, height: size[0], width: size[1] }));
     else if (grid) {
       lines.push(tokensInWords(grid, p, this.told.channels));
       const cost = this.costs?.sizes[p];
       if (cost && this.costs) lines.push(stepInWords(cost, this.costs.own, p));
       const chosen = this.chosen.size;
       const at = this.hovered;
-      if (at !== null) lines.push(`token ${at}: row ${Math.floor(at / grid[1])}, column ${at % grid[1]}`);
-      else if (chosen) lines.push(`${chosen} selected, Escape takes it back`);
+      if (at !== null) lines.push(placeInWords(at, grid[1]));
+      else if (chosen) lines.push(say("{count} selected, Escape takes it back", { count: chosen }));
     }
     this.says.textContent = lines.join("\n");
     this.says.style.whiteSpace = "pre-line";

@@ -1,5 +1,6 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { say } from "./language.js";
 import { make } from "./panel.js";
 import { ancestors, viewUrl } from "./upstream.js";
 
@@ -88,8 +89,8 @@ function finished() {
     const before = shown.get(id);
     if (before?.label && now.label && before.label !== now.label) {
       show([
-        { label: `before: ${before.label}`, file: before.file },
-        { label: `now: ${now.label}`, file },
+        { label: say("before: {label}", before), file: before.file },
+        { label: say("now: {label}", now), file },
       ]);
     }
     shown.set(id, now);

@@ -1,7 +1,9 @@
 import { app } from "../../scripts/app.js";
 import { fit, neighbour, tokenAt } from "./grid.js";
+import { say } from "./language.js";
 import { addPanel, make, whenChanged } from "./panel.js";
 import { picture, value, viewUrl } from "./upstream.js";
+import { placeInWords } from "./words.js";
 
 // The map on Token Similarity follows the mouse: each row of a picture that the run made holds one token's cosines to all. A click, or
 // arrows and Enter, puts the token's number into the real widget `query`.
@@ -36,7 +38,7 @@ function addQuery(node) {
     [canvas.width, canvas.height] = [width * ratio, height * ratio];
     const rows = told && picture(viewUrl(told.rows), draw);
     if (!told || !rows) {
-      says.textContent = "run to see which tokens are alike";
+      says.textContent = say("run to see which tokens are alike");
       return;
     }
     const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
@@ -51,11 +53,11 @@ function addQuery(node) {
       context.drawImage(rows, row * across, from, across, 1, place.x, place.y + row * side, place.width, side);
     frame(context, shown, across, side);
     if (hovered !== null && hovered !== shown) frame(context, hovered, across, side);
-    const at = (/** @type {number} */ token) => `token ${token}: row ${Math.floor(token / across)}, column ${token % across}`;
-    const lines = [`like ${at(shown)} (orange: alike, blue: opposite)`];
-    if (hovered !== null && hovered !== shown) lines.push(`under the mouse: ${at(hovered)}; click and run to compare with it`);
-    else if (hovered !== null && hovered !== chosen()) lines.push("click to choose it");
-    else if (chosen() !== told.query) lines.push(`query is ${chosen()} now: run again for the outputs`);
+    const lines = [say("like {place} (orange: alike, blue: opposite)", { place: placeInWords(shown, across) })];
+    if (hovered !== null && hovered !== shown) {
+      lines.push(say("under the mouse: {place}; click and run to compare with it", { place: placeInWords(hovered, across) }));
+    } else if (hovered !== null && hovered !== chosen()) lines.push(say("click to choose it"));
+    else if (chosen() !== told.query) lines.push(say("query is {query} now: run again for the outputs", { query: chosen() }));
     says.textContent = lines.join("\n");
   };
 

@@ -1,3 +1,5 @@
+import { say } from "./language.js";
+
 // Numbers in words, for what nodes say of themselves.
 
 /** 1234567890 → "1.23 G". @param {number} number */
@@ -19,17 +21,26 @@ export function percent(share) {
 
 /** The token arithmetic of a latent in patches of p. @param {[number, number]} grid @param {number} p @param {number | undefined} channels */
 export function tokensInWords([rows, columns], p, channels) {
-  const values = channels ? ` of ${channels * p * p} values` : "";
-  return `${(rows * columns).toLocaleString("en")} tokens${values}: ${rows}×${columns} patches of ${p}×${p}`;
+  const known = { count: (rows * columns).toLocaleString("en"), rows, columns, p };
+  if (!channels) return say("{count} tokens: {rows}×{columns} patches of {p}×{p}", known);
+  return say("{count} tokens of {values} values: {rows}×{columns} patches of {p}×{p}", { ...known, values: channels * p * p });
 }
 
 /** @param {{flops: number, share: number}} step @param {number} own the model's own patch size @param {number} p */
 export function stepInWords({ flops, share }, own, p) {
-  return `${short(flops)}FLOPs a step${p === own ? `, p = ${p} is the model's own` : `, ${percent(share)} of p = ${own}`}`;
+  const known = { flops: short(flops), share: percent(share), own, p };
+  if (p === own) return say("{flops}FLOPs a step, p = {p} is the model's own", known);
+  return say("{flops}FLOPs a step, {share} of p = {own}", known);
 }
 
 /** @param {{steps: number, flops: number, share: number}} denoising @param {number} own */
 export function denoisingInWords({ steps, flops, share }, own) {
-  const all = Math.abs(share - 1) < 1e-9 ? "" : `, ${percent(share)} of p = ${own} throughout`;
-  return `${steps} steps: ${short(flops)}FLOPs${all}`;
+  const known = { steps, flops: short(flops), share: percent(share), own };
+  if (Math.abs(share - 1) < 1e-9) return say("{steps} steps: {flops}FLOPs", known);
+  return say("{steps} steps: {flops}FLOPs, {share} of p = {own} throughout", known);
+}
+
+/** @param {number} token @param {number} columns of its grid */
+export function placeInWords(token, columns) {
+  return say("token {token}: row {row}, column {column}", { token, row: Math.floor(token / columns), column: token % columns });
 }

@@ -98,6 +98,36 @@ def test_tokens_are_chosen_by_mouse_and_keys(page):
     assert value(page, "DiTBlocksPatchify", "selection") == ""
 
 
+def test_tokens_are_chosen_by_touch(page):
+    look_at(page, "DiTBlocksPatchify")
+    turn(page, "DiTBlocksPatchify", "patch_size", 4)
+    turn(page, "DiTBlocksPatchify", "selection", "")
+    expect(page, "grid", "64 tokens")
+    finger = page.context.new_cdp_session(page)
+
+    def touch(kind, *places):
+        points = [{"x": x, "y": y} for x, y in tokens(page, *places)]
+        finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    touch("touchStart", (1, 1))
+    touch("touchMove", (2, 3))
+    touch("touchEnd")
+    page.wait_for_timeout(200)
+    assert value(page, "DiTBlocksPatchify", "selection") == "9-11,17-19"
+    turn(page, "DiTBlocksPatchify", "selection", "")
+
+
+def test_the_boxes_speak_chinese(page):
+    try:
+        page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'zh')")
+        turn(page, "DiTBlocksPatchify", "patch_size", 4)
+        expect(page, "grid", "64 个 token")
+        expect(page, "trajectory", "20 步")
+    finally:
+        page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'en')")
+    turn(page, "DiTBlocksPatchify", "patch_size", 2)
+    expect(page, "grid", "256 tokens")
+
+
 def test_a_selection_survives_saving_and_loading(page, load):
     turn(page, "DiTBlocksPatchify", "selection", "0-7")
     saved = page.evaluate("app.graph.serialize()")

@@ -1,0 +1,48 @@
+// What the pack's own boxes and menus say, in the editor's language. The English text is the key.
+
+/** @type {Record<string, string>} */
+export const CHINESE = {
+  "run to see the arithmetic": "运行后显示算式",
+  "run once to see the grid: the latent's size is not known yet": "运行一次即可看到网格：还不知道潜变量的大小",
+  "run once to see the model's own patch size": "运行一次即可知道模型自己的图块大小",
+  "patch_size {p} does not fit into a latent of {height}×{width} cells": "图块大小 {p} 放不进 {height}×{width} 格的潜变量",
+  "token {token}: row {row}, column {column}": "token {token}：第 {row} 行，第 {column} 列",
+  "{count} selected, Escape takes it back": "已选 {count} 个，按 Esc 取消",
+  "{count} tokens of {values} values: {rows}×{columns} patches of {p}×{p}":
+    "{count} 个 token，每个 {values} 个值：{rows}×{columns} 个 {p}×{p} 的图块",
+  "{count} tokens: {rows}×{columns} patches of {p}×{p}": "{count} 个 token：{rows}×{columns} 个 {p}×{p} 的图块",
+  "{flops}FLOPs a step, p = {p} is the model's own": "每步 {flops}FLOPs，p = {p} 是模型自己的",
+  "{flops}FLOPs a step, {share} of p = {own}": "每步 {flops}FLOPs，是 p = {own} 的 {share}",
+  "{steps} steps: {flops}FLOPs": "{steps} 步：{flops}FLOPs",
+  "{steps} steps: {flops}FLOPs, {share} of p = {own} throughout": "{steps} 步：{flops}FLOPs，是全程 p = {own} 的 {share}",
+  "cost: wire a default model, or see Budget": "开销：接上默认模型，或看 Budget",
+  "cost: known after a run where the model's shape is": "开销：若知道模型的形状，运行后显示",
+  "run to walk through x0, step by step": "运行后可逐步查看 x0",
+  "x0 at step {step}, σ = {sigma}": "第 {step} 步的 x0，σ = {sigma}",
+  "x0 at step {step}, σ = {sigma}, after block {block}": "第 {step} 步、第 {block} 块之后的 x0，σ = {sigma}",
+  "before: {label}": "之前：{label}",
+  "now: {label}": "现在：{label}",
+  "run to see which tokens are alike": "运行后可看到哪些 token 相似",
+  "like {place} (orange: alike, blue: opposite)": "与 {place} 相似（橙：相似，蓝：相反）",
+  "under the mouse: {place}; click and run to compare with it": "鼠标下：{place}；点击并运行即可与它比较",
+  "click to choose it": "点击选定",
+  "query is {query} now: run again for the outputs": "query 现为 {query}：再运行一次以更新输出",
+  "Explode into stages": "展开为各阶段",
+  "Collapse into DiT Denoise Step": "收起为 DiT Denoise Step",
+  "changed inside": "内部有改动",
+  "{widgets} changed": "{widgets} 有改动",
+  "not with {value}": "{value} 时不可",
+};
+
+let chinese = false;
+
+/** @param {unknown} locale "en", "zh", "zh-TW" … */
+export function speak(locale) {
+  chinese = String(locale).startsWith("zh");
+}
+
+/** @param {string} english @param {Record<string, unknown>} values of the names in braces */
+export function say(english, values = {}) {
+  const text = (chinese && CHINESE[english]) || english;
+  return text.replace(/\{(\w+)\}/g, (_, name) => String(values[name]));
+}
