@@ -76,19 +76,19 @@ class EmbeddedCLIP:
         self.encoder, self.tokenizer = encoder, Tokenizer(encoder.config)
 
     def tokenize(self, text: str, **_) -> dict[str, list]:
-        """Text → {"words": [[(token number, weight), …]]}. Words outside the vocabulary are left out, and logged."""
+        """Text → {"words": [[(token number, weight), …]], "ignored": words left out, for they are outside the vocabulary}; these are logged."""
         ids, ignored = self.tokenizer(text)
         if ignored:
             log.warning("Embedded CLIP ignored words it does not know or has no room for: %s", ", ".join(ignored))
-        return {"words": [[(i, 1.0) for i in ids]]}
+        return {"words": [[(i, 1.0) for i in ids]], "ignored": ignored}
 
     @torch.no_grad()
     def encode_from_tokens_scheduled(self, tokens: dict[str, list], **_) -> list:
-        """Token numbers → CONDITIONING: [[states [1, T, E], {"pooled_output": [1, E], "words": [T]}]], which names the tokens."""
+        """Token numbers → CONDITIONING: [[states [1, T, E], {"pooled_output": [1, E], "words": [T], "ignored": […]}]], which names the tokens."""
         ids = torch.tensor([[i for i, _ in row] for row in tokens["words"]])
         states, pooled = self.encoder(ids)
         words = [self.encoder.config.vocabulary[i] for i in ids[0].tolist()]
-        return [[states, {"pooled_output": pooled, "words": words}]]
+        return [[states, {"pooled_output": pooled, "words": words, "ignored": tokens.get("ignored", [])}]]
 
 
 class EmbeddedVAE:

@@ -114,6 +114,12 @@ def _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_s
     return done
 
 
+def _remarks(approximate: str, *conditionings) -> tuple[str, ...]:
+    """What a user should know of a run: sizes that were not native, words that the text encoder does not know."""
+    ignored = [word for one in conditionings for _, said in one or () for word in said.get("ignored", ())]
+    return tuple(filter(None, (approximate, ignored and f"words ignored, for the text encoder does not know them: {', '.join(ignored)}")))
+
+
 def _one_size(tokens, patch_method) -> PatchSchedule:
     return PatchSchedule((Row(tokens["patch_size"]),), patch_method)
 
@@ -135,7 +141,7 @@ class DenoiseStep(io.ComfyNode):
     @names_errors
     def execute(cls, dit, tokens, sigmas, step, positive, cfg, solver, negative=None, patch_method="auto") -> io.NodeOutput:
         tokens, x0, approximate = _run(dit, tokens, sigmas, positive, negative, cfg, solver, step, step + 1, _one_size(tokens, patch_method))
-        return io.NodeOutput(tokens, x0, ui=ui.PreviewText(approximate) if approximate else None)
+        return io.NodeOutput(tokens, x0, ui={"text": _remarks(approximate, positive, negative)})
 
 
 class Denoise(io.ComfyNode):
@@ -182,7 +188,8 @@ class Denoise(io.ComfyNode):
         facts |= {"steps": steps, "sigmas": sigmas[steps].tolist(), "blocks": list(blocks[0]) if blocks else []}
         inside = torch.stack([torch.stack(list(step.values())) for step in blocks]) if blocks else trajectory[:, None]
         facts["trajectory"] = _strip(inside[places])
-        shown = {"text": (approximate,) if approximate else (), "dit_blocks": (facts,)}  # the same keys for every item of a list
+        facts["remarks"] = remarks = _remarks(approximate, positive, negative)
+        shown = {"text": remarks, "dit_blocks": (facts,)}  # the same keys for every item of a list
         return io.NodeOutput(tokens, x0, trajectory, inside.flatten(0, 1), ui=shown)
 
 

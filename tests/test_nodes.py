@@ -286,3 +286,15 @@ def test_both_kinds_of_steps_of_a_list_are_shown(start, positive):
     shown = [Denoise.execute(**{**start, "tokens": tokens}, positive=positive, cfg=1.0, solver="euler", start_step=0, end_step=2).ui
              for tokens in (start["tokens"], {**start["tokens"]})]
     assert shown[0].keys() == shown[1].keys() == {"text", "dit_blocks"}
+
+
+def test_words_that_are_ignored_are_told_on_the_node():
+    dit, clip, _ = load_embedded()
+    (sigmas,) = out(Schedule, dit=dit, steps=2, scheduler="simple", denoise=1.0)
+    tokens = dit.add_noise(dit.fold({"samples": torch.zeros(1, 16, 8, 8)}, 8), sigmas, 0, 1)[0]
+    common = {"dit": dit, "tokens": tokens, "sigmas": sigmas, "cfg": 1.0, "solver": "euler"}
+    for text, told in (("a red circle", ()), ("a fluffy red dog", ("words ignored, for the text encoder does not know them: fluffy, dog",))):
+        positive = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+        answer = Denoise.execute(**common, positive=positive, start_step=0, end_step=2)
+        assert answer.ui["text"] == answer.ui["dit_blocks"][0]["remarks"] == told
+        assert DenoiseStep.execute(**common, positive=positive, step=0).ui["text"] == told

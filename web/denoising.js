@@ -46,8 +46,8 @@ function addScrubber(node) {
   const [slider, depth] = ["step", "block"].map((name) =>
     make("input", { width: "100%", margin: "2px 0" }, { type: "range", min: "0", max: "0", value: "0", "aria-label": name }),
   );
-  const says = make("div");
-  addPanel(node, "trajectory", 190, [badge, canvas, slider, depth, says]);
+  const [says, remarks] = [make("div"), make("div")];
+  addPanel(node, "trajectory", 190, [badge, canvas, slider, depth, says, remarks]);
   /** @type {Record<string, any>} */
   let told = {};
 
@@ -82,6 +82,7 @@ function addScrubber(node) {
       slider.value = slider.max;
       depth.max = String(Math.max((told.blocks?.length ?? 0) - 1, 0));
       depth.value = depth.max;
+      remarks.textContent = told.remarks?.join("; ") ?? "";
     }
     draw();
     badge.textContent = (await cost(node, told)) || say("cost: known after a run where the model's shape is");
