@@ -54,7 +54,9 @@ export function whenChanged(node, act) {
       then(...given);
     };
   };
-  const changed = () => act();
+  const changed = () => {
+    if (node.graph) act(); // while it is loaded or after it was taken out, a node is on no graph
+  };
   after("onExecuted", (output) => act(output?.dit_blocks?.[0]));
   after("onConfigure", changed);
   after("onConnectionsChange", () => queueMicrotask(changed));

@@ -48,6 +48,7 @@ class PatchGrid {
   /** @param {Record<string, any>} [facts] */
   async refresh(facts) {
     if (facts) this.told = facts;
+    if (!this.node.graph) return; // taken out while a picture was loading
     const before = latent(this.node, "latent", () => this.refresh());
     const ran = this.told.size && (!before.size || String(before.size) === String(this.told.size));
     this.size = before.size ?? this.told.size ?? null;
