@@ -15,6 +15,7 @@ from .patch_schedule import PatchSchedule, Row
 from .ranges import parse_ranges
 from .stages import StagesError
 from .text import SYNONYMS
+from .tokens import check_finite
 
 DIRECTIONS = {"image to image": ("image", "image"), "image to text": ("image", "text"), "text to image": ("text", "image")}
 
@@ -49,9 +50,12 @@ def places_of(word: str, dit: Dit, wire: dict, count: int) -> list[int]:
     """Words of the prompt, or numbers of text tokens such as "3" or "3-5" → numbers among the text tokens. Raises StagesError."""
     if re.fullmatch(r"[\d\s,-]+", word):
         try:
-            return sorted(set(parse_ranges(word, count, "text token", "the prompt")))
+            numbers = sorted(set(parse_ranges(word, count, "text token", "the prompt")))
         except ValueError as error:
             raise StagesError(str(error)) from None
+        if not numbers:
+            raise StagesError(f"word holds no word and no number: {word!r}")
+        return numbers
     known = wire.get("words")
     if known is None:
         raise StagesError(f"{dit.name} does not tell which token is which word: in word write text token numbers, 0 to {count - 1}")
@@ -107,6 +111,7 @@ def answer(question: Question, plan: Plan, rows: Rows, words: list[int] | None, 
 def attention_map(dit: Dit, wire: dict, question: Question, free: float) -> tuple[dict, Seen]:
     """Run one block and look at its attention: DIT_HIDDEN → (DIT_HIDDEN, as DiT Blocks gives it, and the answer). Raises StagesError."""
     inside.check(dit, wire, "condition", "patches")
+    check_finite(wire["hidden"].x, "hidden state")
     made, words = ask(dit, wire, question)
     made.check(free)
     after, (rows,) = capture(dit, wire, [made])

@@ -101,9 +101,14 @@ class Answer:
 def ask(dit: Dit, tokens: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None, cfg: float, seed: int,
         query: int, other: dict | None = None) -> Answer:
     """Noise clean tokens to a step's level, take them apart and put them together anew. other: clean tokens of another picture of the same
-    size, which gets the same noise. Raises StagesError, TokensError, ScheduleError, BackboneError."""
-    grid = grid_of(tokens)
+    size, which gets the same noise. Tokens from Add Noise are taken as clean as they were before. Raises StagesError, TokensError, ScheduleError, BackboneError."""
+    tokens, other = _clean(tokens), _clean(other)
+    grid, batch = grid_of(tokens), len(tokens["tokens"])
     check_query(query, grid)
+    if other is not None and len(other["tokens"]) not in (1, batch):
+        raise StagesError(f"other has {len(other['tokens'])} pictures, tokens has {batch}: one for all, or as many")
+    if other is not None and len(other["tokens"]) < batch:
+        other = {**other, "tokens": other["tokens"].expand(batch, -1, -1)}
     if other is not None and (other["grid"], other["patch_size"]) != (tokens["grid"], tokens["patch_size"]):
         raise StagesError(f"other has {'×'.join(map(str, other['grid']))} tokens of patch_size {other['patch_size']}, tokens has "
                           f"{'×'.join(map(str, tokens['grid']))} of {tokens['patch_size']}: both must be of one size")
@@ -116,12 +121,18 @@ def ask(dit: Dit, tokens: dict, sigmas: Tensor, step: int, positive: Conditionin
     whole = x0["whole"]["tokens"]
     size = whole.square().mean().sqrt().clamp_min(1e-12)
     change = {name: ((one["tokens"] - whole).square().mean().sqrt() / size).item() for name, one in x0.items()}
-    shown = {"content": parts.content[-1:], "place": parts.place[-1:], "sum": (parts.content + parts.place)[-1:]}
+    shown = {"content": parts.content, "place": parts.place, "sum": parts.content + parts.place}
+    shown = {name: part[-batch:][:1] for name, part in shown.items()}  # the first picture, where it is conditional
     shown = {name: part.float().cpu() for name, part in shown.items()}
     frame = query // (grid.h * grid.w) * grid.h * grid.w
     similar = {name: cosines(part, query)[0, frame:frame + grid.h * grid.w].view(grid.h, grid.w) for name, part in shown.items()}
     norms = {name: part[0].norm(dim=-1) for name, part in shown.items()}
     return Answer(grid, query, sigmas[step].item(), similar, norms, noisy, x0, change)
+
+
+def _clean(tokens: dict | None) -> dict | None:
+    """Tokens as they were before Add Noise."""
+    return with_tokens(tokens, tokens["start"]["clean"]) if tokens is not None and "start" in tokens else tokens
 
 
 def picture_of(wire: dict, decode: Callable[[Tensor], Tensor]) -> Tensor:

@@ -267,6 +267,16 @@ class ModelDit(Dit):
         sampling = self.model.get_model_object("model_sampling")
         return {**wire, "tokens": sampling.inverse_noise_scaling(sigma, wire["tokens"])}
 
+    @property
+    def latent_rgb(self) -> Tensor | None:
+        """Linear map from latents to RGB, as ComfyUI previews them: [C + 1, 3], the last row added."""
+        known = self.model.model.latent_format
+        if known.latent_rgb_factors is None or known.latent_rgb_factors_reshape is not None:
+            return None
+        factors = torch.tensor(known.latent_rgb_factors, dtype=torch.float32)
+        bias = known.latent_rgb_factors_bias
+        return torch.cat([factors, torch.zeros(1, 3) if bias is None else torch.tensor(bias, dtype=torch.float32)[None]])
+
     def picture(self, wire: dict, tokens: Tensor) -> Tensor:
         known = self.model.model.latent_format
         if known.latent_rgb_factors is None:

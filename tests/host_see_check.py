@@ -34,6 +34,9 @@ def filters_are_what_patch_embed_does(name, make):
     from dit_blocks.nodes.transformer import PatchEmbed
     model, positive, _, samples = make()
     dit, sigmas, _, first, one = begun(model, positive, samples)
+    known = model.model.latent_format  # filters are shown in the colours that ComfyUI previews the model's latents in
+    if known.latent_rgb_factors and known.latent_rgb_factors_reshape is None:
+        assert torch.equal(dit.latent_rgb[:-1], torch.tensor(known.latent_rgb_factors)) and dit.latent_rgb.shape == (dit.channels + 1, 3)
     if name == "wan_i2v":  # its embedder reads a picture's latent and a mask beside the noisy latent
         try:
             out(PatchFilters, dit=dit, patch_size=0, count=24)

@@ -252,6 +252,7 @@ REFUSED = [
     (dict(direction="image to text", word="dragon"),
      "the prompt has no word 'dragon'; its words are a, small, red, ring, at, the, left, on, a, beige"),
     (dict(direction="image to text", word="!"), "word holds no word: '!'"),
+    (dict(direction="image to text", word=","), "word holds no word and no number: ','"),
     (dict(block=6), "the embedded DiT has blocks 0 to 5, there is no block 6"),
     (dict(head=4), "the embedded DiT has heads 0 to 3, and -1 for their mean, there is no head 4"),
 ]

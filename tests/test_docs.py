@@ -148,3 +148,15 @@ def test_the_locale_is_plain_text(path):
     def texts(value) -> list[str]:
         return [value] if isinstance(value, str) else [text for inner in value.values() for text in texts(inner)]
     assert [text for text in texts(read(path)) if SPECIAL & set(text)] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "example_workflows").glob("learn_*.json")), ids=lambda path: path.stem)
+def test_a_lesson_names_nodes_in_chinese_as_the_menu_does(path):
+    """A node that the English note names is in the Chinese note, by its Chinese name or the English one."""
+    notes = [node["widgets_values"][0] for node in read(path)["nodes"] if node["type"] == "MarkdownNote"]
+    (english,), (chinese,) = ([note for note in notes if bool(re.search("[一-鿿]", note)) is zh] for zh in (False, True))
+    shown = {name: (info["display_name"].removesuffix(" (DiT)"), read(LOCALE / "nodeDefs.json")[name]["display_name"]) for name, info in INFO.items()}
+    named = [pair for pair in shown.values() if f"**{pair[0]}**" in english]
+    for own, translated in named:
+        words = re.fullmatch(r".*?(?:（(.*)）)?", translated)[1] or own
+        assert words in chinese or own in chinese, (own, words)

@@ -228,3 +228,19 @@ def test_inputs_stay_as_they_are(backbone, positive):
         out(ContentAndPlace, dit=backbone, tokens=tokens, sigmas=sigmas, step=1, positive=positive, vae=Decoder(), query=0, cfg=1.0, seed=0,
             other=other)
     assert all(torch.equal(t, value) and t._version == version for t, value, version in kept)
+
+
+def test_noisy_tokens_are_taken_apart_as_clean_as_they_were(backbone, positive):
+    sigmas = backbone.schedule(4)
+    clean = backbone.fold({"samples": torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))})
+    noisy, _ = backbone.add_noise(clean, sigmas, 1, 5)
+    common = dict(sigmas=sigmas, step=1, positive=positive, negative=None, cfg=1.0, seed=5, query=3)
+    ours, theirs = (content_place.ask(backbone, tokens, **common) for tokens in (noisy, clean))
+    assert torch.equal(ours.noisy["tokens"], noisy["tokens"]) and ours.change == theirs.change
+    first = content_place.ask(backbone, {**clean, "tokens": clean["tokens"][:1]}, **common)
+    torch.testing.assert_close(ours.similar["place"], first.similar["place"])
+    one = {**clean, "tokens": clean["tokens"][:1]}
+    assert "other content" in content_place.ask(backbone, clean, **common, other=one).change
+    three = {**clean, "tokens": clean["tokens"][:1].expand(3, -1, -1)}
+    with pytest.raises(ValueError, match="^other has 3 pictures, tokens has 2: one for all, or as many$"):
+        content_place.ask(backbone, clean, **common, other=three)
