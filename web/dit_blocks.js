@@ -1,5 +1,5 @@
 import { app } from "../../scripts/app.js";
-import { say, speak } from "./language.js";
+import { pictureLanguage, say, speak } from "./language.js";
 
 // Nodes that say something about their result (shapes, token arithmetic) show it as text on themselves.
 const REPORTING = new Set(["DiTBlocksVAEEncode", "DiTBlocksPatchifyImage", "DiTBlocksRunBlocks", "DiTBlocksParity"]);
@@ -30,6 +30,8 @@ app.registerExtension({
 
   /** @param {ComfyNode} node */
   nodeCreated(node) {
+    const language = node.comfyClass?.startsWith("DiTBlocks") && node.widgets?.find(({ name }) => name === "language");
+    if (language) language.value = pictureLanguage(); // of a new node; a loaded one keeps what was saved
     if (!REPORTING.has(node.comfyClass)) return;
     const element = reportElement();
     const show = () => {

@@ -41,6 +41,9 @@ export function speak(locale) {
   chinese = String(locale).startsWith("zh");
 }
 
+/** What a node's language widget is called in the editor's language. */
+export const pictureLanguage = () => (chinese ? "中文" : "English");
+
 /** @param {string} english @param {Record<string, unknown>} values of the names in braces */
 export function say(english, values = {}) {
   const text = (chinese && CHINESE[english]) || english;

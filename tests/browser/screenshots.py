@@ -57,7 +57,7 @@ def shoot(browser, host: Serve, language: str, vue: bool) -> None:
         app.canvas.ds.offset = [-first.pos[0] + 420, -last.pos[1] + 100];
         app.canvas.setDirty(true, true);
     }""")
-    page.wait_for_timeout(5000)  # until what the front end says of the queue has gone
+    page.wait_for_timeout(9000)  # until what the front end says of the queue has gone
     page.screenshot(path=FOLDER / f"editor_{'nodes2' if vue else 'canvas'}_{language}.jpg", type="jpeg", quality=80)
     page.close()
 

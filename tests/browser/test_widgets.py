@@ -122,6 +122,12 @@ def test_the_boxes_speak_chinese(page):
         turn(page, "DiTBlocksPatchify", "patch_size", 4)
         expect(page, "grid", "64 个 token")
         expect(page, "trajectory", "20 步")
+        made = page.evaluate("""(() => {
+            const node = LiteGraph.createNode("DiTBlocksTokenPCA");
+            app.graph.add(node);
+            return node.widgets.find(({ name }) => name === "language").value;
+        })()""")
+        assert made == "中文"
     finally:
         page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'en')")
     turn(page, "DiTBlocksPatchify", "patch_size", 2)
