@@ -4,6 +4,7 @@ A prediction is DIT_TOKENS too, with `call`, the step that it answers, and `guid
 """
 
 from contextlib import ExitStack
+import math
 
 import torch
 from torch import Tensor
@@ -11,9 +12,9 @@ import torch.nn.functional as F
 
 from .backbone import Backbone, Conditioning, Dit
 from .flow import RectifiedFlow
-from .position import grid_positions, sincos_1d, sincos_2d
+from .position import resized, sincos_1d
 from .stages import Hidden, StagesError, TokenStages, only_itself, parse_blocks
-from .tokens import to_tokens, with_tokens
+from .tokens import same_format, to_tokens, with_tokens
 
 BLOCK = "block {}"  # how a trace names the last block that was run
 ATTENTION_MODES = ("full", "itself")
@@ -31,8 +32,9 @@ def check(dit: Dit, wire: dict, *needed: str) -> None:
 
 
 def checksum(tokens: Tensor) -> Tensor:
-    """A number [] that two tensors share if they are equal, and hardly ever if not."""
-    return tokens.detach().double().abs().sum()
+    """A number [] that two tensors share if they are equal, and hardly ever if not: places and signs count."""
+    flat = tokens.detach().double().flatten()
+    return flat @ torch.linspace(1, 2, len(flat), dtype=flat.dtype, device=flat.device)
 
 
 def _after(wire: dict, hidden: Hidden, stage: str, name: str = "") -> dict:
@@ -101,10 +103,14 @@ def position_embed(dit: Dit, wire: dict, mode: str = "model", seed: int = 0) -> 
         table = sincos_1d(width, torch.arange(count))[None]
     elif mode == "scaled":
         grid = wire["tokens"]["grid"]
-        if isinstance(stages, TokenStages):
-            table = sincos_2d(width, *grid_positions(grid, dit.picture_size / dit.downscale / dit.patch_size))[None]
-        else:
+        if not isinstance(stages, TokenStages):
             table = stages.scaled_positions(hidden, grid)
+        elif stages.model.config.position == "cropped":
+            p = hidden.extra["patch_size"]
+            side = max(1, round(dit.picture_size / dit.downscale / p))
+            table = resized(stages.model.position_embedding((side, side), p)[0], grid)
+        else:  # its own are laid over every grid
+            return _after(wire, own, "positions")
     else:
         raise StagesError(f"mode is one of {', '.join(POSITION_MODES)}, not {mode!r}")
     return _after(wire, hidden.but(x=hidden.x + table.to(hidden.x)), "positions")
@@ -117,14 +123,11 @@ def run_blocks(dit: Dit, wire: dict, blocks: str = "all", strength: float = 1.0,
     DIT_HIDDEN → DIT_HIDDEN. Raises StagesError."""
     check(dit, wire, "condition", "patches")
     hidden = wire["hidden"]
+    if dit.stages.positions == "rotary" and hidden.position is None:
+        raise StagesError(f"{dit.name} has rotary positions, which its blocks need: put Position Embed before DiT Blocks")
     if graft is not None:
         check(dit, graft, "patches")
-        if graft["hidden"].x.shape[1:] != hidden.x.shape[1:]:
-            theirs, ours = graft["hidden"].x.shape, hidden.x.shape
-            raise StagesError(f"the graft has {theirs[1]} tokens of width {theirs[2]}, the hidden states have {ours[1]} of {ours[2]}")
-        other = graft["hidden"].x[torch.arange(len(hidden.x)) % len(graft["hidden"].x)]
-        chosen = 1.0 if mask is None else token_mask(mask, wire["tokens"]["grid"], len(hidden.x)).to(hidden.x)
-        hidden = hidden.but(x=torch.lerp(hidden.x, other, chosen) if mask is not None else other)
+        hidden = hidden.but(x=_grafted(wire, graft, mask))
     if attention not in ATTENTION_MODES:
         raise StagesError(f"attention is one of {', '.join(ATTENTION_MODES)}, not {attention!r}")
     stages, indices = dit.stages, parse_blocks(blocks, len(dit.stages.kinds))
@@ -135,6 +138,39 @@ def run_blocks(dit: Dit, wire: dict, blocks: str = "all", strength: float = 1.0,
                 during.enter_context(stages.observe(i, look))
         after = stages.run_blocks(hidden, indices, strength)
     return _after(wire, after, "blocks", BLOCK.format(after.index - 1))
+
+
+def _grafted(wire: dict, graft: dict, mask: Tensor | None) -> Tensor:
+    """Image tokens [B, N, D] with those of another run in the place of the masked ones. Raises StagesError."""
+    x, theirs, grid = wire["hidden"].x, graft["hidden"].x, wire["tokens"]["grid"]
+    if theirs.shape[1:] != x.shape[1:]:
+        raise StagesError(f"the graft has {theirs.shape[1]} tokens of width {theirs.shape[2]}, the hidden states have {x.shape[1]} of {x.shape[2]}")
+    _check_grids(graft["tokens"], wire["tokens"], "the graft", "the hidden states")
+    layouts = [one["call"].layout if one["call"] else ("cond",) for one in (graft, wire)]
+    samples = len(x) // len(layouts[1])
+    other = theirs[rows_beside(layouts[0], len(theirs) // len(layouts[0]), layouts[1], samples)]
+    if mask is None:
+        return other
+    first = wire["hidden"].extra.get("img_offset", 0)  # some models have reference pictures before the picture, some after it
+    picture = slice(first, first + math.prod(grid))
+    chosen, mixed = token_mask(mask, grid, samples).repeat(len(layouts[1]), 1, 1).to(x), x.clone()
+    mixed[:, picture] = torch.lerp(x[:, picture], other[:, picture], chosen)
+    return mixed
+
+
+def rows_beside(theirs: tuple[str, ...], count: int, ours: tuple[str, ...], samples: int) -> list[int]:
+    """For each row of a batch of `ours` × samples, the row of one of `theirs` × count that stands beside it: a shorter batch repeats,
+    uncond goes with uncond."""
+    parts = range(len(ours)) if theirs == ours else [theirs.index(part) if part in theirs else len(theirs) - 1 for part in ours]
+    return [part * count + sample % count for part in parts for sample in range(samples)]
+
+
+def _check_grids(a: dict, b: dict, first: str, second: str) -> None:
+    """Raise StagesError unless two DIT_TOKENS are cut alike."""
+    (one, p), (two, q) = ((wire["grid"], wire["patch_size"]) for wire in (a, b))
+    if (one, p) != (two, q):
+        shapes = ["×".join(map(str, grid)) for grid in (one, two)]
+        raise StagesError(f"{first} has a {shapes[0]} grid of patches of {p}, {second} a {shapes[1]} grid of patches of {q}")
 
 
 def token_mask(mask: Tensor, grid: tuple[int, ...], batch: int) -> Tensor:
@@ -174,8 +210,14 @@ def guide(prediction: dict, cfg: float, negative: dict | None = None) -> dict:
     """
     if negative is not None:
         conditional, unconditional = _x0(prediction, "prediction", 1.0), _x0(negative, "negative", 1.0)
-        if not torch.equal(prediction["call"].sigma, negative["call"].sigma) or conditional.shape != unconditional.shape:
-            raise StagesError("prediction and negative are of different steps or grids")
+        sigmas = [wire["call"].sigma.item() for wire in (prediction, negative)]
+        if sigmas[0] != sigmas[1]:
+            raise StagesError(f"prediction and negative are of different steps: sigma {sigmas[0]:.4g} and {sigmas[1]:.4g}")
+        _check_grids(prediction, negative, "prediction", "negative")
+        if conditional.shape != unconditional.shape:
+            raise StagesError(f"prediction and negative have shapes {list(conditional.shape)} and {list(unconditional.shape)}")
+        if not same_format(prediction["latent_format"], negative["latent_format"]):
+            raise StagesError("prediction and negative are in different latent spaces: both come from models of one VAE")
         x0 = unconditional + (conditional - unconditional) * cfg
     else:
         x0 = _x0(prediction, "prediction", cfg)
@@ -200,6 +242,9 @@ def sampler_step(dit: Dit, tokens: dict, prediction: dict, sigmas: Tensor, step:
     x0, call = _x0(prediction, "prediction", 1.0), prediction["call"]
     if step < len(sigmas) and sigmas[step].float().to(call.sigma) != call.sigma:
         raise StagesError(f"the prediction was made at sigma {call.sigma.item():.4g}, step {step} is at {sigmas[step].item():.4g}")
+    _check_grids(prediction, tokens, "the prediction", "tokens")
+    if not same_format(prediction["latent_format"], tokens["latent_format"]):
+        raise StagesError("the prediction and the tokens are in different latent spaces: wire the same dit into both")
     if x0.shape != tokens["tokens"].shape:
         raise StagesError(f"the prediction has shape {list(x0.shape)}, the tokens {list(tokens['tokens'].shape)}")
     return dit.advance(tokens, x0, sigmas, step, solver)

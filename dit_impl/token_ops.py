@@ -11,7 +11,7 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-from .inside import token_mask
+from .inside import rows_beside, token_mask
 from .tokens import TokensError, mask_tokens, same_format, to_latent, to_tokens
 
 FILLS = ("same place", "one token", "mean", "zeros")
@@ -61,9 +61,7 @@ def _samples(wire: dict) -> int:
 
 def _like(source: dict, wire: dict) -> Tensor:
     """The tokens of `source` that stand beside each of `wire`'s: a shorter batch repeats, uncond goes with uncond."""
-    theirs, ours, count = _layout(source), _layout(wire), _samples(source)
-    parts = range(len(ours)) if theirs == ours else [theirs.index(part) if part in theirs else len(theirs) - 1 for part in ours]
-    rows = [part * count + sample % count for part in parts for sample in range(_samples(wire))]
+    rows = rows_beside(_layout(source), _samples(source), _layout(wire), _samples(wire))
     return values(source)[rows].to(values(wire))
 
 

@@ -192,9 +192,11 @@ def a_replaced_block_is_refused(name, make):
 
 
 def positions_alone(name, make):
-    from dit_blocks.dit_impl import attention_rows, position_similarity
+    from dit_blocks.dit_impl import attention_rows, inside, position_similarity
     for positions in (True, False):
         dit, wire, *_ = begun(make(batch=BATCH), positions)
+        if name in ROTARY and not positions:
+            refused(lambda: inside.run_blocks(dit, wire, "0"), "rotary positions", "put Position Embed before")
         count = wire["tokens"]["tokens"].shape[1]
         found = [position_similarity.similarity(dit, wire, query) for query in (0, count - 1)]
         assert found[0].kind == ("rotary" if name in ROTARY else "learned" if name == "auraflow" else "2-D sin-cos")

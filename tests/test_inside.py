@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from dit_blocks.dit_impl import blocks
+from dit_blocks.dit_impl import blocks, inside
 from dit_blocks.dit_impl.dit import DiT, DiTConfig
 from dit_blocks.dit_impl.backbone import Backbone
 from dit_blocks.dit_impl.embedded import load_embedded
-from dit_blocks.dit_impl.flow import DDPM
-from dit_blocks.dit_impl.stages import StagesError, parse_blocks
+from dit_blocks.dit_impl.flow import DDPM, RectifiedFlow
+from dit_blocks.dit_impl.mmdit import MMDiT, MMDiTConfig
+from dit_blocks.dit_impl.stages import Hidden, StagesError, parse_blocks
 from dit_blocks.dit_impl.tokens import identity_format
 from dit_blocks.nodes.denoise import AddNoise, DenoiseStep
 from dit_blocks.nodes.transformer import Condition, FinalLayer, Guidance, PatchEmbed, PositionEmbed, RunBlocks, SamplerStep
@@ -244,3 +245,58 @@ def test_wrong_inputs_are_one_line_that_names_the_node(backbone, positive, negat
         out(Guidance, prediction=prediction, cfg=3.0)
     with pytest.raises(ValueError, match="^Guidance: prediction is not from Final Layer or Guidance"):
         out(Guidance, prediction=started(backbone, positive)[1], cfg=3.0)
+
+
+def test_a_graft_goes_part_by_part(backbone, positive, negative):
+    """uncond beside uncond, whatever the batches: one picture's run into a batch of two, and a guided run into a branch of its own."""
+    sigmas, both = backbone.schedule(4), {}
+    for batch in (1, 2):
+        for name, against in (("guided", negative), ("alone", None)):
+            (x,) = out(Condition, dit=backbone, x=noisy(backbone, sigmas, batch=batch), positive=positive, negative=against, sigmas=sigmas, step=0)
+            (x,) = out(PatchEmbed, dit=backbone, x=x)
+            (both[batch, name],) = out(RunBlocks, dit=backbone, hidden=x, blocks="0", strength=1.0)
+    uncond, cond = both[1, "guided"]["hidden"].x.chunk(2)
+    graft = lambda into, source: out(RunBlocks, dit=backbone, hidden=both[into], blocks="", strength=1.0, graft=both[source])[0]["hidden"].x  # noqa: E731
+    assert torch.equal(graft((2, "guided"), (1, "guided")), torch.cat([uncond, uncond, cond, cond]))
+    assert torch.equal(graft((1, "alone"), (1, "guided")), cond)
+
+
+def test_other_grids_are_refused_where_the_counts_agree(backbone, positive):
+    sigmas = backbone.schedule(4)
+
+    def run(size):
+        tokens = noisy(backbone, sigmas, size=size)
+        (x,) = out(Condition, dit=backbone, x=tokens, positive=positive, sigmas=sigmas, step=0)
+        (x,) = out(PatchEmbed, dit=backbone, x=x)
+        return tokens, x, out(FinalLayer, dit=backbone, hidden=x)[0]
+    (_, wide, wide_prediction), (tall_tokens, tall, tall_prediction) = run((6, 8)), run((8, 6))
+    for node, inputs, first, second in (
+            (RunBlocks, dict(dit=backbone, hidden=tall, blocks="0", strength=1.0, graft=wide), "the graft", "the hidden states"),
+            (Guidance, dict(prediction=wide_prediction, cfg=2.0, negative=tall_prediction), "prediction", "negative"),
+            (SamplerStep, dict(dit=backbone, tokens=tall_tokens, prediction=wide_prediction, sigmas=sigmas, step=0, solver="euler"),
+             "the prediction", "tokens")):
+        with pytest.raises(ValueError, match=f": {first} has a 3×4 grid of patches of 2, {second} a 4×3 grid of patches of 2$"):
+            node.execute(**inputs)
+
+
+def test_the_scaled_positions_of_a_cropped_table_are_the_trained_ones():
+    """SD3's table is cropped from the centre; scaled, the crop of the trained size is laid over any grid."""
+    torch.manual_seed(0)
+    model = MMDiT(MMDiTConfig(patch_sizes=(2,), in_channels=4, width=64, depth=2, heads=2, context_width=32, pooled_width=16, qk_norm=True,
+                              position="cropped", position_table=16, position_base=8.0))
+    dit = Backbone(model.eval().requires_grad_(False), identity_format(4), RectifiedFlow(), "a small SD3", picture_size=128)
+
+    def added(size, mode):
+        hidden = {"hidden": Hidden(torch.zeros(1, size * size, 64), None, None, None, 0, {"grid": (size, size), "patch_size": 2}),
+                  "tokens": {"grid": (size, size)}, "model": dit.name, "done": {"patches"}, "trace": (), "call": None}
+        return inside.position_embed(dit, hidden, mode)["hidden"].x
+    assert torch.equal(added(8, "scaled"), added(8, "model"))  # the trained grid: 128 pixels, 16 cells, 8 patches
+    trained = added(8, "model").unflatten(1, (8, 8)).movedim(-1, 1)
+    torch.testing.assert_close(added(4, "scaled"), torch.nn.functional.avg_pool2d(trained, 2).flatten(2).transpose(1, 2))
+    assert not torch.allclose(added(4, "scaled"), added(4, "model"))
+
+
+def test_a_checksum_sees_places_and_signs():
+    x = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
+    assert inside.checksum(x) == inside.checksum(x.clone())
+    assert len({inside.checksum(one).item() for one in (x, -x, x.flip(1), x.roll(1, 1))}) == 4
