@@ -25,10 +25,19 @@ def check(dit: Dit, wire: dict, *needed: str) -> None:
     """Raise StagesError unless a DIT_HIDDEN is this model's and has been through the stages it needs."""
     if wire["model"] != dit.name:
         raise StagesError(f"the hidden states come from {wire['model']}, the dit is {dit.name}")
+    theirs, ours = wire.get("shape"), _shape(dit)
+    if theirs and theirs != ours:
+        raise StagesError(f"the hidden states come from another model of this name ({dit.name}), of {theirs[0]} blocks with {theirs[1]} heads; the dit has "
+                          f"{ours[0]} with {ours[1]}")
     stages = {"condition": "Condition", "patches": "Patch Embed"}
     for stage in needed:
         if stage not in wire["done"]:
             raise StagesError(f"the hidden states have not been through {stages[stage]}")
+
+
+def _shape(dit: Dit) -> tuple[int, int]:
+    """Blocks and heads: what tells a model from others of its name, such as SD3 and SD3.5."""
+    return len(dit.stages.kinds), dit.stages.heads
 
 
 def checksum(tokens: Tensor) -> Tensor:
@@ -54,14 +63,14 @@ def condition(dit: Dit, x: dict, positive: Conditioning, negative: Conditioning 
     """
     if "hidden" not in x:
         begun = {**dit.begin(x, sigmas, step, positive, negative), **_words(positive)}
-        return _after({**begun, "trace": ()}, begun["hidden"], "condition")
+        return _after({**begun, "trace": (), "shape": _shape(dit)}, begun["hidden"], "condition")
     check(dit, x)
     if x["call"]:
         raise StagesError("the hidden states are conditioned already")
     begun = {**dit.begin(x["tokens"], sigmas, step, positive, negative), **_words(positive)}
     parts = len(begun["call"].layout)
     hidden = begun["hidden"].but(x=x["hidden"].x.repeat(parts, 1, 1), index=x["hidden"].index)
-    return _after({**begun, "done": x["done"], "trace": x["trace"]}, hidden, "condition")
+    return _after({**begun, "done": x["done"], "trace": x["trace"], "shape": x["shape"]}, hidden, "condition")
 
 
 def patch_embed(dit: Dit, x: dict) -> dict:
@@ -75,7 +84,7 @@ def patch_embed(dit: Dit, x: dict) -> dict:
     if not isinstance(dit, Backbone) or not isinstance(dit.flow, RectifiedFlow) or x.get("noise_mask") is not None:
         raise StagesError(f"{dit.name} embeds patches of a step that has begun: put Condition before Patch Embed")
     raw = Hidden(x["tokens"].to(dit.like(), copy=True), None, None, None, 0, {"grid": x["grid"], "patch_size": x["patch_size"]})
-    wire = {"tokens": x, "done": frozenset(), "call": None, "model": dit.name, "trace": ()}
+    wire = {"tokens": x, "done": frozenset(), "call": None, "model": dit.name, "shape": _shape(dit), "trace": ()}
     return _after(wire, dit.stages.patch_embed(raw), "patches")
 
 

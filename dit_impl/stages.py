@@ -8,7 +8,7 @@ DIT_HIDDEN is a plain dict:
     tokens   the DIT_TOKENS that the step started from: their grid, patch size and latent format
     done     which stages were run, of "condition", "patches", "positions"
     call     once conditioned: a `Call`, with the batch layout [uncond, cond] and how predictions become x0
-    model    name of the model that it belongs to
+    model    name of the model that it belongs to, and shape, its blocks and heads
     words    (optional) what the text tokens are called
     trace    (stage, checksum of the image tokens after it) for every stage so far, by which Parity finds where wires part from the model
 """
