@@ -101,7 +101,8 @@ class Answer:
 def ask(dit: Dit, tokens: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None, cfg: float, seed: int,
         query: int, other: dict | None = None) -> Answer:
     """Noise clean tokens to a step's level, take them apart and put them together anew. other: clean tokens of another picture of the same
-    size, which gets the same noise. Tokens from Add Noise are taken as clean as they were before. Raises StagesError, TokensError, ScheduleError, BackboneError."""
+    size, which gets the same noise. Tokens from Add Noise are taken as clean as they were before. Raises StagesError, TokensError,
+    ScheduleError, BackboneError."""
     tokens, other = _clean(tokens), _clean(other)
     grid, batch = grid_of(tokens), len(tokens["tokens"])
     check_query(query, grid)

@@ -40,7 +40,8 @@ export function rectangle([, columns], a, b) {
   return inside;
 }
 
-/** The same place chosen on another grid: the tokens whose middle lies in a chosen one.
+/** The same place chosen on another grid: the tokens whose middle lies in a chosen one, or where there is none, those that hold the
+ * middle of a chosen one; an empty selection would mean all tokens.
  * @param {Set<number>} chosen @param {Pair} size @param {number} from patch size @param {number} to patch size */
 export function remap(chosen, size, from, to) {
   const [, before] = gridOf(size, from);
@@ -50,6 +51,14 @@ export function remap(chosen, size, from, to) {
     for (let column = 0; column < columns; column++) {
       const [y, x] = [row, column].map((at, axis) => Math.min((at + 0.5) * to, size[axis] - 0.5));
       if (chosen.has(Math.floor(y / from) * before + Math.floor(x / from))) moved.add(row * columns + column);
+    }
+  }
+  if (!moved.size) {
+    for (const token of chosen) {
+      const [row, column] = [Math.floor(token / before), token % before].map((at, axis) =>
+        Math.floor(Math.min((at + 0.5) * from, size[axis] - 0.5) / to),
+      );
+      moved.add(row * columns + column);
     }
   }
   return moved;

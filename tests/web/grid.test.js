@@ -34,6 +34,24 @@ test("a selection keeps its place when the patch size changes", () => {
   assert.equal(remap(new Set([3]), [9, 9], 8, 1).size, 1); // a patch of which one cell is no padding
 });
 
+test("a selection never becomes empty, which would mean all", () => {
+  assert.deepEqual([...remap(new Set([0]), [32, 32], 2, 8)], [0]);
+  for (const from of [1, 2, 3, 5])
+    for (const to of [1, 2, 4, 7, 8, 16])
+      for (const size of /** @type {[number, number][]} */ ([
+        [32, 32],
+        [33, 17],
+      ])) {
+        const [rows, columns] = gridOf(size, from);
+        for (const token of [0, columns - 1, rows * columns - 1]) {
+          const moved = remap(new Set([token]), size, from, to);
+          const [down, across] = gridOf(size, to);
+          assert.ok(moved.size >= 1 && [...moved].every((one) => one >= 0 && one < down * across));
+        }
+      }
+  assert.equal(remap(new Set(), [32, 32], 2, 8).size, 0);
+});
+
 test("every token is under its own middle", () => {
   for (let token = 0; token < 12; token++) assert.equal(tokenAt([3, 4], ((token % 4) + 0.5) / 4, (Math.floor(token / 4) + 0.5) / 3), token);
   for (const [x, y] of [
