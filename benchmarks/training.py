@@ -6,6 +6,7 @@ the loaded model. The plain loop is train_dreambooth_sd3.py's: logit-normal time
 
 import argparse
 import json
+import os
 from pathlib import Path
 import re
 import statistics
@@ -82,7 +83,10 @@ LOOPS = {PLAIN: plain, OURS: ours}
 def peak(name: str, steps: int) -> float:
     """MiB that a loop takes at most, over what the process has before it."""
     code = f"from benchmarks.training import *; print(json.dumps(memory_of({name!r}, {steps})))"
-    return json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    # Freed blocks go back to the system at once: else the mark moves by a tenth from run to run.
+    returned = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=returned).stdout
+    return json.loads(told.splitlines()[-1])
 
 
 def memory_of(name: str, steps: int) -> float:
