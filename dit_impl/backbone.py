@@ -52,15 +52,19 @@ class Dit:
         """A class by its number or name, or no class for an empty label. Raises BackboneError."""
         raise BackboneError(f"{self.name} reads text, not a class label: use CLIP Text Encode")
 
-    def check_tokens(self, wire: dict) -> None:
-        """Raise BackboneError unless this model can read these tokens."""
+    def check_space(self, wire: dict) -> None:
+        """Raise BackboneError unless these tokens, of whatever patch size, are cut from this model's latents."""
         if wire["channels"] != self.channels:
             raise BackboneError(f"{self.name} has latents of {self.channels} channels, the tokens come from {wire['channels']}")
+        if not same_format(wire["latent_format"], self.latent_format):
+            raise BackboneError(f"the tokens are not in the latent space of {self.name}: wire its dit into Patchify")
+
+    def check_tokens(self, wire: dict) -> None:
+        """Raise BackboneError unless this model can read these tokens."""
+        self.check_space(wire)
         if wire["patch_size"] not in self.patch_sizes:
             sizes = ", ".join(map(str, self.patch_sizes))
             raise BackboneError(f"{self.name} knows patch sizes {sizes}, the tokens have patch_size {wire['patch_size']}")
-        if not same_format(wire["latent_format"], self.latent_format):
-            raise BackboneError(f"the tokens are not in the latent space of {self.name}: wire its dit into Patchify")
         if not torch.isfinite(wire["tokens"]).all():
             raise BackboneError("the tokens hold values that are NaN or infinite")
 

@@ -68,6 +68,7 @@ class AddNoise(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, dit, tokens, sigmas, step, seed) -> io.NodeOutput:
+        dit.check_space(tokens)
         return io.NodeOutput(*dit.add_noise(tokens, sigmas, step, seed))
 
 

@@ -204,6 +204,14 @@ def test_wrong_inputs_are_one_line_that_names_the_node(start, positive, change, 
     assert "\n" not in str(caught.value)
 
 
+def test_noise_goes_on_tokens_of_the_model_s_own_latents_only(start):
+    inputs = {"dit": start["dit"], "sigmas": start["sigmas"], "step": 0, "seed": 1}
+    with pytest.raises(ValueError, match=r"^Add Noise \(DiT\): a small DiT has latents of 4 channels, the tokens come from 16"):
+        out(AddNoise, **inputs, tokens=wrong(start["tokens"], channels=16))
+    with pytest.raises(ValueError, match=r"^Add Noise \(DiT\): the tokens are not in the latent space of a small DiT: wire its dit into Patchify"):
+        out(AddNoise, **inputs, tokens=wrong(start["tokens"], latent_format=latent_format(torch.ones(4), torch.ones(4))))
+
+
 @pytest.mark.parametrize("samples,patch_size,message", [
     (torch.zeros(1, 4, 6, 8), 8, "Patchify: latent height 6 is smaller than patch_size 8"),
     (torch.zeros(1, 4, 8, 8) / 0, 2, "Patchify: the latent holds 256 values that are NaN or infinite"),
