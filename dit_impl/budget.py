@@ -16,6 +16,14 @@ from .mmdit import MMDiT
 from .patch import token_grid
 
 
+WORDS = {
+    "on": {"en": "{on}, {how}", "zh": "{on}，{how}"}, "latent": {"en": "latent", "zh": "latent"}, "pixels": {"en": "pixels", "zh": "像素"},
+    "patches": {"en": "p = {p}", "zh": "p = {p}"}, "no patches": {"en": "no patches", "zh": "无图块"},
+    "columns": {"en": "tokens|values|sequence|{unit} a step|attention|weights|activations", "zh": "token 数|值|序列|每步 {unit}|注意力|权重|激活"},
+    "chart": {"en": "{unit} a step, logarithmic; orange: attention's share", "zh": "每步 {unit}，对数轴；橙色：注意力的占比"},
+}
+
+
 @dataclass(frozen=True)
 class Architecture:
     """A transformer's shape. kind: "dit" and "vit" attend within the picture, "pixart" also to the text from outside, "mmdit" and
@@ -113,13 +121,19 @@ def budget(shape: Architecture, width: int = 1024, height: int = 1024, patch_siz
                   passes * joint * 6 * d * bytes_each)
 
 
-def why_patches(shape: Architecture, width: int, height: int, patch_size: int = 0, **how) -> list[tuple[str, Budget]]:
-    """The same transformer on latents and on pixels, with and without patches."""
+def why_patches(shape: Architecture, width: int, height: int, patch_size: int = 0, language: str = "English", **how) -> list[tuple[str, Budget]]:
+    """The same transformer on latents and on pixels, with and without patches: (what, its cost)."""
+    said = _words(language)
     p, pixels = patch_size or shape.patch_size, replace(shape, downscale=1, channels=3)
-    cases = [(f"pixels, p = {p}", pixels, p), ("pixels, no patches", pixels, 1)]
+    cases = [("pixels", pixels, p), ("pixels", pixels, 1)]
     if shape.downscale > 1:
-        cases = [(f"latent, p = {p}", shape, p), ("latent, no patches", shape, 1), *cases]
-    return [(label, budget(one, width, height, size, **how)) for label, one, size in cases]
+        cases = [("latent", shape, p), ("latent", shape, 1), *cases]
+    ways = (said["patches"].format(p=p), said["no patches"])
+    return [(said["on"].format(on=said[on], how=ways[i % 2]), budget(one, width, height, size, **how)) for i, (on, one, size) in enumerate(cases)]
+
+
+def _words(language: str) -> dict[str, str]:
+    return {name: charts.in_language(words, language) for name, words in WORDS.items()}
 
 
 def _short(number: float, unit: str) -> str:
@@ -129,23 +143,30 @@ def _short(number: float, unit: str) -> str:
     return f"{number:.0f} {unit}"
 
 
-def table(rows: list[tuple[str, Budget]], unit: str = "FLOPs") -> str:
+def table(rows: list[tuple[str, Budget]], unit: str = "FLOPs", language: str = "English") -> str:
     """Rows in words: tokens, values a token, sequence with text, cost a step with attention's share, memory. unit: "FLOPs" or "MACs"."""
     factor = {"FLOPs": 2, "MACs": 1}[unit]
-    lines = [f"{'':24}{'tokens':>14}{'values':>8}{'sequence':>12}{unit + ' a step':>16}{'attention':>11}{'weights':>11}{'activations':>13}"]
+    lines = [["", *_words(language)["columns"].format(unit=unit).split("|")]]
     for label, b in rows:
-        lines.append(f"{label:24}{f'{b.tokens:,} ({b.grid[0]}×{b.grid[1]})':>14}{b.values:>8}{b.sequence:>12,}"
-                     f"{_short(b.macs * factor, unit[:-1]):>16}{b.attention / b.macs:>11.0%}{_short(b.weights, 'B'):>11}"
-                     f"{_short(b.activations, 'B'):>13}")
-    return "\n".join(lines)
+        lines.append([label, f"{b.tokens:,} ({b.grid[0]}×{b.grid[1]})", str(b.values), f"{b.sequence:,}", _short(b.macs * factor, unit[:-1]),
+                      f"{b.attention / b.macs:.0%}", _short(b.weights, "B"), _short(b.activations, "B")])
+
+    widths = [max(map(_wide, column)) + 2 for column in zip(*lines)]
+    return "\n".join(label + " " * (widths[0] - _wide(label)) + "".join(" " * (width - _wide(cell)) + cell for width, cell in zip(widths[1:], cells))
+                     for label, *cells in lines)
 
 
-def chart(rows: list[tuple[str, Budget]], unit: str = "FLOPs", width: int = 768) -> Tensor:
+def _wide(text: str) -> int:
+    """Columns that text takes: Chinese characters take two."""
+    return sum(2 if ord(sign) > 0x2e80 else 1 for sign in text)
+
+
+def chart(rows: list[tuple[str, Budget]], unit: str = "FLOPs", language: str = "English", width: int = 768) -> Tensor:
     """A bar for each row on a logarithmic axis, attention's part in orange: → [1, H, width, 3] in 0..1."""
-    factor, left, room, face = {"FLOPs": 2, "MACs": 1}[unit], 190, 44, charts.font(charts.TEXT, False)
+    factor, left, room, face = {"FLOPs": 2, "MACs": 1}[unit], 190, 44, charts.font(charts.TEXT, language == "中文")
     picture, draw = charts.canvas(width, 48 + room * len(rows))
     low, high = (math.log10(pick(b.macs for _, b in rows)) - less for pick, less in ((min, 1), (max, 0)))
-    draw.text((12, 10), f"{unit} a step, logarithmic; orange: attention's share", fill=charts.INK, font=face)
+    draw.text((12, 10), _words(language)["chart"].format(unit=unit), fill=charts.INK, font=face)
     for i, (label, b) in enumerate(rows):
         y, length = 44 + i * room, (math.log10(b.macs) - low) / (high - low) * (width - left - 150)
         draw.text((12, y + 13), label, fill=charts.INK, font=face, anchor="lm")

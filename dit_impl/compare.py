@@ -15,6 +15,11 @@ from .patch_methods import METHODS
 from .patch_schedule import PatchSchedule, denoise, parse_schedule
 from .tokens import unfold
 
+WORDS = {
+    "cost": {"en": "{tokens:,} tokens, {flops}", "zh": "{tokens:,} 个 token，{flops}"}, "seconds": {"en": "s", "zh": "秒"},
+    "unknown": {"en": "FLOPs unknown", "zh": "FLOPs 未知"}, "reference": {"en": "reference", "zh": "基准"},
+}
+
 
 @dataclass(frozen=True)
 class Run:
@@ -27,11 +32,13 @@ class Run:
     macs: int
     decibels: float
 
-    def caption(self, first: "Run") -> str:
+    def caption(self, first: "Run", language: str = "English") -> str:
         """Cost as a share of the first run's, and the difference to it."""
-        flops = f"{self.macs / first.macs:.0%} FLOPs" if first.macs else "FLOPs unknown"
-        difference = "reference" if self.decibels == float("inf") else f"{self.decibels:.1f} dB"
-        return f"{self.seconds:.2f} s ({self.seconds / first.seconds:.0%})\n{self.tokens:,} tokens, {flops}\n{difference}"
+        said = {name: charts.in_language(words, language) for name, words in WORDS.items()}
+        flops = f"{self.macs / first.macs:.0%} FLOPs" if first.macs else said["unknown"]
+        difference = said["reference"] if self.decibels == float("inf") else f"{self.decibels:.1f} dB"
+        return (f"{self.seconds:.2f} {said['seconds']} ({self.seconds / first.seconds:.0%})\n"
+                f"{said['cost'].format(tokens=self.tokens, flops=flops)}\n{difference}")
 
 
 def parse_rows(text: str) -> list[tuple[str, PatchSchedule]]:
@@ -80,7 +87,7 @@ def compare(dit: Dit, decode: Callable[[Tensor], Tensor], latent: dict, rows: li
     return runs
 
 
-def sheet(runs: list[Run], columns: int = 4) -> Tensor:
+def sheet(runs: list[Run], language: str = "English", columns: int = 4) -> Tensor:
     """The first picture of every run, labelled: → [1, H, W, 3] in 0..1."""
-    labels = [f"p = {run.label}\n{run.caption(runs[0])}" for run in runs]
-    return charts.sheet([run.image[0, ..., :3] for run in runs], labels, columns)[None]
+    labels = [f"p = {run.label}\n{run.caption(runs[0], language)}" for run in runs]
+    return charts.sheet([run.image[0, ..., :3] for run in runs], labels, columns, language=language)[None]

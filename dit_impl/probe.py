@@ -11,6 +11,11 @@ from .backbone import Conditioning, Dit
 from .ranges import in_words
 from .stages import StagesError
 
+WORDS = {
+    "title": {"en": "change of x0 when a block is left out, as a share of its size", "zh": "去掉一个块时 x0 的改变，占其大小的比例"},
+    "axis": {"en": "block; orange: each noise level, blue: their mean", "zh": "块；橙色：每个噪声水平，蓝色：它们的平均"},
+}
+
 
 @dataclass(frozen=True)
 class Parity:
@@ -97,13 +102,13 @@ def ablate(dit: Dit, clean: dict, sigmas: Tensor, levels: int, positive: Conditi
     return Ablation(torch.stack(rows), sigmas[steps], kinds)
 
 
-def bar_chart(ablation: Ablation, width: int = 768, height: int = 384) -> Tensor:
+def bar_chart(ablation: Ablation, language: str = "English", width: int = 768, height: int = 384) -> Tensor:
     """A bar for each block, the mean over noise levels, with a tick for each level: → [1, height, width, 3] in 0..1."""
     made, draw = charts.canvas(width, height)
-    mean, face = ablation.change.mean(0), charts.font(charts.TEXT, False)
+    mean, face = ablation.change.mean(0), charts.font(charts.TEXT, language == "中文")
     left, bottom, top = 60, height - 56, 44
     room, highest = (width - left - 16) / len(mean), max(ablation.change.max().item(), 1e-9)
-    draw.text((left, 8), "change of x0 when a block is left out, as a share of its size", fill=charts.INK, font=face)
+    draw.text((left, 8), charts.in_language(WORDS["title"], language), fill=charts.INK, font=face)
     draw.text((left - 6, top), f"{highest:.2g}", fill=charts.FAINT, font=face, anchor="rm")
     draw.line([(left, bottom), (width - 16, bottom)], fill=charts.FAINT)
     every = max(1, -(-int(face.getlength("00 ")) // max(1, int(room))))  # so that numbers do not touch
@@ -115,5 +120,5 @@ def bar_chart(ablation: Ablation, width: int = 768, height: int = 384) -> Tensor
             draw.line([(x + room * 0.15, level(one)), (x + room * 0.85, level(one))], fill=charts.CURVES[5], width=3)
         if i % every == 0:
             draw.text((x + room / 2, bottom + 6), str(i), fill=charts.INK, font=face, anchor="ma")
-    draw.text((left, height - 26), "block; orange: each noise level, blue: their mean", fill=charts.FAINT, font=face)
+    draw.text((left, height - 26), charts.in_language(WORDS["axis"], language), fill=charts.FAINT, font=face)
     return charts.as_tensor(made)[None]

@@ -4,18 +4,14 @@ from comfy_api.v0_0_2 import io, ui
 
 from ..dit_impl import attention_maps, attention_pictures, position_similarity
 from ..dit_impl.attention_maps import DIRECTIONS, Question
-from ..dit_impl.charts import LANGUAGES
 from ..dit_impl.denoise import last_step
 from ..dit_impl.sampling import SOLVERS
 from . import host
-from .wires import STEP_MAX, Hidden, Tokens, dit_input, keeps_gradients, names_errors, sigmas_input, tokens_input, tokens_or_hidden_input
+from .wires import (STEP_MAX, Hidden, Tokens, dit_input, keeps_gradients, language_input, names_errors, sigmas_input, tokens_input,
+                    tokens_or_hidden_input)
 
 CATEGORY = "DiT Blocks/see"
 TOKEN_MAX = 2 ** 20
-
-
-def _language_input():
-    return io.Combo.Input("language", options=list(LANGUAGES), default="English", tooltip="Of the words in the picture and the text.")
 
 
 def _question_inputs():
@@ -47,7 +43,7 @@ class AttentionMap(io.ComfyNode):
                 dit_input(),
                 Hidden.Input("hidden", tooltip="Hidden states before the block, as DiT Blocks takes them."),
                 *_question_inputs(),
-                _language_input(),
+                language_input(optional=False),
                 io.Boolean.Input("every_query", default=False, optional=True,
                                  tooltip="Keep the maps of all queries: map is then a batch, one for each (from image to text, one for each text "
                                          "token). Takes N² numbers; refused where they do not fit."),
@@ -92,7 +88,7 @@ class AttentionSteps(io.ComfyNode):
                 io.Combo.Input("solver", options=list(SOLVERS), default="euler", tooltip="How a step is taken."),
                 *_question_inputs(),
                 io.String.Input("at_steps", default="", tooltip='At which steps: "0,5,10-12" or "all"; empty for up to 8, evenly spread.'),
-                _language_input(),
+                language_input(optional=False),
                 io.Conditioning.Input("negative", optional=True, tooltip="What guidance goes away from; needed for cfg other than 1."),
                 io.Int.Input("start_step", default=0, min=0, max=STEP_MAX, optional=True, tooltip="The first step to take."),
                 io.Int.Input("end_step", default=STEP_MAX, min=1, max=STEP_MAX, optional=True,
@@ -137,7 +133,7 @@ class PositionSimilarity(io.ComfyNode):
                 dit_input(),
                 tokens_or_hidden_input("Tokens, for their grid; of a MODEL hidden states after Patch Embed or Position Embed."),
                 io.Int.Input("query", default=0, min=0, max=TOKEN_MAX, tooltip="Which image token's place is compared, in reading order."),
-                _language_input(),
+                language_input(optional=False),
             ],
             outputs=[
                 io.Image.Output("image", display_name="image", tooltip="Both maps side by side, in the same colours."),

@@ -2,11 +2,11 @@
 
 from comfy_api.v0_0_2 import io, ui
 
-from ..dit_impl import budget, compare
+from ..dit_impl import budget, charts, compare
 from ..dit_impl.sampling import SOLVERS
 from . import host
 from .patch_schedule import CATEGORY
-from .wires import dit_input, names_errors, sigmas_input
+from .wires import dit_input, language_input, names_errors, sigmas_input
 
 
 class Budget(io.ComfyNode):
@@ -31,6 +31,7 @@ class Budget(io.ComfyNode):
                 io.Int.Input("vae_factor", default=0, min=0, max=64, optional=True,
                              tooltip="Pixels to a latent cell, each way; 0 is the model's own."),
                 io.Int.Input("text_tokens", default=-1, min=-1, max=4096, optional=True, tooltip="Length of the prompt; -1 is usual for the model."),
+                language_input(),
             ],
             outputs=[
                 io.String.Output("text", display_name="text", tooltip="The table."),
@@ -41,13 +42,15 @@ class Budget(io.ComfyNode):
 
     @classmethod
     @names_errors
-    def execute(cls, preset, width, height, patch_size, batch_size, unit, dit=None, vae_factor=0, text_tokens=-1) -> io.NodeOutput:
+    def execute(cls, preset, width, height, patch_size, batch_size, unit, dit=None, vae_factor=0, text_tokens=-1,
+                language="English") -> io.NodeOutput:
         shape = budget.architecture(dit) if dit is not None else budget.PRESETS[preset]
         if vae_factor:
             shape = budget.replace(shape, downscale=vae_factor)
-        rows = budget.why_patches(shape, width, height, patch_size, batch=batch_size, text=None if text_tokens < 0 else text_tokens)
-        words = f"{shape.name}, {width}×{height} pixels\n{budget.table(rows, unit)}"
-        return io.NodeOutput(words, budget.chart(rows, unit), rows[0][1].tokens, ui=ui.PreviewText(words))
+        rows = budget.why_patches(shape, width, height, patch_size, language, batch=batch_size, text=None if text_tokens < 0 else text_tokens)
+        title = charts.in_language({"en": f"{shape.name}, {width}×{height} pixels", "zh": f"{shape.name}，{width}×{height} 像素"}, language)
+        words = f"{title}\n{budget.table(rows, unit, language)}"
+        return io.NodeOutput(words, budget.chart(rows, unit, language), rows[0][1].tokens, ui=ui.PreviewText(words))
 
 
 class Compare(io.ComfyNode):
@@ -73,6 +76,7 @@ class Compare(io.ComfyNode):
                 io.Float.Input("cfg", default=3.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance, as in DiT Denoise."),
                 io.Combo.Input("solver", options=list(SOLVERS), default="euler", tooltip="How a step is taken."),
                 io.Conditioning.Input("negative", optional=True, tooltip="What to go away from; needed for cfg other than 1."),
+                language_input(),
             ],
             outputs=[
                 io.Image.Output("sheet", display_name="sheet", tooltip="All pictures, labelled."),
@@ -82,12 +86,12 @@ class Compare(io.ComfyNode):
 
     @classmethod
     @names_errors
-    def execute(cls, dit, latent, sigmas, positive, vae, rows, seed, cfg, solver, negative=None) -> io.NodeOutput:
+    def execute(cls, dit, latent, sigmas, positive, vae, rows, seed, cfg, solver, negative=None, language="English") -> io.NodeOutput:
         if negative is None and dit.unconditional is None and cfg != 1:
             raise ValueError(f"cfg {cfg:g} needs a negative conditioning; wire one, or set cfg to 1")
         plans = compare.parse_rows(rows)
         host.load(dit.modules())
         runs = compare.compare(dit, vae.decode, latent, plans, sigmas, seed, positive, negative, cfg, solver,
                                host.reporter(len(plans) * (len(sigmas) - 1)))
-        words = "\n\n".join(f"{run.label}\n{run.caption(runs[0])}" for run in runs)
-        return io.NodeOutput(compare.sheet(runs), words, ui=ui.PreviewText(words))
+        words = "\n\n".join(f"{run.label}\n{run.caption(runs[0], language)}" for run in runs)
+        return io.NodeOutput(compare.sheet(runs, language), words, ui=ui.PreviewText(words))

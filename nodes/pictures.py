@@ -6,15 +6,11 @@ from ..dit_impl import charts, content_place, filters, report, similarity, traje
 from ..dit_impl.denoise import last_step
 from ..dit_impl.sampling import SOLVERS
 from . import host
-from .wires import STEP_MAX, Dit, Hidden, Tokens, dit_input, names_errors, sigmas_input, step_input, tokens_input, tokens_or_hidden_input
+from .wires import (STEP_MAX, Dit, Hidden, Tokens, dit_input, language_input, names_errors, sigmas_input, step_input, tokens_input,
+                    tokens_or_hidden_input)
 
 CATEGORY = "DiT Blocks/see"
 TOKEN_MAX = 2 ** 20
-
-
-def _language_input():
-    return io.Combo.Input("language", options=list(charts.LANGUAGES), default="English", optional=True,
-                          tooltip="Of the words in the picture. Chinese needs a system font that has it; else they are English.")
 
 
 def _query_input(tooltip: str):
@@ -42,7 +38,7 @@ class PatchFilters(io.ComfyNode):
                 io.Int.Input("patch_size", default=0, min=0, max=64, tooltip="Which of the model's patch embeddings; 0 is its own size."),
                 io.Int.Input("count", default=96, min=1, max=4096, tooltip="How many filters, those of greatest norm."),
                 Dit.Input("before", optional=True, tooltip="A second model with this patch size, shown at the left: before training."),
-                _language_input(),
+                language_input(),
             ],
             outputs=[
                 io.Image.Output("image", display_name="image", tooltip="The filters, with norms and statistics."),
@@ -74,7 +70,7 @@ class TokenPCA(io.ComfyNode):
                         "beside them how long each token is. Tokens of like colour are alike to the model.",
             search_aliases=["principal components", "feature map", "token norm", "主成分"],
             is_output_node=True,
-            inputs=[tokens_or_hidden_input("Tokens to look at: raw, or hidden states after any stage."), _language_input()],
+            inputs=[tokens_or_hidden_input("Tokens to look at: raw, or hidden states after any stage."), language_input()],
             outputs=[
                 io.Image.Output("image", display_name="image", tooltip="The labelled picture, one for each part of the batch, uncond first."),
                 io.Image.Output("colours", display_name="colours", tooltip="The colours alone, a pixel for each token."),
@@ -107,7 +103,7 @@ class TokenSimilarity(io.ComfyNode):
                 _query_input("Number of the token that all are compared with, in reading order from 0."),
                 io.Boolean.Input("centred", default=False, tooltip="Take the mean token away first, which all have in common after a few blocks."),
                 io.Image.Input("picture", optional=True, tooltip="The picture that the tokens are of, to show beside."),
-                _language_input(),
+                language_input(),
             ],
             outputs=[
                 io.Image.Output("image", display_name="image", tooltip="The labelled map, the query framed."),
@@ -148,7 +144,7 @@ class Trajectory(io.ComfyNode):
                 io.Int.Input("start_step", default=0, min=0, max=STEP_MAX, optional=True, tooltip="The first step to take."),
                 io.Int.Input("end_step", default=STEP_MAX, min=1, max=STEP_MAX, optional=True,
                              tooltip="The step to stop before; anything past the schedule means its end."),
-                _language_input(),
+                language_input(),
             ],
             outputs=[
                 io.Image.Output("image", display_name="image", tooltip="A contact sheet, sigma below each picture."),
@@ -192,7 +188,7 @@ class PipelineReport(io.ComfyNode):
                 Tokens.Input("tokens", optional=True, tooltip="Its tokens, from Patchify."),
                 Hidden.Input("hidden", optional=True, tooltip="Its embedded tokens, from any stage."),
                 dit_input(optional=True, tooltip="The model, for FLOPs and pixels to a latent cell."),
-                _language_input(),
+                language_input(),
             ],
             outputs=[
                 io.Image.Output("image_out", display_name="image", tooltip="The report as a picture."),
@@ -231,7 +227,7 @@ class ContentAndPlace(io.ComfyNode):
                 io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Of the noise and of the shuffles."),
                 io.Conditioning.Input("negative", optional=True, tooltip="What guidance goes away from; needed for cfg other than 1."),
                 Tokens.Input("other", optional=True, tooltip="Clean tokens of another picture of the same size."),
-                _language_input(),
+                language_input(),
             ],
             outputs=[
                 io.Image.Output("image", display_name="image", tooltip="Maps, norms and pictures, labelled."),

@@ -4,7 +4,7 @@ from comfy_api.v0_0_2 import io, ui
 
 from ..dit_impl import probe
 from . import host
-from .wires import Tokens, dit_input, names_errors, sigmas_input, step_input, tokens_input
+from .wires import Tokens, dit_input, language_input, names_errors, sigmas_input, step_input, tokens_input
 
 CATEGORY = "DiT Blocks/probe"
 
@@ -61,6 +61,7 @@ class BlockAblation(io.ComfyNode):
                 io.Int.Input("skip", default=1, min=0, max=100, tooltip="How many blocks the skip lists name."),
                 io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Which noise."),
                 io.Conditioning.Input("negative", optional=True, tooltip="What guidance goes away from; needed for cfg other than 1."),
+                language_input(),
             ],
             outputs=[
                 io.Image.Output("chart", display_name="chart", tooltip="A bar for each block."),
@@ -72,7 +73,7 @@ class BlockAblation(io.ComfyNode):
 
     @classmethod
     @names_errors
-    def execute(cls, dit, tokens, sigmas, positive, cfg, levels, skip, seed, negative=None) -> io.NodeOutput:
+    def execute(cls, dit, tokens, sigmas, positive, cfg, levels, skip, seed, negative=None, language="English") -> io.NodeOutput:
         host.load(dit.modules())
         found = probe.ablate(dit, tokens, sigmas, levels, positive, negative, cfg, seed, host.reporter)
-        return io.NodeOutput(probe.bar_chart(found), *found.skip_lists(skip))
+        return io.NodeOutput(probe.bar_chart(found, language), *found.skip_lists(skip))

@@ -7,7 +7,7 @@ from ..dit_impl.training import run, sets
 from ..dit_impl.training.loop import PRECISIONS, SCHEDULERS, Settings, TrainingError
 from . import host
 from .textbook import CATEGORY, loss_inputs, scope_input, times_input
-from .wires import Dit, TrainingSetWire, dit_input, names_errors
+from .wires import Dit, TrainingSetWire, dit_input, language_input, names_errors
 
 ADAPTER = "patch-size adapter"
 
@@ -168,6 +168,7 @@ class Train(io.ComfyNode):
                 io.Int.Input("sample_every", default=0, min=0, max=1_000_000, tooltip="Draw a sample every so many steps; 0 draws none."),
                 io.Conditioning.Input("positive", optional=True, tooltip="What the samples show."),
                 io.Vae.Input("vae", optional=True, tooltip="Decodes the samples; without it they are rough."),
+                language_input(),
             ],
             outputs=[
                 Dit.Output("taught", display_name="dit", tooltip="The model that has learnt, or the one that came in with its adapter."),
@@ -182,7 +183,8 @@ class Train(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, dit, training_set, name, scope, steps, batch, learning_rate, scheduler, warmup, precision, accumulate, checkpointing, ema,
-                seed, resume, drop, validation, target, weighting, times, patch_size, rank, sample_every, positive=None, vae=None) -> io.NodeOutput:
+                seed, resume, drop, validation, target, weighting, times, patch_size, rank, sample_every, positive=None, vae=None,
+                language="English") -> io.NodeOutput:
         folder = host.output_folder("training", name)
         settings = Settings(steps, batch, learning_rate, scheduler, warmup, precision, accumulate, checkpointing, ema, seed, drop, validation)
         report = host.reporter(steps)
@@ -194,9 +196,11 @@ class Train(io.ComfyNode):
             size = tuple(training_set.latents.shape[-2:])
             sample = run.drawn(positive or dit.unconditional, size, vae and vae.decode, seed)
         if scope == ADAPTER:
-            done = run.run_adapter(dit, training_set, settings, patch_size, rank, folder, resume, sample, sample_every, report)
+            done = run.run_adapter(dit, training_set, settings, patch_size, rank, folder, resume, sample, sample_every, report,
+                                   language)
         else:
-            done = run.run(dit, training_set, settings, scope, target, weighting, times, folder, resume, sample, sample_every, report)
+            done = run.run(dit, training_set, settings, scope, target, weighting, times, folder, resume, sample, sample_every, report,
+                           language=language)
         said = f"{len(done.log.losses)} steps in {done.log.seconds:.0f} s, loss {done.log.losses[0]:.4g} → {done.log.losses[-1]:.4g}"
         if done.log.validation:
             said += f"; validation {done.log.validation[0][1]:.4g} → {done.log.validation[-1][1]:.4g}"

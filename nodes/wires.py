@@ -5,6 +5,7 @@ from functools import wraps
 from comfy_api.v0_0_2 import io
 import torch
 
+from ..dit_impl.charts import LANGUAGES
 from ..dit_impl.patch_methods import METHODS
 
 Dit = io.Custom("DIT")
@@ -84,6 +85,11 @@ def sigmas_input():
 
 def step_input(tooltip: str):
     return io.Int.Input("step", default=0, min=0, max=STEP_MAX, tooltip=tooltip)
+
+
+def language_input(optional: bool = True):
+    return io.Combo.Input("language", options=list(LANGUAGES), default="English", optional=optional,
+                          tooltip="Of the words in the picture and the text. Chinese needs a system font that has it; else they are English.")
 
 
 def patch_method_input():

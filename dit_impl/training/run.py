@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..backbone import Backbone, Dit
-from ..charts import lines, side_by_side
+from ..charts import in_language, lines, side_by_side
 from ..conditioning import Conditioning
 from ..files import replace_atomically
 from ..filters import filters_picture
@@ -22,6 +22,7 @@ from .sets import TrainingSet
 STATE, TABLE = "state.pt", "log.csv"
 SNAPSHOTS = 24
 SAMPLE_STEPS = 12
+WORDS = {"loss": {"en": "loss", "zh": "损失"}, "validation": {"en": "validation loss", "zh": "验证损失"}, "step": {"en": "step", "zh": "步"}}
 Report = Callable[[int, Tensor | None], None]
 
 
@@ -45,6 +46,7 @@ class Monitor:
     filters: list[Tensor] = field(default_factory=list)
     samples: list[Tensor] = field(default_factory=list)
     patch_size: int = 0
+    language: str = "English"
 
     def look(self, done: int) -> bool:
         """Take what is due at this step; → whether there is something new to show."""
@@ -59,18 +61,19 @@ class Monitor:
 
     def picture(self, log: Log) -> Tensor:
         """Loss, filters and the last sample side by side: → [H, W, 3] in 0..1."""
-        return side_by_side([curve(log), *self.filters[-1:], *self.samples[-1:]])
+        return side_by_side([curve(log, self.language), *self.filters[-1:], *self.samples[-1:]])
 
     def told(self, dit: Dit, log: Log) -> Trained:
         return Trained(dit, log, torch.stack(self.filters), torch.stack(self.samples) if self.samples else None, self.picture(log))
 
 
-def curve(log: Log) -> Tensor:
+def curve(log: Log, language: str = "English") -> Tensor:
     """The losses as a chart: → [H, W, 3] in 0..1."""
-    series = {"loss": list(enumerate(log.losses, 1))}
+    loss, validation, step = (in_language(words, language) for words in WORDS.values())
+    series = {loss: list(enumerate(log.losses, 1))}
     if log.validation:
-        series["validation loss"] = log.validation
-    return lines(series, "loss", "step", "loss")
+        series[validation] = log.validation
+    return lines(series, loss, step, loss, language=language)
 
 
 def write_log(log: Log, path: Path) -> None:
@@ -105,14 +108,14 @@ def drawn(positive: Conditioning, size: tuple[int, int], decode: Callable[[Tenso
 
 def run(dit: Dit, data: TrainingSet, settings: Settings, scope: str = "everything", target: str = "own", weighting: str = "none",
         times: str = "logit_normal", folder: Path | None = None, resume: bool = False, sample: Callable[[Dit], Tensor] | None = None,
-        sample_every: int = 0, report: Report = lambda *_: None, runner=Alone()) -> Trained:
+        sample_every: int = 0, report: Report = lambda *_: None, runner=Alone(), language: str = "English") -> Trained:
     """Train a copy of a Backbone. folder: where state and log go. `report(done, picture or None)` may raise to stop, which keeps the state.
 
     Raises TrainingError.
     """
     taught = training_copy(dit)
     objective = Denoising(taught, scope, None, target, weighting, times, settings.checkpointing)
-    monitor = Monitor(taught, settings.steps, sample, sample_every)
+    monitor = Monitor(taught, settings.steps, sample, sample_every, language=language)
     log = _watched(objective, monitor, data, settings, folder, resume, report, runner)
     taught.model.eval().requires_grad_(False)
     taught.model.checkpointing = False
@@ -120,11 +123,12 @@ def run(dit: Dit, data: TrainingSet, settings: Settings, scope: str = "everythin
 
 
 def run_adapter(dit: Dit, data: TrainingSet, settings: Settings, patch_size: int, rank: int, folder: Path | None = None, resume: bool = False,
-                sample: Callable[[Dit], Tensor] | None = None, sample_every: int = 0, report: Report = lambda *_: None) -> Trained:
+                sample: Callable[[Dit], Tensor] | None = None, sample_every: int = 0, report: Report = lambda *_: None,
+                language: str = "English") -> Trained:
     """Teach an adapter for a patch size, as `run` trains; a sample is drawn once, at the end. Raises TrainingError."""
     with torch.inference_mode(False):
         objective = Distilling(dit, patch_size, rank, checkpointing=settings.checkpointing, seed=settings.seed)
-    monitor = Monitor(replace(dit, model=objective.student), settings.steps, patch_size=patch_size)
+    monitor = Monitor(replace(dit, model=objective.student), settings.steps, patch_size=patch_size, language=language)
     log = _watched(objective, monitor, data, settings, folder, resume, report, Alone())
     with torch.inference_mode(False):
         done = objective.result(steps=len(log.losses), batch=settings.batch, pictures=len(data), loss=round(log.losses[-1], 6))

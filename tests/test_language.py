@@ -1,0 +1,65 @@
+"""Every picture with words is in the user's language: the node has the widget that the editor sets, last, and what it draws follows it."""
+
+import re
+
+import pytest
+import torch
+
+from dit_blocks.dit_impl import budget, charts, compare, probe
+from dit_blocks.dit_impl.training import run
+from dit_blocks.dit_impl.training.loop import Log
+from dit_blocks.nodes import NODES
+from dit_blocks.nodes.budget import Budget
+from dit_blocks.standalone.node_types import NodeType
+
+BARE = {f"DiTBlocks{name}" for name in ("VAEDecode", "Unpatchify", "Denoise", "TokenMap", "TrainingScenes", "DiffusionLoss")}  # IMAGE without words
+
+
+def inputs(info: dict) -> dict:
+    return {name: spec for kind in ("required", "optional") for name, spec in info["input"].get(kind, {}).items()}
+
+
+DRAWING = [info for info in (NodeType(cls.define_schema().node_id, cls).info() for cls in NODES) if "IMAGE" in info["output"]]
+
+
+@pytest.mark.parametrize("info", [info for info in DRAWING if info["name"] not in BARE], ids=lambda info: info["name"])
+def test_a_node_that_writes_into_pictures_has_a_language(info):
+    kind, options = inputs(info)["language"]
+    assert (kind if isinstance(kind, list) else options["options"]) == list(charts.LANGUAGES) and options["default"] == "English"
+
+
+def log(validation=()) -> Log:
+    made = Log()
+    made.losses, made.validation = [1.0, 0.5, 0.2], list(validation)
+    return made
+
+
+ROWS = budget.why_patches(budget.PRESETS["SD3-medium"], 512, 512)
+RUNS = [compare.Run("2", torch.zeros(1, 64, 64, 3), 2.0, 1000, macs, decibels) for macs, decibels in ((0, float("inf")), (0, 20.0))]
+PICTURES = {
+    "budget": lambda language: budget.chart(budget.why_patches(budget.PRESETS["SD3-medium"], 512, 512, language=language), language=language),
+    "compare": lambda language: compare.sheet(RUNS, language),
+    "ablation": lambda language: probe.bar_chart(probe.Ablation(torch.rand(2, 4), torch.ones(2), ["joint"] * 4), language),
+    "training": lambda language: run.curve(log([(0, 1.0), (2, 0.4)]), language),
+    "training alone": lambda language: run.curve(log(), language),
+}
+
+
+@pytest.mark.skipif(charts.chinese_font() is None, reason="no font with Chinese characters")
+@pytest.mark.parametrize("name", PICTURES)
+def test_words_of_a_picture_are_all_in_its_language(name, monkeypatch):
+    said, face = [], charts.written
+    monkeypatch.setattr(charts, "written", lambda text, font: said.append(text) or face(text, font))
+    torch.manual_seed(0)
+    PICTURES[name]("中文")
+    words = [text for text in said if re.search("[a-zA-Z]{3}", re.sub("latent|FLOPs?|TFLOP|GFLOP|token|sigma", "", text))]
+    assert words == [] and any(re.search("[一-鿿]", text) for text in said)
+
+
+@pytest.mark.skipif(charts.chinese_font() is None, reason="no font with Chinese characters")
+def test_a_table_s_columns_stand_one_below_the_other_in_either_language():
+    for language in charts.LANGUAGES:
+        text, *_ = Budget.execute("SD3-medium", 512, 512, 0, 1, "FLOPs", language=language).result
+        title, *lines = text.split("\n")
+        wide = {sum(2 if ord(sign) > 0x2e80 else 1 for sign in line) for line in lines}
+        assert len(wide) == 1 and len(lines) == 5 and ("像素" in title) == (language == "中文") == ("激活" in lines[0])
