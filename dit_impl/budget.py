@@ -14,6 +14,7 @@ from .backbone import Backbone, BackboneError, Dit
 from .dit import DiT
 from .mmdit import MMDiT
 from .patch import token_grid
+from .stages import StagesError
 
 
 WORDS = {
@@ -28,7 +29,12 @@ WORDS = {
 class Architecture:
     """A transformer's shape. kind: "dit" and "vit" attend within the picture, "pixart" also to the text from outside, "mmdit" and
     "flux" over picture and text together. blocks: those of two streams in an MM-DiT and Flux; single: Flux's of one stream; dual:
-    blocks with SD3.5-medium's second attention. parameters: of all weights, 0 where unknown. head: values it answers for each read."""
+    blocks with SD3.5-medium's second attention. parameters: of all weights, 0 where unknown. head: values it answers for each read.
+
+    kind "counted": a MODEL's, whose layers were counted. image, words, once: weights that an image token passes between patch embedding and
+    head, that a text token passes once it is embedded, by `read` weights, and that all else runs through once a picture; joint, own, cross,
+    among: width of attention over picture and text together, within the picture, from picture to text, within the text, summed over layers;
+    registers: tokens that go with the text; multiple: of what both are filled up to."""
     name: str
     kind: str
     width: int
@@ -42,6 +48,16 @@ class Architecture:
     downscale: int = 8
     head: int = 1
     guided: bool = True
+    image: int = 0
+    words: int = 0
+    read: int = 0
+    once: int = 0
+    joint: int = 0
+    own: int = 0
+    cross: int = 0
+    among: int = 0
+    registers: int = 0
+    multiple: int = 1
 
 
 def _dits() -> list[Architecture]:
@@ -83,10 +99,13 @@ class Budget:
 
 
 def architecture(dit: Dit) -> Architecture:
-    """A DIT's shape. Raises BackboneError for one whose shape is not known here."""
+    """A DIT's shape: of this library's own models, and of a MODEL with stages. Raises BackboneError for others."""
     model = dit.model if isinstance(dit, Backbone) else None
     if not isinstance(model, (MMDiT, DiT)):
-        raise BackboneError(f"the shape of {dit.name} is not known; choose a preset")
+        try:
+            return dit.stages.architecture(dit.name, dit.channels, dit.downscale)
+        except StagesError as error:
+            raise BackboneError(f"the shape of {dit.name} is not known: {error}") from None
     c, parameters = model.config, sum(p.numel() for p in model.parameters())
     common = dict(width=c.width, blocks=c.depth, patch_size=c.patch_size, channels=c.in_channels, parameters=parameters,
                   downscale=dit.downscale)
@@ -105,20 +124,31 @@ def budget(shape: Architecture, width: int = 1024, height: int = 1024, patch_siz
         raise ValueError(f"a picture of {width}×{height} pixels in patches of {p} leaves no token")
     (h, w), passes = token_grid(*size, p), batch * (2 if (shape.guided if guided is None else guided) else 1)
     n, t = h * w, shape.text if text is None else text
-    joint = n + t if shape.kind in ("mmdit", "flux") else n
+    joint = n + t if shape.kind in ("mmdit", "flux") or shape.joint else n
     values, depth = shape.channels * p * p, shape.blocks + shape.single
     products = depth * 2 * joint ** 2 * d + shape.dual * 2 * n ** 2 * d
     matrices = depth * 12 * d * d * joint + shape.dual * 4 * d * d * n + n * d * values * (1 if shape.kind == "vit" else 1 + shape.head)
+    if shape.kind == "counted":
+        matrices, products = _counted(shape, n, t)
+        matrices += n * d * values * (1 + shape.head)
     if shape.kind == "pixart":  # queries and output of the picture, keys and values of the text
         matrices += depth * 2 * d * d * (n + t)
         products += depth * 2 * n * t * d
     if shape.kind == "mmdit":  # the last block's text is keys and values only
         matrices -= 9 * d * d * t
     # a vector of six, in Flux's blocks of one stream three, modulations a block; PixArt shares one among its blocks
-    vectors = {"vit": 0, "pixart": 6}.get(shape.kind, 6 * shape.blocks * (2 if shape.kind in ("mmdit", "flux") else 1) + 3 * shape.single)
+    vectors = {"vit": 0, "counted": 0, "pixart": 6}.get(shape.kind, 6 * shape.blocks * (2 if shape.kind in ("mmdit", "flux") else 1) + 3 * shape.single)
     matrices += (vectors + 6 * shape.dual // 2) * d * d
     return Budget(shape.name, (h, w), values, n + t, passes * products, passes * matrices, shape.parameters * bytes_each,
                   passes * joint * 6 * d * bytes_each)
+
+
+def _counted(shape: Architecture, n: int, t: int) -> tuple[int, int]:
+    """Multiply-adds of weights and of attention's two products, of n image tokens and t text tokens."""
+    read = t * shape.read
+    n, t = (-(-length // shape.multiple) * shape.multiple for length in (n, t + shape.registers))
+    pairs = shape.joint * (n + t) ** 2 + shape.own * n ** 2 + shape.cross * n * t + shape.among * t ** 2
+    return read + n * shape.image + t * shape.words + shape.once, 2 * pairs
 
 
 def why_patches(shape: Architecture, width: int, height: int, patch_size: int = 0, language: str = "English", **how) -> list[tuple[str, Budget]]:

@@ -104,7 +104,8 @@ def collect(image: Tensor | None = None, latent: dict | None = None, tokens: dic
         known = values(hidden) if "patches" in hidden["done"] else hidden["tokens"]["tokens"]
         stages.append(_tokens_stage(hidden["tokens"], known, "hidden", note, said))
     own = (tokens or (hidden or {}).get("tokens") or {}).get("patch_size") or (dit.patch_size if dit is not None else 2)
-    sequence, why = _sequence(_pixels(image, latent, tokens, hidden, dit), own, dit, said["no dit"])
+    text = None if hidden is None or hidden["hidden"].context is None else hidden["hidden"].context.shape[1]
+    sequence, why = _sequence(_pixels(image, latent, tokens, hidden, dit), own, dit, text, said["no dit"])
     return Report(stages, share, sequence, own, why, dit.name if dit is not None else "")
 
 
@@ -128,14 +129,18 @@ def _pixels(image: Tensor | None, latent: dict | None, tokens: dict | None, hidd
     return cells[0] * scale, cells[1] * scale, scale
 
 
-def _sequence(size: tuple[int, int, int], p: int, dit: Dit | None, no_dit: str) -> tuple[list[tuple[str, int, Budget | None]], str]:
-    """Tokens of a picture (height, width, pixels to a cell) with and without VAE and patches, and their budgets where the model's shape is known."""
+def _sequence(size: tuple[int, int, int], p: int, dit: Dit | None, text: int | None, no_dit: str) -> tuple[
+        list[tuple[str, int, Budget | None]], str]:
+    """Tokens of a picture (height, width, pixels to a cell) with and without VAE and patches, and their budgets where the model's shape is known.
+    text: tokens of the text stream, None for what is usual."""
     height, width, scale = size
     counts = [math.prod(token_grid(max(1, height // d), max(1, width // d), q)) for d, q in ((scale, p), (scale, 1), (1, p), (1, 1))]
     try:
         if dit is None:
             raise BackboneError(no_dit)
-        budgets = [found for _, found in why_patches(architecture(dit), width, height, p)]
+        shape = architecture(dit)
+        text = None if text is None else max(0, text - shape.registers)
+        budgets = [found for _, found in why_patches(shape, width, height, p, text=text)]
         return [(case, found.tokens, found) for case, found in zip(CASES, budgets)], ""
     except ValueError as error:
         return [(case, count, None) for case, count in zip(CASES, counts)], str(error)

@@ -119,6 +119,11 @@ class Stages:
         """While it lasts, every run of block i shows `look` its attentions. Unless that answers a mask, it computes the same."""
         raise NotImplementedError
 
+    def architecture(self, name: str, channels: int, downscale: int):
+        """Its shape, a `budget.Architecture`, with the name, latent channels and pixels to a cell of its DIT. Raises StagesError where its
+        layers can't be counted."""
+        raise StagesError(f"there is no count of the layers of {self.name}")
+
     def patch_embed(self, hidden: Hidden) -> Hidden:
         """Latent or raw tokens → image tokens [B, N, D]."""
         raise NotImplementedError

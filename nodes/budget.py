@@ -27,7 +27,7 @@ class Budget(io.ComfyNode):
                 io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="Pictures at once."),
                 io.Combo.Input("unit", options=["FLOPs", "MACs"], default="FLOPs",
                                tooltip="A multiply-add (MAC) is two FLOPs. The DiT paper calls multiply-adds Gflops."),
-                dit_input(optional=True, tooltip="The model, where its shape is known: the default one, SD3 and DiT files."),
+                dit_input(optional=True, tooltip="The model, where its shape is known: the default one, SD3 and DiT files, a MODEL with stages."),
                 io.Int.Input("vae_factor", default=0, min=0, max=64, optional=True,
                              tooltip="Pixels to a latent cell, each way; 0 is the model's own."),
                 io.Int.Input("text_tokens", default=-1, min=-1, max=4096, optional=True, tooltip="Length of the prompt; -1 is usual for the model."),

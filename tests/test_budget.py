@@ -1,5 +1,8 @@
 """The arithmetic of cost against published figures and torch's own flop counter."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -9,6 +12,7 @@ from dit_blocks.dit_impl.budget import PRESETS, Architecture, architecture, budg
 from dit_blocks.dit_impl.dit import DiT, DiTConfig
 from dit_blocks.dit_impl.embedded import load_embedded
 from dit_blocks.dit_impl.mmdit import MMDiT, MMDiTConfig
+from dit_blocks.dit_impl.stages import Stages
 
 PAPER = {"S": (6.06, 1.41, 0.36), "B": (23.01, 5.56, 1.42), "L": (80.71, 19.70, 5.01), "XL": (118.64, 29.05, 7.39)}  # /2, /4, /8, at 256²
 
@@ -62,9 +66,27 @@ def test_a_dit_s_own_shape():
     own, coarse = (budget(shape, 256, 256, p) for p in (2, 4))
     assert own.tokens == 256 and own.values == 64 and own.sequence == 280 and coarse.tokens == 64 and coarse.macs < 0.5 * own.macs
     assert own.weights == 2 * sum(p.numel() for p in dit.model.parameters())
-    dit_of_another_kind = type("Other", (), {"name": "another"})()
-    with pytest.raises(BackboneError, match="the shape of another is not known; choose a preset"):
+    closed = Stages()
+    closed.name = "Sealed"
+    dit_of_another_kind = SimpleNamespace(name="another", stages=closed, channels=4, downscale=8)
+    with pytest.raises(BackboneError, match="^the shape of another is not known: there is no count of the layers of Sealed$"):
         architecture(dit_of_another_kind)
+
+
+def test_counted_layers_cost_what_the_formulas_say():
+    d, blocks = 384, 6
+    formula = Architecture("", "dit", d, blocks, channels=4, head=2, guided=False)
+    counted = Architecture("", "counted", d, blocks, channels=4, head=2, guided=False, image=12 * d * d * blocks, once=6 * d * d * blocks, own=d * blocks)
+    for size, p in ((256, 2), (128, 4)):
+        assert budget(counted, size, size, p) == budget(formula, size, size, p)
+
+
+def test_registers_and_filled_up_tokens_cost_too():
+    shape = Architecture("", "counted", 8, 1, channels=4, guided=False, image=1000, words=100, read=10, joint=8, among=2, head=0)
+    image = 256 * (1000 + 8 * 16)
+    assert budget(shape, 256, 256, text=20).macs == image + 20 * 110 + 2 * (8 * 276 ** 2 + 2 * 20 ** 2)
+    assert budget(replace(shape, registers=8), 256, 256, text=20).macs == image + 20 * 110 + 8 * 100 + 2 * (8 * 284 ** 2 + 2 * 28 ** 2)
+    assert budget(replace(shape, multiple=32), 256, 256, text=20).macs == image + 20 * 10 + 32 * 100 + 2 * (8 * 288 ** 2 + 2 * 32 ** 2)
 
 
 def test_words_and_chart():

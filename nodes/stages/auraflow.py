@@ -10,6 +10,8 @@ class AuraFlowStages(ModelStages):
     name = "AuraFlow"
     upstream = "comfy.ldm.aura.mmdit.MMDiT"
     reads_text = "cond_seq_linear"
+    embed, final = "init_x_linear", "final_linear"
+    of_image, of_text = (rf"double_layers\.\d+\.(attn\.w{n}.|mlp{side}\..*)|single_layers\.\d+\.(attn|mlp)\..*" for n, side in ((2, "X"), (1, "C")))
     positions = "learned"
     rewritten = ("forward", "_forward")
     needs = ("cond_seq_linear", "register_tokens", "t_embedder", "patchify", "init_x_linear", "apply_pos_embeds", "double_layers",
@@ -26,6 +28,9 @@ class AuraFlowStages(ModelStages):
     @property
     def kinds(self) -> list[str]:
         return ["double"] * len(self.model.double_layers) + ["single"] * len(self.model.single_layers)
+
+    def attended(self, width):
+        return {"joint": width * len(self.kinds), "registers": self.model.register_tokens.shape[1]}
 
     def text_tokens(self, hidden: Hidden) -> range:
         return range(self.model.register_tokens.shape[1], hidden.context.shape[1])

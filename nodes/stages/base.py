@@ -8,6 +8,8 @@ Helper functions are taken from the module that forward is written in, so nothin
 
 from contextlib import contextmanager
 from itertools import count
+import math
+import re
 import sys
 from types import ModuleType
 from typing import Callable, Iterator, Sequence
@@ -15,6 +17,7 @@ from typing import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from ...dit_impl.budget import Architecture
 from ...dit_impl.position import resized
 from ...dit_impl.stages import Attention, Hidden, Look, Stages, StagesError, joint_attention
 
@@ -34,6 +37,12 @@ class ModelStages(Stages):
     rewritten: tuple[str, ...]    # its methods that the stages stand for
     needs: tuple[str, ...]        # attributes that the stages call
     reads_text: str               # the linear layer that text comes in by
+    embed: str                    # the patch embedding's layer
+    final: str                    # the head's
+    of_image: str                 # the layers that an image token passes between them, a pattern of their names
+    of_text: str                  # those that a text token passes; all others run once a picture
+    usual_text = 256              # text tokens
+    guided = True                 # whether it is usually asked twice a step
 
     def __init__(self, model: nn.Module):
         """`model` is loaded: what a patch puts in place of one of its methods shows only then."""
@@ -60,6 +69,23 @@ class ModelStages(Stages):
     def attentions(self, hidden: Hidden, tokens: int) -> list[Attention]:
         text, every = self.text_tokens(hidden), 0 if hidden.context is None else hidden.context.shape[1]
         return [joint_attention(text, range(every, every + tokens), every + hidden.x.shape[1])]
+
+    def architecture(self, name: str, channels: int, downscale: int) -> Architecture:
+        embed, head, read = map(self.model.get_submodule, (self.embed, self.final, self.reads_text))
+        width, p, counted = head.in_features, self.patch_size, {"image": 0, "words": 0, "once": 0}
+        for path, layer in self.model.named_modules():
+            if layer not in (embed, head, read):
+                streams = [stream for stream, pattern in (("image", self.of_image), ("words", self.of_text)) if re.fullmatch(pattern, path)]
+                for stream in streams or ["once"]:
+                    counted[stream] += weights_of(layer)
+        values = (weights_of(embed) + weights_of(head)) // width
+        return Architecture(name, "counted", width, len(self.kinds), p, channels, self.usual_text, sum(w.numel() for w in self.model.parameters()),
+                            downscale=downscale, head=values // (channels * p * p) - 1, guided=self.guided, read=weights_of(read), **counted,
+                            **self.attended(width))
+
+    def attended(self, width: int) -> dict[str, int]:
+        """Width of attention of all blocks by what it joins, and what else of an `Architecture` tells of tokens."""
+        return {"joint": width * len(self.kinds)}
 
     def text_tokens(self, hidden: Hidden) -> range:
         """Which of the text stream's tokens are the text's own."""
@@ -100,6 +126,13 @@ class ModelStages(Stages):
         hidden = self.condition(x, timesteps, context, **kwargs)
         hidden = self.position_embed(self.patch_embed(hidden))
         return self.head(self.run_blocks(hidden, range(len(self.kinds))))
+
+
+def weights_of(layer: nn.Module) -> int:
+    """Weights of a linear layer or a convolution, by its sizes: the weights themselves may lie elsewhere. 0 for other modules."""
+    if hasattr(layer, "in_features"):
+        return layer.in_features * layer.out_features
+    return layer.in_channels * layer.out_channels * math.prod(layer.kernel_size) if hasattr(layer, "kernel_size") else 0
 
 
 def queries_and_keys(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, attn_precision=None, skip_reshape: bool = False,

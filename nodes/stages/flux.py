@@ -11,6 +11,8 @@ class FluxStages(ModelStages):
     name = "Flux"
     upstream = "comfy.ldm.flux.model.Flux"
     reads_text = "txt_in"
+    embed, final, usual_text, guided = "img_in", "final_layer.linear", 512, False
+    of_image, of_text = (rf"double_blocks\.\d+\.{side}_(attn|mlp)\..*|single_blocks\.\d+\.linear\d" for side in ("img", "txt"))
     positions = "rotary"
     rewritten = ("forward", "_forward", "forward_orig")
     needs = ("params", "process_img", "img_in", "time_in", "vector_in", "txt_norm", "txt_in", "pe_embedder", "double_blocks",

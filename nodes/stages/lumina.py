@@ -14,6 +14,8 @@ class LuminaStages(ModelStages):
     name = "Lumina 2 and Z-Image"
     upstream = "comfy.ldm.lumina.model.NextDiT"
     reads_text = "cap_embedder.1"
+    embed, final = "x_embedder", "final_layer.linear"
+    of_image, of_text = (rf"(layers|{refiner})\.\d+\.(attention|feed_forward)\..*" for refiner in ("noise_refiner", "context_refiner"))
     positions = "rotary"
     rewritten = ("forward", "_forward", "patchify_and_embed", "embed_all")
     needs = ("t_embedder", "time_scale", "clip_text_pooled_proj", "embed_cap", "context_refiner", "x_embedder", "pad_tokens_multiple",
@@ -30,6 +32,11 @@ class LuminaStages(ModelStages):
     @property
     def kinds(self) -> list[str]:
         return ["layer"] * len(self.model.layers)
+
+    def attended(self, width):
+        model = self.model
+        return {"joint": width * len(model.layers), "own": width * len(model.noise_refiner), "among": width * len(model.context_refiner),
+                "multiple": model.pad_tokens_multiple or 1}
 
     def text_tokens(self, hidden: Hidden) -> range:
         return range(hidden.extra["text_length"])  # after it the text may be padded

@@ -10,6 +10,8 @@ class MMDiTStages(ModelStages):
     name = "MMDiT"
     upstream = "comfy.ldm.modules.diffusionmodules.mmdit.OpenAISignatureMMDITWrapper"
     reads_text = "context_embedder"
+    embed, final, usual_text = "x_embedder.proj", "final_layer.linear", 154
+    of_image, of_text = (rf"joint_blocks\.\d+\.{side}_block\.(attn2?|mlp)\..*" for side in ("x", "context"))
     rewritten = ("forward", "forward_core_with_concat")
     needs = ("context_processor", "context_embedder", "register_length", "t_embedder", "y_embedder", "x_embedder", "cropped_pos_embed",
              "joint_blocks", "final_layer", "unpatchify")
@@ -32,6 +34,10 @@ class MMDiTStages(ModelStages):
 
     def text_tokens(self, hidden: Hidden) -> range:
         return range(0) if hidden.context is None else range(self.model.register_length, hidden.context.shape[1])
+
+    def attended(self, width):
+        return {"joint": width * len(self.kinds), "own": width * sum(hasattr(block.x_block, "attn2") for block in self.blocks),
+                "registers": self.model.register_length}
 
     def attentions(self, hidden: Hidden, tokens: int) -> list[Attention]:
         image = {"image": range(tokens)}

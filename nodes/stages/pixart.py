@@ -12,6 +12,9 @@ class PixArtStages(ModelStages):
     name = "PixArt"
     upstream = "comfy.ldm.pixart.pixartms.PixArtMS"
     reads_text = "y_embedder.y_proj.fc1"
+    embed, final, usual_text = "x_embedder.proj", "final_layer.linear", 300
+    of_image = r"blocks\.\d+\.(attn\.(qkv|proj)|mlp\..*|cross_attn\.(q_linear|proj))"
+    of_text = r"blocks\.\d+\.cross_attn\.kv_linear|y_embedder\.y_proj\.fc2"
     rewritten = ("forward", "forward_orig")
     needs = ("micro_conditioning", "pe_interpolation", "pe_precision", "hidden_size", "t_embedder", "t_block", "y_embedder", "x_embedder",
              "blocks", "final_layer", "unpatchify", "pred_sigma", "in_channels")
@@ -27,6 +30,11 @@ class PixArtStages(ModelStages):
     @property
     def kinds(self) -> list[str]:
         return ["layer"] * len(self.model.blocks)
+
+    def attended(self, width):
+        if any(block.attn.sr_ratio > 1 for block in self.blocks):
+            raise StagesError(f"{self.name} merges the keys of neighbours in some blocks, whose cost is not known here")
+        return {"own": width * len(self.kinds), "cross": width * len(self.kinds)}
 
     def attentions(self, hidden: Hidden, tokens: int) -> list[Attention]:
         image, text = {"image": range(tokens)}, self.text_tokens(hidden)

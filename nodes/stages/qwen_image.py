@@ -10,6 +10,9 @@ class QwenImageStages(ModelStages):
     name = "Qwen-Image"
     upstream = "comfy.ldm.qwen_image.model.QwenImageTransformer2DModel"
     reads_text = "txt_in"
+    embed, final, usual_text = "img_in", "proj_out", 512
+    of_image = r"transformer_blocks\.\d+\.(img_mlp\..*|attn\.to_(q|k|v|out\.0))"
+    of_text = r"transformer_blocks\.\d+\.(txt_mlp\..*|attn\.(add_[qkv]_proj|to_add_out))"
     positions = "rotary"
     rewritten = ("forward", "_forward")
     needs = ("process_img", "img_in", "txt_norm", "txt_in", "time_text_embed", "pe_embedder", "transformer_blocks", "norm_out", "proj_out")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .base import Attention, Hidden, ModelStages, or_replaced, own_options
+from .base import Attention, Hidden, ModelStages, StagesError, or_replaced, own_options
 
 
 class WanStages(ModelStages):
@@ -30,6 +30,9 @@ class WanStages(ModelStages):
     @property
     def patch_size(self) -> int:
         return self.model.patch_size[-1]
+
+    def architecture(self, name, channels, downscale):
+        raise StagesError(f"{self.name} draws videos, whose frames are not counted here")
 
     def attentions(self, hidden: Hidden, tokens: int) -> list[Attention]:
         offset, shown = hidden.extra["img_offset"], hidden.extra["image_context"] or 0
