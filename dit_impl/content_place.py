@@ -20,13 +20,14 @@ from .tokens import unfold, with_tokens
 
 SIDE = 236
 WORDS = {
-    "title": {"en": "Token {query} (row {row}, column {column}) = content + place, at σ = {sigma:.3f}",
-              "zh": "token {query}（第 {row} 行第 {column} 列）= 内容 + 位置，σ = {sigma:.3f}"},
+    "title": {"en": "Token {query} (row {row}, column {column}) of the clean picture = content + place",
+              "zh": "干净图片的 token {query}（第 {row} 行第 {column} 列）= 内容 + 位置"},
     "content": {"en": "content: patches like its patch\nnorm {low} to {high}, mean {mean}", "zh": "内容：与它的图块相像的图块\n范数 {low} 到 {high}，平均 {mean}"},
     "place": {"en": "place: positions like its position\nnorm {low} to {high}, mean {mean}", "zh": "位置：与它的位置相像的位置\n范数 {low} 到 {high}，平均 {mean}"},
     "sum": {"en": "their sum, what block 0 reads\nnorm {low} to {high}, mean {mean}", "zh": "两者之和，第 0 块读到的\n范数 {low} 到 {high}，平均 {mean}"},
     "cosine": {"en": "cosine", "zh": "余弦"},
-    "effects": {"en": "The picture (x0) that the model sees, after a change to either", "zh": "改动其一之后，模型看到的图片（x0）"},
+    "effects": {"en": "The picture (x0) that the model sees at σ = {sigma:.3f}, after a change to either",
+                "zh": "σ = {sigma:.3f} 时，改动其一之后，模型看到的图片（x0）"},
     "noisy": {"en": "what the model is given", "zh": "给模型的"},
     "whole": {"en": "content + place: the model itself", "zh": "内容 + 位置：模型本身"},
     "no place": {"en": "place removed", "zh": "去掉位置"},
@@ -86,8 +87,8 @@ def changes(dit: Dit, parts: Parts, cfg: float, seed: int, other: Parts | None =
 
 @dataclass(frozen=True)
 class Answer:
-    """parts as maps: cosines to the query [h, w] and norms [N] of "content", "place", "sum"; x0: case → DIT_TOKENS; change: case → how far
-    x0 moves, as a share of its size."""
+    """parts of the clean picture's tokens as maps: cosines to the query [h, w] and norms [N] of "content", "place", "sum". sigma: of what the
+    model is given, `noisy`; x0: case → DIT_TOKENS; change: case → how far x0 moves, as a share of its size."""
     grid: Grid
     query: int
     sigma: float
@@ -118,13 +119,15 @@ def ask(dit: Dit, tokens: dict, sigmas: Tensor, step: int, positive: Conditionin
         noisy, _ = dit.add_noise({key: value for key, value in clean.items() if key != "memory"}, sigmas, step, seed)
         return noisy, take_apart(dit, inside.condition(dit, noisy, positive, negative if cfg != 1 else None, sigmas, step))
     noisy, parts = begun(tokens)
+    # told the least noise there is, as some models scale what they read by its level
+    bare = {key: value for key, value in tokens.items() if key not in ("memory", "noise_mask")}
+    shown = take_apart(dit, inside.condition(dit, bare, positive, None, sigmas, len(sigmas) - 2))
     x0 = changes(dit, parts, cfg, seed, begun(other)[1] if other is not None else None)
     whole = x0["whole"]["tokens"]
     size = whole.square().mean().sqrt().clamp_min(1e-12)
     change = {name: ((one["tokens"] - whole).square().mean().sqrt() / size).item() for name, one in x0.items()}
-    shown = {"content": parts.content, "place": parts.place, "sum": parts.content + parts.place}
-    shown = {name: part[-batch:][:1] for name, part in shown.items()}  # the first picture, where it is conditional
-    shown = {name: part.float().cpu() for name, part in shown.items()}
+    shown = {"content": shown.content, "place": shown.place, "sum": shown.content + shown.place}
+    shown = {name: part[:1].float().cpu() for name, part in shown.items()}
     frame = query // (grid.h * grid.w) * grid.h * grid.w
     similar = {name: cosines(part, query)[0, frame:frame + grid.h * grid.w].view(grid.h, grid.w) for name, part in shown.items()}
     norms = {name: part[0].norm(dim=-1) for name, part in shown.items()}
@@ -157,11 +160,11 @@ def drawing(answer: Answer, decoded: dict[str, Tensor], language: str = "English
         norms = answer.norms[name]
         labels.append(said[name].format(**{key: charts.number(of.item()) for key, of in (
             ("low", norms.min()), ("high", norms.max()), ("mean", norms.mean()))}))
-    title = said["title"].format(query=answer.query, row=place // grid.w, column=place % grid.w, sigma=answer.sigma)
+    title = said["title"].format(query=answer.query, row=place // grid.w, column=place % grid.w)
     top = charts.sheet(maps, labels, 3, title, "", language, 1)
     labels = [said["noisy"], *(said[name] + (f"\n{said['change'].format(change=answer.change[name])}" if name != "whole" else "")
                                for name in answer.x0)]
-    below = charts.sheet([charts.fitted(one, SIDE) for one in decoded.values()], labels, 3, said["effects"],
+    below = charts.sheet([charts.fitted(one, SIDE) for one in decoded.values()], labels, 3, said["effects"].format(sigma=answer.sigma),
                          said["note" if "other place" in answer.x0 else "note alone"], language, 1)
     width = max(top.shape[1], below.shape[1])
     return torch.cat([torch.nn.functional.pad(one, (0, 0, 0, width - one.shape[1]), value=1.0) for one in (top, below)])[None]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dit_blocks.dit_impl import budget, charts, content_place, inside, report, trajectory
+from dit_blocks.dit_impl import budget, charts, content_place, inside, report, similarity, trajectory
 from dit_blocks.dit_impl.embedded import load_embedded
 from dit_blocks.dit_impl.new_dit import new_dit
 from dit_blocks.dit_impl.stages import StagesError
@@ -179,6 +179,16 @@ def test_norms_and_maps_are_of_the_conditional_part(backbone, positive):
     *_, pictures = out(ContentAndPlace, dit=backbone, tokens=clean(backbone), sigmas=backbone.schedule(4), step=1, positive=positive,
                        vae=Decoder(), query=7, cfg=1.0, seed=0, language="中文")
     assert pictures.shape == (6, 64, 48, 3)
+
+
+def test_maps_and_norms_are_of_the_clean_picture(backbone, positive):
+    sigmas, tokens = backbone.schedule(8), clean(backbone)
+    answers = [content_place.ask(backbone, tokens, sigmas, step, positive, None, 1.0, seed, 5) for step, seed in ((0, 1), (6, 2))]
+    (embedded,) = out(PatchEmbed, dit=backbone, x=tokens)
+    for answer in answers:
+        torch.testing.assert_close(answer.norms["content"], embedded["hidden"].x[0].norm(dim=-1))
+        torch.testing.assert_close(answer.similar["content"], similarity.cosines(embedded["hidden"].x, 5).view(4, 3))
+    assert not torch.equal(answers[0].noisy["tokens"], answers[1].noisy["tokens"])
 
 
 class Rotary:
