@@ -6,7 +6,7 @@ from ..dit_impl import budget, charts, compare
 from ..dit_impl.sampling import SOLVERS
 from . import host
 from .patch_schedule import CATEGORY
-from .wires import dit_input, language_input, names_errors, sigmas_input
+from .wires import decoder, dit_input, language_input, names_errors, sigmas_input
 
 
 class Budget(io.ComfyNode):
@@ -91,7 +91,7 @@ class Compare(io.ComfyNode):
             raise ValueError(f"cfg {cfg:g} needs a negative conditioning; wire one, or set cfg to 1")
         plans = compare.parse_rows(rows)
         host.load(dit.modules())
-        runs = compare.compare(dit, vae.decode, latent, plans, sigmas, seed, positive, negative, cfg, solver,
+        runs = compare.compare(dit, decoder(vae), latent, plans, sigmas, seed, positive, negative, cfg, solver,
                                host.reporter(len(plans) * (len(sigmas) - 1)))
         words = "\n\n".join(f"{run.label}\n{run.caption(runs[0], language)}" for run in runs)
         return io.NodeOutput(compare.sheet(runs, language), words, ui=ui.PreviewText(words))

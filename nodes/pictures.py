@@ -6,8 +6,8 @@ from ..dit_impl import charts, content_place, filters, report, similarity, traje
 from ..dit_impl.denoise import last_step
 from ..dit_impl.sampling import SOLVERS
 from . import host
-from .wires import (STEP_MAX, Dit, Hidden, Tokens, dit_input, language_input, names_errors, sigmas_input, step_input, tokens_input,
-                    tokens_or_hidden_input)
+from .wires import (STEP_MAX, Dit, Hidden, Tokens, decoder, dit_input, language_input, names_errors, sigmas_input, step_input,
+                    tokens_input, tokens_or_hidden_input)
 
 CATEGORY = "DiT Blocks/see"
 TOKEN_MAX = 2 ** 20
@@ -166,7 +166,7 @@ class Trajectory(io.ComfyNode):
         host.throw_if_interrupted()
         found, end, _ = trajectory.moments(dit, tokens, sigmas, positive, negative, cfg, solver, at_steps, start_step, end_step,
                                            lambda done, wire, x0: report_step(done, dit.preview(wire, x0)))
-        decoded = trajectory.decoded(found, vae.decode)
+        decoded = trajectory.decoded(found, decoder(vae))
         picture = trajectory.contact_sheet(found, decoded, sigmas, solver, cfg, language)
         return io.NodeOutput(picture, decoded["x"], decoded["x0"], decoded["velocity"], end, ui=_shown(cls, picture))
 
@@ -245,6 +245,6 @@ class ContentAndPlace(io.ComfyNode):
         host.load(dit.modules())
         host.throw_if_interrupted()
         answer = content_place.ask(dit, tokens, sigmas, step, positive, negative, cfg, seed, query, other)
-        decoded = content_place.pictures(answer, vae.decode)
+        decoded = content_place.pictures(answer, decoder(vae))
         picture = content_place.drawing(answer, decoded, language)
         return io.NodeOutput(picture, charts.batch(list(decoded.values())), ui=_shown(cls, picture))

@@ -32,6 +32,19 @@ def names_errors(execute):
     return named
 
 
+def decoder(vae):
+    """→ what decodes latents by a VAE; what goes wrong in it is one line. Too little memory is left for ComfyUI to tell of."""
+    def decode(latent: torch.Tensor) -> torch.Tensor:
+        try:
+            return vae.decode(latent)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(f"the vae can't decode a latent of {'×'.join(map(str, latent.shape))}: {said}") from error
+    return decode
+
+
 def keeps_gradients(execute):
     """Let a model that learns (`training.textbook.Learner`) record what a node computes with it, although ComfyUI runs nodes in inference
     mode."""

@@ -1,5 +1,7 @@
 """Trajectory, Pipeline Report, Content against Place: what they show is what the other nodes compute."""
 
+import re
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from dit_blocks.dit_impl.embedded import load_embedded
 from dit_blocks.dit_impl.new_dit import new_dit
 from dit_blocks.dit_impl.stages import StagesError
 from dit_blocks.dit_impl.tokens import fold_image, unfold
+from dit_blocks.nodes.budget import Compare
 from dit_blocks.nodes.denoise import AddNoise, Denoise
 from dit_blocks.nodes.pictures import ContentAndPlace, PipelineReport, Trajectory
 from dit_blocks.nodes.transformer import PatchEmbed
@@ -78,6 +81,31 @@ def test_a_trajectory_that_can_t_be(backbone, positive, changed, message):
     with pytest.raises(ValueError) as caught:
         out(Trajectory, **inputs | changed)
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+class Failing:
+    """A VAE for latents of other channels, and one that memory is too little for."""
+
+    def __init__(self, error: Exception):
+        self.error = error
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        raise self.error
+
+
+@pytest.mark.parametrize("name", ["Trajectory", "Content against Place", "Compare Patch Sizes"])
+def test_a_vae_that_fails_is_one_line_that_names_the_node(backbone, positive, name):
+    sigmas = backbone.schedule(2)
+    common = dict(dit=backbone, sigmas=sigmas, positive=positive, cfg=1.0)
+    run = {"Trajectory": lambda vae: out(Trajectory, **common, tokens=noisy(backbone, sigmas), vae=vae, solver="euler", at_steps="0"),
+           "Content against Place": lambda vae: out(ContentAndPlace, **common, tokens=clean(backbone), vae=vae, step=1, query=0, seed=0),
+           "Compare Patch Sizes": lambda vae: out(Compare, **common, latent={"samples": torch.zeros(1, 4, 8, 8)}, vae=vae, rows="2", seed=0,
+                                                  solver="euler")}[name]
+    with pytest.raises(ValueError) as caught:
+        run(Failing(RuntimeError("Given groups=1, expected 16 channels\nbut got 4")))
+    assert re.fullmatch(rf"{name}: the vae can't decode a latent of 1×4×\d×\d: Given groups=1, expected 16 channels", str(caught.value))
+    with pytest.raises(torch.OutOfMemoryError):
+        run(Failing(torch.OutOfMemoryError("no room")))
 
 
 # --- report ---
