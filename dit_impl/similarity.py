@@ -11,7 +11,10 @@ from .charts import in_language
 from .token_ops import principal_components, values
 from .tokens import TokensError
 
-SIDE = 384
+SIDE = 288
+# What a component adds to a colour from its one end to its other: dark to light, blue to yellow, green to red. The first two are told apart
+# by the colour-blind too.
+AXES = ((0.55, 0.55, 0.55), (0.3, 0.3, -0.45), (0.25, -0.25, 0.0))
 FLAT = 1e-5  # tokens whose deviation is below this share of their length are the same but for rounding
 LIVE = 1024  # tokens up to which the node is told all cosines, for its picture to follow the mouse
 WORDS = {
@@ -22,8 +25,9 @@ WORDS = {
     "blocks": {"en": "after {stage}", "zh": "第 {number} 块之后"},
     "final layer": {"en": "after Final Layer", "zh": "输出层之后"},
     "pca": {"en": "{count} tokens of {width} values, {stage}{part}", "zh": "{count} 个 token，每个 {width} 个值，{stage}{part}"},
-    "components": {"en": "first three principal components as red, green, blue", "zh": "前三个主成分，作为红、绿、蓝"},
-    "variance": {"en": "red {0:.0%} · green {1:.0%} · blue {2:.0%} of variance", "zh": "红 {0:.0%} · 绿 {1:.0%} · 蓝 {2:.0%} 的方差"},
+    "components": {"en": "principal components: 1st dark to light, 2nd blue to yellow, 3rd green to red",
+                   "zh": "主成分：第一个由暗到亮，第二个由蓝到黄，第三个由绿到红"},
+    "variance": {"en": "of variance: {0:.0%}, {1:.0%}, {2:.0%}", "zh": "占方差的 {0:.0%}、{1:.0%}、{2:.0%}"},
     "norm": {"en": "norm of each token", "zh": "每个 token 的范数"},
     "norms": {"en": "length", "zh": "长度"},
     "cosine": {"en": "cosine to the framed token", "zh": "与框出的 token 的余弦"},
@@ -95,11 +99,16 @@ def components(tokens: Tensor, count: int = 3) -> tuple[Tensor, Tensor]:
     return coordinates, (coordinates.double().square().sum(0) / variance).float()
 
 
-def as_rgb(coordinates: Tensor) -> Tensor:
+def as_colours(coordinates: Tensor) -> Tensor:
     """Coordinates as colours: [M, 3] → [M, 3] in 0..1. Each from its 2nd to its 98th percentile, so that a few far off do not dim the rest."""
     low, high = (coordinates.quantile(at, dim=0) for at in (0.02, 0.98))
     spread = high - low
-    return torch.where(spread > 0, (coordinates - low) / spread.clamp_min(1e-12), torch.full_like(coordinates, 0.5)).clamp(0, 1)
+    return mixed(torch.where(spread > 0, (coordinates - low) / spread.clamp_min(1e-12), torch.full_like(coordinates, 0.5)).clamp(0, 1))
+
+
+def mixed(places: Tensor) -> Tensor:
+    """Places between the ends of `AXES`, 0..1, as colours: [..., 3] → [..., 3] in 0..1."""
+    return (0.5 + (places - 0.5) @ torch.tensor(AXES)).clamp(0, 1)
 
 
 def cosines(tokens: Tensor, query: int, centred: bool = False) -> Tensor:
@@ -118,11 +127,13 @@ def stage_name(wire: dict, language: str) -> str:
 
 
 def _variance_key(shares: Tensor, width: int, language: str) -> Tensor:
-    """A strip as long as all variance, what each colour explains of it in that colour: → [H, width, 3]."""
-    strip, start = torch.full((14, width, 3), 0.85), 0
-    for channel, share in enumerate(shares.tolist()):
+    """A strip as long as all variance, what each component explains of it in its colours: → [H, width, 3]."""
+    strip, start = torch.ones(14, width, 3), 0
+    for axis, share in enumerate(shares.tolist()):
         end = min(width, start + round(share * width))
-        strip[:, start:end] = F.one_hot(torch.tensor(channel), 3) * 0.8 + 0.1
+        places = torch.full((end - start, 3), 0.5)
+        places[:, axis] = torch.linspace(0, 1, end - start)
+        strip[:, start:end] = mixed(places)
         start = end
     words = in_language(WORDS["variance"], language).format(*shares.tolist())
     return torch.cat([strip, charts.label_strip([words], width, language)])
@@ -145,7 +156,7 @@ def pca(wire: dict, language: str = "English") -> Pca:
     """
     tokens, grid = finite(wire), grid_of(wire)
     coordinates, shares = components(tokens.flatten(0, 1))
-    shades = as_rgb(coordinates).view(-1, grid.h, grid.w, 3)
+    shades = as_colours(coordinates).view(-1, grid.h, grid.w, 3)
     norms = tokens.norm(dim=-1)
     low, high = norms.min().item(), norms.max().item()
     lengths, pictures, names = norms.view(-1, grid.h, grid.w), [], parts(wire)

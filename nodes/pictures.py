@@ -66,8 +66,8 @@ class TokenPCA(io.ComfyNode):
             node_id="DiTBlocksTokenPCA",
             display_name="Token PCA",
             category=CATEGORY,
-            description="The three directions in which tokens differ most as red, green and blue, with how much of the variance each explains, and "
-                        "beside them how long each token is. Tokens of like colour are alike to the model.",
+            description="The three directions in which tokens differ most, as dark to light, blue to yellow and green to red, with how much of the "
+                        "variance each explains, and beside them how long each token is. Tokens of like colour are alike to the model.",
             search_aliases=["principal components", "feature map", "token norm", "主成分"],
             is_output_node=True,
             inputs=[tokens_or_hidden_input("Tokens to look at: raw, or hidden states after any stage."), language_input()],

@@ -13,6 +13,7 @@ from dit_blocks.dit_impl.tokens import identity_format
 from dit_blocks.dit_impl.wrapped import Flux, PixArt
 from dit_blocks.nodes.pictures import PatchFilters, TokenPCA, TokenSimilarity
 from dit_blocks.nodes.transformer import PatchEmbed, PositionEmbed
+from test_charts import DEUTERANOPE, LIGHT, linear
 from test_inside import noisy, out, started
 
 
@@ -133,14 +134,30 @@ def test_a_constant_picture_is_one_colour(backbone):
             torch.testing.assert_close(norms, torch.ones(1, 4, 4))
 
 
+def test_the_first_two_components_are_told_apart_by_every_eye():
+    ends = torch.full((2, 2, 3), 0.5)
+    for axis in (0, 1):
+        ends[axis, :, axis] = torch.tensor([0.0, 1.0])
+    seen = linear(similarity.mixed(ends)) @ DEUTERANOPE.T
+    light, colour = seen @ LIGHT, seen[..., 2] - seen[..., :2].mean(-1)
+    assert light[0, 1] - light[0, 0] > 0.3 and abs(colour[0, 1] - colour[0, 0]) < 0.1, "dark and light of no colour"
+    assert colour[1, 0] - colour[1, 1] > 0.3, "blue and yellow"
+
+
+def test_colours_of_tokens_hold_all_three_components():
+    places = torch.rand(200, 3, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
+    back = (similarity.mixed(places) - 0.5) @ torch.tensor(similarity.AXES).inverse() + 0.5
+    torch.testing.assert_close(back, places, atol=1e-5, rtol=0)
+
+
 def test_two_halves_are_two_colours_and_the_rest_of_the_picture_says_so(backbone):
     latent = torch.ones(1, 4, 8, 8)
     latent[..., 4:] = -2
     image, shades, norms, explained, text = out(TokenPCA, x=wire_of(backbone, latent))
-    assert len(shades.flatten(0, 2).unique(dim=0)) == 2 and explained == pytest.approx(1) and "red 100%" in text
+    assert len(shades.flatten(0, 2).unique(dim=0)) == 2 and explained == pytest.approx(1) and "of variance: 100%, 0%, 0%" in text
     assert torch.equal(shades[:, :, :2], shades[:, :1, :1].expand(1, 4, 2, 3)) and torch.equal(norms[0, 0], torch.tensor([0.5, 0.5, 1, 1]))
     for channel, colour in enumerate(shades[0, 0, 0].tolist()):
-        assert (image[0, ..., channel] - colour).abs().min() < 1e-6
+        assert (image[0, ..., channel] - colour).abs().min() < 1 / 255  # a picture has 256 shades
 
 
 def test_parts_of_a_step_are_shown_apart_and_frames_too(backbone, positive, negative):
