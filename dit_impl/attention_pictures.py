@@ -1,6 +1,7 @@
 """Attention as pictures and words: heat maps on the token grid, bars over the text, contact sheets over steps."""
 
 from collections.abc import Mapping
+import math
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from .attention_maps import Seen
 from .attention_rows import MEAN, in_bytes
 
 SIDE = 384
+STEP_SIDE = 150  # of a map among others
 BARS = 24  # text tokens that are drawn; of longer texts those that are looked at most
 KINDS = {"image": {"en": "image tokens", "zh": "图像 token"}, "text": {"en": "text tokens", "zh": "文本 token"}}
 
@@ -62,17 +64,17 @@ def map_pictures(seen: Seen, high: float, side: int) -> list[Tensor]:
     return frames
 
 
-def word_bars(seen: Seen, high: float, language: str, width: int = 560) -> Tensor:
+def word_bars(seen: Seen, high: float, language: str, width: int = 480) -> Tensor:
     """A bar for each text token, in percent of the query's attention, `high` the longest: → [H, width, 3]."""
     percent = (seen.shares * 100).tolist()
     shown = range(len(percent)) if len(percent) <= BARS else sorted(sorted(range(len(percent)), key=lambda i: -percent[i])[:BARS])
-    line, left = charts.TEXT + 8, 190
+    line, face = charts.TEXT + 8, charts.font(charts.TEXT, language == "中文")
+    left = 12 + max(math.ceil(face.getlength(token_name(seen, i))) for i in shown)
     picture, draw = charts.canvas(width, line * len(shown) + 8)
-    face = charts.font(charts.TEXT, language == "中文")
     for row, i in enumerate(shown):
         y = row * line + 4 + line / 2
         draw.text((left - 8, y), token_name(seen, i), fill=charts.INK, font=face, anchor="rm")
-        end = left + percent[i] / max(high, 1e-9) * (width - left - 90)
+        end = left + percent[i] / max(high, 1e-9) * (width - left - 76)
         draw.rectangle([left, y - line / 2 + 3, end, y + line / 2 - 3], fill=charts.CURVES[0])
         draw.text((end + 6, y), f"{percent[i]:.2g}%", fill=charts.INK, font=face, anchor="lm")
     return charts.as_tensor(picture)
@@ -101,14 +103,14 @@ def over_steps(answers: Mapping[int, Seen], sigmas: Tensor, language: str) -> Te
     """A contact sheet of answers by step, all in the same colours, step and sigma below each: → [1, H, W, 3]."""
     first = next(iter(answers.values()))
     title = f"{where(first, language)}\n{asked(first, language)}"
-    labels = [charts.in_language({"en": f"step {step}, sigma {sigmas[step]:.3g}", "zh": f"第 {step} 步，sigma {sigmas[step]:.3g}"}, language)
+    labels = [charts.in_language({"en": f"step {step}\nσ = {sigmas[step]:.3g}", "zh": f"第 {step} 步\nσ = {sigmas[step]:.3g}"}, language)
               for step in answers]
     largest = 100 * max(seen.shares.max().item() for seen in answers.values())
     if not is_map(first):
-        return charts.sheet([word_bars(seen, largest, language, 420) for seen in answers.values()], labels, None, title, "", language, 1)[None]
+        return charts.sheet([word_bars(seen, largest, language, 340) for seen in answers.values()], labels, 2, title, "", language, 1)[None]
     high = max(map(top, answers.values()))
-    pictures = [charts.side_by_side(map_pictures(seen, high, 160), 4) for seen in answers.values()]
-    made = charts.sheet(pictures, labels, None, title, "", language, 200)
+    pictures = [charts.side_by_side(map_pictures(seen, high, STEP_SIDE), 4) for seen in answers.values()]
+    made = charts.sheet(pictures, labels, charts.columns_within(pictures[0].shape[1]), title, "", language, 1)
     return scaled(made, high, high < largest, language)[None]
 
 

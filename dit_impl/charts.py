@@ -19,6 +19,8 @@ SIGNED = ((0, 90, 181), (133, 178, 217), (247, 247, 247), (235, 168, 120), (200,
 CURVES = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0))
 INK, FAINT = (20, 20, 20), (120, 120, 120)
 TEXT = 18
+WIDEST = 720  # a picture of this width is read as easily at the 400 pixels of a node as 10 pixel letters
+GAP = 12
 CHINESE = ("NotoSansCJK", "NotoSansSC", "SourceHanSans", "wqy", "msyh", "PingFang", "DroidSansFallback", "simhei", "STHeiti")
 INSTEAD = {"×": "x", "–": "-", "−": "-", "→": "->", "σ": "sigma", "ε": "eps", "²": "^2", "≤": "<=", "≈": "~", "√": "sqrt "}
 FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.fonts", "~/.local/share/fonts", "/System/Library/Fonts", "/Library/Fonts",
@@ -145,23 +147,24 @@ def as_pillow(picture: Tensor):
 
 def sheet(pictures: Sequence[Tensor], labels: Sequence[str], columns: int | None = None, title: str = "", note: str = "",
           language: str = "English", side: int = 240) -> Tensor:
-    """A contact sheet, each picture [h, w, 3] at least `side` pixels wide with its label below: → [H, W, 3]. Lines in a label stay."""
+    """A contact sheet, each picture [h, w, 3] at least `side` pixels wide with its label below: → [H, W, 3]. Lines in a label stay. A sheet
+    wider than WIDEST has larger letters."""
     pictures = [enlarged(picture.detach().float().cpu(), side) for picture in pictures]
     columns = min(columns or math.ceil(math.sqrt(len(pictures) * 1.6)), len(pictures))
-    chinese = language == "中文"
-    face, gap = font(TEXT, chinese), 12
-    wide = max(picture.shape[1] for picture in pictures)
+    wide, gap = max(picture.shape[1] for picture in pictures), GAP
+    width = gap + columns * (wide + gap)
+    text = max(TEXT, min(TEXT * width // WIDEST, wide // 9))
+    face, large = (font(size, language == "中文") for size in (text, text + 4))
     labels = [wrapped(label, wide, face) for label in labels]
     tall = max(picture.shape[0] for picture in pictures) + max(_height(label, face, 4) for label in labels) + 4
     rows = math.ceil(len(pictures) / columns)
-    width = gap + columns * (wide + gap)
-    title = wrapped(title, width - 2 * gap, font(TEXT + 4, chinese))
+    title = wrapped(title, width - 2 * gap, large)
     note = wrapped(note, width - 2 * gap, face)
-    head = _height(title, font(TEXT + 4, chinese), 5) + 8 if title else 0
+    head = _height(title, large, 5) + 8 if title else 0
     foot = _height(note, face, 4) + 8 if note else 0
     made, draw = canvas(width, gap + head + rows * (tall + gap) + foot)
     if title:
-        draw.multiline_text((gap, gap), title, fill=INK, font=font(TEXT + 4, chinese), spacing=5)
+        draw.multiline_text((gap, gap), title, fill=INK, font=large, spacing=5)
     for i, (picture, label) in enumerate(zip(pictures, labels)):
         x, y = gap + i % columns * (wide + gap), gap + head + i // columns * (tall + gap)
         made.paste(as_pillow(picture), (x, y))
@@ -169,6 +172,11 @@ def sheet(pictures: Sequence[Tensor], labels: Sequence[str], columns: int | None
     if note:
         draw.multiline_text((gap, made.height - foot), note, fill=FAINT, font=face, spacing=4)
     return as_tensor(made)
+
+
+def columns_within(wide: int) -> int:
+    """How many pictures of this width stand beside each other in WIDEST."""
+    return max(1, (WIDEST - GAP) // (wide + GAP))
 
 
 def _height(text: str, face, spacing: int) -> int:
@@ -184,7 +192,7 @@ def number(value: float) -> str:
 def wrapped(text: str, width: int, face) -> str:
     """Text with lines broken where they are too long, between words, or between characters of Chinese."""
     lines = []
-    for line in text.split("\n"):
+    for line in written(text, face).split("\n"):
         current = ""
         for piece in _pieces(line):
             if current and face.getlength(current + piece.rstrip()) > width:

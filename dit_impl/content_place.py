@@ -18,7 +18,7 @@ from .stages import StagesError
 from .token_ops import values, with_values
 from .tokens import unfold, with_tokens
 
-SIDE = 236
+SIDE = 208
 WORDS = {
     "title": {"en": "Token {query} (row {row}, column {column}) of the clean picture = content + place",
               "zh": "干净图片的 token {query}（第 {row} 行第 {column} 列）= 内容 + 位置"},

@@ -102,7 +102,7 @@ def ablate(dit: Dit, clean: dict, sigmas: Tensor, levels: int, positive: Conditi
     return Ablation(torch.stack(rows), sigmas[steps], kinds)
 
 
-def bar_chart(ablation: Ablation, language: str = "English", width: int = 768, height: int = 384) -> Tensor:
+def bar_chart(ablation: Ablation, language: str = "English", width: int = 704, height: int = 384) -> Tensor:
     """A bar for each block, the mean over noise levels, with a tick for each level: → [1, height, width, 3] in 0..1."""
     made, draw = charts.canvas(width, height)
     mean, face = ablation.change.mean(0), charts.font(charts.TEXT, language == "中文")

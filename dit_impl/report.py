@@ -13,7 +13,7 @@ from .charts import in_language
 from .patch import token_grid
 from .token_ops import values
 
-WIDTH = 820
+WIDTH = 704
 FAMILIAR = ((512, 512, 3), (64, 64, 4))  # what Stable Diffusion 1 and 2 make of a picture: 1/48 of the values
 WORDS = {
     "title": {"en": "From pixels to tokens", "zh": "从像素到 token"},
@@ -194,19 +194,29 @@ def drawing(report: Report, language: str = "English") -> Tensor:
     """The report as a picture: a bar of values for each wire, then of sequence lengths: → [1, H, WIDTH, 3]."""
     face, head = charts.font(charts.TEXT, language == "中文"), charts.font(charts.TEXT + 4, language == "中文")
     stages, bars, line = _lines(report, language), _bar_words(report, language), charts.TEXT + 9
-    made, draw = charts.canvas(WIDTH, 60 + len(stages) * (3 * line + 10) + 2 * line + 30 + len(bars) * (line + 6) + 4 * line)
-    draw.text((12, 10), in_language(WORDS["title"], language), fill=charts.INK, font=head)
-    y, most = 48, max(stage.values for stage in report.stages)
+    made, draw = charts.canvas(WIDTH, 60 + (len(stages) * 6 + len(bars) + 16) * line)
+    y = 10
+
+    def write(text: str, fill: tuple[int, int, int], face=face) -> None:
+        nonlocal y
+        if text:
+            text = charts.wrapped(text, WIDTH - 24, face)
+            draw.multiline_text((12, y), text, fill=fill, font=face, spacing=line - charts.TEXT - 4)
+            y += line * (text.count("\n") + 1)
+    write(in_language(WORDS["title"], language), charts.INK, head)
+    y += 10
+    most = max(stage.values for stage in report.stages)
     for (name, about, note), stage, colour in zip(stages, report.stages, charts.CURVES):
-        draw.text((12, y), f"{name}  {about}", fill=charts.INK, font=face)
-        draw.rectangle([12, y + line, 12 + max(2, stage.values / most * (WIDTH - 24)), y + line + 12], fill=colour)
-        draw.text((12, y + line + 16), note, fill=charts.FAINT, font=face)
-        y += 3 * line + 10 if note else 2 * line + 10
-    draw.text((12, y), familiar(language), fill=charts.FAINT, font=face)
-    y += line + 14
-    draw.text((12, y), _heading(report, language), fill=charts.INK, font=face)
-    y += line + 6
-    left, room = 250, WIDTH - 250 - 330
+        write(f"{name}  {about}", charts.INK)
+        draw.rectangle([12, y, 12 + max(2, stage.values / most * (WIDTH - 24)), y + 12], fill=colour)
+        y += 16
+        write(note, charts.FAINT)
+        y += 8
+    write(familiar(language), charts.FAINT)
+    y += 14
+    write(_heading(report, language), charts.INK)
+    y += 6
+    left, room = 236, WIDTH - 236 - 300
     longest = math.log(max(tokens for _, tokens, _ in report.sequence) + 1)
     for i, ((case, about), (_, tokens, _)) in enumerate(zip(bars, report.sequence)):
         end = left + math.log(tokens + 1) / longest * room
@@ -215,7 +225,5 @@ def drawing(report: Report, language: str = "English") -> Tensor:
         draw.text((end + 8, y), about, fill=charts.INK, font=face)
         y += line + 6
     if report.why:
-        why = charts.wrapped(in_language(WORDS["unknown"], language).format(why=report.why), WIDTH - 24, face)
-        draw.multiline_text((12, y), why, fill=charts.FAINT, font=face, spacing=4)
-        y += line * (why.count("\n") + 1)
+        write(in_language(WORDS["unknown"], language).format(why=report.why), charts.FAINT)
     return charts.as_tensor(made)[None, :y + 12]

@@ -13,9 +13,9 @@ from .charts import in_language
 from .denoise import last_step
 from .tokens import unfold, with_tokens
 
-MOST = 5  # steps that are shown where none are named
+MOST = 4  # steps that are shown where none are named
 BLOCKS = 12  # of a step that are shown
-SIDE = 140
+SIDE = 150
 WORDS = {
     "title": {"en": "From noise to picture: {steps} steps by {solver}, cfg {cfg:g}", "zh": "从噪声到图片：{steps} 步，{solver}，cfg {cfg:g}"},
     "x": {"en": "x: the noisy latent that the model is given", "zh": "x：给模型的含噪 latent"},
@@ -92,7 +92,7 @@ def contact_sheet(found: Sequence[Moment], pictures: dict[str, Tensor], sigmas: 
     """A row each for x, x0 and velocity, step and σ below each: → [1, H, W, 3] in 0..1."""
     said = {name: in_language(words, language) for name, words in WORDS.items()}
     labels = [said["label"].format(step=moment.step, sigma=moment.sigma) for moment in found]
-    rows = [charts.sheet([charts.fitted(one, SIDE) for one in pictures[kind]], labels, len(found), said[kind], "", language, 1) for kind in KINDS]
+    rows = [charts.sheet([charts.fitted(one, SIDE) for one in pictures[kind]], labels, MOST, said[kind], "", language, 1) for kind in KINDS]
     note = said["note"].format(high=sigmas[0].item(), low=sigmas[-1].item())
     title = said["title"].format(steps=len(sigmas) - 1, solver=solver, cfg=cfg)
     return charts.sheet([torch.cat(list(charts.batch(rows)))], [""], 1, title, note, language, 1)[None]

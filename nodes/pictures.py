@@ -139,7 +139,7 @@ class Trajectory(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="Decodes each latent."),
                 io.Float.Input("cfg", default=3.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance, as in DiT Denoise."),
                 io.Combo.Input("solver", options=list(SOLVERS), default="euler", tooltip="How a step is taken."),
-                io.String.Input("at_steps", default="", tooltip='At which steps: "0,5,10-12" or "all"; empty for up to 5, evenly spread.'),
+                io.String.Input("at_steps", default="", tooltip='At which steps: "0,5,10-12" or "all"; empty for up to 4, evenly spread.'),
                 io.Conditioning.Input("negative", optional=True, tooltip="What guidance goes away from; needed for cfg other than 1."),
                 io.Int.Input("start_step", default=0, min=0, max=STEP_MAX, optional=True, tooltip="The first step to take."),
                 io.Int.Input("end_step", default=STEP_MAX, min=1, max=STEP_MAX, optional=True,

@@ -117,6 +117,14 @@ def test_no_sign_is_drawn_as_a_box(language):
     assert charts.written("4×4", charts.font(charts.TEXT, False)) in ("4×4", "4x4")
 
 
+@pytest.mark.parametrize("language", charts.LANGUAGES)
+def test_lines_fit_after_signs_are_written_out(language):
+    face = charts.font(charts.TEXT, language == "中文")
+    text = "the picture at σ = 0.857 → the picture at σ = 0.5 ≈ that at σ ≤ 0.4"
+    lines = charts.written(charts.wrapped(text, 200, face), face).split("\n")
+    assert len(lines) > 1 and all(face.getlength(line) <= 200 for line in lines)
+
+
 @pytest.mark.parametrize("value,text", [(3353.4, "3,353"), (0.01234, "0.0123"), (12.345, "12.3"), (2.5e7, "2.5e+07"), (0, "0"), (-1500, "-1,500")])
 def test_numbers(value, text):
     assert charts.number(value) == text

@@ -50,7 +50,7 @@ def test_ablation_ranks_blocks(backbone, positive, negative):
         host.listen()
     assert heard == [(i, 6) for i in range(1, 7)] and torch.equal(before, clean["tokens"])
     assert (double, single, blocks) == ("0", "", "1")
-    assert chart.shape == (1, 384, 768, 3) and 0 <= chart.min() and chart.max() <= 1 and chart.std() > 0.05
+    assert chart.shape == (1, 384, 704, 3) and 0 <= chart.min() and chart.max() <= 1 and chart.std() > 0.05
 
 
 def test_ablation_stops_when_cancelled(backbone, positive):

@@ -31,7 +31,7 @@ def clean(dit, size=(8, 6), batch=1, seed=0, patch_size=2) -> dict:
 # --- trajectory ---
 
 @pytest.mark.parametrize("solver", ["euler", "dpmpp_2m"])
-@pytest.mark.parametrize("at_steps,start,end,steps", [("", 0, 10000, [0, 2, 4, 5, 7]), ("1,6-7", 0, 10000, [1, 6, 7]), ("all", 2, 5, [2, 3, 4])])
+@pytest.mark.parametrize("at_steps,start,end,steps", [("", 0, 10000, [0, 2, 5, 7]), ("1,6-7", 0, 10000, [1, 6, 7]), ("all", 2, 5, [2, 3, 4])])
 def test_a_trajectory_ends_where_denoise_ends(backbone, positive, negative, solver, at_steps, start, end, steps):
     sigmas = backbone.schedule(8)
     tokens, _ = out(AddNoise, dit=backbone, tokens=clean(backbone, batch=2), sigmas=sigmas, step=start, seed=3)
