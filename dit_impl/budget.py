@@ -78,14 +78,15 @@ PRESETS = {one.name: one for one in [
 
 @dataclass(frozen=True)
 class Budget:
-    """A step's cost. macs: of attention's two products (scores and mixing) and of everything else; bytes: of weights, and of the
-    widest moment of a block (residual, normed copy and MLP hidden layer, for all tokens of the batch)."""
+    """A step's cost. macs: of attention's two products (scores and mixing) and of everything else, of which `head` are the final layer's;
+    bytes: of weights, and of the widest moment of a block (residual, normed copy and MLP hidden layer, for all tokens of the batch)."""
     name: str
     grid: tuple[int, int]
     values: int
     sequence: int
     attention: int
     rest: int
+    head: int
     weights: int
     activations: int
 
@@ -126,11 +127,12 @@ def budget(shape: Architecture, width: int = 1024, height: int = 1024, patch_siz
     n, t = h * w, shape.text if text is None else text
     joint = n + t if shape.kind in ("mmdit", "flux") or shape.joint else n
     values, depth = shape.channels * p * p, shape.blocks + shape.single
+    head = 0 if shape.kind == "vit" else n * d * values * shape.head
     products = depth * 2 * joint ** 2 * d + shape.dual * 2 * n ** 2 * d
-    matrices = depth * 12 * d * d * joint + shape.dual * 4 * d * d * n + n * d * values * (1 if shape.kind == "vit" else 1 + shape.head)
+    matrices = depth * 12 * d * d * joint + shape.dual * 4 * d * d * n + n * d * values + head
     if shape.kind == "counted":
         matrices, products = _counted(shape, n, t)
-        matrices += n * d * values * (1 + shape.head)
+        matrices += n * d * values + head
     if shape.kind == "pixart":  # queries and output of the picture, keys and values of the text
         matrices += depth * 2 * d * d * (n + t)
         products += depth * 2 * n * t * d
@@ -139,7 +141,7 @@ def budget(shape: Architecture, width: int = 1024, height: int = 1024, patch_siz
     # a vector of six, in Flux's blocks of one stream three, modulations a block; PixArt shares one among its blocks
     vectors = {"vit": 0, "counted": 0, "pixart": 6}.get(shape.kind, 6 * shape.blocks * (2 if shape.kind in ("mmdit", "flux") else 1) + 3 * shape.single)
     matrices += (vectors + 6 * shape.dual // 2) * d * d
-    return Budget(shape.name, (h, w), values, n + t, passes * products, passes * matrices, shape.parameters * bytes_each,
+    return Budget(shape.name, (h, w), values, n + t, passes * products, passes * matrices, passes * head, shape.parameters * bytes_each,
                   passes * joint * 6 * d * bytes_each)
 
 

@@ -57,6 +57,10 @@ class PatchSchedule:
     def finest(self) -> int:
         return min(row.patch_size for row in self.rows)
 
+    def guidance(self, patch_size: int, cfg: float) -> float:
+        """The cfg of a step with patches of this size."""
+        return cfg * self.coarse_cfg if patch_size > self.finest and cfg != 1 else cfg
+
 
 def parse_schedule(text: str, method: str = "auto", coarse_cfg: float = 1.0) -> PatchSchedule:
     """`4 until 50%, then 2` or `4 until sigma 0.6; 2`, a row a line if one likes → PatchSchedule. Raises ScheduleError."""
@@ -120,7 +124,7 @@ def denoise(dit: Dit, wire: dict, plan: PatchSchedule, sigmas: Tensor, positive:
     for (size, start, stop), handle in zip(stretches, handles):
         wire = repatch(wire, size)
         handle.check_tokens(wire)
-        guidance = cfg * plan.coarse_cfg if size > plan.finest and cfg != 1 else cfg
+        guidance = plan.guidance(size, cfg)
         if before:
             before(start, wire, guidance)
 

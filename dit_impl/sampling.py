@@ -47,6 +47,11 @@ def dpmpp_2m(x: Tensor, x0: Tensor, sigma: Tensor, next_sigma: Tensor, memory: M
     return (log_snr(next_sigma).neg().exp() / log_snr(sigma).neg().exp()) * x - (-h).expm1() * x0
 
 
+def model_calls(solver: str, sigmas: Tensor, start: int, stop: int) -> int:
+    """How often steps start … stop − 1 of a schedule call the model: heun twice, but once where it lands on 0."""
+    return stop - start + (int(sigmas[start + 1:stop + 1].count_nonzero()) if solver == "heun" else 0)
+
+
 def step(solver: str, predict_x0: PredictX0, x: Tensor, sigma: Tensor, next_sigma: Tensor,
          memory: Memory | None = None) -> tuple[Tensor, Tensor, Memory]:
     """One step from sigma to next_sigma: → (x there, the x0 it steered by, what to remember for the next step).

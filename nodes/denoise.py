@@ -179,14 +179,15 @@ class Denoise(io.ComfyNode):
 
         def capture(step, wire, guidance):
             blocks.append(by_block(dit, wire, sigmas, step, positive, negative, guidance))
-        plan, facts = patch_schedule or _one_size(tokens, patch_method), {"size": tokens["size"][-2:], "shape": shape_of(dit)}
+        plan = patch_schedule or _one_size(tokens, patch_method)
+        facts = {"size": tokens["size"][-2:], "shape": shape_of(dit), "batch": len(tokens["tokens"])}
         tokens, x0, approximate = _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step, plan,
                                        lambda wire, x0: pictures.append(dit.picture(wire, x0)), quick_look,
                                        capture if capture_blocks else None)
         trajectory = torch.stack(pictures)
         places = torch.linspace(0, len(pictures) - 1, min(len(pictures), FRAMES)).round().long()
         steps = (places + start_step).tolist()
-        facts |= {"steps": steps, "sigmas": sigmas[steps].tolist(), "blocks": list(blocks[0]) if blocks else []}
+        facts |= {"steps": steps, "sigmas": sigmas[steps].tolist(), "schedule": len(sigmas) - 1, "blocks": list(blocks[0]) if blocks else []}
         inside = torch.stack([torch.stack(list(step.values())) for step in blocks]) if blocks else trajectory[:, None]
         facts["trajectory"] = _strip(inside[places])
         facts["remarks"] = remarks = _remarks(approximate, positive, negative)

@@ -44,8 +44,10 @@ class Patchify(io.ComfyNode):
 
 
 def _facts(tokens: dict, dit) -> dict:
-    """What the grid on the node is drawn from: the latent's size and picture, and the shape that costs are counted for."""
-    facts = {"size": tokens["size"][-2:], "channels": tokens["channels"], "patch_size": tokens["patch_size"],
+    """What the grid on the node is drawn from: the latent's size, values a cell (of all frames of a patch) and picture, and the shape
+    that costs are counted for."""
+    batch, _, values = tokens["tokens"].shape
+    facts = {"size": tokens["size"][-2:], "channels": values // tokens["patch_size"] ** 2, "patch_size": tokens["patch_size"], "batch": batch,
              "shape": shape_of(dit) if dit else None}
     if tokens["tokens"].any():
         picture = dit.picture(tokens, tokens["tokens"]) if dit else wire.grey_picture(tokens, tokens["tokens"])

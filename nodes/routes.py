@@ -9,7 +9,7 @@ from ..dit_impl import costs
 
 
 async def cost(request):
-    """POST {"shape", "size", "steps", "schedule"} → what it costs. See `costs.answer`."""
+    """POST {"shape", "size", "batch", "cfg", "walk"} → what it costs. See `costs.answer`."""
     from aiohttp import web
     try:
         return web.json_response(costs.answer(await request.json()))

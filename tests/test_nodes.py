@@ -114,6 +114,7 @@ def test_blocks_are_captured_and_change_nothing(start, positive, negative, solve
     assert not torch.equal(by_block[:, 0], plain.result[2])
     (facts,), (without,) = seen.ui["dit_blocks"], plain.ui["dit_blocks"]
     assert facts["blocks"] == [0, 1] and without["blocks"] == []
+    assert (without["size"], without["batch"], without["schedule"]) == ((8, 8), 1, 8)
     temp = folders.current().temp
     sizes = [Image.open(temp / each["trajectory"]["subfolder"] / each["trajectory"]["filename"]).size for each in (facts, without)]
     assert sizes == [(4 * 8, 2 * 8), (4 * 8, 8)]
@@ -152,7 +153,7 @@ def test_a_selection_outside_the_grid_is_refused(latent, text, says):
 
 def test_patchify_tells_what_its_grid_is_drawn_from(latent, backbone):
     (facts,) = Patchify.execute(latent=latent, patch_size=2, dit=backbone).ui["dit_blocks"]
-    assert (facts["size"], facts["channels"], facts["patch_size"]) == ((9, 12), 4, 2) and facts["shape"]["patch_size"] == 2
+    assert (facts["size"], facts["channels"], facts["patch_size"], facts["batch"]) == ((9, 12), 4, 2, 2) and facts["shape"]["patch_size"] == 2
     assert facts["picture"]["type"] == "temp"
     empty = {"samples": torch.zeros_like(latent["samples"])}
     (facts,) = Patchify.execute(latent=empty, patch_size=2).ui["dit_blocks"]
