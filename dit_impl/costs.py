@@ -121,7 +121,7 @@ def read_walk(given: object, shape: Architecture, default: bool) -> dict:
         raise ValueError(f"solver is one of {', '.join(SOLVERS)}, not {solver!r:.40}")
     scheduler, denoise = given.get("scheduler", "simple"), _number(given.get("denoise", 1), "denoise", 0.01, 1)
     sigmas = load_embedded()[0].schedule(steps, scheduler, denoise) if default else torch.linspace(1, 0, steps + 1)
-    rows = given.get("rows") or str(shape.patch_size)
+    rows = given.get("rows", str(_whole(given.get("patch_size", 0), "patch_size", 0, 4096) or shape.patch_size))
     if not isinstance(rows, str):
         raise ValueError(f"rows is text, not {rows!r:.40}")
     plan = parse_schedule(rows, coarse_cfg=_number(given.get("coarse_cfg", 1), "coarse_cfg", 0, 100))

@@ -77,6 +77,8 @@ def test_an_answer_is_plain_json_and_reads_its_own_shapes():
     told = json.loads(json.dumps(costs.answer(asked)))
     assert told == json.loads(json.dumps(costs.answer({**asked, "shape": json.loads(json.dumps(shape))})))
     assert told["own"] == 2 and told["sizes"]["4"]["tokens"] == 64 and 0 < told["walk"]["share"] < 1
+    by_size = [costs.answer({**asked, "walk": {"steps": 20, **given}})["walk"] for given in ({"patch_size": 2}, {"patch_size": 0}, {"rows": "2"}, {})]
+    assert all(walk == by_size[0] and walk["share"] == 1 for walk in by_size)
 
 
 def test_without_a_shape_there_are_tokens_and_values():
@@ -108,7 +110,8 @@ LEAST = {"name": "x", "kind": "dit", "width": 64, "blocks": 1}
       [("batch", 0), ("batch", 1.5), ("cfg", "high"), ("cfg", float("nan")), ("cfg", 10 ** 400)]),
     *(({"shape": "embedded", "size": [8, 8], "walk": walk}, says) for walk, says in
       [([], "a walk is"), ({}, "steps is"), ({"steps": 0}, "steps is"), ({"steps": 4, "rows": "x"}, "a row is"), ({"steps": 4, "rows": 2}, "rows is"),
-       ({"steps": 4, "rows": "16"}, "patch_size 16 does not fit"), ({"steps": 4, "solver": "best"}, "solver is"),
+       ({"steps": 4, "rows": ""}, "the patch schedule is empty"), ({"steps": 4, "patch_size": 16}, "patch_size 16 does not fit"),
+       ({"steps": 4, "patch_size": -1}, "patch_size is"), ({"steps": 4, "rows": "16"}, "patch_size 16 does not fit"), ({"steps": 4, "solver": "best"}, "solver is"),
        ({"steps": 4, "denoise": 0}, "denoise is"), ({"steps": 4, "scheduler": "best"}, "scheduler is"),
        ({"steps": 4, "scheduler": []}, "scheduler is"), ({"steps": 4, "start_step": 4}, "step 4 is outside"), ({"steps": 4, "start_step": 2, "end_step": 1}, "end_step 1 is not after")])], ids=str)
 def test_a_question_that_makes_no_sense_is_one_line(question, says):

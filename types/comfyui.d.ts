@@ -4,6 +4,7 @@ type App = import("@comfyorg/comfyui-frontend-types").ComfyApp;
 type Extension = import("@comfyorg/comfyui-frontend-types").ComfyExtension;
 type GraphNode = Parameters<NonNullable<Extension["nodeCreated"]>>[0];
 type Graph = NonNullable<GraphNode["graph"]>;
+type Link = NonNullable<ReturnType<Graph["getLink"]>>;
 type SubgraphNode = Parameters<Graph["unpackSubgraph"]>[0];
 type SavedSubgraph = ReturnType<SubgraphNode["subgraph"]["asSerialisable"]>;
 type SavedNode = SavedSubgraph["nodes"][number];

@@ -1,25 +1,77 @@
 import { api } from "../../scripts/api.js";
+import { Answers } from "./answers.js";
+import { toldOf } from "./panel.js";
+import { places } from "./places.js";
+import { latent, shape } from "./upstream.js";
 
-// What things cost is counted in one place, by the pack's Python; here it is asked for and put into words.
+// What things cost is counted in one place, by the pack's Python; here the widgets and wires around a node are put into a question.
 
-/** @typedef {{grid: [number, number], tokens: number, values: number, flops: number, share: number}} StepCost */
-/** @typedef {{own: number, sizes: Record<string, StepCost>, denoising?: {steps: number, flops: number, share: number}}} Costs */
-/** @typedef {"embedded" | Record<string, unknown> | null} Shape */
+/** @typedef {import("./places.js").Place} Place */
+/** @typedef {{grid: [number, number], tokens: number, values: number, flops?: number, share?: number}} StepCost */
+/** @typedef {{patch_size: number, steps: number, tokens: number, flops: number}} Stretch */
+/** @typedef {{steps: number, flops: number, share: number, batch: number, stretches: Stretch[]}} WalkCost */
+/** @typedef {{own: number, sizes: Record<string, StepCost>, walk?: WalkCost, error?: string}} Costs */
+/** @typedef {Record<string, unknown> & {size: [number, number]}} Question */
 
-/** @type {Map<string, Promise<Costs | null>>} */
-const answers = new Map();
+const PATCHIFY = "DiTBlocksPatchify";
+const SCHEDULE = "DiTBlocksSchedule";
+const DENOISE = "DiTBlocksDenoise";
 
-/** @param {{shape: Shape, size: [number, number], steps?: number, schedule?: string}} question @returns {Promise<Costs | null>} */
-export function ask(question) {
-  const key = JSON.stringify(question);
-  const known = answers.get(key) ?? fetchCosts(key);
-  answers.set(key, known);
-  if (answers.size > 50) answers.delete(/** @type {string} */ (answers.keys().next().value));
-  return known;
+/** @type {Answers<Costs>} */
+const answers = new Answers(async (body) => {
+  const answer = await api.fetchApi("/dit_blocks/cost", { method: "POST", body, headers: { "Content-Type": "application/json" } });
+  if (answer.ok || answer.status === 400) return answer.json();
+  throw new Error(answer.statusText);
+});
+
+/** @param {Question | null} question @returns {Promise<Costs | null>} null where there is nothing to ask, or no answer */
+export const ask = async (question) => question && answers.ask(JSON.stringify(question));
+
+/** The Denoise that a Patchify's tokens come to. @param {Place} patchify */
+function denoiseBehind(patchify) {
+  for (const place of places(patchify.node.graph.rootGraph)) {
+    if (place.kind === DENOISE && place.ancestors().some(({ id }) => id === patchify.id)) return place;
+  }
+  return null;
 }
 
-/** @param {string} body */
-async function fetchCosts(body) {
-  const answer = await api.fetchApi("/dit_blocks/cost", { method: "POST", body, headers: { "Content-Type": "application/json" } });
-  return answer.ok ? answer.json() : null;
+/** The Denoise that walks down a schedule, or else another node that takes a step of it. @param {Place} schedule */
+function walkerOf(schedule) {
+  const takers = [...places(schedule.node.graph.rootGraph)].filter(
+    (place) => place.origin("sigmas")?.id === schedule.id && place.node.inputs.some(({ name }) => name === "tokens"),
+  );
+  const [first] = [DENOISE, "DiTBlocksDenoiseStep"].flatMap((kind) => takers.filter((place) => place.kind === kind));
+  return first ?? takers[0] ?? null;
+}
+
+/**
+ * The tokens that a Patchify makes: what is known of them, for `ask`.
+ * @param {Place} patchify @param {() => void} changed called when a picture has come @param {Place | null} denoise
+ * @returns {{question: Question | null, size: [number, number] | null, image: HTMLImageElement | null}}
+ */
+export function tokensOf(patchify, changed, denoise = denoiseBehind(patchify)) {
+  const told = toldOf(patchify);
+  const { size, batch, image } = latent(patchify, "latent", told, changed);
+  const model = (denoise && shape(denoise, toldOf(denoise).shape)) ?? shape(patchify, told.shape);
+  const known = size && (model || told.channels);
+  const cfg = denoise?.value("cfg");
+  return { question: known ? { shape: model, channels: model ? undefined : told.channels, size, batch, cfg } : null, size, image };
+}
+
+/** What a Denoise spends, or the one that walks down a schedule: the question; null where something is not known before a run.
+ * @param {Place} place @returns {Question | null} */
+export function walkOf(place) {
+  const denoise = place.kind === SCHEDULE ? walkerOf(place) : place;
+  const patchify = denoise?.ancestors().find(({ kind }) => kind === PATCHIFY);
+  if (!denoise || !patchify) return null;
+  const { question } = tokensOf(patchify, () => {}, denoise);
+  const schedule = denoise.origin("sigmas");
+  const steps = schedule?.kind === SCHEDULE ? schedule.value("steps") : toldOf(denoise).schedule;
+  const plan = denoise.origin("patch_schedule");
+  const size = patchify.value("patch_size") ?? toldOf(patchify).patch_size;
+  const rows = plan?.value("rows");
+  if (!question?.shape || steps === undefined || (plan ? rows : size) === undefined) return null;
+  const [scheduler, less] = ["scheduler", "denoise"].map((name) => schedule?.value(name));
+  const own = Object.fromEntries(["start_step", "end_step", "solver", "capture_blocks"].map((name) => [name, denoise.value(name)]));
+  return { ...question, walk: { steps, scheduler, denoise: less, patch_size: size, rows, coarse_cfg: plan?.value("coarse_cfg"), ...own } };
 }

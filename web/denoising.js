@@ -1,53 +1,40 @@
 import { app } from "../../scripts/app.js";
-import { ask } from "./costs.js";
+import { newest } from "./answers.js";
+import { ask, walkOf } from "./costs.js";
 import { say } from "./language.js";
 import { addPanel, make, whenChanged } from "./panel.js";
-import { ancestors, latent, origin, picture, shape, value, viewUrl } from "./upstream.js";
-import { denoisingInWords } from "./words.js";
+import { placeOf } from "./places.js";
+import { picture, viewUrl } from "./upstream.js";
+import { walkInWords } from "./words.js";
 
 // What a denoising costs, on Denoise and Sigma Schedule, and a slider over its steps with x0 at each, on Denoise.
 
-/** The first Denoise or Add Noise that takes these sigmas. @param {ComfyNode} schedule @returns {ComfyNode | undefined} */
-function user(schedule) {
-  const nodes = /** @type {ComfyNode[]} */ (schedule.graph?.nodes ?? []);
-  return nodes.find((node) => origin(node, "sigmas") === schedule && node.inputs.some(({ name }) => name === "tokens"));
-}
-
-/** In words, "" where something it takes is not known before a run. @param {ComfyNode} node @param {Record<string, any>} told */
-async function cost(node, told) {
-  const denoise = node.comfyClass === "DiTBlocksSchedule" ? user(node) : node;
-  const schedule = node.comfyClass === "DiTBlocksSchedule" ? node : origin(node, "sigmas");
-  const patchify = denoise && ancestors(denoise).find(({ comfyClass }) => comfyClass === "DiTBlocksPatchify");
-  const steps = schedule?.comfyClass === "DiTBlocksSchedule" ? value(schedule, "steps") : undefined;
-  if (!denoise || !patchify || typeof steps !== "number") return "";
-  const known = shape(denoise, told.shape);
-  const size = latent(patchify, "latent", () => {}).size ?? told.size;
-  const rows = origin(denoise, "patch_schedule");
-  const patchSize = value(patchify, "patch_size");
-  const sizes = rows ? value(rows, "rows") : patchSize === undefined ? undefined : String(patchSize || "");
-  if (!known || !size || sizes === undefined) return "";
-  const costs = await ask({ shape: known, size, steps, schedule: String(sizes) });
-  return costs?.denoising ? denoisingInWords(costs.denoising, costs.own) : "";
+/** A line that follows what a Denoise spends: → the line, and what to call when something has changed. @param {() => string} unknown
+ * @returns {[HTMLElement, (node: ComfyNode) => void]} */
+function makeBadge(unknown) {
+  const badge = make("div", { whiteSpace: "pre-line" });
+  const hear = newest((/** @type {import("./costs.js").Costs | null} */ costs) => {
+    badge.textContent = costs?.error ?? (costs?.walk ? walkInWords(costs.walk, costs.own) : unknown());
+  });
+  return [badge, (node) => hear(ask(walkOf(placeOf(node))))];
 }
 
 /** @param {ComfyNode} node */
 function addBadge(node) {
-  const badge = make("div");
-  addPanel(node, "cost", 26, [badge]);
-  whenChanged(node, async () => {
-    badge.textContent = (await cost(node, {})) || say("cost: wire a default model, or see Budget");
-  });
+  const [badge, follow] = makeBadge(() => say("cost: wire a default model, or see Budget"));
+  addPanel(node, "cost", 40, [badge]);
+  whenChanged(node, () => follow(node));
 }
 
 /** @param {ComfyNode} node */
 function addScrubber(node) {
-  const badge = make("div");
+  const [badge, follow] = makeBadge(() => say("cost: known after a run where the model's shape is"));
   const canvas = make("canvas", { flex: "1", minHeight: "0", objectFit: "contain", width: "100%" }, { "aria-label": "x0" });
   const [slider, depth] = ["step", "block"].map((name) =>
     make("input", { width: "100%", margin: "2px 0" }, { type: "range", min: "0", max: "0", value: "0", "aria-label": name }),
   );
   const [says, remarks] = [make("div"), make("div")];
-  addPanel(node, "trajectory", 190, [badge, canvas, slider, depth, says, remarks]);
+  addPanel(node, "trajectory", 205, [badge, canvas, slider, depth, says, remarks]);
   /** @type {Record<string, any>} */
   let told = {};
 
@@ -75,7 +62,7 @@ function addScrubber(node) {
     one.addEventListener("input", draw);
     one.addEventListener("pointerdown", (event) => event.stopPropagation());
   }
-  whenChanged(node, async (facts) => {
+  whenChanged(node, (facts) => {
     if (facts?.trajectory) {
       told = facts;
       slider.max = String(told.steps.length - 1);
@@ -85,7 +72,7 @@ function addScrubber(node) {
       remarks.textContent = told.remarks?.join("; ") ?? "";
     }
     draw();
-    badge.textContent = (await cost(node, told)) || say("cost: known after a run where the model's shape is");
+    follow(node);
   });
 }
 

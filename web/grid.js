@@ -7,6 +7,11 @@ export function gridOf([height, width], p) {
   return [Math.ceil(height / p), Math.ceil(width / p)];
 }
 
+/** Pixels to a cell of the latent of this size; undefined where the latent is of other pixels. @param {Pair} pixels @param {Pair} size */
+export function cellOf(pixels, size) {
+  return [8, 16, 32, 4, 2, 1].find((cell) => pixels.every((length, side) => Math.floor(length / cell) === size[side]));
+}
+
 /** Numbers in words, "0-3,8" → 0, 1, 2, 3, 8; those past the grid and what is no number are left out. @param {string} text @param {number} count */
 export function readSelection(text, count) {
   const chosen = new Set();
@@ -17,6 +22,11 @@ export function readSelection(text, count) {
     for (let i = first; i <= Math.min(last, count - 1); i++) chosen.add(i);
   }
   return chosen;
+}
+
+/** The largest number that a selection names, -1 for none. @param {string} text */
+export function mostOf(text) {
+  return Math.max(-1, ...(text.match(/\d+/g) ?? []).map(Number));
 }
 
 /** Rising numbers in words: 0, 1, 2, 3, 8 → "0-3,8". @param {Iterable<number>} chosen */

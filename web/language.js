@@ -8,11 +8,15 @@ export const CHINESE = {
   "patch_size {p} does not fit into a latent of {height}×{width} cells": "图块大小 {p} 放不进 {height}×{width} 格的潜变量",
   "token {token}: row {row}, column {column}": "token {token}：第 {row} 行，第 {column} 列",
   "{count} selected, Escape takes it back": "已选 {count} 个，按 Esc 取消",
+  "the grid has tokens 0 to {last}, the selection goes on to {most}: Escape takes it back":
+    "网格只有 token 0 到 {last}，选择却到了 {most}：按 Esc 取消",
   "{count} tokens of {values} values: {rows}×{columns} patches of {p}×{p}":
     "{count} 个 token，每个 {values} 个值：{rows}×{columns} 个 {p}×{p} 的图块",
   "{count} tokens: {rows}×{columns} patches of {p}×{p}": "{count} 个 token：{rows}×{columns} 个 {p}×{p} 的图块",
   "{flops}FLOPs a step, p = {p} is the model's own": "每步 {flops}FLOPs，p = {p} 是模型自己的",
   "{flops}FLOPs a step, {share} of p = {own}": "每步 {flops}FLOPs，是 p = {own} 的 {share}",
+  "{tokens} tokens, {flops}FLOPs a step": "{tokens} 个 token，每步 {flops}FLOPs",
+  "{tokens} tokens in each of {batch} pictures, {flops}FLOPs a step": "{batch} 张图片各 {tokens} 个 token，每步 {flops}FLOPs",
   "{steps} steps: {flops}FLOPs": "{steps} 步：{flops}FLOPs",
   "{steps} steps: {flops}FLOPs, {share} of p = {own} throughout": "{steps} 步：{flops}FLOPs，是全程 p = {own} 的 {share}",
   "cost: wire a default model, or see Budget": "开销：接上默认模型，或看 Budget",

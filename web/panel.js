@@ -1,4 +1,6 @@
 import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+import { placeOf } from "./places.js";
 
 // A box of the pack's own on a node, below its widgets. It keeps nothing that a run needs: that is in real widgets.
 
@@ -40,11 +42,26 @@ export function make(tag, style = {}, attributes = {}) {
   return element;
 }
 
-/** @type {Set<() => void>} what to do when a widget of any node with a panel was turned */
+/** @type {Set<() => void>} what to do when a widget of any node with a panel was turned, or one has run */
 const waiting = new Set();
+/** @type {Map<string, Record<string, any>>} what the pack's Python told of each node after its last run */
+const told = new Map();
+
+/** What the pack's Python told of a node after its last run. @param {import("./places.js").Place | null | undefined} place */
+export const toldOf = (place) => (place && told.get(place.id)) ?? {};
+
+/** Whether a graph that is being loaded is the one that is there, taken back by an undo. @param {{id?: string}} graph */
+export const isUndo = (graph) => graph.id === app.rootGraph.id;
+
+app.registerExtension({
+  name: "dit-blocks.panel",
+  beforeConfigureGraph(graph) {
+    if (!isUndo(graph)) told.clear();
+  },
+});
 
 /** Call `act` when the node was made, loaded, wired, run, and when anything on the graph has changed.
- * @param {ComfyNode} node @param {(facts?: Record<string, unknown>) => void} act gets what the pack's Python told after a run */
+ * @param {ComfyNode} node @param {(facts?: Record<string, any>) => void} act gets what the pack's Python told, where that is new to it */
 export function whenChanged(node, act) {
   /** @template {keyof ComfyNode} K @param {K} event @param {(...given: any[]) => void} then */
   const after = (event, then) => {
@@ -54,10 +71,20 @@ export function whenChanged(node, act) {
       then(...given);
     };
   };
+  /** @type {Record<string, any> | undefined} */
+  let known;
   const changed = () => {
-    if (node.graph) act(); // while it is loaded or after it was taken out, a node is on no graph
+    if (!node.graph) return; // while it is loaded or after it was taken out, a node is on no graph
+    const facts = told.get(placeOf(node).id);
+    const fresh = facts !== known;
+    known = facts;
+    act(fresh ? facts : undefined);
   };
-  after("onExecuted", (output) => act(output?.dit_blocks?.[0]));
+  after("onExecuted", (output) => {
+    const [facts] = output?.dit_blocks ?? [];
+    if (facts) told.set(placeOf(node).id, facts);
+    for (const each of waiting) each();
+  });
   after("onConfigure", changed);
   after("onConnectionsChange", () => queueMicrotask(changed));
   after("onRemoved", () => {
@@ -70,7 +97,7 @@ export function whenChanged(node, act) {
     const called = widget.callback;
     widget.callback = (...given) => {
       called?.apply(widget, given);
-      for (const act of waiting) act();
+      for (const each of waiting) each();
     };
   }
   queueMicrotask(changed);

@@ -1,9 +1,11 @@
 import { app } from "../../scripts/app.js";
-import { ask } from "./costs.js";
-import { fit, gridOf, neighbour, readSelection, rectangle, remap, tokenAt, writeSelection } from "./grid.js";
+import { newest } from "./answers.js";
+import { ask, tokensOf } from "./costs.js";
+import { fit, gridOf, mostOf, neighbour, readSelection, rectangle, remap, tokenAt, writeSelection } from "./grid.js";
 import { say } from "./language.js";
 import { addPanel, make, whenChanged } from "./panel.js";
-import { latent, picture, shape, value, viewUrl } from "./upstream.js";
+import { placeOf } from "./places.js";
+import { picture, viewUrl } from "./upstream.js";
 import { placeInWords, stepInWords, tokensInWords } from "./words.js";
 
 // The picture under its token grid, on Patchify: what a patch size means, before anything has run. Clicks and drags choose tokens.
@@ -20,11 +22,19 @@ class PatchGrid {
     this.told = {};
     /** @type {Pair | null} */
     this.size = null;
-    this.patchSize = 0;
+    this.typed = 0;
     /** @type {CanvasImageSource | null} */
     this.image = null;
     /** @type {import("./costs.js").Costs | null} */
     this.costs = null;
+    this.asked = "";
+    this.answered = "";
+    this.hear = newest((/** @type {import("./costs.js").Costs | null} */ costs) => {
+      if (this.answered === this.asked && costs === this.costs) return;
+      this.answered = this.asked;
+      this.costs = costs;
+      this.draw();
+    });
     /** @type {number | null} */
     this.hovered = null;
     /** @type {{from: number, to: number, adds: boolean} | null} */
@@ -46,20 +56,22 @@ class PatchGrid {
   // --- what there is to show ---
 
   /** @param {Record<string, any>} [facts] */
-  async refresh(facts) {
+  refresh(facts) {
     if (facts) this.told = facts;
     if (!this.node.graph) return; // taken out while a picture was loading
-    const before = latent(this.node, "latent", () => this.refresh());
-    const ran = this.told.size && (!before.size || String(before.size) === String(this.told.size));
-    this.size = before.size ?? this.told.size ?? null;
-    const shown = ran && this.told.picture ? picture(viewUrl(this.told.picture), () => this.refresh()) : null;
-    this.image = before.image ?? shown;
-    const known = shape(this.node, this.told.shape);
-    this.costs = known && this.size ? await ask({ shape: known, size: this.size }) : null;
-    const typed = value(this.node, "patch_size");
-    const asked = typeof typed === "number" ? typed : this.told.patch_size;
-    this.patchSize = asked || this.costs?.own || this.told.patch_size || 0;
-    this.draw();
+    const place = placeOf(this.node);
+    const { question, size, image } = tokensOf(place, () => this.refresh());
+    const ran = this.told.picture && String(size) === String(this.told.size);
+    this.size = size;
+    this.image = image ?? (ran ? picture(viewUrl(this.told.picture), () => this.refresh()) : null);
+    this.typed = Number(place.value("patch_size") ?? this.told.patch_size ?? 0);
+    this.asked = JSON.stringify(question);
+    this.draw(); // the grid does not wait for the answer
+    this.hear(ask(question));
+  }
+
+  get patchSize() {
+    return this.typed || this.costs?.own || this.told.patch_size || 0;
   }
 
   get grid() {
@@ -83,7 +95,7 @@ class PatchGrid {
   /** @param {Iterable<number>} tokens */
   choose(tokens) {
     const { selection } = this;
-    if (!selection || value(this.node, "selection") === undefined) return;
+    if (!selection || placeOf(this.node).value("selection") === undefined) return;
     selection.value = writeSelection(tokens);
     selection.callback?.(selection.value);
     app.canvas.setDirty(true, true);
@@ -142,12 +154,17 @@ class PatchGrid {
     else if (!this.fits)
       lines.push(say("patch_size {p} does not fit into a latent of {height}×{width} cells", { p, height: size[0], width: size[1] }));
     else if (grid) {
-      lines.push(tokensInWords(grid, p, this.told.channels));
-      const cost = this.costs?.sizes[p];
-      if (cost && this.costs) lines.push(stepInWords(cost, this.costs.own, p));
+      const cost = this.answered === this.asked ? this.costs?.sizes?.[p] : undefined;
+      lines.push(tokensInWords(grid, p, cost?.values));
+      if (this.costs && cost?.flops && cost.share) lines.push(stepInWords(cost.flops, cost.share, this.costs.own, p));
+      else if (this.costs?.error) lines.push(this.costs.error);
+      const last = grid[0] * grid[1] - 1;
+      const most = mostOf(String(this.selection?.value ?? ""));
       const chosen = this.chosen.size;
       const at = this.hovered;
-      if (at !== null) lines.push(placeInWords(at, grid[1]));
+      if (most > last)
+        lines.push(say("the grid has tokens 0 to {last}, the selection goes on to {most}: Escape takes it back", { last, most }));
+      else if (at !== null) lines.push(placeInWords(at, grid[1]));
       else if (chosen) lines.push(say("{count} selected, Escape takes it back", { count: chosen }));
     }
     this.says.textContent = lines.join("\n");

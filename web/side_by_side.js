@@ -1,8 +1,9 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { say } from "./language.js";
-import { make } from "./panel.js";
-import { ancestors, viewUrl } from "./upstream.js";
+import { isUndo, make } from "./panel.js";
+import { places } from "./places.js";
+import { viewUrl } from "./upstream.js";
 
 // After a change of patch size: the picture before and the one now, side by side until dismissed.
 
@@ -60,15 +61,11 @@ function show(pictures) {
   document.body.append(box);
 }
 
-/** @param {ComfyNode} node */
-function patchifies(node) {
-  return ancestors(node).filter(({ comfyClass }) => comfyClass === "DiTBlocksPatchify");
-}
-
-/** @param {ComfyNode} node */
-function label(node) {
-  const known = patchifies(node).map(({ id }) => sizes.get(String(id)));
-  return known
+/** The patch sizes that a picture was made with. @param {import("./places.js").Place | undefined} place */
+function label(place) {
+  const ran = place?.ancestors().filter(({ kind }) => kind === "DiTBlocksPatchify") ?? [];
+  return ran
+    .map(({ id }) => sizes.get(id))
     .filter(Boolean)
     .map((p) => `p = ${p}`)
     .join(", ");
@@ -84,8 +81,7 @@ function executed(id, output) {
 /** Only now has every node told what it ran with: those with a result kept from before do so last. */
 function finished() {
   for (const [id, file] of drawn) {
-    const node = /** @type {ComfyNode | null} */ (app.rootGraph.getNodeById(Number(id)));
-    const now = { label: node ? label(node) : "", file };
+    const now = { label: label([...places(app.rootGraph)].find((place) => place.id === id)), file };
     const before = shown.get(id);
     if (before?.label && now.label && before.label !== now.label) {
       show([
@@ -102,9 +98,11 @@ app.registerExtension({
   name: "dit-blocks.side-by-side",
   setup() {
     api.addEventListener("executed", ({ detail }) => executed(String(detail.display_node ?? detail.node), detail.output));
+    api.addEventListener("execution_start", () => drawn.clear()); // of a run that was broken off
     api.addEventListener("execution_success", finished);
   },
-  beforeConfigureGraph() {
+  beforeConfigureGraph(graph) {
+    if (isUndo(graph)) return;
     sizes.clear();
     shown.clear();
     drawn.clear();

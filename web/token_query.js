@@ -2,7 +2,8 @@ import { app } from "../../scripts/app.js";
 import { fit, neighbour, tokenAt } from "./grid.js";
 import { say } from "./language.js";
 import { addPanel, make, whenChanged } from "./panel.js";
-import { picture, value, viewUrl } from "./upstream.js";
+import { placeOf } from "./places.js";
+import { picture, viewUrl } from "./upstream.js";
 import { placeInWords } from "./words.js";
 
 // The map on Token Similarity follows the mouse: each row of a picture that the run made holds one token's cosines to all. A click, or
@@ -29,7 +30,7 @@ function addQuery(node) {
   let hovered = null;
   let place = { x: 0, y: 0, width: 1, height: 1 };
 
-  const chosen = () => Number(value(node, "query") ?? told?.query ?? 0);
+  const chosen = () => Number(placeOf(node).value("query") ?? told?.query ?? 0);
 
   const draw = () => {
     const [width, height] = [canvas.clientWidth, canvas.clientHeight];
@@ -77,7 +78,7 @@ function addQuery(node) {
   /** @param {number} token */
   const choose = (token) => {
     const query = node.widgets.find(({ name }) => name === "query");
-    if (!query || value(node, "query") === undefined) return;
+    if (!query || placeOf(node).value("query") === undefined) return;
     query.value = token;
     query.callback?.(token);
     app.canvas.setDirty(true, true);

@@ -1,31 +1,9 @@
 import { api } from "../../scripts/api.js";
+import { cellOf } from "./grid.js";
 
 // What the wires into a node can tell before anything has run.
 
-/** The node that a wire into `name` comes from; through Reroutes, not out of a subgraph. @param {ComfyNode} node @param {string} name @returns {ComfyNode | null} */
-export function origin(node, name) {
-  const slot = node.inputs?.findIndex((input) => input.name === name) ?? -1;
-  const before = /** @type {ComfyNode | null} */ (slot < 0 ? null : node.getInputNode(slot));
-  return before?.type === "Reroute" ? origin(before, before.inputs[0].name) : before;
-}
-
-/** A widget's value; undefined where a wire brings it. @param {ComfyNode} node @param {string} name */
-export function value(node, name) {
-  const wired = node.inputs?.some((input) => input.name === name && input.link != null);
-  return wired ? undefined : node.widgets?.find((widget) => widget.name === name)?.value;
-}
-
-/** All nodes whose results a node needs, nearest first. @param {ComfyNode} node @returns {ComfyNode[]} */
-export function ancestors(node) {
-  const found = [node];
-  for (const here of found) {
-    for (const { name } of here.inputs ?? []) {
-      const before = origin(here, name);
-      if (before && !found.includes(before)) found.push(before);
-    }
-  }
-  return found.slice(1);
-}
+/** @typedef {import("./places.js").Place} Place */
 
 /** The picture that LoadImage nodes show, by its file. @type {Map<string, HTMLImageElement>} */
 const pictures = new Map();
@@ -47,34 +25,46 @@ export function viewUrl({ filename, subfolder = "", type = "input" }) {
   return api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
 }
 
-const CELL = 8; // pixels to a latent cell, in every VAE of these loaders
 const EMPTY = new Set(["DiTBlocksEmptyLatent", "EmptyLatentImage", "EmptySD3LatentImage"]);
 const ENCODE = new Set(["DiTBlocksVAEEncode", "VAEEncode"]);
 
 /**
- * What is known of a latent before a run: its size in cells, and the picture it is of.
- * @param {ComfyNode} node @param {string} name the input that takes the latent @param {() => void} changed called when a picture has come
- * @returns {{size: [number, number] | null, image: HTMLImageElement | null}}
+ * What is known of a latent before a run: the height and width of its pictures in pixels, how many they are, and the picture it is of.
+ * @param {Place} place @param {string} name the input that takes the latent @param {() => void} changed called when a picture has come
+ * @returns {{pixels: [number, number] | null, batch?: number, image: HTMLImageElement | null}}
  */
-export function latent(node, name, changed) {
-  const source = origin(node, name);
-  if (source && EMPTY.has(source.comfyClass)) {
-    const [height, width] = ["height", "width"].map((side) => value(source, side));
+function source(place, name, changed) {
+  const from = place.origin(name);
+  if (from && EMPTY.has(from.kind)) {
+    const [height, width, batch] = ["height", "width", "batch_size"].map((one) => from.value(one));
     const known = typeof height === "number" && typeof width === "number";
-    return { size: known ? [Math.floor(height / CELL), Math.floor(width / CELL)] : null, image: null };
+    return { pixels: known ? [height, width] : null, batch: typeof batch === "number" ? batch : undefined, image: null };
   }
-  const loader = source && ENCODE.has(source.comfyClass) ? origin(source, "pixels") : null;
-  const file = loader?.comfyClass === "LoadImage" ? value(loader, "image") : undefined;
-  if (typeof file !== "string") return { size: null, image: null };
+  const loader = from && ENCODE.has(from.kind) ? from.origin("pixels") : null;
+  const file = loader?.kind === "LoadImage" ? loader.value("image") : undefined;
+  if (typeof file !== "string") return { pixels: null, image: null };
   const [path, type] = file.match(/^(.*) \[(input|output|temp)\]$/)?.slice(1) ?? [file, "input"];
   const cut = path.lastIndexOf("/");
   const image = picture(viewUrl({ filename: path.slice(cut + 1), subfolder: path.slice(0, Math.max(cut, 0)), type }), changed);
-  return { size: image && [Math.floor(image.naturalHeight / CELL), Math.floor(image.naturalWidth / CELL)], image };
+  return { pixels: image && [image.naturalHeight, image.naturalWidth], batch: 1, image };
 }
 
-/** The shape of the model on a wire: the default one is known before any run, others after it. @param {ComfyNode} node @param {unknown} told */
-export function shape(node, told) {
-  const loader = origin(node, "dit");
-  if (loader?.comfyClass === "DiTBlocksLoadEmbedded") return "embedded";
+/**
+ * What is known of a latent: its size in cells, how many pictures, and the picture it is of.
+ * @param {Place} place @param {string} name @param {Record<string, any>} told what the node told after its last run @param {() => void} changed
+ * @returns {{size: [number, number] | null, batch?: number, image: HTMLImageElement | null}}
+ */
+export function latent(place, name, told, changed) {
+  const { pixels, batch = told.batch, image } = source(place, name, changed);
+  if (!pixels) return { size: told.size ?? null, batch, image };
+  if (told.size) told.cell ??= cellOf(pixels, told.size); // of what has run: what is wired now may be another size
+  const cell = told.cell ?? 8;
+  return { size: [Math.floor(pixels[0] / cell), Math.floor(pixels[1] / cell)], batch, image };
+}
+
+/** The shape of the model on a wire: the default one is known before any run, others after it. @param {Place} place @param {unknown} told */
+export function shape(place, told) {
+  const loader = place.origin("dit");
+  if (loader?.kind === "DiTBlocksLoadEmbedded") return "embedded";
   return loader ? /** @type {Record<string, unknown> | null} */ (told ?? null) : null;
 }

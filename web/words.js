@@ -19,25 +19,34 @@ export function percent(share) {
   return share < 0.1 ? `${(100 * share).toFixed(1)}%` : `${Math.round(100 * share)}%`;
 }
 
-/** The token arithmetic of a latent in patches of p. @param {[number, number]} grid @param {number} p @param {number | undefined} channels */
-export function tokensInWords([rows, columns], p, channels) {
-  const known = { count: (rows * columns).toLocaleString("en"), rows, columns, p };
-  if (!channels) return say("{count} tokens: {rows}×{columns} patches of {p}×{p}", known);
-  return say("{count} tokens of {values} values: {rows}×{columns} patches of {p}×{p}", { ...known, values: channels * p * p });
+/** The token arithmetic of a latent in patches of p. @param {[number, number]} grid @param {number} p @param {number | undefined} values a token */
+export function tokensInWords([rows, columns], p, values) {
+  const known = { count: (rows * columns).toLocaleString("en"), rows, columns, p, values };
+  if (!values) return say("{count} tokens: {rows}×{columns} patches of {p}×{p}", known);
+  return say("{count} tokens of {values} values: {rows}×{columns} patches of {p}×{p}", known);
 }
 
-/** @param {{flops: number, share: number}} step @param {number} own the model's own patch size @param {number} p */
-export function stepInWords({ flops, share }, own, p) {
+/** @param {number} flops @param {number} share @param {number} own the model's own patch size @param {number} p */
+export function stepInWords(flops, share, own, p) {
   const known = { flops: short(flops), share: percent(share), own, p };
   if (p === own) return say("{flops}FLOPs a step, p = {p} is the model's own", known);
   return say("{flops}FLOPs a step, {share} of p = {own}", known);
 }
 
-/** @param {{steps: number, flops: number, share: number}} denoising @param {number} own */
-export function denoisingInWords({ steps, flops, share }, own) {
+/** @param {import("./costs.js").WalkCost} walk @param {number} own */
+export function walkInWords({ steps, flops, share, batch, stretches }, own) {
+  const each = {
+    tokens: stretches.map(({ tokens }) => tokens.toLocaleString("en")).join(" → "),
+    flops: stretches.map((stretch) => short(stretch.flops)).join(" → "),
+    batch,
+  };
+  const step =
+    batch > 1
+      ? say("{tokens} tokens in each of {batch} pictures, {flops}FLOPs a step", each)
+      : say("{tokens} tokens, {flops}FLOPs a step", each);
   const known = { steps, flops: short(flops), share: percent(share), own };
-  if (Math.abs(share - 1) < 1e-9) return say("{steps} steps: {flops}FLOPs", known);
-  return say("{steps} steps: {flops}FLOPs, {share} of p = {own} throughout", known);
+  if (Math.abs(share - 1) < 1e-9) return `${step}\n${say("{steps} steps: {flops}FLOPs", known)}`;
+  return `${step}\n${say("{steps} steps: {flops}FLOPs, {share} of p = {own} throughout", known)}`;
 }
 
 /** @param {number} token @param {number} columns of its grid */

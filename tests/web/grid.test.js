@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { fit, gridOf, neighbour, readSelection, rectangle, remap, tokenAt, writeSelection } from "../../web/grid.js";
+import { cellOf, fit, gridOf, mostOf, neighbour, readSelection, rectangle, remap, tokenAt, writeSelection } from "../../web/grid.js";
 
 test("a latent that does not divide is padded", () => {
   assert.deepEqual(gridOf([32, 32], 4), [8, 8]);
@@ -12,6 +12,20 @@ test("a selection is written as it is read", () => {
   assert.deepEqual([...readSelection("3-1, 99, x", 16)].sort(), [1, 2, 3]);
   assert.equal(readSelection("all", 16).size, 16);
   assert.equal(readSelection("0-999999999999", 16).size, 16);
+});
+
+test("a selection may name tokens past the grid", () => {
+  assert.equal(mostOf("0-3,8"), 8);
+  assert.equal(mostOf("7-2"), 7);
+  assert.equal(mostOf(""), -1);
+  assert.equal(mostOf("all"), -1);
+});
+
+test("a cell is as large as the run found it", () => {
+  assert.equal(cellOf([512, 512], [64, 64]), 8);
+  assert.equal(cellOf([512, 768], [32, 48]), 16);
+  assert.equal(cellOf([517, 250], [64, 31]), 8);
+  assert.equal(cellOf([512, 512], [64, 32]), undefined); // of other pixels
 });
 
 test("a drag in any direction is the same rectangle", () => {

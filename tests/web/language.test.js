@@ -21,7 +21,7 @@ test("a translation fills in the same values", () => {
 
 test("the editor's language is spoken", () => {
   speak("zh-TW");
-  assert.equal(tokensInWords([32, 32], 2, 4), "1,024 个 token，每个 16 个值：32×32 个 2×2 的图块");
+  assert.equal(tokensInWords([32, 32], 2, 16), "1,024 个 token，每个 16 个值：32×32 个 2×2 的图块");
   assert.equal(say("no such text {p}", { p: 2 }), "no such text 2");
   speak("en");
   assert.equal(say("before: {label}", { label: "p = 2" }), "before: p = 2");

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { denoisingInWords, percent, short, stepInWords, tokensInWords } from "../../web/words.js";
+import { percent, short, stepInWords, tokensInWords, walkInWords } from "../../web/words.js";
 
 test("numbers are short", () => {
   assert.equal(short(16_870_000_000_000), "16.9 T");
@@ -10,13 +10,24 @@ test("numbers are short", () => {
 });
 
 test("the textbook's arithmetic", () => {
-  assert.equal(tokensInWords([32, 32], 2, 4), "1,024 tokens of 16 values: 32×32 patches of 2×2");
+  assert.equal(tokensInWords([32, 32], 2, 16), "1,024 tokens of 16 values: 32×32 patches of 2×2");
   assert.equal(tokensInWords([32, 32], 2, undefined), "1,024 tokens: 32×32 patches of 2×2");
 });
 
 test("costs name what they are a share of", () => {
-  assert.equal(stepInWords({ flops: 1e9, share: 1 }, 2, 2), "1.00 GFLOPs a step, p = 2 is the model's own");
-  assert.equal(stepInWords({ flops: 1e9, share: 0.25 }, 2, 4), "1.00 GFLOPs a step, 25% of p = 2");
-  assert.equal(denoisingInWords({ steps: 20, flops: 2e12, share: 0.49 }, 2), "20 steps: 2.00 TFLOPs, 49% of p = 2 throughout");
-  assert.equal(denoisingInWords({ steps: 20, flops: 2e12, share: 1 }, 2), "20 steps: 2.00 TFLOPs");
+  assert.equal(stepInWords(1e9, 1, 2, 2), "1.00 GFLOPs a step, p = 2 is the model's own");
+  assert.equal(stepInWords(1e9, 0.25, 2, 4), "1.00 GFLOPs a step, 25% of p = 2");
+});
+
+test("a walk tells its tokens, a step and all steps", () => {
+  const fine = { patch_size: 2, steps: 10, tokens: 1024, flops: 1e11 };
+  const coarse = { patch_size: 4, steps: 10, tokens: 256, flops: 2e10 };
+  assert.equal(
+    walkInWords({ steps: 20, flops: 1.2e12, share: 0.6, batch: 1, stretches: [coarse, fine] }, 2),
+    "256 → 1,024 tokens, 20.0 G → 100 GFLOPs a step\n20 steps: 1.20 TFLOPs, 60% of p = 2 throughout",
+  );
+  assert.equal(
+    walkInWords({ steps: 20, flops: 2e12, share: 1, batch: 3, stretches: [fine] }, 2),
+    "1,024 tokens in each of 3 pictures, 100 GFLOPs a step\n20 steps: 2.00 TFLOPs",
+  );
 });
