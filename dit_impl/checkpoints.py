@@ -1,6 +1,7 @@
 """Models from and to safetensors: the architecture is read off the file, every key is accounted for, and nothing is guessed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 import json
 from pathlib import Path
@@ -10,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .dit import DiT, DiTConfig
 from .files import replace_atomically
@@ -122,6 +124,20 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype | 
     return module
 
 
+class _Unfilled(TorchFunctionMode):
+    """Draws no random numbers: on no storage they change nothing, but torch takes a second to import its compiler for them."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        return kwargs["tensor"] if function is nn.init.normal_ else function(*args, **(kwargs or {}))
+
+
+@contextmanager
+def without_storage() -> Iterator[None]:
+    """Modules that are made here have weights of shapes and types alone, for `fill`."""
+    with torch.device("meta"), _Unfilled():
+        yield
+
+
 def skeleton(config: Config, ops=nn) -> MMDiT | DiT:
     """The model that a config describes, its weights without storage. Raises LayoutError where it describes none."""
     for name in AT_LEAST_1:
@@ -135,7 +151,7 @@ def skeleton(config: Config, ops=nn) -> MMDiT | DiT:
         if config.width % divisor:
             raise LayoutError(f"width {config.width} does not divide into {divisor} {what}")
     try:
-        with torch.device("meta"):
+        with without_storage():
             return (MMDiT if isinstance(config, MMDiTConfig) else DiT)(config, ops)
     except RuntimeError as error:  # sizes past what a tensor can have
         raise LayoutError(f"no model of width {config.width}: {' '.join(str(error).split())[:100]}") from None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .backbone import Backbone
-from .checkpoints import CheckpointError, load_model, load_strictly, read_safetensors, save_model
+from .checkpoints import CheckpointError, load_model, load_strictly, read_safetensors, save_model, without_storage
 from .flow import RectifiedFlow
 from .mmdit import MMDiT
 from .text import TextConfig, TextEncoder, Tokenizer
@@ -44,7 +44,7 @@ def _load(path: Path, config_type, build) -> nn.Module:
         config = config_type(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its metadata describes no {config_type.__name__}: {error}") from None
-    with torch.device("meta"):
+    with without_storage():
         module = build(config)
     return load_strictly(module, tensors, str(path)).eval().requires_grad_(False)
 

@@ -62,7 +62,7 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.token_embedding = nn.Embedding(len(config.vocabulary), config.width)
-        self.position_embedding = nn.Parameter(torch.randn(config.length, config.width) * 0.02)
+        self.position_embedding = nn.Parameter(nn.init.normal_(torch.empty(config.length, config.width), std=0.02))
         self.layers = nn.ModuleList(TextLayer(config.width, config.heads) for _ in range(config.depth))
         self.final_norm = nn.LayerNorm(config.width)
 
