@@ -1,7 +1,9 @@
 """Workflows of earlier releases load, give the same prompts and run; widgets keep their places; renamed nodes are replaced.
 
 `python tests/test_sharing.py widgets` adds new nodes and new last widgets to widget_order.json, and refuses any other change.
-`python tests/test_sharing.py release` keeps the examples as they are, and their prompts, as those of this version.
+`python tests/test_sharing.py release` keeps the examples as they are, and their prompts, as those of the version in pyproject.toml:
+until it is released, whenever an example changes. After a release the next version is put there first, and the folder of the old one
+is left as it is.
 """
 
 import json
@@ -83,6 +85,14 @@ def test_each_release_is_kept_whole():
         assert kept == json.loads((folder / "prompts.json").read_text(encoding="utf-8")).keys() and kept
 
 
+def test_the_examples_are_kept_as_they_are():
+    shipped, kept = ({path.name: path.read_bytes() for path in folder.glob("*.json") if path.stem != "prompts"}
+                     for folder in (ROOT / "example_workflows", GOLDEN / own_version()))
+    changed = sorted(name for name in shipped.keys() | kept.keys() if shipped.get(name) != kept.get(name))
+    assert not changed, (f"examples that differ from their copies of {own_version()}: run `python tests/test_sharing.py release`; "
+                         "where that version has been released already, put the next one into pyproject.toml first")
+
+
 # --- the order of widgets ---
 
 def misplaced(known: dict[str, list[str]], now: dict[str, list[str]]) -> list[str]:
@@ -115,6 +125,8 @@ def keep_widgets() -> None:
 def keep_release() -> None:
     folder = GOLDEN / own_version()
     folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("*.json"):
+        path.unlink()  # also of examples that are no longer shipped
     paths = sorted((ROOT / "example_workflows").glob("*.json"))
     for path in paths:
         shutil.copy(path, folder / path.name)
