@@ -218,6 +218,7 @@ def test_a_picture_that_is_dropped_is_uploaded(page, host):
     page.wait_for_function("app.graph.nodes.some(({ comfyClass }) => comfyClass === 'LoadImage')")
     _later(page, lambda: value(page, "LoadImage", "image") and value(page, "LoadImage", "image").startswith("mine"))
     stored = host.base / "input" / value(page, "LoadImage", "image").removeprefix("pasted/")
+    _later(page, stored.is_file)  # the newest front end names the picture before it has sent it
     assert stored.read_bytes() == example_png()
 
 
