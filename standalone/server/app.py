@@ -36,14 +36,10 @@ async def _work(app: web.Application) -> AsyncIterator[None]:
     """While the server runs, so does the thread that runs jobs."""
     state = app[STATE]
     state.sockets.loop = asyncio.get_running_loop()
-    delivering = asyncio.create_task(state.sockets.deliver())
     worker = Worker(state.executor, state.jobs, state.sockets)
     worker.start()
     yield
     await asyncio.to_thread(worker.join, LONGEST_STEP)
-    delivering.cancel()
-    with suppress(asyncio.CancelledError):
-        await delivering
 
 
 async def _leave(app: web.Application) -> None:

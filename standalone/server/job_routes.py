@@ -14,23 +14,15 @@ async def listen(request: web.Request) -> web.StreamResponse:
     """The websocket over which a browser hears of its jobs."""
     state = request.app[STATE]
     sockets, jobs = state.sockets, state.jobs
-    socket = web.WebSocketResponse()
-    await socket.prepare(request)
     client = request.query.get("clientId") or uuid.uuid4().hex
-    sockets.open[client] = socket
-    sockets.take_metadata.discard(client)
-    sockets.send("status", {"status": jobs.status(), "sid": client}, client)
-    running = jobs.running
-    if running and running.client == client and running.at:
-        sockets.send("executing", {"node": running.at}, client)
-    try:
+    async with sockets.listening(client, request) as socket:
+        sockets.send("status", {"status": jobs.status(), "sid": client}, client)
+        running = jobs.running
+        if running and running.client == client and running.at:
+            sockets.send("executing", {"node": running.at}, client)
         async for message in socket:
             if message.type == web.WSMsgType.TEXT:
                 sockets.hear(client, message.data, features(state))
-    finally:
-        # The same browser may have come back over another socket already.
-        if sockets.open.get(client) is socket:
-            del sockets.open[client]
     return socket
 
 

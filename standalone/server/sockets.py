@@ -1,11 +1,12 @@
-"""The browsers that listen, and the messages on their way to them: sent from any thread, delivered in order."""
+"""The browsers that listen, and the messages on their way to them: sent from any thread, delivered to each in order."""
 
 import asyncio
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from io import BytesIO
 import json
 import struct
-from typing import Any, Mapping
+from typing import Any, AsyncIterator, Mapping
 
 from aiohttp import web
 from PIL import Image
@@ -13,14 +14,53 @@ from PIL import Image
 # Numbers that ComfyUI gives to its binary messages and, in the first of them, to JPEG.
 PREVIEW, PREVIEW_WITH_METADATA = 1, 4
 JPEG = 1
+# Seconds. A browser that vanished does not say so: it answers no ping within half of the first, or takes no message within the second.
+HEARTBEAT, LONGEST_SEND = 30, 10
+# Seconds for all browsers together to say good-bye when the server stops.
+LONGEST_CLOSE = 2
+
+
+@dataclass
+class Browser:
+    """A socket, and the messages that wait for it."""
+
+    socket: web.WebSocketResponse
+    waiting: asyncio.Queue[str | bytes] = field(default_factory=asyncio.Queue)
+
+    async def deliver(self, transport: asyncio.Transport) -> None:
+        """Send what is waiting until the browser leaves; one that takes nothing any more is cut off."""
+        with suppress(ConnectionError, RuntimeError):
+            while True:
+                message = await self.waiting.get()
+                try:
+                    async with asyncio.timeout(LONGEST_SEND):
+                        await (self.socket.send_str(message) if isinstance(message, str) else self.socket.send_bytes(message))
+                except TimeoutError:
+                    transport.abort()
+                    return
 
 
 class Sockets:
     def __init__(self):
-        self.open: dict[str, web.WebSocketResponse] = {}
+        self.open: dict[str, Browser] = {}
         self.take_metadata: set[str] = set()
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.waiting: asyncio.Queue[tuple[str | None, str | bytes]] = asyncio.Queue()
+
+    @asynccontextmanager
+    async def listening(self, client: str, request: web.Request) -> AsyncIterator[web.WebSocketResponse]:
+        """The socket over which messages for `client` go, as long as this lasts."""
+        browser = Browser(web.WebSocketResponse(heartbeat=HEARTBEAT))
+        await browser.socket.prepare(request)
+        self.open[client] = browser
+        self.take_metadata.discard(client)
+        delivering = asyncio.create_task(browser.deliver(request.transport))
+        try:
+            yield browser.socket
+        finally:
+            delivering.cancel()
+            # The same browser may have come back over another socket already.
+            if self.open.get(client) is browser:
+                del self.open[client]
 
     def send(self, kind: str, data: Any, client: str | None = None) -> None:
         """A message to one browser, or to all of them."""
@@ -43,17 +83,11 @@ class Sockets:
         # A job may outlive the server that was stopped.
         if self.loop and not self.loop.is_closed():
             with suppress(RuntimeError):
-                self.loop.call_soon_threadsafe(self.waiting.put_nowait, (client, message))
+                self.loop.call_soon_threadsafe(self._put, message, client)
 
-    async def deliver(self) -> None:
-        """Send what is waiting, for ever."""
-        while True:
-            client, message = await self.waiting.get()
-            for socket in list(self.open.values()) if client is None else [self.open.get(client)]:
-                # A browser may leave at any moment; its handler notices.
-                with suppress(ConnectionError, RuntimeError):
-                    if socket is not None:
-                        await (socket.send_str(message) if isinstance(message, str) else socket.send_bytes(message))
+    def _put(self, message: str | bytes, client: str | None) -> None:
+        for browser in self.open.values() if client is None else filter(None, [self.open.get(client)]):
+            browser.waiting.put_nowait(message)
 
     def hear(self, client: str, text: str, features: Mapping[str, Any]) -> None:
         """A browser says what it can take, and is told what the server can do."""
@@ -65,5 +99,6 @@ class Sockets:
                 self.send("feature_flags", dict(features), client)
 
     async def close(self) -> None:
-        for socket in list(self.open.values()):
-            await socket.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LONGEST_CLOSE):
+                await asyncio.gather(*(browser.socket.close() for browser in self.open.values()), return_exceptions=True)
