@@ -90,7 +90,7 @@ def _folder_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from . import pack
+    from . import pack, version
     from .executor import Executor
     from .folders import Folders, use
     from .node_types import NodeType
@@ -105,6 +105,8 @@ def _run(arguments: argparse.Namespace) -> int:
     folders = Folders(arguments.input.absolute(), arguments.out.absolute(), models=arguments.models.absolute())
     with use(folders):
         workflow = read_workflow(arguments.workflow, types)
+        if newer := version.note(workflow.saved, pack.own_version()):
+            print(f"dit-blocks: {arguments.workflow}: {newer}", file=sys.stderr)
         for option in arguments.overrides:
             override(workflow, option, types)
     executor = Executor(classes, folders)

@@ -38,6 +38,14 @@ def renamed() -> list[dict]:
     return RENAMED
 
 
+def own_version() -> str:
+    """The pack's version."""
+    comfy_api_standin.install()
+    from ..nodes.routes import own_version
+
+    return own_version()
+
+
 def _save_path(prefix: str) -> Path:
     """The next `<prefix>_00001_.safetensors` in the output folder of the run."""
     output = current().output

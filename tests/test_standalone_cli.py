@@ -45,6 +45,21 @@ def test_run_prints_texts_and_paths(dummies, capsys):
     assert out.splitlines() == ["Five: 5", str(dummies / "made" / "p_00001_.png")] and err == ""
 
 
+def test_a_workflow_of_a_newer_pack_is_told_and_run(dummies, capsys):
+    own = pack.own_version()
+    graph = {"nodes": [{"id": 1, "type": "T_Number", "widgets_values": [5]},
+                       {"id": 2, "type": "T_Show", "inputs": [{"name": "value", "type": "INT", "link": 1}]}], "links": [[1, 1, 0, 2, 0, "INT"]]}
+    signed = {"99.10": "99.10", own: "", "0.0.99": "", None: "", 7: ""}
+    for version, told in signed.items():
+        path = write(dummies, graph | {"extra": {"dit_blocks": {"version": version}}})
+        assert cli.main(["run", path]) == 0
+        line = f"dit-blocks: {path}: saved with DiT Blocks 99.10; this is {own}. It may draw otherwise until the pack is updated\n"
+        assert capsys.readouterr().err == (line if told else "")
+    for extra in (None, [7], {"dit_blocks": []}, {}):
+        assert cli.main(["run", write(dummies, graph | {"extra": extra})]) == 0
+        assert capsys.readouterr().err == ""
+
+
 def test_run_prints_one_json_object(dummies, capsys):
     assert cli.main(["run", write(dummies), "--json", "--set", "Source.width=9"]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -26,6 +26,11 @@ export const CHINESE = {
   "x0 at step {step}, σ = {sigma}, after block {block}": "第 {step} 步、第 {block} 块之后的 x0，σ = {sigma}",
   "before: {label}": "之前：{label}",
   "now: {label}": "现在：{label}",
+  "Saved with DiT Blocks {saved}; this is {own}. It may look or draw otherwise until the pack is updated.":
+    "由 DiT Blocks {saved} 保存；这里是 {own}。更新节点包之前，外观或结果可能不同。",
+  "Saved with DiT Blocks {saved}; this is {own}, which does not have {nodes}. An update may bring what is missing.":
+    "由 DiT Blocks {saved} 保存；这里是 {own}，没有 {nodes}。更新节点包也许就有了。",
+  "DiT Blocks {own} does not have {nodes}. An update may bring what is missing.": "DiT Blocks {own} 没有 {nodes}。更新节点包也许就有了。",
   "run to see which tokens are alike": "运行后可看到哪些 token 相似",
   "like {place} (orange: alike, blue: opposite)": "与 {place} 相似（橙：相似，蓝：相反）",
   "under the mouse: {place}; click and run to compare with it": "鼠标下：{place}；点击并运行即可与它比较",

@@ -1,3 +1,5 @@
+import { say } from "./language.js";
+
 // What to say of a workflow that another version of the pack may have saved.
 
 const PREFIX = "DiTBlocks";
@@ -25,7 +27,11 @@ export function unknownTypes(missing) {
  */
 export function note(saved, own, unknown) {
   const newer = typeof saved === "string" && isNewer(saved, own);
-  const by = newer ? `Saved with DiT Blocks ${saved}; this is ${own}` : `DiT Blocks ${own}`;
-  if (unknown.length) return `${by}, which does not have ${unknown.join(", ")}. An update may bring what is missing.`;
-  return newer ? `${by}. It may look or draw otherwise until the pack is updated.` : "";
+  const values = { saved, own, nodes: unknown.join(", ") };
+  if (!unknown.length && newer)
+    return say("Saved with DiT Blocks {saved}; this is {own}. It may look or draw otherwise until the pack is updated.", values);
+  if (!unknown.length) return "";
+  return newer
+    ? say("Saved with DiT Blocks {saved}; this is {own}, which does not have {nodes}. An update may bring what is missing.", values)
+    : say("DiT Blocks {own} does not have {nodes}. An update may bring what is missing.", values);
 }
