@@ -1,5 +1,6 @@
 """What `dit-blocks serve` keeps for its user, and what it refuses, each time in one line."""
 
+import asyncio
 import importlib.util
 import io
 import json
@@ -137,6 +138,17 @@ def test_a_mask_becomes_the_pictures_alpha(server):
 def test_uploads_that_are_refused(server, data, name, status, why):
     assert refused(upload(server, data, name), status, why)
     assert not (server.base / "x.png").exists()
+
+
+def test_the_reason_beside_the_number_says_why(server):
+    async def reason(data: bytes, name: str) -> str:
+        form = aiohttp.FormData(quote_fields=False)
+        form.add_field("image", data, filename=name)
+        async with aiohttp.ClientSession(server.url) as session, session.post("/api/upload/image", data=form) as answer:
+            assert answer.reason == (await answer.text()).encode("ascii", "replace").decode()
+            return answer.reason
+    assert asyncio.run(reason(bytes(200_000), "x.png")) == "this is larger than 0.1 MB, the most that --max-upload allows"
+    assert asyncio.run(reason(b"words", "猫.png")) == "?.png: it is not a picture that can be read"
 
 
 def test_uploads_without_a_picture(server):

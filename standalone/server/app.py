@@ -73,13 +73,17 @@ def _is_loopback(host: str) -> bool:
 
 @web.middleware
 async def one_line_refusals(request: web.Request, handler) -> web.StreamResponse:
-    """What is too large is told in megabytes, and with the option that allows more."""
+    """What is too large is told in megabytes, and with the option that allows more. The front end shows its user no more of a
+    refusal than the reason beside its number: why it is refused stands there too."""
     try:
         return await handler(request)
-    except web.HTTPRequestEntityTooLarge as error:
+    except web.HTTPRequestEntityTooLarge:
         most = request.app[STATE].max_upload
-        text = f"this is larger than {most / MB:g} MB, the most that --max-upload allows"
-        raise web.HTTPRequestEntityTooLarge(most, most, text=text) from error
+        refusal = web.HTTPRequestEntityTooLarge(most, most, text=f"this is larger than {most / MB:g} MB, the most that --max-upload allows")
+    except web.HTTPClientError as error:
+        refusal = error
+    refusal.set_status(refusal.status, " ".join(refusal.text.encode("ascii", "replace").decode().split()))
+    raise refusal
 
 
 @web.middleware
