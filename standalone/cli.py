@@ -6,7 +6,6 @@ import json
 import os
 from pathlib import Path
 import sys
-import tomllib
 from typing import Iterator, Sequence
 
 from .errors import NodeError, WorkflowError, one_line
@@ -211,9 +210,10 @@ def _train(arguments: argparse.Namespace) -> int:
             train(arguments.config)
         else:
             from ..dit_impl.training.config import train_by
+            from ..dit_impl.training.toml import read_toml
             from .dataset_nodes import read_folder
 
-            print(train_by(tomllib.loads(arguments.config.read_text(encoding="utf-8")), arguments.config.parent, read_folder))
+            print(train_by(read_toml(arguments.config), arguments.config.parent, read_folder))
     return DONE
 
 

@@ -5,7 +5,8 @@ import random
 import pytest
 import torch
 
-from dit_blocks.dit_impl.embedded import load_dit, load_text, save_dit
+from dit_blocks.dit_impl.embedded import FOLDER, load_dit, load_embedded, load_text, save_dit
+from dit_blocks.dit_impl.tokens import unfold
 from dit_blocks.dit_impl.training import scenes, textures
 from dit_blocks.dit_impl.training.evaluate import read_caption
 from dit_blocks.dit_impl.training.recipe import RecipeError, read_recipe, train
@@ -13,6 +14,7 @@ from dit_blocks.dit_impl.training.train_dit import DiTRecipe, LatentPool, train_
 from dit_blocks.dit_impl.training.train_vae import VAERecipe, train_vae
 from dit_blocks.dit_impl.training.verify import read_scene, same_scene
 from dit_blocks.dit_impl.vae import VAE, VAEConfig
+from dit_blocks.standalone.cli import main
 
 TINY_VAE = dict(latent_channels=4, width=8, depth=1, batch=2, crop=32, pool=8)
 TINY_DIT = dict(width=32, depth=2, heads=2, text_width=16, pictures=8, mix=((64, 2, 4, 1.0, 1.0), (64, 4, 4, 1.0, 1.0)))
@@ -98,16 +100,58 @@ def test_dit_training_goes_on_where_it_stopped(tmp_path):
         assert torch.equal(value, published[-1][name].half().float())
 
 
-def test_a_recipe_goes_on_from_the_weights_that_are_there(tmp_path):
+def recipe(folder, more: str = "", dit: str = "", steps: int = 1):
+    """A recipe file of tiny parts."""
     settings = "\n".join(f"{name} = {list(map(list, v)) if name == 'mix' else v}" for name, v in TINY_DIT.items())
     vae = "\n".join(f"{name} = {v}" for name, v in TINY_VAE.items())
+    path = folder / "recipe.toml"
+    path.write_text(f"{more}\n[vae]\nsteps = {steps}\n{vae}\n[dit]\nsteps = {steps}\n{dit}\n{settings}")
+    return path
+
+
+def test_a_recipe_begins_with_other_weights_and_goes_on_with_its_own(tmp_path):
     embeds = []
-    for seed in (1, 2):  # other random weights to start from, were it to start over
-        (tmp_path / "recipe.toml").write_text(f"go_on = true\nstate = 'state{seed}'\n[vae]\nsteps = 1\n{vae}\n"
-                                              f"[dit]\nsteps = 1\nseed = {seed}\n{settings}")
-        train(tmp_path / "recipe.toml")
+    for seed, start in ((1, ""), (2, "start = '.'"), (3, "start = 'elsewhere'")):  # other random weights to start from, were it to start over
+        train(recipe(tmp_path, f"state = 'state{min(seed, 2)}'\n{start}", f"seed = {seed}", steps=seed))
         embeds.append(load_dit(tmp_path / "dit.safetensors")[0].x_embedder["2"].weight)
-    assert (embeds[0] - embeds[1]).abs().max() < 1e-3 < embeds[0].abs().max()
+    assert all((embeds[0] - embed).abs().max() < 4e-3 < embeds[0].abs().max() for embed in embeds[1:])
+    assert torch.load(tmp_path / "state2" / "dit_state.pt", weights_only=True)["step"] == 3
+
+
+def test_the_whole_recipe_from_random_weights_gives_a_model_that_draws(tmp_path, capsys):
+    """VAE, transformer and text encoder by the command, and what they make in the place of the default model."""
+    assert main(["train", str(recipe(tmp_path, "weights = 'made'\nstate = 'state'", steps=2))]) == 0
+    dit, clip, vae = load_embedded.__wrapped__(tmp_path / "made")
+    assert dit.patch_sizes == (2, 4, 8)
+    positive = clip.encode_from_tokens_scheduled(clip.tokenize("a large red circle in the center on a navy background"))
+    sigmas = dit.schedule(3)
+    noisy, _ = dit.add_noise(dit.fold({"samples": torch.zeros(1, 4, 8, 8)}), sigmas, 0, 0)
+    picture = vae.decode(unfold(dit.denoise(noisy, sigmas, positive, cfg=1.0)[0]))
+    assert picture.shape == (1, 64, 64, 3) and picture.isfinite().all() and picture.std() > 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}
+    assert main(["train", str(recipe(tmp_path, "weights = 'made'\nstate = 'state'", steps=3))]) == 0
+    assert sorted(before) == ["dit.safetensors", "text.safetensors", "vae.safetensors"]
+    assert all((tmp_path / "made" / name).read_bytes() != content for name, content in before.items())
+
+
+def test_time_that_is_up_keeps_the_state(tmp_path):
+    vae = train_vae(VAERecipe(**TINY_VAE, steps=1), tmp_path)
+    train_dit(DiTRecipe(**TINY_DIT, steps=10 ** 6, seconds=0.5), vae, tmp_path, lambda *_: None)
+    assert torch.load(tmp_path / "dit_state.pt", weights_only=True)["step"] > 0
+
+
+def test_the_default_model_is_never_written_over(tmp_path):
+    ours = read_recipe(FOLDER / "recipe.toml")
+    assert ours.start.resolve() == FOLDER and FOLDER not in (ours.weights.resolve(), ours.state.resolve())
+    with pytest.raises(RecipeError, match=r"weights is .*embedded, which holds the default model that ships: name another folder"):
+        read_recipe(recipe(tmp_path, f"weights = '{FOLDER}'"))
+
+
+def test_a_recipe_is_for_one_process(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RecipeError, match="is a recipe of the default model, which one process follows"):
+        train(recipe(tmp_path))
+    assert not (tmp_path / "vae.safetensors").exists()
 
 
 @pytest.mark.parametrize("text,message", [

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from ..files import replace_atomically
+from ..files import save_state
 from ..flow import RectifiedFlow
 from ..mmdit import MMDiT, MMDiTConfig
 from ..patch import patchify, token_grid
@@ -190,6 +190,10 @@ def train_dit(recipe: DiTRecipe, vae: VAE, folder: Path, publish, start: tuple[M
     tokenizer, flow = Tokenizer(text.config), RectifiedFlow("x0")
     running: dict[tuple[int, int], float] = {}
     began = time.monotonic() - spent
+
+    def keep() -> None:
+        save_state({"both": both.state_dict(), "average": average.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                    "step": step, "spent": time.monotonic() - began}, state_file)
     while step < recipe.steps and time.monotonic() - began < recipe.seconds:
         done = max(step / recipe.steps, (time.monotonic() - began) / recipe.seconds)
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
@@ -217,10 +221,8 @@ def train_dit(recipe: DiTRecipe, vae: VAE, folder: Path, publish, start: tuple[M
         if step % report_every == 0:
             log.info("step %d %.0f s %s", step, time.monotonic() - began,
                      " ".join(f"{s}/{p}:{v:.3f}" for (s, p), v in sorted(running.items())))
-        if step % (5 * report_every) == 0 or step == recipe.steps:
-            spent = time.monotonic() - began
-            replace_atomically(state_file, lambda path: torch.save(
-                {"both": both.state_dict(), "average": average.state_dict(),
-                 "optimizers": [optimizer.state_dict() for optimizer in optimizers], "step": step, "spent": spent}, path))
+        if step % (5 * report_every) == 0:
+            keep()
             publish(average.module["model"], average.module["text"], scale, shift)
+    keep()
     publish(average.module["model"], average.module["text"], scale, shift)

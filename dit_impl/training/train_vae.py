@@ -10,7 +10,7 @@ import time
 import torch
 from torch import Tensor
 
-from ..files import replace_atomically
+from ..files import save_state
 from ..vae import VAE, VAEConfig, kl_to_standard_normal
 from . import textures
 
@@ -91,9 +91,7 @@ def train_vae(recipe: VAERecipe, folder: Path, report_every: int = 100) -> VAE:
             log.info("step %d loss %.4f psnr %.2f dB latent std %.2f %.0f s",
                      step, loss.item(), psnr(decoded, pixels), mean.std().item(), time.monotonic() - began)
         if step % (10 * report_every) == 0 or step == recipe.steps:
-            replace_atomically(state_file, lambda path: torch.save(
-                {"model": model.state_dict(), "average": average.state_dict(),
-                 "optimizer": optimizer.state_dict(), "step": step}, path))
+            save_state({"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, state_file)
     return average.module
 
 
