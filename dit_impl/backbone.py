@@ -127,6 +127,7 @@ class Backbone(Dit):
     latent_rgb: linear map from VAE latents to RGB 0..1, for previews: [C + 1, 3], the last row added.
     class_names: of a class-conditional model, by number; synonyms are parted by commas.
     device: where the model computes; None is where its weights are, which may differ where a host keeps some of them elsewhere.
+    facts: of its training, for people to read.
 
     The model is called as model(tokens, grid, patch_size, t, **arguments): `model.conditions` says which those are.
     """
@@ -139,6 +140,7 @@ class Backbone(Dit):
     latent_rgb: Tensor | None = None
     class_names: Mapping[int, str] = field(default_factory=dict)
     device: torch.device | None = None
+    facts: Mapping[str, str | int | float] = field(default_factory=dict)
 
     @property
     def patch_sizes(self) -> tuple[int, ...]:

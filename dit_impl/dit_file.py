@@ -41,6 +41,7 @@ def save_dit(dit: Dit, path: Path) -> None:
         "latent_format": {name: dit.latent_format[name].tolist() for name in FORMAT},
         "latent_rgb": None if dit.latent_rgb is None else dit.latent_rgb.tolist(),
         "class_names": dict(dit.class_names),
+        "training": dict(dit.facts),
     }
     save_model(dit.model, path, extra_metadata={KEY: json.dumps(account)})
 
@@ -58,7 +59,7 @@ def load_dit(path: Path, ops=nn, device: torch.device | None = None) -> Backbone
             model, _read_format(account["latent_format"]), _read_flow(account["flow"]), str(account["name"]),
             int(account["downscale"]), int(account["picture_size"]),
             None if account["latent_rgb"] is None else torch.tensor(account["latent_rgb"]),
-            {int(number): str(name) for number, name in account["class_names"].items()}, device)
+            {int(number): str(name) for number, name in account["class_names"].items()}, device, dict(account.get("training", {})))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(f"{path}: its metadata {KEY!r} is no account of a DIT: {' '.join(reason.split())[:200]}") from None

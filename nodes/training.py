@@ -4,12 +4,12 @@ from comfy_api.v0_0_2 import io, ui
 
 from ..dit_impl import new_dit
 from ..dit_impl.training import run, sets
-from ..dit_impl.training.loop import PRECISIONS, SCHEDULERS, Settings, TrainingError
+from ..dit_impl.training.loop import PRECISIONS, SCHEDULERS, Settings
+from ..dit_impl.training.run import ADAPTER
+from ..dit_impl.training.state import TrainingError
 from . import host
 from .textbook import CATEGORY, loss_inputs, scope_input, times_input
 from .wires import Dit, TrainingSetWire, dit_input, language_input, names_errors
-
-ADAPTER = "patch-size adapter"
 
 
 class NewDiT(io.ComfyNode):
@@ -197,7 +197,7 @@ class Train(io.ComfyNode):
             sample = run.drawn(positive or dit.unconditional, size, vae and vae.decode, seed)
         if scope == ADAPTER:
             done = run.run_adapter(dit, training_set, settings, patch_size, rank, folder, resume, sample, sample_every, report,
-                                   language)
+                                   language=language)
         else:
             done = run.run(dit, training_set, settings, scope, target, weighting, times, folder, resume, sample, sample_every, report,
                            language=language)
@@ -205,5 +205,5 @@ class Train(io.ComfyNode):
         if done.log.validation:
             said += f"; validation {done.log.validation[0][1]:.4g} → {done.log.validation[-1][1]:.4g}"
         samples = done.filters if done.samples is None else done.samples
-        shown = {**ui.PreviewImage(done.picture[None]).as_dict(), **ui.PreviewText(f"{said}\nstate and log: {folder}").as_dict()}
+        shown = {**ui.PreviewImage(done.picture[None]).as_dict(), **ui.PreviewText(f"{said}\n{done.log.unsaved or f'state and log: {folder}'}").as_dict()}
         return io.NodeOutput(done.dit, {"loss": done.log.losses}, done.filters, samples, done.picture[None], str(folder / run.TABLE), ui=shown)

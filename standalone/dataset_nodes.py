@@ -59,11 +59,18 @@ def read_folder(folder: Path) -> tuple[list[Tensor], list[str]]:
     """Pictures [1, H, W, 3] of a folder and its captions, from text files of the same names, empty where there is none."""
     paths = _pictures(folder)
     for below in sorted(path for path in folder.iterdir() if path.is_dir()):  # kohya's folders: the number before _ says how often
-        times, mark, _ = below.name.partition("_")
-        paths += _pictures(below) * (int(times) if mark and times.isdigit() else 1)
+        times = below.name.split("_")[0]
+        paths += _pictures(below) * (int(times) if times.isdecimal() else 1)
     read = _read(paths)
-    texts = [path.with_suffix(".txt") for path, _ in read]
-    return [picture for _, picture in read], [text.read_text(encoding="utf-8").strip() if text.is_file() else "" for text in texts]
+    return [picture for _, picture in read], [_caption(path.with_suffix(".txt")) for path, _ in read]
+
+
+def _caption(path: Path) -> str:
+    """What a text file says, nothing where there is none. Raises ValueError."""
+    try:
+        return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    except UnicodeDecodeError:
+        raise ValueError(f"{path.name}: a caption is UTF-8 text, this is not") from None
 
 
 def _subfolders() -> list[str]:

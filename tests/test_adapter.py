@@ -20,9 +20,10 @@ from dit_blocks.dit_impl.mmdit import MMDiT, MMDiTConfig
 from dit_blocks.dit_impl.patch_methods import Reading
 from dit_blocks.dit_impl.tokens import identity_format, unfold
 from dit_blocks.dit_impl.training.adapter import Distilling, finer, ranks, teach_patch_size
-from dit_blocks.dit_impl.training.loop import Draws, Settings, Alone, TrainingError
+from dit_blocks.dit_impl.training.loop import Alone, Draws, Settings
 from dit_blocks.dit_impl.training.objectives import training_copy
 from dit_blocks.dit_impl.training.sets import TrainingSet
+from dit_blocks.dit_impl.training.state import TrainingError
 from dit_blocks.nodes import host
 from dit_blocks.nodes.adapter import LoadAdapter, SaveAdapter
 from dit_blocks.standalone import pack

@@ -1,11 +1,14 @@
 """The training loop: what it draws, what it teaches and what it leaves alone, how it stops and goes on, and what it refuses."""
 
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -16,9 +19,10 @@ from dit_blocks.dit_impl.conditioning import BackboneError
 from dit_blocks.dit_impl.flow import DDPM, RectifiedFlow
 from dit_blocks.dit_impl.new_dit import new_dit
 from dit_blocks.dit_impl.training import losses, sets
-from dit_blocks.dit_impl.training.loop import Alone, Batch, Draws, Settings, TrainingError, train
+from dit_blocks.dit_impl.training.loop import Alone, Batch, Draws, Settings, train, validate
 from dit_blocks.dit_impl.training.objectives import Denoising, in_scope, training_copy
 from dit_blocks.dit_impl.training.sets import SetError, TrainingSet
+from dit_blocks.dit_impl.training.state import TrainingError
 
 pytest.importorskip("diffusers", reason="no diffusers (pip install diffusers)")
 FLOWS = [RectifiedFlow("velocity"), RectifiedFlow("x0"), DDPM("epsilon"), DDPM("v")]
@@ -154,6 +158,9 @@ def test_processes_share_a_batch_out_and_lose_nothing(backbone):
     whole, *halves = (Draws(set_, objective, SHORT, runner).at(3) for runner in (Alone(), Of(0), Of(1)))
     for name in ("clean", "noise", "sigma"):
         assert torch.equal(torch.stack([getattr(half, name) for half in halves], 1).flatten(0, 1), getattr(whole, name))
+    shares = replace(SHORT, batch=2, validation=3)  # whose last batch has one picture, and nothing for the second process
+    whole, *halves = (validate(objective, Draws(set_, objective, shares, runner), runner) for runner in (Alone(), Of(0), Of(1)))
+    assert sum(halves) / 2 == pytest.approx(whole, rel=1e-6)
     with pytest.raises(TrainingError, match="batch 3 does not divide among 2 processes"):
         Draws(set_, objective, replace(SHORT, batch=3), Of(0))
 
@@ -168,12 +175,63 @@ def test_accumulation_and_checkpointing_change_the_memory_not_the_gradient(backb
     assert all((a is b is None) or torch.allclose(a, b, atol=1e-7) for a, b in zip(*grads))
 
 
-def test_a_learning_rate_that_breaks_the_loss_stops_and_keeps_the_last_good_state(backbone, tmp_path):
+@pytest.mark.parametrize("every", [1, 1000])
+def test_a_learning_rate_that_breaks_the_loss_stops_and_keeps_the_last_good_state(backbone, tmp_path, every):
     state = tmp_path / "state.pt"
-    with pytest.raises(TrainingError, match=r"the loss of step \d+ is .*learning_rate 1e\+30 is too high; the last good state, of step \d+, is in"):
-        taught(backbone, Settings(steps=50, batch=4, learning_rate=1e30, warmup=0, scheduler="constant"), state, every=1000)
-    kept = torch.load(state, weights_only=True)
-    assert all(value.isfinite().all() for value in kept["parameters"].values())
+    with pytest.raises(TrainingError, match=r"the loss of step 2 is .*learning_rate 1e\+30 is too high; the last good state, of step 0, is in"):
+        taught(backbone, Settings(steps=50, batch=4, learning_rate=1e30, warmup=0, scheduler="constant"), state, every=every)
+    kept = torch.load(state, weights_only=True)["parameters"]
+    assert all(torch.equal(kept[name], p) for name, p in backbone.model.named_parameters())
+
+
+def test_a_last_step_that_breaks_the_weights_is_told_and_not_kept(backbone, tmp_path):
+    state = tmp_path / "state.pt"
+    with pytest.raises(TrainingError, match="step 1 made weights that are not finite: learning_rate 3e[+]37 is too high; the last good state, of step 0"):
+        taught(backbone, Settings(steps=1, batch=4, learning_rate=3e37, warmup=0, scheduler="constant"), state)
+    assert torch.load(state, weights_only=True)["step"] == 0
+
+
+@contextmanager
+def files_of_at_most(size: int):
+    """No file can be written past `size` bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_is_full_from_the_start_is_told_before_anything_is_learnt(backbone, tmp_path):
+    told = []
+    with files_of_at_most(20_000), pytest.raises(TrainingError, match=r"^.*state.pt can't be written: File too large$"):
+        taught(backbone, SHORT, tmp_path / "state.pt", watch=lambda *_: told.append(1))
+    assert not told and not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_gets_full_loses_nothing(backbone, tmp_path, caplog):
+    state, whole = tmp_path / "state.pt", taught(backbone, SHORT)[0]
+    with ExitStack() as stack:
+        def fill(done, _):
+            if done == 6:
+                stack.enter_context(files_of_at_most(20_000))
+        objective, log = taught(backbone, SHORT, state, watch=fill)
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(objective).values()))
+    assert log.unsaved == f"{state} can't be written: File too large; the state there is of step 4" and log.unsaved in caplog.text
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+    again, log = taught(backbone, SHORT, state, resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(again).values())) and not log.unsaved
+
+
+def test_a_cancel_with_a_full_disk_says_which_state_is_there(backbone, tmp_path, caplog):
+    def stop(done, _):
+        if done == 6:
+            raise KeyboardInterrupt
+    state = tmp_path / "state.pt"
+    with pytest.raises(KeyboardInterrupt), ExitStack() as stack:
+        taught(backbone, SHORT, state, watch=lambda done, _: done == 6 and stack.enter_context(files_of_at_most(20_000)) or stop(done, _))
+    assert f"training stopped at step 6 of 8; its state, of step 4, is in {state}" in caplog.text
+    assert torch.load(state, weights_only=True)["step"] == 4
 
 
 def test_what_can_not_be_trained_is_refused_in_one_line(backbone, tmp_path):
@@ -182,6 +240,8 @@ def test_what_can_not_be_trained_is_refused_in_one_line(backbone, tmp_path):
             (replace(SHORT, steps=0), "steps is at least 1, not 0"),
             (replace(SHORT, scheduler="step"), "scheduler is one of"),
             (replace(SHORT, ema=1.0), "ema is from 0 to below 1, not 1.0"),
+            (replace(SHORT, validation=-1), "validation is at least 0, not -1"),
+            (replace(SHORT, clip=0.0), "clip is above 0, not 0.0"),
             (replace(SHORT, validation=8), "the set has 8 pictures, validation holds out 8: none is left")):
         with pytest.raises(TrainingError, match=message):
             taught(backbone, settings)
@@ -192,6 +252,9 @@ def test_what_can_not_be_trained_is_refused_in_one_line(backbone, tmp_path):
         taught(backbone, replace(SHORT, learning_rate=0.01), tmp_path / "state.pt", resume=True)
     with pytest.raises(TrainingError, match="scope was everything, not patch embed and head"):
         taught(backbone, SHORT, tmp_path / "state.pt", resume=True, scope="patch embed and head")
+    torch.save({"step": 3}, tmp_path / "other.pt")
+    with pytest.raises(TrainingError, match="is no state of a training: 'settings'"):
+        taught(backbone, SHORT, tmp_path / "other.pt", resume=True)
     (tmp_path / "broken.pt").write_bytes(b"no state")
     with pytest.raises(TrainingError, match="is no state of a training"):
         taught(backbone, SHORT, tmp_path / "broken.pt", resume=True)
@@ -275,10 +338,10 @@ def test_a_kill_while_saving_leaves_the_old_file_whole(tmp_path):
     torch.save({"parameters": torch.zeros(60_000_000)}, state)
     saver = subprocess.Popen([sys.executable, "-c", SAVER, str(state)], stdout=subprocess.PIPE)
     saver.stdout.readline()
-    deadline = 500
-    while not list(tmp_path.glob(".state.pt.*.part")) and deadline:
-        deadline -= 1
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".state.pt.*.part")) and time.monotonic() < deadline:
         os.sched_yield()
     saver.send_signal(signal.SIGKILL)
     saver.wait()
+    assert list(tmp_path.glob(".state.pt.*.part"))  # it was saving
     assert torch.load(state, weights_only=True)["parameters"].shape == (60_000_000,)

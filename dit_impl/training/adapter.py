@@ -12,10 +12,11 @@ from ..adapters import Adapter, apply_adapter, base_of, base_state, fingerprint
 from ..backbone import Backbone, Dit
 from ..flow import per_sample
 from ..patch import patchify, token_grid, unpatchify
-from .loop import Batch, Settings, TrainingError, Watch, train
+from .loop import Batch, Settings, Watch, train
 from .losses import draw_sigmas, own_target
 from .objectives import arguments_of, training_copy
 from .sets import TrainingSet
+from .state import TrainingError
 
 SHARE = 0.1  # of the model's parameters, that an adapter has at most where nothing else is said
 WIDE_SHARE = 0.06  # of the model's parameters: an embedding and a head of more than this learn a change of low rank

@@ -1,12 +1,19 @@
 """A training over several processes, as `accelerate launch` starts them: DDP or FSDP by its configuration."""
 
 from contextlib import nullcontext
+import copy
+from dataclasses import replace
 import os
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
-from .loop import Alone, Objective, TrainingError
+from ..adapter_parts import hollow_copy
+from ..backbone import Backbone
+from .loop import Alone, Objective
+from .state import TrainingError
 
 
 def launched() -> bool:
@@ -15,20 +22,32 @@ def launched() -> bool:
 
 
 class Launched(Alone):
-    """One process of a launch. The objective's module is wrapped, so that gradients are means over all processes."""
+    """One process of a launch. The objective's module is wrapped, so that gradients are means over all processes, and under FSDP so that
+    each holds a part of every weight."""
 
     def __init__(self):
         try:
-            from accelerate import Accelerator
+            from accelerate import Accelerator, DistributedDataParallelKwargs
         except ImportError:
             raise TrainingError("several processes need accelerate: pip install accelerate") from None
-        self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        # a step reads one patch size: embeddings and heads of the others have no gradient
+        ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[ddp])
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
+        self.sharded = hasattr(self.accelerator.state, "fsdp_plugin")
         self.module: nn.Module | None = None
+        self.hollow: nn.Module | None = None  # as the module was, without numbers in it
 
     def prepare(self, objective: Objective, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        if self.sharded:
+            if (version := self.accelerator.state.fsdp_plugin.fsdp_version) != 2:
+                raise TrainingError(f"fsdp_version is 2, not {version}: accelerate launch --fsdp_version 2")
+            self.hollow = hollow_copy(objective.module)
         objective.module, optimizer = self.accelerator.prepare(objective.module, optimizer)
         self.module = objective.module
+        if self.sharded:  # other parameters are in the places of those that the objective named
+            now = dict(self.module.named_parameters())
+            objective.trained = {name: now[name] for name in objective.trained}
         return optimizer
 
     def gathering(self, objective: Objective, last: bool):
@@ -38,7 +57,26 @@ class Launched(Alone):
         self.accelerator.backward(loss)
 
     def clip(self, parameters: list[nn.Parameter], most: float) -> Tensor:
-        return self.accelerator.clip_grad_norm_(parameters, most)
+        return self.whole(self.accelerator.clip_grad_norm_(parameters, most))
 
     def mean(self, value: Tensor) -> Tensor:
         return self.accelerator.reduce(value, "mean")
+
+    def whole(self, values: Any) -> Any:
+        return tree_map(lambda value: value.full_tensor() if hasattr(value, "full_tensor") else value, values)
+
+    def readable(self, dit: Backbone) -> Backbone:
+        if self.hollow is None:
+            return dit
+        model = copy.deepcopy(self.hollow)
+        model.load_state_dict(self.whole({name: value.detach() for name, value in self.module.state_dict().items()}), assign=True)
+        for name, buffer in self.module.named_buffers():  # those that are not in a state
+            owner, _, last = name.rpartition(".")
+            setattr(model.get_submodule(owner), last, buffer)
+        return replace(dit, model=model)
+
+    def placed(self, value: Tensor, parameter: nn.Parameter) -> Tensor:
+        if not hasattr(parameter, "device_mesh"):
+            return value
+        from torch.distributed.tensor import distribute_tensor
+        return distribute_tensor(value, parameter.device_mesh, parameter.placements)

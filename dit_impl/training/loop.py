@@ -2,31 +2,28 @@
 process of a launch knows what the others take. What is taught, and by what loss, is an objective's: `objectives.py`, `adapter.py`."""
 
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 import logging
 import math
 from pathlib import Path
 import time
-from typing import Callable, Protocol
+from typing import Any, Callable, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from ..backbone import Backbone
 from ..conditioning import Conditioning
-from ..files import replace_atomically
 from ..tokens import LatentFormat, into_dit_space
 from ..wrapped import diffusers_part
 from .sets import TrainingSet
+from .state import Log, State, TrainingError
 
 log = logging.getLogger(__name__)
 
 SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine")
 PRECISIONS = ("float32", "bfloat16")
 VALIDATION_SEED = 7919
-
-
-class TrainingError(ValueError):
-    """A training that can't begin or go on: one line that names the rule and the value."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +51,12 @@ class Settings:
         for name in ("steps", "batch", "accumulate"):
             if getattr(self, name) < 1:
                 raise TrainingError(f"{name} is at least 1, not {getattr(self, name)}")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise TrainingError(f"learning_rate is above 0, not {self.learning_rate}")
+        for name in ("warmup", "validation", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise TrainingError(f"{name} is at least 0, not {getattr(self, name)}")
+        for name in ("learning_rate", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise TrainingError(f"{name} is above 0, not {getattr(self, name)}")
         for name, known in (("scheduler", SCHEDULERS), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise TrainingError(f"{name} is one of {', '.join(known)}, not {getattr(self, name)!r}")
@@ -95,18 +96,10 @@ class Objective(Protocol):
         """The mean loss of a batch: → []."""
 
 
-@dataclass
-class Log:
-    """What training told: losses by step, and validation losses as (step, loss)."""
-    losses: list[float] = field(default_factory=list)
-    gradients: list[float] = field(default_factory=list)
-    validation: list[tuple[int, float]] = field(default_factory=list)
-    seconds: float = 0.0
-
-
 class Alone:
     """One process, one device."""
     rank, processes = 0, 1
+    sharded = False  # whether each process holds only a part of every weight
 
     def prepare(self, objective: Objective, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         return optimizer
@@ -121,6 +114,18 @@ class Alone:
         return nn.utils.clip_grad_norm_(parameters, most)
 
     def mean(self, value: Tensor) -> Tensor:
+        return value
+
+    def whole(self, values: Any) -> Any:
+        """Tensors, however nested, that no process holds only a part of."""
+        return values
+
+    def readable(self, dit: Backbone) -> Backbone:
+        """A DIT whose model is being trained, with whole weights."""
+        return dit
+
+    def placed(self, value: Tensor, parameter: nn.Parameter) -> Tensor:
+        """A whole tensor as this process holds one of this parameter."""
         return value
 
 
@@ -165,7 +170,8 @@ class Draws:
         noise = torch.randn(len(chosen), *data.latents.shape[1:], generator=generator)
         sigma = objective.sigmas(len(chosen), generator)
         dropped = torch.rand(len(chosen), generator=generator) < drop
-        mine = slice(self.runner.rank, None, self.runner.processes)
+        # a process that is left without a picture takes one that is another's, lest it keep the others waiting
+        mine = slice(self.runner.rank % len(chosen), None, self.runner.processes)
         device = objective.device
         clean = into_dit_space(data.latents[chosen[mine]].float().clone(), objective.latent_format)
         nothing = data.nothing or objective.nothing
@@ -174,12 +180,14 @@ class Draws:
         return Batch(clean.to(device), noise[mine].to(device), sigma[mine].to(device), conditionings, patch_size)
 
 
-def validate(objective: Objective, draws: Draws) -> float:
-    """The mean loss on the pictures held out; NaN where there are none."""
-    batches = draws.held_out()
+def validate(objective: Objective, draws: Draws, runner) -> float:
+    """The mean loss on the pictures held out, by all processes together; NaN where there are none."""
+    held, total = len(draws.data) - draws.count, torch.zeros((), device=objective.device)
     with torch.no_grad():
-        losses = [objective.loss(batch).item() * len(batch.clean) for batch in batches]
-    return sum(losses) / (len(draws.data) - draws.count) if batches else float("nan")
+        for start, batch in zip(range(0, held, draws.settings.batch), draws.held_out()):
+            own = range(start + runner.rank, min(start + draws.settings.batch, held), runner.processes)
+            total += objective.loss(batch) * len(own)
+    return (runner.mean(total) * runner.processes / held).item() if held else float("nan")
 
 
 Watch = Callable[[int, Log], None]  # (steps done, log): progress; what it raises stops the training, which keeps its state
@@ -205,23 +213,16 @@ def _train(objective, data, settings, state, resume, watch, every, runner, avera
     parameters = list(objective.trained.values())
     optimizer = torch.optim.AdamW(parameters, settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay)
     optimizer = runner.prepare(objective, optimizer)
+    parameters = list(objective.trained.values())  # a launcher may have put others in their places
     schedule = get_scheduler(settings.scheduler, optimizer, num_warmup_steps=settings.warmup, num_training_steps=settings.steps)
     average = EMAModel(parameters, settings.ema) if settings.ema else None
     parts = {"optimizer": optimizer, "schedule": schedule, **({"average": average} if average else {})}
+    kept = State(state, objective, parts, settings, runner)
     if resume:
-        done, told = _restore(state, objective, parts, settings)
-    began, autocast = time.monotonic() - told.seconds, settings.precision == "bfloat16"
-
-    def keep() -> None:
-        told.seconds = time.monotonic() - began
-        if state and runner.rank == 0:
-            values = {"step": done, "settings": asdict(settings) | objective.account, "log": asdict(told),
-                      "parameters": {name: p.detach() for name, p in objective.trained.items()},
-                      **{name: part.state_dict() for name, part in parts.items()}}
-            replace_atomically(state, lambda aside: torch.save(values, aside))
+        done, told = kept.restore()
+    began, began_at, autocast = time.monotonic() - told.seconds, done, settings.precision == "bfloat16"
     if settings.validation and not done:
-        told.validation.append((0, validate(objective, draws)))
-    began_at = done
+        told.validation.append((0, validate(objective, draws, runner)))
     try:
         while done < settings.steps:
             total = torch.zeros((), device=objective.device)
@@ -231,13 +232,15 @@ def _train(objective, data, settings, state, resume, watch, every, runner, avera
                         loss = objective.loss(draws.at(done, part)) / settings.accumulate
                     runner.backward(loss)
                 total += loss.detach()
-            norm = runner.clip(parameters, settings.clip)
-            reached = runner.mean(total).item()
-            if not (math.isfinite(reached) and math.isfinite(float(norm))):
-                raise _diverged(done, reached, objective, parts, settings, state if done > began_at else None)
-            if done == began_at:  # what a later step goes back to; not before, lest a training that can't begin take an earlier one's place
-                _set_aside(state, resume or runner.rank > 0)
-                keep()
+            norm, reached = runner.clip(parameters, settings.clip).item(), runner.mean(total).item()
+            if not (math.isfinite(reached) and math.isfinite(norm)):
+                raise kept.back(f"the loss of step {done + 1} is {reached}, its gradient's norm {norm}: "
+                                f"learning_rate {settings.learning_rate:g} is too high")
+            # a state is kept once its loss is known to be finite; none before, lest a training that can't begin take an earlier one's place
+            if done == began_at:
+                kept.begin(done, told)
+            elif done % every == 0:
+                kept.keep(done, told)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
@@ -245,68 +248,24 @@ def _train(objective, data, settings, state, resume, watch, every, runner, avera
                 average.step(parameters)
             done += 1
             told.losses.append(reached)
-            told.gradients.append(float(norm))
+            told.gradients.append(norm)
             if settings.validation and (done % every == 0 or done == settings.steps):
-                told.validation.append((done, validate(objective, draws)))
+                told.validation.append((done, validate(objective, draws, runner)))
             told.seconds = time.monotonic() - began
-            if done % every == 0 and done < settings.steps:
-                keep()
             watch(done, told)
     except TrainingError:
         raise
     except BaseException:
         optimizer.zero_grad(set_to_none=True)
         if state and done > began_at:
-            keep()
-            log.warning("training stopped at step %d of %d; its state is in %s, resume goes on from there", done, settings.steps, state)
+            kept.keep(done, told)
+            log.warning("training stopped at step %d of %d; its state, of step %d, is in %s, resume goes on from there",
+                        done, settings.steps, kept.step, state)
         raise
-    keep()
+    if not runner.whole(nn.utils.get_total_norm([p.detach() for p in parameters])).isfinite():
+        raise kept.back(f"step {done} made weights that are not finite: learning_rate {settings.learning_rate:g} is too high")
+    kept.keep(done, told)
     if average and averaged:
         average.copy_to(parameters)
+    objective.trained = runner.whole({name: p.detach() for name, p in objective.trained.items()}) if runner.sharded else objective.trained
     return told
-
-
-def _restore(state: Path | None, objective: Objective, parts: dict, settings: Settings) -> tuple[int, Log]:
-    """Put back what `keep` wrote: → the steps done, the log. Raises TrainingError."""
-    if not state or not state.exists():
-        raise TrainingError(f"there is nothing to resume: no state in {state}")
-    try:
-        kept = torch.load(state, weights_only=True, map_location=objective.device)
-    except Exception as error:  # whatever a broken file makes of it
-        raise TrainingError(f"{state} is no state of a training: {' '.join(str(error).split())[:100]}") from None
-    free = ("steps", "precision", "checkpointing")
-    for name, value in (asdict(settings) | objective.account).items():
-        if name not in free and kept["settings"].get(name) != value:
-            raise TrainingError(f"resume goes on with the settings it began with: {name} was {kept['settings'].get(name)}, not {value}")
-    _fill(objective, kept, state)
-    for name, part in parts.items():
-        part.load_state_dict(kept[name])
-    told = Log(**kept["log"])
-    told.validation = [tuple(pair) for pair in told.validation]
-    return kept["step"], told
-
-
-def _set_aside(state: Path | None, mine: bool) -> None:
-    """Keep an earlier training's state under another name, unless it is the one that goes on."""
-    if state and state.exists() and not mine:
-        earlier = state.with_name(f"{state.stem}.earlier{state.suffix}")
-        state.replace(earlier)
-        log.warning("the state of an earlier training of this name is now %s", earlier)
-
-
-def _fill(objective: Objective, kept: dict, state: Path) -> None:
-    shapes = {name: value.shape for name, value in kept["parameters"].items()}
-    if shapes != {name: value.shape for name, value in objective.trained.items()}:
-        raise TrainingError(f"{state} is of another model or scope: its {len(shapes)} parameters are not the {len(objective.trained)} trained here")
-    with torch.no_grad():
-        for name, value in kept["parameters"].items():
-            objective.trained[name].copy_(value)
-
-
-def _diverged(done: int, loss: float, objective: Objective, parts: dict, settings: Settings, state: Path | None) -> TrainingError:
-    """Go back to the last state that was kept, and say so."""
-    what = f"the loss of step {done} is {loss}, or its gradient is: learning_rate {settings.learning_rate:g} is too high"
-    if not state or not state.exists():
-        return TrainingError(what)
-    kept, _ = _restore(state, objective, parts, settings)
-    return TrainingError(f"{what}; the last good state, of step {kept}, is in {state}")

@@ -12,8 +12,9 @@ from ..conditioning import Arguments, BackboneError, join
 from ..dit import DiT
 from ..mmdit import MMDiT
 from ..patch import patchify, token_grid
-from .loop import Batch, TrainingError
+from .loop import Batch
 from .losses import draw_sigmas, squared_error
+from .state import TrainingError
 
 SCOPES = ("everything", "patch embed and head")
 # of the patch embedding and the head, in this library's models and in those that diffusers runs
@@ -22,7 +23,8 @@ EMBED_AND_HEAD = ("x_embedder.", "final_layer.", "transformer.pos_embed.proj.", 
 
 
 def training_copy(dit: Dit) -> Backbone:
-    """A DIT with float32 weights of its own, free of inference mode, where it computes. Raises TrainingError for a MODEL."""
+    """A DIT with float32 weights of its own (a host's model keeps the type it computes in), free of inference mode, where it computes.
+    Raises TrainingError for a MODEL."""
     if not isinstance(dit, Backbone):
         raise TrainingError(f"{dit.name} is a MODEL, whose weights are ComfyUI's: it can learn a patch-size adapter, not be trained whole")
     with torch.inference_mode(False):
@@ -32,7 +34,8 @@ def training_copy(dit: Dit) -> Backbone:
             weights = {key: value.detach().to(dit.like().device, torch.float32, copy=True) for key, value in dit.model.state_dict().items()}
             model.load_state_dict(weights, assign=True)
         else:
-            model = copy.deepcopy(dit.model).float()
+            model = copy.deepcopy(dit.model)
+            model = model if hasattr(model, "extended") else model.float()
         return replace(dit, model=model.train())
 
 

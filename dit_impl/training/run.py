@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import csv
 from dataclasses import dataclass, field, replace
+import logging
 from pathlib import Path
 
 import torch
@@ -15,15 +16,18 @@ from ..files import replace_atomically
 from ..filters import filters_picture
 from ..tokens import unfold
 from .adapter import Distilling
-from .loop import Alone, Log, Objective, Settings, train
+from .loop import Alone, Objective, Settings, train
 from .objectives import Denoising, training_copy
 from .sets import TrainingSet
+from .state import Log
 
+ADAPTER = "patch-size adapter"  # a scope, beside those of `objectives`
 STATE, TABLE = "state.pt", "log.csv"
 SNAPSHOTS = 24
 SAMPLE_STEPS = 12
 WORDS = {"loss": {"en": "loss", "zh": "损失"}, "validation": {"en": "validation loss", "zh": "验证损失"}, "step": {"en": "step", "zh": "步"}}
 Report = Callable[[int, Tensor | None], None]
+Sample = Callable[[Dit, int], Tensor]  # (a DIT as it stands, patch size or 0) → picture [H, W, 3] in 0..1
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,12 @@ class Trained:
 
 @dataclass
 class Monitor:
-    """What is to be seen of a training: the loss, the patch embedding's filters as they change, and samples."""
+    """What is to be seen of a training: the loss, the patch embedding's filters as they change, and samples. patch_size: that is learnt,
+    0 for the model's own."""
     dit: Backbone
     steps: int
-    sample: Callable[[Dit], Tensor] | None = None
+    runner: Alone
+    sample: Sample | None = None
     sample_every: int = 0
     filters: list[Tensor] = field(default_factory=list)
     samples: list[Tensor] = field(default_factory=list)
@@ -51,13 +57,15 @@ class Monitor:
     def look(self, done: int) -> bool:
         """Take what is due at this step; → whether there is something new to show."""
         every = max(1, self.steps // (SNAPSHOTS - 1))
-        due = done % every == 0 or done == self.steps
-        if due:
-            self.filters.append(filters_picture(self.dit, self.patch_size))
-        if self.sample and self.sample_every and (done % self.sample_every == 0 or done == self.steps):
-            self.samples.append(self.sample(self.dit))
-            due = True
-        return due
+        filters = done % every == 0 or done == self.steps
+        samples = self.sample and self.sample_every and (done % self.sample_every == 0 or done == self.steps)
+        if filters or samples:
+            dit = self.runner.readable(self.dit)
+        if filters:
+            self.filters.append(filters_picture(dit, self.patch_size))
+        if samples:
+            self.samples.append(self.sample(dit, self.patch_size))
+        return bool(filters or samples)
 
     def picture(self, log: Log) -> Tensor:
         """Loss, filters and the last sample side by side: → [H, W, 3] in 0..1."""
@@ -92,12 +100,12 @@ def write_log(log: Log, path: Path) -> None:
 
 
 def drawn(positive: Conditioning, size: tuple[int, int], decode: Callable[[Tensor], Tensor] | None, seed: int,
-          negative: Conditioning | None = None, cfg: float = 1.0) -> Callable[[Dit], Tensor]:
-    """→ a function that draws one picture by a DIT as it stands: [H, W, 3] in 0..1. size: of the latent; decode: latent → [B, H, W, 3]."""
-    def sample(dit: Dit) -> Tensor:
+          negative: Conditioning | None = None, cfg: float = 1.0) -> Sample:
+    """→ what draws one picture. size: of the latent; decode: latent → [B, H, W, 3]."""
+    def sample(dit: Dit, patch_size: int) -> Tensor:
         with torch.no_grad():
             sigmas = dit.schedule(SAMPLE_STEPS)
-            empty = dit.fold({"samples": torch.zeros(1, dit.channels, *size)})
+            empty = dit.fold({"samples": torch.zeros(1, dit.channels, *size)}, patch_size)
             noisy, _ = dit.add_noise(empty, sigmas, 0, seed)
             tokens, _ = dit.denoise(noisy, sigmas, positive, negative, cfg)
             if decode is None:
@@ -107,7 +115,7 @@ def drawn(positive: Conditioning, size: tuple[int, int], decode: Callable[[Tenso
 
 
 def run(dit: Dit, data: TrainingSet, settings: Settings, scope: str = "everything", target: str = "own", weighting: str = "none",
-        times: str = "logit_normal", folder: Path | None = None, resume: bool = False, sample: Callable[[Dit], Tensor] | None = None,
+        times: str = "logit_normal", folder: Path | None = None, resume: bool = False, sample: Sample | None = None,
         sample_every: int = 0, report: Report = lambda *_: None, runner=Alone(), language: str = "English") -> Trained:
     """Train a copy of a Backbone. folder: where state and log go. `report(done, picture or None)` may raise to stop, which keeps the state.
 
@@ -115,30 +123,37 @@ def run(dit: Dit, data: TrainingSet, settings: Settings, scope: str = "everythin
     """
     taught = training_copy(dit)
     objective = Denoising(taught, scope, None, target, weighting, times, settings.checkpointing)
-    monitor = Monitor(taught, settings.steps, sample, sample_every, language=language)
-    log = _watched(objective, monitor, data, settings, folder, resume, report, runner)
+    monitor = Monitor(taught, settings.steps, runner, sample, sample_every, language=language)
+    log = _watched(objective, monitor, data, settings, folder, resume, report)
+    taught = runner.readable(taught)
     taught.model.eval().requires_grad_(False)
     taught.model.checkpointing = False
-    return monitor.told(replace(taught, name=dit.name), log)
+    return monitor.told(replace(taught, name=dit.name, facts=facts_of(log, settings, data) | objective.account), log)
 
 
 def run_adapter(dit: Dit, data: TrainingSet, settings: Settings, patch_size: int, rank: int, folder: Path | None = None, resume: bool = False,
-                sample: Callable[[Dit], Tensor] | None = None, sample_every: int = 0, report: Report = lambda *_: None,
+                sample: Sample | None = None, sample_every: int = 0, report: Report = lambda *_: None, runner=Alone(),
                 language: str = "English") -> Trained:
-    """Teach an adapter for a patch size, as `run` trains; a sample is drawn once, at the end. Raises TrainingError."""
+    """Teach an adapter for a patch size, as `run` trains. Raises TrainingError."""
     with torch.inference_mode(False):
         objective = Distilling(dit, patch_size, rank, checkpointing=settings.checkpointing, seed=settings.seed)
-    monitor = Monitor(replace(dit, model=objective.student), settings.steps, patch_size=patch_size, language=language)
-    log = _watched(objective, monitor, data, settings, folder, resume, report, Alone())
+    pupil = replace(objective.dit, model=objective.student)
+    monitor = Monitor(pupil, settings.steps, runner, sample, sample_every, patch_size=patch_size, language=language)
+    log = _watched(objective, monitor, data, settings, folder, resume, report)
     with torch.inference_mode(False):
-        done = objective.result(steps=len(log.losses), batch=settings.batch, pictures=len(data), loss=round(log.losses[-1], 6))
-    if sample and sample_every:
-        monitor.samples.append(sample(done))
+        done = objective.result(**facts_of(log, settings, data))
     return monitor.told(done, log)
 
 
-def _watched(objective: Objective, monitor: Monitor, data: TrainingSet, settings: Settings, folder: Path | None, resume: bool, report: Report,
-             runner) -> Log:
+def facts_of(log: Log, settings: Settings, data: TrainingSet) -> dict:
+    """Of a training, for people to read: in the metadata of what it made."""
+    facts = {"steps": len(log.losses), "batch": settings.batch * settings.accumulate, "learning_rate": settings.learning_rate,
+             "pictures": len(data) - settings.validation, "seed": settings.seed, "loss": round(log.losses[-1], 6)}
+    return facts | ({"validation_loss": round(log.validation[-1][1], 6)} if log.validation else {})
+
+
+def _watched(objective: Objective, monitor: Monitor, data: TrainingSet, settings: Settings, folder: Path | None, resume: bool,
+             report: Report) -> Log:
     """Train, and look at it; whatever ends it, the log is written."""
     monitor.look(0)
     last = Log()
@@ -148,8 +163,12 @@ def _watched(objective: Objective, monitor: Monitor, data: TrainingSet, settings
         last = log
         report(done, monitor.picture(log) if monitor.look(done) else None)
     try:
-        last = train(objective, data, settings, folder and folder / STATE, resume, watch, runner=runner)
+        last = train(objective, data, settings, folder and folder / STATE, resume, watch, runner=monitor.runner)
     finally:
-        if folder and last.losses and runner.rank == 0:
-            write_log(last, folder / TABLE)
+        if folder and last.losses and monitor.runner.rank == 0:
+            try:
+                write_log(last, folder / TABLE)
+            except OSError as error:  # what was learnt is worth more than its log
+                last.unsaved = f"{last.unsaved}; {error}" if last.unsaved else str(error)
+                logging.getLogger(__name__).warning("%s", error)
     return last

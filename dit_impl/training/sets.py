@@ -33,7 +33,6 @@ class TrainingSet:
     conditionings: list[Conditioning] | None
     captions: tuple[str, ...] = ()
     nothing: Conditioning | None = None
-    skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -41,8 +40,9 @@ class TrainingSet:
     def __str__(self) -> str:
         _, c, h, w = self.latents.shape
         said = f"{len(self)} latents of {c}×{h}×{w}, {self.latents.nbytes / 2 ** 20:.1f} MiB"
-        said += f"; captions: {sum(map(bool, self.captions))}" if self.captions else ""
-        return said + "".join(f"\nskipped: {name}" for name in self.skipped)
+        if missing := self.captions.count(""):
+            return f"{said}; {missing} of {len(self)} captions are empty"
+        return f"{said}; captions: {len(self.captions)}" if self.captions else said
 
 
 def same_size(latents: Sequence[Tensor]) -> Tensor:

@@ -13,9 +13,9 @@ from ..backbone import Backbone, Dit
 from ..charts import enlarged
 from ..flow import DDPM
 from ..tokens import noise_like, to_latent, with_tokens
-from .loop import TrainingError
 from .losses import draw_sigmas, squared_error
 from .objectives import in_scope, only, training_copy
+from .state import TrainingError
 
 
 @dataclass(eq=False, kw_only=True)
