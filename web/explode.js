@@ -80,6 +80,8 @@ function explode(node) {
     const [exploded] = /** @type {SubgraphNode[]} */ (pasted?.created ?? []);
     // Unpack Subgraph keeps the stages' own values and forgets those of the subgraph's widgets.
     for (const stage of exploded.subgraph.nodes) copyValues(stage, node);
+    const lost = node.widgets.filter(({ name }) => !exploded.widgets.some((widget) => widget.name === name));
+    exploded.properties.kept = Object.fromEntries(lost.map(({ name, value }) => [name, value]));
     takePlace(exploded, node);
   });
 }
@@ -90,6 +92,8 @@ function collapse(node) {
     const step = LiteGraph.createNode(STEP);
     step.pos = [node.pos[0], node.pos[1]];
     node.graph.add(step);
+    const kept = /** @type {Record<string, any>} */ (node.properties.kept ?? {}); // nothing in one that came from the node search
+    for (const widget of step.widgets) widget.value = kept[widget.name] ?? widget.value;
     takePlace(step, node);
   });
 }

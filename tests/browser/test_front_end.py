@@ -66,6 +66,7 @@ def draw(run, host) -> np.ndarray:
 
 def test_explode_runs_the_same_and_collapse_restores(page, host, run):
     evaluate(page, "Step 3", "node.widgets.find(({ name }) => name === 'cfg').value = 4.5")
+    evaluate(page, "Step 3", "node.widgets.find(({ name }) => name === 'patch_method').value = 'native'")  # which the stages have not
     steps, before = draw(run, host), prompt(page)
     old, place = find(page, "Step 3"), evaluate(page, "Step 3", "[...node.pos]")
 
@@ -174,10 +175,13 @@ def test_the_menu_offers_what_can_be_done(page):
 
 
 def test_an_exploded_step_of_a_loaded_file_can_be_collapsed(page):
+    evaluate(page, "Step 3", "node.widgets.find(({ name }) => name === 'patch_method').value = 'native'")
     choose(page, "Step 3", EXPLODE)
     page.evaluate("app.loadGraphData(app.rootGraph.serialize())")
     page.wait_for_timeout(500)
     assert menu(page, "Step 3") == {COLLAPSE: True}
+    choose(page, "Step 3", COLLAPSE)
+    assert evaluate(page, "Step 3", "node.widgets.find(({ name }) => name === 'patch_method').value") == "native"
 
 
 def test_the_blueprint_is_found_in_the_node_search(page):
