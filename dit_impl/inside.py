@@ -190,16 +190,15 @@ def token_mask(mask: Tensor, grid: tuple[int, ...], batch: int) -> Tensor:
     return chosen[torch.arange(batch) % len(chosen)]
 
 
-def describe_blocks(dit: Dit, blocks: str) -> str:
-    """What DiT Blocks runs, in words: `blocks 0 to 5: 0–5 joint; runs 0, 1, 2`."""
-    kinds = dit.stages.kinds
-    groups, start = [], 0
-    for i in range(1, len(kinds) + 1):
-        if i == len(kinds) or kinds[i] != kinds[start]:
-            groups.append(f"{start}–{i - 1} {kinds[start]}")
-            start = i
-    numbers = parse_blocks(blocks, len(kinds))
-    return f"{', '.join(groups)}; runs {len(numbers)}: {', '.join(map(str, numbers)) or 'none'}"
+def block_plan(kinds: list[str], blocks: str) -> dict:
+    """What DiT Blocks runs, for the editor: → {"groups": [[first, last, kind]] of all blocks, "runs": [numbers]}. Raises StagesError."""
+    groups: list[list] = []
+    for i, kind in enumerate(kinds):
+        if groups and groups[-1][2] == kind:
+            groups[-1][1] = i
+        else:
+            groups.append([i, i, kind])
+    return {"groups": groups, "runs": parse_blocks(blocks, len(kinds))}
 
 
 def final_layer(dit: Dit, wire: dict) -> dict:

@@ -1,11 +1,14 @@
 """What the editor asks the pack over HTTP, in ComfyUI and in `dit-blocks serve`."""
 
+from functools import cache
 from importlib import metadata
 import json
 from pathlib import Path
 import tomllib
 
 from ..dit_impl import costs
+from ..dit_impl.embedded import load_embedded
+from ..dit_impl.inside import block_plan
 
 
 async def cost(request):
@@ -15,6 +18,23 @@ async def cost(request):
         return web.json_response(costs.answer(await request.json()))
     except (json.JSONDecodeError, ValueError) as error:
         return web.json_response({"error": str(error)}, status=400)
+
+
+async def blocks(request):
+    """POST {"kinds", "blocks"} → which blocks the model has and DiT Blocks runs. See `inside.block_plan`; "embedded" is the default model."""
+    from aiohttp import web
+    try:
+        question = await request.json()
+        kinds = embedded_kinds() if question["kinds"] == "embedded" else question["kinds"]
+        return web.json_response(block_plan([str(kind) for kind in kinds], str(question["blocks"])))
+    except (json.JSONDecodeError, ValueError, KeyError, TypeError) as error:
+        return web.json_response({"error": str(error)}, status=400)
+
+
+@cache
+def embedded_kinds() -> list[str]:
+    """What each block of the default model is."""
+    return load_embedded()[0].stages.kinds
 
 
 def own_version() -> str:
@@ -31,4 +51,4 @@ async def version(request):
     return web.json_response({"version": own_version()})
 
 
-ROUTES = [("POST", "/dit_blocks/cost", cost), ("GET", "/dit_blocks/version", version)]
+ROUTES = [("POST", "/dit_blocks/cost", cost), ("POST", "/dit_blocks/blocks", blocks), ("GET", "/dit_blocks/version", version)]

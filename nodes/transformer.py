@@ -1,6 +1,6 @@
 """One step from the inside: the transformer's stages, guidance and the solver's move, each a node."""
 
-from comfy_api.v0_0_2 import io, ui
+from comfy_api.v0_0_2 import io
 
 from ..dit_impl import inside
 from ..dit_impl.sampling import SOLVERS
@@ -129,7 +129,7 @@ class RunBlocks(io.ComfyNode):
         host.load(dit.modules())
         host.throw_if_interrupted()
         done = inside.run_blocks(dit, hidden, blocks, strength, graft, graft_mask, attention)
-        return io.NodeOutput(done, ui=ui.PreviewText(inside.describe_blocks(dit, blocks)))
+        return io.NodeOutput(done, ui={"dit_blocks": ({"kinds": dit.stages.kinds},)})
 
 
 class FinalLayer(io.ComfyNode):

@@ -87,6 +87,15 @@ def test_the_packs_own_routes(server):
         assert asked(server, method, path, json={})[0] == asked(server, method, f"/api{path}", json={})[0] not in (404, 405, 500)
 
 
+def test_which_blocks_run_is_told_before_a_run(server):
+    def told(kinds, blocks):
+        return asked(server, "POST", "/dit_blocks/blocks", json={"kinds": kinds, "blocks": blocks})
+    assert told("embedded", "0-2,4") == (200, {"groups": [[0, 5, "joint"]], "runs": [0, 1, 2, 4]})
+    assert told(["double", "double", "single"], "2,0") == (200, {"groups": [[0, 1, "double"], [2, 2, "single"]], "runs": [2, 0]})
+    assert told("embedded", "0-6") == (400, {"error": "this model has blocks 0 to 5, there is no block 6"})
+    assert told(None, "0")[0] == 400
+
+
 def test_a_new_user_meets_an_example_once(server):
     async def visit():
         async with aiohttp.ClientSession(server.url, cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:

@@ -1,6 +1,4 @@
-import { api } from "../../scripts/api.js";
-import { Answers } from "./answers.js";
-import { toldOf } from "./panel.js";
+import { asking, toldOf } from "./panel.js";
 import { places } from "./places.js";
 import { latent, shape } from "./upstream.js";
 
@@ -17,12 +15,8 @@ const PATCHIFY = "DiTBlocksPatchify";
 const SCHEDULE = "DiTBlocksSchedule";
 const DENOISE = "DiTBlocksDenoise";
 
-/** @type {Answers<Costs>} */
-const answers = new Answers(async (body) => {
-  const answer = await api.fetchApi("/dit_blocks/cost", { method: "POST", body, headers: { "Content-Type": "application/json" } });
-  if (answer.ok || answer.status === 400) return answer.json();
-  throw new Error(answer.statusText);
-});
+/** @type {import("./answers.js").Answers<Costs>} */
+const answers = asking("/dit_blocks/cost");
 
 /** @param {Question | null} question @returns {Promise<Costs | null>} null where there is nothing to ask, or no answer */
 export const ask = async (question) => question && answers.ask(JSON.stringify(question));

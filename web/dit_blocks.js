@@ -2,7 +2,7 @@ import { app } from "../../scripts/app.js";
 import { pictureLanguage, say, speak } from "./language.js";
 
 // Nodes that say something about their result (shapes, token arithmetic) show it as text on themselves.
-const REPORTING = new Set(["DiTBlocksVAEEncode", "DiTBlocksPatchifyImage", "DiTBlocksRunBlocks", "DiTBlocksParity"]);
+const REPORTING = new Set(["DiTBlocksVAEEncode", "DiTBlocksPatchifyImage", "DiTBlocksParity"]);
 
 function reportElement() {
   const element = document.createElement("div");
@@ -35,7 +35,8 @@ app.registerExtension({
     if (!REPORTING.has(node.comfyClass)) return;
     const element = reportElement();
     const show = () => {
-      element.textContent = String(node.properties.report ?? say("run to see the arithmetic"));
+      const before = node.comfyClass === "DiTBlocksParity" ? say("run to compare with the whole model") : say("run to see the arithmetic");
+      element.textContent = String(node.properties.report ?? before);
     };
     show();
     const widget = node.addDOMWidget("report", "dit-blocks-report", element, {

@@ -3,6 +3,7 @@
 /** @type {Record<string, string>} */
 export const CHINESE = {
   "run to see the arithmetic": "运行后显示算式",
+  "run to compare with the whole model": "运行后与整个模型比较",
   "run once to see the grid: the latent's size is not known yet": "运行一次即可看到网格：还不知道潜变量的大小",
   "run once to see the model's own patch size": "运行一次即可知道模型自己的图块大小",
   "patch_size {p} does not fit into a latent of {height}×{width} cells": "图块大小 {p} 放不进 {height}×{width} 格的潜变量",
@@ -19,6 +20,9 @@ export const CHINESE = {
   "{tokens} tokens in each of {batch} pictures, {flops}FLOPs a step": "{batch} 张图片各 {tokens} 个 token，每步 {flops}FLOPs",
   "{steps} steps: {flops}FLOPs": "{steps} 步：{flops}FLOPs",
   "{steps} steps: {flops}FLOPs, {share} of p = {own} throughout": "{steps} 步：{flops}FLOPs，是全程 p = {own} 的 {share}",
+  "run once to see the model's blocks": "运行一次即可看到模型的块",
+  "blocks {has}": "块 {has}",
+  "blocks {has}; runs {count}: {numbers}": "块 {has}；运行 {count} 个：{numbers}",
   "cost: wire a default model, or see Budget": "开销：接上默认模型，或看 Budget",
   "cost: known after a run where the model's shape is": "开销：若知道模型的形状，运行后显示",
   "run to walk through x0, step by step": "运行后可逐步查看 x0",

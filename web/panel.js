@@ -1,5 +1,6 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { Answers } from "./answers.js";
 import { placeOf } from "./places.js";
 
 // A box of the pack's own on a node, below its widgets. It keeps nothing that a run needs: that is in real widgets.
@@ -49,6 +50,14 @@ const told = new Map();
 
 /** What the pack's Python told of a node after its last run. @param {import("./places.js").Place | null | undefined} place */
 export const toldOf = (place) => (place && told.get(place.id)) ?? {};
+
+/** Questions to the pack's Python; it answers {error} to one that makes no sense. @param {string} path @returns {Answers<any>} */
+export const asking = (path) =>
+  new Answers(async (body) => {
+    const answer = await api.fetchApi(path, { method: "POST", body, headers: { "Content-Type": "application/json" } });
+    if (answer.ok || answer.status === 400) return answer.json();
+    throw new Error(answer.statusText);
+  });
 
 /** Whether a graph that is being loaded is the one that is there, taken back by an undo. @param {{id?: string}} graph */
 export const isUndo = (graph) => graph.id === app.rootGraph.id;

@@ -116,6 +116,18 @@ def test_tokens_are_chosen_by_touch(page):
     turn(page, "DiTBlocksPatchify", "selection", "")
 
 
+def test_blocks_are_told_before_any_run(page, load):
+    load(json.loads((ROOT / "example_workflows" / "exploded_step.json").read_text(encoding="utf-8")))
+    look_at(page, "DiTBlocksRunBlocks")
+    expect(page, "blocks", "blocks 0–5 joint; runs 6: 0, 1, 2, 3, 4, 5")
+    turn(page, "DiTBlocksRunBlocks", "blocks", "4,0-2")
+    expect(page, "blocks", "runs 4: 4, 0, 1, 2")
+    turn(page, "DiTBlocksRunBlocks", "blocks", "0-6")
+    expect(page, "blocks", "this model has blocks 0 to 5, there is no block 6")
+    on(page, "DiTBlocksRunBlocks", "node.disconnectInput(0)")
+    expect(page, "blocks", "run once to see the model's blocks")
+
+
 def test_the_boxes_speak_chinese(page):
     try:
         page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'zh')")

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { percent, short, stepInWords, tokensInWords, walkInWords } from "../../web/words.js";
+import { blocksInWords, percent, short, stepInWords, tokensInWords, walkInWords } from "../../web/words.js";
 
 test("numbers are short", () => {
   assert.equal(short(16_870_000_000_000), "16.9 T");
@@ -30,4 +30,17 @@ test("a walk tells its tokens, a step and all steps", () => {
     walkInWords({ steps: 20, flops: 2e12, share: 1, batch: 3, stretches: [fine] }, 2),
     "1,024 tokens in each of 3 pictures, 100 GFLOPs a step\n20 steps: 2.00 TFLOPs",
   );
+});
+
+test("blocks are told by kind, and those that run by number", () => {
+  const flux = {
+    groups: [
+      [0, 18, "double"],
+      [19, 56, "single"],
+    ],
+    runs: [3, 3, 20],
+  };
+  assert.equal(blocksInWords(flux, true), "blocks 0–18 double, 19–56 single; runs 3: 3, 3, 20");
+  assert.equal(blocksInWords({ ...flux, runs: [] }, true), "blocks 0–18 double, 19–56 single; runs 0: –");
+  assert.equal(blocksInWords(flux, false), "blocks 0–18 double, 19–56 single");
 });
