@@ -33,13 +33,16 @@ def parity(dit: Dit, prediction: dict, sigmas: Tensor, step: int, positive: Cond
     """A prediction that wires made, after Guidance, against the whole model's own x0 at the same tokens. Raises StagesError."""
     if "trace" not in prediction:
         raise StagesError("prediction is not from Final Layer or Guidance")
+    negative = (dit.unconditional if negative is None else negative) if cfg != 1 else None
+    if cfg != 1 and negative is None:
+        raise StagesError(f"cfg {cfg:g} needs a negative: wire the one that the wires have, or set cfg to 1")
     start = {**{key: value for key, value in prediction.items() if key not in ("call", "guided", "trace")}, "tokens": prediction["call"].x}
     x0 = inside.guide(prediction, 1.0)["tokens"]
     own = dit.denoise(start, sigmas, positive, negative, cfg, start_step=step, end_step=step + 1)[1]["tokens"].to(x0)
     largest = (x0 - own).abs().max().item()
     if not largest:
         return Parity(0.0, "")
-    wire = inside.condition(dit, start, positive, negative if cfg != 1 else None, sigmas, step)
+    wire = inside.condition(dit, start, positive, negative, sigmas, step)
     wire = inside.position_embed(dit, inside.patch_embed(dit, wire))
     native = dict(wire["trace"])
     for i in range(len(dit.stages.kinds)):

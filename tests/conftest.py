@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from dit_blocks.dit_impl.backbone import Backbone
-from dit_blocks.dit_impl.flow import RectifiedFlow
+from dit_blocks.dit_impl.dit import DiT, DiTConfig
+from dit_blocks.dit_impl.flow import DDPM, RectifiedFlow
 from dit_blocks.dit_impl.mmdit import MMDiT, MMDiTConfig
 from dit_blocks.dit_impl.tokens import identity_format
 from dit_blocks.standalone import comfy_api_standin
@@ -22,6 +23,16 @@ def backbone() -> Backbone:
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     return Backbone(model.eval().requires_grad_(False), identity_format(4), RectifiedFlow(), "a small DiT", picture_size=64)
+
+
+@pytest.fixture
+def class_dit() -> Backbone:
+    """A small random class-conditional DiT with DDPM's noise levels."""
+    torch.manual_seed(0)
+    model = DiT(DiTConfig(in_channels=4, width=64, depth=3, heads=2, classes=10))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    return Backbone(model.eval().requires_grad_(False), identity_format(4), DDPM(), "a small DiT", picture_size=64)
 
 
 def conditioning(seed: int, batch: int = 1) -> list:

@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from dit_blocks.dit_impl import blocks, inside
-from dit_blocks.dit_impl.dit import DiT, DiTConfig
 from dit_blocks.dit_impl.backbone import Backbone
 from dit_blocks.dit_impl.embedded import load_embedded
-from dit_blocks.dit_impl.flow import DDPM, RectifiedFlow
+from dit_blocks.dit_impl.flow import RectifiedFlow
 from dit_blocks.dit_impl.mmdit import MMDiT, MMDiTConfig
 from dit_blocks.dit_impl.stages import Hidden, StagesError, parse_blocks
 from dit_blocks.dit_impl.tokens import identity_format
@@ -62,12 +61,8 @@ def test_exploded_is_the_macro_step_with_a_noise_mask(backbone, positive, negati
     assert torch.equal(ours["tokens"], macro["tokens"])
 
 
-def test_exploded_is_the_macro_step_on_a_class_conditional_ddpm():
-    torch.manual_seed(0)
-    model = DiT(DiTConfig(in_channels=4, width=64, depth=3, heads=2, classes=10))
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
-    dit = Backbone(model.eval().requires_grad_(False), identity_format(4), DDPM(), "a small DiT", picture_size=64)
+def test_exploded_is_the_macro_step_on_a_class_conditional_ddpm(class_dit):
+    dit = class_dit
     sigmas, label = dit.schedule(4), dit.class_conditioning("3")
     tokens = noisy(dit, sigmas, size=(8, 8))
     ours, _ = exploded(dit, tokens, label, dit.unconditional, sigmas, solver="ddim")

@@ -11,13 +11,15 @@ from dit_blocks.nodes.transformer import Condition, FinalLayer, Guidance, PatchE
 from test_inside import noisy, out
 
 
+def hidden_before_the_blocks(dit, tokens, positive, negative, sigmas, mode="model", positions=True) -> dict:
+    (hidden,) = out(Condition, dit=dit, x=tokens, positive=positive, negative=negative, sigmas=sigmas, step=0)
+    (hidden,) = out(PatchEmbed, dit=dit, x=hidden)
+    return out(PositionEmbed, dit=dit, hidden=hidden, mode=mode, seed=0)[0] if positions else hidden
+
+
 def said(backbone, positive, negative, blocks=("all",), mode="model", strength=1.0, cfg=3.0, positions=True):
     sigmas = backbone.schedule(4)
-    tokens = noisy(backbone, sigmas)
-    (hidden,) = out(Condition, dit=backbone, x=tokens, positive=positive, negative=negative, sigmas=sigmas, step=0)
-    (hidden,) = out(PatchEmbed, dit=backbone, x=hidden)
-    if positions:
-        (hidden,) = out(PositionEmbed, dit=backbone, hidden=hidden, mode=mode, seed=0)
+    hidden = hidden_before_the_blocks(backbone, noisy(backbone, sigmas), positive, negative, sigmas, mode, positions)
     for part in blocks:
         (hidden,) = out(RunBlocks, dit=backbone, hidden=hidden, blocks=part, strength=strength)
     (prediction,) = out(Guidance, prediction=out(FinalLayer, dit=backbone, hidden=hidden)[0], cfg=cfg)
@@ -33,6 +35,29 @@ def said(backbone, positive, negative, blocks=("all",), mode="model", strength=1
 def test_parity_names_the_first_stage_that_differs(backbone, positive, negative, how, text):
     shown, largest = said(backbone, positive, negative, **how)
     assert shown.endswith(text) and (largest == 0) == (text == "equal, bit for bit")
+
+
+def test_parity_does_not_compare_what_is_unguided(backbone, positive):
+    """With cfg other than 1 the model itself would be asked without guidance, and agree with wires that have none."""
+    sigmas = backbone.schedule(4)
+    (prediction,) = out(FinalLayer, dit=backbone, hidden=hidden_before_the_blocks(backbone, noisy(backbone, sigmas), positive, None, sigmas))
+    common = dict(dit=backbone, prediction=prediction, sigmas=sigmas, step=0, positive=positive)
+    with pytest.raises(ValueError, match="^Parity: cfg 3 needs a negative: wire"):
+        out(Parity, **common, cfg=3.0)
+    assert out(Parity, **common, cfg=1.0)[0] > 0
+
+
+def test_parity_of_a_class_conditional_model_goes_away_from_its_own_no_class(class_dit):
+    sigmas, label = class_dit.schedule(4), class_dit.class_conditioning("3")
+    tokens = noisy(class_dit, sigmas, size=(8, 8))
+
+    def said(blocks: str) -> str:
+        hidden = hidden_before_the_blocks(class_dit, tokens, label, class_dit.unconditional, sigmas)
+        (hidden,) = out(RunBlocks, dit=class_dit, hidden=hidden, blocks=blocks, strength=1.0)
+        (prediction,) = out(Guidance, prediction=out(FinalLayer, dit=class_dit, hidden=hidden)[0], cfg=3.0)
+        return Parity.execute(dit=class_dit, prediction=prediction, sigmas=sigmas, step=0, positive=label, cfg=3.0).ui.as_dict()["text"][0]
+    assert said("all") == "equal, bit for bit"
+    assert said("0,2").endswith("first after block 2")
 
 
 def test_ablation_ranks_blocks(backbone, positive, negative):
