@@ -29,13 +29,20 @@ class Parity:
         return f"differs by up to {self.largest:.3g}; first after {self.stage or 'guidance'}"
 
 
+def _away_from(dit: Dit, negative: Conditioning | None, cfg: float) -> Conditioning | None:
+    """What guidance goes away from; None for cfg 1, which has none. Raises StagesError."""
+    if cfg == 1:
+        return None
+    if negative is None and dit.unconditional is None:
+        raise StagesError(f"cfg {cfg:g} needs a negative: wire one, or set cfg to 1")
+    return dit.unconditional if negative is None else negative
+
+
 def parity(dit: Dit, prediction: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None, cfg: float) -> Parity:
     """A prediction that wires made, after Guidance, against the whole model's own x0 at the same tokens. Raises StagesError."""
     if "trace" not in prediction:
         raise StagesError("prediction is not from Final Layer or Guidance")
-    negative = (dit.unconditional if negative is None else negative) if cfg != 1 else None
-    if cfg != 1 and negative is None:
-        raise StagesError(f"cfg {cfg:g} needs a negative: wire the one that the wires have, or set cfg to 1")
+    negative = _away_from(dit, negative, cfg)
     start = {**{key: value for key, value in prediction.items() if key not in ("call", "guided", "trace")}, "tokens": prediction["call"].x}
     x0 = inside.guide(prediction, 1.0)["tokens"]
     own = dit.denoise(start, sigmas, positive, negative, cfg, start_step=step, end_step=step + 1)[1]["tokens"].to(x0)
@@ -67,7 +74,17 @@ class Ablation:
 
     def least(self, count: int) -> list[int]:
         """The blocks that matter least, in order of their place."""
-        return sorted(self.change.mean(0).argsort()[:count].tolist())
+        return sorted(self.ranking[:count])
+
+    @property
+    def ranking(self) -> list[int]:
+        """All blocks, those that matter least first."""
+        return self.change.mean(0).argsort(stable=True).tolist()
+
+    def ranked(self) -> str:
+        """A line for each block, those that matter least first: number, kind, change."""
+        mean = self.change.mean(0).tolist()
+        return "\n".join(f"{i} {self.kinds[i]} {mean[i]:.2%}" for i in self.ranking)
 
     def skip_lists(self, count: int) -> tuple[str, str, str]:
         """Those blocks as core's SkipLayerGuidanceDiT takes them, double and single layers, and the rest as DiT Blocks takes them."""
@@ -83,12 +100,13 @@ def ablate(dit: Dit, clean: dict, sigmas: Tensor, levels: int, positive: Conditi
     """Leave out each block in turn at a few noise levels spread over the schedule. `clean`: tokens of a finished picture.
 
     `reporter(total)` gives what is called with the number done after every block. Raises StagesError, ValueError."""
+    negative = _away_from(dit, negative, cfg)
     steps = sorted({round((k + 0.5) * (len(sigmas) - 1) / levels - 0.5) for k in range(levels)})
     kinds, rows = dit.stages.kinds, []
     report = reporter(len(steps) * len(kinds))
     for row, step in enumerate(steps):
         noisy, _ = dit.add_noise({key: value for key, value in clean.items() if key != "memory"}, sigmas, step, seed)
-        wire = inside.condition(dit, noisy, positive, negative if cfg != 1 else None, sigmas, step)
+        wire = inside.condition(dit, noisy, positive, negative, sigmas, step)
         before = inside.position_embed(dit, inside.patch_embed(dit, wire))
 
         def x0_of(wire: dict) -> Tensor:

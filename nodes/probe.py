@@ -68,6 +68,8 @@ class BlockAblation(io.ComfyNode):
                 io.String.Output("double_layers", display_name="double_layers", tooltip="The least important, as SkipLayerGuidanceDiT takes them."),
                 io.String.Output("single_layers", display_name="single_layers", tooltip="Those among single-stream blocks, from 0."),
                 io.String.Output("blocks", display_name="blocks", tooltip="The others, as DiT Blocks takes them."),
+                io.String.Output("ranking", display_name="ranking", tooltip="A line for each block, the least important first: number, kind, "
+                                                                           "change of x0."),
             ],
         )
 
@@ -76,4 +78,4 @@ class BlockAblation(io.ComfyNode):
     def execute(cls, dit, tokens, sigmas, positive, cfg, levels, skip, seed, negative=None, language="English") -> io.NodeOutput:
         host.load(dit.modules())
         found = probe.ablate(dit, tokens, sigmas, levels, positive, negative, cfg, seed, host.reporter)
-        return io.NodeOutput(probe.bar_chart(found, language), *found.skip_lists(skip))
+        return io.NodeOutput(probe.bar_chart(found, language), *found.skip_lists(skip), found.ranked())

@@ -1,5 +1,7 @@
 """Parity finds where wires part from the model; Block Ablation ranks blocks by what leaving them out changes."""
 
+import re
+
 import pytest
 import torch
 
@@ -42,7 +44,7 @@ def test_parity_does_not_compare_what_is_unguided(backbone, positive):
     sigmas = backbone.schedule(4)
     (prediction,) = out(FinalLayer, dit=backbone, hidden=hidden_before_the_blocks(backbone, noisy(backbone, sigmas), positive, None, sigmas))
     common = dict(dit=backbone, prediction=prediction, sigmas=sigmas, step=0, positive=positive)
-    with pytest.raises(ValueError, match="^Parity: cfg 3 needs a negative: wire"):
+    with pytest.raises(ValueError, match="^Parity: cfg 3 needs a negative: wire one, or set cfg to 1$"):
         out(Parity, **common, cfg=3.0)
     assert out(Parity, **common, cfg=1.0)[0] > 0
 
@@ -69,12 +71,13 @@ def test_ablation_ranks_blocks(backbone, positive, negative):
     before = clean["tokens"].clone()
     try:
         host.listen(lambda done, of, _: heard.append((done, of)))
-        chart, double, single, blocks = out(BlockAblation, dit=backbone, tokens=clean, sigmas=sigmas, positive=positive, cfg=3.0, levels=3,
+        chart, double, single, blocks, ranking = out(BlockAblation, dit=backbone, tokens=clean, sigmas=sigmas, positive=positive, cfg=3.0, levels=3,
                                             skip=1, seed=0, negative=negative)
     finally:
         host.listen()
     assert heard == [(i, 6) for i in range(1, 7)] and torch.equal(before, clean["tokens"])
     assert (double, single, blocks) == ("0", "", "1")
+    assert re.fullmatch(r"0 joint \d+\.\d\d%\n1 joint \d+\.\d\d%", ranking)
     assert chart.shape == (1, 384, 704, 3) and 0 <= chart.min() and chart.max() <= 1 and chart.std() > 0.05
 
 
@@ -93,4 +96,7 @@ def test_skip_lists_are_in_the_form_of_the_nodes_that_take_them():
     change = torch.tensor([[9.0, 1, 8, 7, 2, 3, 9]])
     assert Ablation(change, torch.ones(1), kinds).skip_lists(3) == ("1", "1, 2", "0,2-3,6")
     assert Ablation(change, torch.ones(1), kinds).skip_lists(0) == ("", "", "0-6")
+    assert Ablation(change, torch.ones(1), kinds).ranked().splitlines() == [
+        "1 double 100.00%", "4 single 200.00%", "5 single 300.00%", "3 single 700.00%", "2 double 800.00%", "0 double 900.00%",
+        "6 single 900.00%"]
     assert in_words([]) == ""
