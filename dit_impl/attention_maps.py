@@ -1,6 +1,6 @@
 """Questions about attention: whom does this token look at, who looks at this word, and how does it change over the steps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import re
 from typing import Callable, Sequence
 
@@ -84,7 +84,7 @@ def ask(dit: Dit, wire: dict, question: Question) -> tuple[Plan, list[int] | Non
     rows = words if queries == "text" and words is not None else None if to_word else [question.query]
     made = plan(dit, wire, question.block, question.head, queries, keys, rows, words if to_word else None)
     if question.every:
-        made = plan(dit, wire, question.block, question.head, queries, keys)
+        made = replace(plan(dit, wire, question.block, question.head, queries, keys), every=True)
     return made, words
 
 
@@ -140,7 +140,7 @@ def over_steps(dit: Dit, tokens: dict, sigmas: Tensor, positive: Conditioning, n
     against = None if cfg == 1 else dit.unconditional if negative is None else negative
     wire = inside.patch_embed(dit, inside.condition(dit, tokens, positive, against, sigmas, start_step))
     made, words = ask(dit, wire, question)
-    made.check(free - (len(wanted) - 1) * len(made.rows) * made.row_bytes)
+    made.check(free, len(wanted))
 
     def keep(rows: Rows) -> None:
         found.setdefault(now[0], rows)  # the first call of a step that makes two

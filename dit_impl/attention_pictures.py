@@ -148,5 +148,5 @@ def described(seen: Seen, language: str) -> str:
 
 def masks(*answers: Seen) -> Tensor:
     """The maps as a MASK, the largest of each 1: → [maps, h, w]."""
-    maps = torch.cat([seen.maps for seen in answers])
+    maps = answers[0].maps if len(answers) == 1 else torch.cat([seen.maps for seen in answers])  # which may be N² numbers: no second copy
     return maps / maps.flatten(1).amax(1).clamp_min(1e-12)[:, None, None]

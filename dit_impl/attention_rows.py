@@ -20,7 +20,8 @@ CHUNK = 2 ** 24  # bytes of scores that are worked on at a time
 
 @dataclass(frozen=True)
 class Plan:
-    """What is watched and what it takes. rows, columns: places among the queries and keys of the block's attention of this number."""
+    """What is watched and what it takes. rows, columns: places among the queries and keys of the block's attention of this number.
+    every: whether all rows are made into maps as well, which are a copy."""
     block: int
     head: int
     number: int
@@ -30,11 +31,12 @@ class Plan:
     heads: int      # that are worked on: all for a mean
     head_dim: int
     copies: bool    # whether keys are copied to float32
+    every: bool = False
 
     @property
     def chunk(self) -> int:
         """Rows that are worked on at a time."""
-        return max(1, min(len(self.rows), CHUNK // (4 * self.heads * self.keys)))
+        return max(1, min(len(self.rows), CHUNK // (4 * self.keys)))
 
     @property
     def row_bytes(self) -> int:
@@ -43,22 +45,32 @@ class Plan:
 
     @property
     def work_bytes(self) -> int:
-        """What is needed for a while beside it: scores; with them queries, or their mean; keys where they are copied."""
+        """What is needed for a while beside it: one head's scores and what softmax makes of them; with the scores queries, with the latter the
+        columns where they are picked; keys where they are copied."""
         picked = 0 if isinstance(self.columns, range) else len(self.columns)
-        scores = self.heads * self.keys + max(self.heads * self.head_dim, self.keys * (self.heads > 1) + picked)
+        scores = self.keys + max(self.keys, self.head_dim, picked)
         return 4 * (self.chunk * scores + self.copies * self.heads * self.keys * self.head_dim)
+
+    @property
+    def map_bytes(self) -> int:
+        """What a row's maps take beside it, once all rows are there."""
+        return 4 * len(self.columns) * self.every
 
     @property
     def bytes(self) -> int:
         """What is needed at most at a time."""
-        return len(self.rows) * self.row_bytes + self.work_bytes
+        return len(self.rows) * self.row_bytes + max(self.work_bytes, len(self.rows) * self.map_bytes)
 
-    def check(self, free: float) -> None:
-        """Raise StagesError where `free` bytes are not enough: how many rows would fit is said before anything runs."""
-        if self.bytes > free:
-            fit = max(0, int((free - self.work_bytes) // self.row_bytes))
-            raise StagesError(f"{len(self.rows)} rows of attention over {len(self.columns)} columns take {in_bytes(self.bytes)}, "
-                              f"{in_bytes(free)} are free: {fit} rows would fit")
+    def check(self, free: float, steps: int = 1) -> None:
+        """Raise StagesError where `free` bytes are not enough: how many rows, or steps, would fit is said before anything runs."""
+        kept = len(self.rows) * self.row_bytes
+        needed = self.bytes + (steps - 1) * kept
+        if needed > free:
+            asked = f"{len(self.rows)} rows of attention over {len(self.columns)} columns" + (f" at {steps} steps" if steps > 1 else "")
+            room = free - self.work_bytes
+            fit = room // kept if steps > 1 else min(room // self.row_bytes, free // (self.row_bytes + self.map_bytes))
+            raise StagesError(f"{asked} take {in_bytes(needed)}, {in_bytes(free)} are free: {max(0, int(fit))} {'steps' if steps > 1 else 'rows'} "
+                              "would fit")
 
 
 @dataclass(frozen=True)
@@ -130,19 +142,21 @@ def take(plan: Plan, q: Tensor, k: Tensor, factor: float, mask: Tensor | None) -
         mask = mask if mask is None or len(mask) == 1 else mask[plan.head:plan.head + 1]
     k = k.float().transpose(-1, -2)
     columns = plan.columns if not isinstance(plan.columns, range) else slice(plan.columns.start, plan.columns.stop)
-    weights, sums = torch.empty(len(plan.rows), len(plan.columns)), torch.empty(len(plan.rows))
+    weights, sums = torch.zeros(len(plan.rows), len(plan.columns)), torch.zeros(len(plan.rows))
     for start in range(0, len(plan.rows), plan.chunk):
-        rows = list(plan.rows[start:start + plan.chunk])
-        scores = (q[:, rows].float() * factor) @ k
-        if mask is not None:
-            part = mask if mask.shape[1] == 1 else mask[:, rows]
-            scores = scores.masked_fill_(~part, -torch.inf) if part.dtype == torch.bool else scores.add_(part)
-        scores.sub_(scores.amax(-1, keepdim=True)).exp_()
-        scores.div_(scores.sum(-1, keepdim=True))  # in place: there is no second copy
-        mean = scores.mean(0) if len(scores) > 1 else scores[0]
-        weights[start:start + len(rows)] = mean[:, columns]
-        sums[start:start + len(rows)] = mean.sum(-1)
-        del scores, mean  # before the next are made
+        rows = plan.rows[start:start + plan.chunk]
+        kept = slice(start, start + len(rows))
+        rows = slice(rows.start, rows.stop) if isinstance(rows, range) else rows
+        for head in range(len(q)):  # one at a time, so that its scores stay where they are fast to reach
+            scores = torch.mm(q[head, rows].float().mul(factor), k[head])
+            if mask is not None:
+                part = mask[min(head, len(mask) - 1)]
+                part = part if len(part) == 1 else part[rows]
+                scores = scores.masked_fill_(~part, -torch.inf) if part.dtype == torch.bool else scores.add_(part)
+            scores = scores.softmax(-1)
+            weights[kept].add_(scores[:, columns].cpu(), alpha=1 / len(q))
+            sums[kept].add_(scores.sum(-1).cpu(), alpha=1 / len(q))
+            del scores  # before the next are made
     return Rows(weights, sums)
 
 
