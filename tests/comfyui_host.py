@@ -40,8 +40,8 @@ def example_png() -> bytes:
 class Host:
     """A running ComfyUI."""
 
-    def __init__(self, base: Path, **packs: Path):
-        """`base` becomes its folder of models, inputs and outputs; `packs` are loaded beside ours, by name."""
+    def __init__(self, base: Path, *options: str, **packs: Path):
+        """`base` becomes its folder of models, inputs and outputs; `options` are ComfyUI's; `packs` are loaded beside ours, by name."""
         self.base = base
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -54,7 +54,7 @@ class Host:
         self.log_path = base / "log.txt"
         self.process = subprocess.Popen(
             [PYTHON, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", self.url.rsplit(":")[-1], "--base-directory", base,
-             "--database-url", "sqlite:///:memory:", "--disable-api-nodes"],
+             "--database-url", "sqlite:///:memory:", "--disable-api-nodes", *options],
             cwd=COMFYUI, stdout=self.log_path.open("w"), stderr=subprocess.STDOUT)
         self.wait_until_it_answers()
 

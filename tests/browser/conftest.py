@@ -11,11 +11,11 @@ from serve_host import Serve
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install playwright)")
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FRONT_END = ["--front-end", os.environ["FRONT_END"]] if "FRONT_END" in os.environ else []  # another one's files than the installed one's
+FRONT_END = os.environ.get("FRONT_END")  # a folder of another front end's files than the installed one's
 
 
 def pytest_collection_modifyitems(items):
-    """A page on a busy machine may lag behind the mouse: a browser test that fails is tried once more."""
+    """A page on a busy machine may lag behind the mouse: a browser test that fails is tried once more, and the summary names it."""
     for item in items:
         if "tab" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.flaky(reruns=1, reruns_delay=2))
@@ -24,7 +24,8 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session", params=["standalone", pytest.param("comfyui", marks=needs_comfyui)])
 def host(request, tmp_path_factory):
     base = tmp_path_factory.mktemp(request.param)
-    running = Host(base) if request.param == "comfyui" else Serve(base, *FRONT_END)
+    host, option = (Host, "--front-end-root") if request.param == "comfyui" else (Serve, "--front-end")
+    running = host(base, *([option, FRONT_END] if FRONT_END else []))
     running.post("/settings/Comfy.TutorialCompleted", True)
     yield running
     running.stop()
@@ -50,6 +51,14 @@ def tab(request, host, browser):
     page.wait_for_function("window.app?.extensionManager?.workflow?.activeWorkflow && app.canvas", timeout=90_000)
     yield page
     page.close()
+
+
+@pytest.fixture
+def page(tab, tmp_path):
+    """The front end as the spec before left it: nothing may go wrong in it, and how it looked at the end is kept."""
+    yield tab
+    tab.screenshot(path=tmp_path / "page.png")
+    assert not tab.errors
 
 
 def _load(tab, workflow: dict) -> None:

@@ -1,15 +1,18 @@
-"""What a user does in a day: build a graph, run it, stop it, save it, share it, get it back."""
+"""What a user does in a day: build a graph, change it, run it, watch it, stop it."""
 
-import base64
 import json
 
+import numpy as np
 import pytest
 
-from comfyui_host import ROOT, example_png
+from browser.gestures import drag, draw, later, of, prompt, search, turn, value
+from comfyui_host import ROOT
+from dit_blocks.standalone.workflow import parse_workflow
+from serve_host import TYPES
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install playwright)")
-EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
 WORKFLOW = json.loads((ROOT / "example_workflows" / "text_to_image.json").read_text(encoding="utf-8"))
+PATCHIFY, DENOISE = "DiTBlocksPatchify", "DiTBlocksDenoise"
 SCALE = 0.5
 # The nodes of text_to_image, by what they are called here: what is typed into the search, and where on the page they go.
 NODES = {
@@ -30,103 +33,10 @@ WIRES = [
 ]
 
 
-@pytest.fixture
-def page(tab, tmp_path):
-    yield tab
-    tab.screenshot(path=tmp_path / "page.png")
-    assert not tab.errors
-
-
-def prompt(page) -> dict:
-    return page.evaluate("app.graphToPrompt().then(({ output }) => output)")
-
-
 def wires(prompt: dict) -> list:
     """A graph without the numbers of its nodes: what goes from which kind of node to which."""
     return sorted((node["class_type"], name, prompt[value[0]]["class_type"], value[1])
                   for node in prompt.values() for name, value in node["inputs"].items() if isinstance(value, list))
-
-
-def of(page, kind: str, expression: str):
-    """An expression of `node`, the one of this type."""
-    return page.evaluate(f"kind => {{ const node = app.graph.nodes.find(({{ comfyClass }}) => comfyClass === kind); return {expression}; }}", kind)
-
-
-def value(page, kind: str, name: str):
-    return of(page, kind, f"node.widgets.find(({{ name }}) => name === {json.dumps(name)}).value")
-
-
-def turn(page, kind: str, name: str, to) -> None:
-    of(page, kind, f"""(() => {{
-        const widget = node.widgets.find(({{ name }}) => name === {json.dumps(name)});
-        widget.value = {json.dumps(to)};
-        widget.callback?.(widget.value);
-    }})()""")
-
-
-def search(page, words: str, x: float, y: float) -> str:
-    """Double-click, type, Enter, click where it is to lie: → the new node's id."""
-    before = page.evaluate("app.graph.nodes.map(({ id }) => String(id))")
-    page.evaluate("app.canvas.deselectAll()")  # the tools of a chosen node would lie above its neighbours
-    page.wait_for_timeout(200)
-    for _ in range(5):  # on a busy machine the page takes some double-clicks for two clicks
-        page.mouse.dblclick(x, y)
-        page.wait_for_timeout(700)
-        if page.evaluate("document.activeElement?.tagName === 'INPUT'"):
-            break
-    page.keyboard.type(words)
-    page.wait_for_timeout(400)
-    page.keyboard.press("Enter")
-    page.wait_for_function("count => app.graph.nodes.length === count", arg=len(before) + 1)
-    page.wait_for_timeout(200)
-    page.mouse.move(x + 6, y + 6)  # the node follows the mouse until a click
-    page.wait_for_timeout(150)
-    page.mouse.click(x + 6, y + 6)
-    page.wait_for_timeout(700)  # while the search goes away, a double-click opens no other
-    (new,) = set(page.evaluate("app.graph.nodes.map(({ id }) => String(id))")) - set(before)
-    return new
-
-
-def slot(page, id: str, way: str, name: str) -> tuple[float, float]:
-    """Where a socket is on the page; way: in or out."""
-    return page.evaluate("""([id, way, name]) => {
-        const node = app.graph.nodes.find((one) => String(one.id) === id);
-        const index = (way === "in" ? node.inputs : node.outputs).findIndex((one) => one.name === name);
-        const dot = document.querySelector(`[data-slot-key="${id}-${way}-${index}"]`);
-        if (dot) {
-            const box = dot.getBoundingClientRect();
-            return [box.x + box.width / 2, box.y + box.height / 2];
-        }
-        const { left, top } = app.canvas.canvas.getBoundingClientRect();
-        const { offset, scale } = app.canvas.ds;
-        return node.getConnectionPos(way === "in", index).map((at, i) => [left, top][i] + (at + offset[i]) * scale);
-    }""", [id, way, name])
-
-
-def drag(page, source: str, output: str, target: str, name: str) -> None:
-    """Draw a wire with the mouse."""
-    for _ in range(3):  # nor does a busy page always follow a drag
-        page.mouse.move(*slot(page, source, "out", output))
-        page.mouse.down()
-        page.mouse.move(*slot(page, target, "in", name), steps=6)
-        page.wait_for_timeout(100)
-        page.mouse.up()
-        page.wait_for_timeout(100)
-        if target in prompt(page) and name in prompt(page)[target]["inputs"]:
-            return
-
-
-def drop(page, name: str, kind: str, data: bytes) -> None:
-    """Let a file fall on the canvas."""
-    page.evaluate("""([name, type, data]) => {
-        const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
-        const dataTransfer = new DataTransfer();
-        dataTransfer.items.add(new File([bytes], name, { type }));
-        const { left, top, width, height } = app.canvas.canvas.getBoundingClientRect();
-        const event = { dataTransfer, bubbles: true, cancelable: true, clientX: left + width / 2, clientY: top + height - 40 };
-        app.canvas.canvas.dispatchEvent(new DragEvent("dragover", event));
-        app.canvas.canvas.dispatchEvent(new DragEvent("drop", event));
-    }""", [name, kind, base64.b64encode(data).decode()])
 
 
 def test_text_to_image_from_an_empty_canvas(page, load, run):
@@ -143,35 +53,97 @@ def test_text_to_image_from_an_empty_canvas(page, load, run):
     assert outputs[ids["file"]]["images"][0]["type"] == "output"
 
 
-def test_every_example_loads_without_a_complaint(page, load, host):
-    known = host.get("/object_info").keys() | {"MarkdownNote", "Note", "Reroute"}
-    complaints = []
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    loaded = 0
-    for path in EXAMPLES:
-        workflow = json.loads(path.read_text(encoding="utf-8"))
-        if {node["type"] for node in workflow["nodes"]} <= known:
-            load(workflow)
-            loaded += 1
-            assert not complaints, path.stem
-    assert loaded >= len(EXAMPLES) - 4
-
-
 def test_copies_keep_what_their_widgets_say_and_undo_takes_them_back(page, load):
     load(WORKFLOW)
-    turn(page, "DiTBlocksPatchify", "patch_size", 4)
-    turn(page, "DiTBlocksPatchify", "selection", "0-7")
+    turn(page, PATCHIFY, "patch_size", 4)
+    turn(page, PATCHIFY, "selection", "0-7")
     before = prompt(page)
-    of(page, "DiTBlocksPatchify", "(app.canvas.selectNode(node), app.canvas.canvas.focus())")
+    of(page, PATCHIFY, "(app.canvas.selectNode(node), app.canvas.canvas.focus())")
     page.keyboard.press("Control+c")
     page.keyboard.press("Control+v")
     page.wait_for_function("app.graph.nodes.filter(({ comfyClass }) => comfyClass === 'DiTBlocksPatchify').length === 2")
-    copies = [node["inputs"] for node in prompt(page).values() if node["class_type"] == "DiTBlocksPatchify"]
+    copies = [node["inputs"] for node in prompt(page).values() if node["class_type"] == PATCHIFY]
     assert [(one["patch_size"], one["selection"]) for one in copies] == [(4, "0-7")] * 2
     page.wait_for_timeout(300)
     page.keyboard.press("Control+z")
     page.wait_for_function("app.graph.nodes.filter(({ comfyClass }) => comfyClass === 'DiTBlocksPatchify').length === 1")
     assert prompt(page) == before
+
+
+def test_undo_and_redo_go_through_patch_size_and_selection(page, load):
+    load(WORKFLOW)
+    of(page, PATCHIFY, "(app.canvas.ds.scale = 1, app.canvas.centerOnNode(node), app.canvas.setDirty(true, true))")
+    grid = page.locator(".dit-blocks-grid")
+
+    def shown(size: int, selection: str, tokens: str) -> None:
+        page.wait_for_function("""([kind, ...wanted]) => {
+            const node = app.graph.nodes.find(({ comfyClass }) => comfyClass === kind);
+            return ["patch_size", "selection"].every((name, i) => node?.widgets.find((one) => one.name === name).value === wanted[i]);
+        }""", arg=[PATCHIFY, size, selection])
+        sync_api.expect(grid).to_contain_text(tokens)
+    shown(0, "", "256 tokens")
+    turn(page, PATCHIFY, "patch_size", 8)
+    page.mouse.click(800, 950)  # the front end looks for changes when the mouse or a key is let go
+    shown(8, "", "16 tokens")
+    page.wait_for_timeout(300)
+    box = grid.locator("canvas").bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2 + 4, box["y"] + box["height"] / 2 + 4)
+    page.mouse.move(800, 950)
+    shown(8, "10", "1 selected")
+    page.wait_for_timeout(300)
+    for keys, *state in (("Control+z", 8, "", "16 tokens"), ("Control+z", 0, "", "256 tokens"),
+                         ("Control+y", 8, "", "16 tokens"), ("Control+y", 8, "10", "1 selected")):
+        page.keyboard.press(keys)
+        shown(*state)
+        page.wait_for_timeout(300)
+
+
+def test_in_a_subgraph_they_draw_the_same(page, load, run, host):
+    load(WORKFLOW)
+    for kind, name, to in (("DiTBlocksSchedule", "steps", 2), (PATCHIFY, "patch_size", 4), (PATCHIFY, "selection", "0-7"),
+                           ("DiTBlocksAddNoise", "seed", 20)):
+        turn(page, kind, name, to)
+    flat, picture = prompt(page), draw(run, host)
+    page.evaluate("""() => app.canvas.selectItems(app.graph.nodes.filter(({ comfyClass }) =>
+        ["Patchify", "AddNoise", "Denoise", "Unpatchify"].some((name) => comfyClass === `DiTBlocks${name}`)))""")
+    page.keyboard.press("Control+Shift+E")
+    page.wait_for_function("app.graph.nodes.some((node) => node.isSubgraphNode())")
+    grouped = prompt(page)
+    assert sum(":" in id for id in grouped) == 4 and sorted(map(settings, grouped.values())) == sorted(map(settings, flat.values()))
+    assert np.array_equal(draw(run, host), picture)
+    saved = page.evaluate("app.rootGraph.serialize()")
+    assert bare(parse_workflow(saved, TYPES).prompt) == bare(grouped)
+    load(saved)
+    assert prompt(page) == grouped
+
+
+def settings(node: dict) -> str:
+    """A node's class and what its widgets say."""
+    return json.dumps([node["class_type"], {name: value for name, value in node["inputs"].items() if not isinstance(value, list)}])
+
+
+def bare(prompt: dict) -> dict:
+    return {id: (node["class_type"], node["inputs"]) for id, node in prompt.items()}
+
+
+def test_progress_and_pictures_are_seen_while_it_runs(page, load, run):
+    load(WORKFLOW)
+    turn(page, "DiTBlocksSchedule", "steps", 60)
+    turn(page, "DiTBlocksAddNoise", "seed", 30)
+    page.evaluate("""kind => {
+        const node = app.graph.nodes.find(({ comfyClass }) => comfyClass === kind);
+        window.seen = { progress: new Set(), titles: new Set(), pictures: new Set() };
+        window.looking = setInterval(() => {
+            if (node.progress > 0 && node.progress < 1) seen.progress.add(node.progress);
+            if (/\\d%/.test(document.title)) seen.titles.add(document.title);
+            for (const picture of [...(node.imgs ?? []), ...document.querySelectorAll(`[data-node-id="${node.id}"] img`)])
+                if (picture.src.startsWith("blob:") && picture.naturalWidth) seen.pictures.add(picture.src);
+        }, 20);
+    }""", DENOISE)
+    run()
+    seen = page.evaluate("(clearInterval(looking), Object.fromEntries(Object.entries(seen).map(([name, found]) => [name, [...found]])))")
+    assert len(seen["progress"]) > 3 and seen["progress"] == sorted(seen["progress"])
+    assert len(seen["titles"]) > 1 and len(seen["pictures"]) > 1
 
 
 def test_a_run_stops_when_it_is_cancelled(page, load, host):
@@ -185,63 +157,16 @@ def test_a_run_stops_when_it_is_cancelled(page, load, host):
     sync_api.expect(button).to_be_enabled(timeout=20_000)
     page.wait_for_timeout(1500)
     button.click()
-    (fresh,) = _later(page, lambda: host.get("/history").keys() - before)
+    (fresh,) = later(page, lambda: host.get("/history").keys() - before)
     messages = host.wait(fresh)["status"]["messages"]
     assert "execution_interrupted" in [event for event, _ in messages]
 
 
-def _later(page, ask, seconds: float = 20):
-    """What `ask` gives, once it is something."""
-    for _ in range(round(seconds * 5)):
-        if found := ask():
-            return found
-        page.wait_for_timeout(200)
-    raise TimeoutError("it never came")
-
-
-def test_a_saved_picture_brings_its_workflow_back(page, load, run, host):
-    load(WORKFLOW)
-    turn(page, "DiTBlocksPatchify", "patch_size", 8)
-    turn(page, "DiTBlocksSchedule", "steps", 2)
-    known = prompt(page)
-    (image,) = [image for output in run()["outputs"].values() for image in output.get("images", ())]
-    page.evaluate("app.graph.clear()")
-    drop(page, "shared.png", "image/png", (host.base / "output" / image["subfolder"] / image["filename"]).read_bytes())
-    page.wait_for_function("count => app.graph.nodes.length === count", arg=len(WORKFLOW["nodes"]))
-    assert prompt(page) == known
-
-
-def test_a_picture_that_is_dropped_is_uploaded(page, host):
-    page.evaluate("app.graph.clear()")
-    page.wait_for_timeout(200)
-    drop(page, "mine.png", "image/png", example_png())
-    page.wait_for_function("app.graph.nodes.some(({ comfyClass }) => comfyClass === 'LoadImage')")
-    _later(page, lambda: value(page, "LoadImage", "image") and value(page, "LoadImage", "image").startswith("mine"))
-    stored = host.base / "input" / value(page, "LoadImage", "image").removeprefix("pasted/")
-    _later(page, stored.is_file)  # the newest front end names the picture before it has sent it
-    assert stored.read_bytes() == example_png()
-
-
-def test_after_a_reload_the_graph_is_the_same(page, load, tmp_path):
-    load(WORKFLOW)
-    turn(page, "DiTBlocksPatchify", "patch_size", 4)
-    turn(page, "DiTBlocksPatchify", "selection", "3")
-    page.keyboard.press("Control+s")
-    page.get_by_role("dialog").get_by_role("textbox").fill(tmp_path.name)
-    page.keyboard.press("Enter")
-    path = f"workflows/{tmp_path.name}.json"
-    page.wait_for_function("path => app.extensionManager.workflow.activeWorkflow.path === path", arg=path)
-    known = prompt(page)
-    page.reload()
-    page.wait_for_function("window.app?.extensionManager?.workflow?.activeWorkflow && app.canvas", timeout=90_000)
-    page.wait_for_function("count => app.rootGraph.nodes.length === count", arg=len(WORKFLOW["nodes"]))
-    assert prompt(page) == known
-    assert page.evaluate("app.extensionManager.workflow.activeWorkflow.path") == path
-
-
 def choose_mode(page, name: str) -> None:
     page.locator("button[aria-label='Run'] + button, [data-testid='queue-mode-menu-trigger']").last.click()
-    page.get_by_role("menuitem", name=name, exact=True).click()
+    by_name = {"name": name, "exact": True}  # of a menu's entries, or of one of its choices
+    page.get_by_role("menuitem", **by_name).or_(page.get_by_role("menuitemradio", **by_name)).click()
+    page.keyboard.press("Escape")  # which one front end closes by itself and another does not
 
 
 def test_run_on_change_draws_again_by_itself(page, load, host):
@@ -250,10 +175,10 @@ def test_run_on_change_draws_again_by_itself(page, load, host):
     choose_mode(page, "Run (On Change)")
     before = host.get("/history").keys()
     try:
-        look = of(page, "DiTBlocksPatchify", "node.id")
-        turn(page, "DiTBlocksPatchify", "patch_size", 8)
+        look = of(page, PATCHIFY, "node.id")
+        turn(page, PATCHIFY, "patch_size", 8)
         page.mouse.click(800, 900)  # the front end looks for changes when the mouse or a key is let go
-        (fresh, *_) = _later(page, lambda: host.get("/history").keys() - before)
+        (fresh, *_) = later(page, lambda: host.get("/history").keys() - before)
         assert host.wait(fresh)["prompt"][2][str(look)]["inputs"]["patch_size"] == 8
     finally:
         choose_mode(page, "Run")

@@ -1,0 +1,28 @@
+"""Some of the specs again, on a newer front end than the one that ComfyUI pins: what changed there is met here first.
+
+`.ci/run` puts its files where they are looked for. All specs on it, or on any other: `FRONT_END=folder pytest tests/browser`.
+"""
+
+import os
+from pathlib import Path
+import sys
+
+import pytest
+
+from browser.test_editing import test_run_on_change_draws_again_by_itself  # noqa: F401
+from browser.test_exchange import test_every_example_loads_without_a_complaint  # noqa: F401
+from browser.test_widgets import (  # noqa: F401
+    page, test_a_change_of_patch_size_shows_before_beside_now, test_the_grid_tells_the_arithmetic_before_any_run,
+    test_the_slider_walks_through_the_steps, test_tokens_are_chosen_by_mouse_and_keys)
+from serve_host import Serve
+
+FILES = Path(os.environ.get("NEWEST_FRONT_END", Path(sys.prefix) / "newest_front_end" / "comfyui_frontend_package" / "static"))
+pytestmark = pytest.mark.skipif(not FILES.is_dir(), reason=f"no newer front end at {FILES} (.ci/run puts one there; or set NEWEST_FRONT_END)")
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory):
+    running = Serve(tmp_path_factory.mktemp("newest"), "--front-end", str(FILES))
+    running.post("/settings/Comfy.TutorialCompleted", True)
+    yield running
+    running.stop()
