@@ -46,7 +46,7 @@ function walkerOf(schedule) {
 export function tokensOf(patchify, changed, denoise = denoiseBehind(patchify)) {
   const told = toldOf(patchify);
   const { size, batch, image } = latent(patchify, "latent", told, changed);
-  const model = (denoise && shape(denoise, toldOf(denoise).shape)) ?? shape(patchify, told.shape);
+  const model = shape(patchify, told.shape) ?? (denoise && shape(denoise, toldOf(denoise).shape));
   const known = size && (model || told.channels);
   const cfg = denoise?.value("cfg");
   return { question: known ? { shape: model, channels: model ? undefined : told.channels, size, batch, cfg } : null, size, image };
@@ -64,8 +64,13 @@ export function walkOf(place) {
   const plan = denoise.origin("patch_schedule");
   const size = patchify.value("patch_size") ?? toldOf(patchify).patch_size;
   const rows = plan?.value("rows");
-  if (!question?.shape || steps === undefined || (plan ? rows : size) === undefined) return null;
+  const model = shape(denoise, toldOf(denoise).shape);
+  if (!question || !model || steps === undefined || (plan ? rows : size) === undefined) return null;
   const [scheduler, less] = ["scheduler", "denoise"].map((name) => schedule?.value(name));
   const own = Object.fromEntries(["start_step", "end_step", "solver", "capture_blocks"].map((name) => [name, denoise.value(name)]));
-  return { ...question, walk: { steps, scheduler, denoise: less, patch_size: size, rows, coarse_cfg: plan?.value("coarse_cfg"), ...own } };
+  return {
+    ...question,
+    shape: model,
+    walk: { steps, scheduler, denoise: less, patch_size: size, rows, coarse_cfg: plan?.value("coarse_cfg"), ...own },
+  };
 }

@@ -43,7 +43,7 @@ export function make(tag, style = {}, attributes = {}) {
   return element;
 }
 
-/** @type {Set<() => void>} what to do when a widget of any node with a panel was turned, or one has run */
+/** @type {Set<() => void>} what to do when a widget or wire of any node with a panel has changed, or one has run */
 const waiting = new Set();
 /** @type {Map<string, Record<string, any>>} what the pack's Python told of each node after its last run */
 const told = new Map();
@@ -68,6 +68,18 @@ app.registerExtension({
     if (!isUndo(graph)) told.clear();
   },
 });
+
+let due = false;
+
+/** After what goes on now: a graph that is loaded ties many wires. */
+function tellAllSoon() {
+  if (due) return;
+  due = true;
+  queueMicrotask(() => {
+    due = false;
+    for (const each of waiting) each();
+  });
+}
 
 /** Call `act` when the node was made, loaded, wired, run, and when anything on the graph has changed.
  * @param {ComfyNode} node @param {(facts?: Record<string, any>) => void} act gets what the pack's Python told, where that is new to it */
@@ -95,7 +107,7 @@ export function whenChanged(node, act) {
     for (const each of waiting) each();
   });
   after("onConfigure", changed);
-  after("onConnectionsChange", () => queueMicrotask(changed));
+  after("onConnectionsChange", tellAllSoon);
   after("onRemoved", () => {
     waiting.delete(changed);
     api.removeEventListener("graphChanged", changed);

@@ -17,6 +17,8 @@ const shown = new Map();
 const drawn = new Map();
 /** @type {HTMLElement | null} */
 let box = null;
+let loads = 0; // of workflows
+let began = 0; // after which of them the run began that goes on
 
 /** @param {string} label @param {File} file */
 function figure(label, file) {
@@ -78,8 +80,14 @@ function executed(id, output) {
   if (output?.images?.[0]) drawn.set(id, output.images[0]);
 }
 
+function start() {
+  began = loads;
+  drawn.clear(); // of a run that was broken off
+}
+
 /** Only now has every node told what it ran with: those with a result kept from before do so last. */
 function finished() {
+  if (began !== loads) return; // another workflow has been loaded since
   for (const [id, file] of drawn) {
     const now = { label: label([...places(app.rootGraph)].find((place) => place.id === id)), file };
     const before = shown.get(id);
@@ -98,11 +106,12 @@ app.registerExtension({
   name: "dit-blocks.side-by-side",
   setup() {
     api.addEventListener("executed", ({ detail }) => executed(String(detail.display_node ?? detail.node), detail.output));
-    api.addEventListener("execution_start", () => drawn.clear()); // of a run that was broken off
+    api.addEventListener("execution_start", start);
     api.addEventListener("execution_success", finished);
   },
   beforeConfigureGraph(graph) {
     if (isUndo(graph)) return;
+    loads += 1;
     sizes.clear();
     shown.clear();
     drawn.clear();

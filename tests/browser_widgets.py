@@ -1,0 +1,66 @@
+"""The pack's own boxes on the nodes of `text_to_image`, as the browser tests handle them."""
+
+import json
+
+import pytest
+
+from comfyui_host import ROOT
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install playwright)")
+WORKFLOW = json.loads((ROOT / "example_workflows" / "text_to_image.json").read_text(encoding="utf-8"))
+WORKFLOW["nodes"] = [node for node in WORKFLOW["nodes"] if node["type"] != "MarkdownNote"]
+
+
+@pytest.fixture
+def page(tab, load, tmp_path):
+    load(WORKFLOW)
+    yield tab
+    tab.screenshot(path=tmp_path / "page.png")
+    assert not tab.errors
+
+
+def on(page, kind: str, expression: str):
+    """An expression of the one node of this type on the graph that is shown."""
+    return page.evaluate(f"kind => {{ const node = app.canvas.graph.nodes.find(({{ comfyClass }}) => comfyClass === kind); return {expression}; }}", kind)
+
+
+def turn(page, kind: str, widget: str, value) -> None:
+    """Give a widget a value as its own element does."""
+    on(page, kind, f"""(() => {{
+        const widget = node.widgets.find(({{ name }}) => name === {json.dumps(widget)});
+        widget.value = {json.dumps(value)};
+        widget.callback?.(widget.value);
+    }})()""")
+
+
+def capture(page) -> None:
+    """Let the front end see what was changed, as it does after a click."""
+    tracker = "app.extensionManager.workflow.activeWorkflow.changeTracker"
+    page.evaluate(f"({tracker}.captureCanvasState ?? {tracker}.checkState).call({tracker})")
+
+
+def value(page, kind: str, widget: str):
+    return on(page, kind, f"node.widgets.find(({{ name }}) => name === {json.dumps(widget)}).value")
+
+
+def look_at(page, kind: str) -> None:
+    """Bring a node into view at full size."""
+    on(page, kind, "(app.canvas.ds.scale = 1, app.canvas.centerOnNode(node), app.canvas.setDirty(true, true))")
+    page.wait_for_timeout(600)
+
+
+def tokens(page, *places):
+    """Where tokens (row, column) of an 8×8 grid are on the page."""
+    box = page.locator(".dit-blocks-grid canvas").bounding_box()
+    side = min(box["width"], box["height"])
+    left, top = box["x"] + (box["width"] - side) / 2, box["y"] + (box["height"] - side) / 2
+    return [(left + (column + 0.5) / 8 * side, top + (row + 0.5) / 8 * side) for row, column in places]
+
+
+def expect(page, box: str, text: str) -> None:
+    sync_api.expect(page.locator(f".dit-blocks-{box}").first).to_contain_text(text)
+
+
+def ran(page, kind: str, **facts) -> None:
+    """Tell a node what the pack's Python would tell after a run."""
+    on(page, kind, f"node.onExecuted({{ dit_blocks: [{json.dumps(facts)}] }})")
