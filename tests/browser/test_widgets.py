@@ -1,5 +1,7 @@
 """The pack's own boxes on nodes: the patch grid and the slider over steps."""
 
+import json
+
 from browser_widgets import capture, expect, look_at, on, page, ran, sync_api, tokens, turn, value  # noqa: F401
 
 
@@ -99,10 +101,11 @@ def test_blocks_are_told_before_any_run(page, load):
 
 
 def test_the_boxes_speak_chinese(page):
+    turn(page, "DiTBlocksPatchify", "patch_size", 4)
+    capture(page)
     try:
-        page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'zh')")
-        turn(page, "DiTBlocksPatchify", "patch_size", 4)
-        expect(page, "grid", "64 个 token")
+        page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'zh')")  # which loads the workflow again
+        expect(page, "grid", "64 个 token，每个 256 个值")
         expect(page, "trajectory", "20 步")
         made = page.evaluate("""(() => {
             const node = LiteGraph.createNode("DiTBlocksTokenPCA");
@@ -112,8 +115,7 @@ def test_the_boxes_speak_chinese(page):
         assert made == "中文"
     finally:
         page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'en')")
-    turn(page, "DiTBlocksPatchify", "patch_size", 2)
-    expect(page, "grid", "256 tokens of 64 values")
+        expect(page, "grid", "64 tokens of 256 values")
 
 
 def test_a_selection_survives_saving_and_loading(page, load):
@@ -175,14 +177,6 @@ FINE = """async (widget, canvas, says) => {
         while (!says.textContent.includes(`patches of ${p}×${p}`)) await new Promise(setTimeout);
         pixels();  // which waits until all of it is drawn
     };
-    const blocked = [];
-    const watch = new PerformanceObserver((list) => blocked.push(...list.getEntries().map(({ duration }) => duration)));
-    watch.observe({ type: "longtask" });
-    await frame();
-    const began = performance.now();
-    while (performance.now() - began < 150);  // the watch must see this
-    await new Promise((done) => setTimeout(done, 200));
-    const seen = blocked.splice(0);
     const times = [];
     const pictures = new Set();
     for (let i = 0; i < 20; i++) {
@@ -197,26 +191,42 @@ FINE = """async (widget, canvas, says) => {
         await frame();
         await frame();
     }
-    await new Promise((done) => setTimeout(done, 200));
-    watch.disconnect();
-    return { times: times.sort((a, b) => a - b), seen, blocked, pictures: pictures.size };
+    return { times: times.sort((a, b) => a - b), pictures: pictures.size };
 }"""
 
 
+def watched(page, act) -> tuple[object, dict[str, float]]:
+    """What `act` gives, and the longest task of the page's main thread meanwhile in ms: by the clock, and of its own CPU time, which on a
+    busy machine leaves out what others took."""
+    browser = page.context.browser
+    browser.start_tracing(page=page, categories=["toplevel"])
+    try:
+        given = act()
+    finally:
+        events = json.loads(browser.stop_tracing())["traceEvents"]
+    main = {(event["pid"], event["tid"]) for event in events
+            if event["name"] == "thread_name" and event["args"]["name"] == "CrRendererMain"}
+    tasks = [event for event in events if event["ph"] == "X" and (event["pid"], event["tid"]) in main]
+    return given, {kind: max(task[key] for task in tasks if key in task) / 1000 for kind, key in (("clock", "dur"), ("cpu", "tdur"))}
+
+
 def test_a_fine_grid_is_drawn_at_once(page):
-    """Each of 20 changes to p = 1 on 128×128 cells is drawn, and no task of the page is long."""
+    """Each of 20 changes to p = 1 on 128×128 cells is drawn, and none blocks the page."""
     turn(page, "DiTBlocksEmptyLatent", "width", 1024)
     turn(page, "DiTBlocksEmptyLatent", "height", 1024)
     look_at(page, "DiTBlocksPatchify")
     turn(page, "DiTBlocksPatchify", "patch_size", 1)
     expect(page, "grid", "16,384 tokens of 16 values")
-    measured = on(page, "DiTBlocksPatchify", f"""({FINE})(node.widgets.find(({{ name }}) => name === "patch_size"),
-        document.querySelector(".dit-blocks-grid canvas"), document.querySelector(".dit-blocks-grid [aria-live]"))""")
-    print("redraw, ms:", measured)
-    assert measured["seen"] and max(measured["seen"]) > 140
+    block = "(async () => { await new Promise(requestAnimationFrame); const began = performance.now(); while (performance.now() - began < 150); })()"
+    _, seen = watched(page, lambda: page.evaluate(block))
+    assert seen["clock"] >= 150  # a page that is blocked is seen
+    measured, longest = watched(page, lambda: on(page, "DiTBlocksPatchify", f"""({FINE})(
+        node.widgets.find(({{ name }}) => name === "patch_size"),
+        document.querySelector(".dit-blocks-grid canvas"), document.querySelector(".dit-blocks-grid [aria-live]"))"""))
+    print("redraw, ms: median", measured["times"][10], "longest", measured["times"][-1], "longest task", longest)
     assert measured["pictures"] == 1 and len(measured["times"]) == 20
     assert measured["times"][10] < 50
-    assert max(measured["blocked"], default=0) < 100
+    assert 0 < longest["cpu"] < 100
 
 
 def test_wires_have_colours_of_their_own(page):
