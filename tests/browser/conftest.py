@@ -46,7 +46,7 @@ def tab(request, host, browser):
     host.post("/settings/Comfy.VueNodes.Enabled", request.param)
     page = browser.new_page(viewport={"width": 1600, "height": 1000})
     page.errors = []
-    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.on("pageerror", lambda error: page.errors.append(error.stack or str(error)))
     page.goto(host.url)
     page.wait_for_function("window.app?.extensionManager?.workflow?.activeWorkflow && app.canvas", timeout=90_000)
     yield page
