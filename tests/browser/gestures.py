@@ -11,6 +11,11 @@ def prompt(page) -> dict:
     return page.evaluate("app.graphToPrompt().then(({ output }) => output)")
 
 
+def serialize(page) -> dict:
+    """The graph as it is saved."""
+    return json.loads(page.evaluate("JSON.stringify(app.rootGraph.serialize())"))
+
+
 def of(page, kind: str, expression: str):
     """An expression of `node`, the one of this type on the graph in view."""
     return page.evaluate(f"kind => {{ const node = app.canvas.graph.nodes.find(({{ comfyClass }}) => comfyClass === kind); return {expression}; }}",

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from browser.gestures import drag, draw, later, of, prompt, search, turn, value
+from browser.gestures import drag, draw, later, of, prompt, search, serialize, turn, value
 from comfyui_host import ROOT
 from dit_blocks.standalone.workflow import parse_workflow
 from serve_host import TYPES
@@ -111,7 +111,7 @@ def test_in_a_subgraph_they_draw_the_same(page, load, run, host):
     grouped = prompt(page)
     assert sum(":" in id for id in grouped) == 4 and sorted(map(settings, grouped.values())) == sorted(map(settings, flat.values()))
     assert np.array_equal(draw(run, host), picture)
-    saved = page.evaluate("app.rootGraph.serialize()")
+    saved = serialize(page)
     assert bare(parse_workflow(saved, TYPES).prompt) == bare(grouped)
     load(saved)
     assert prompt(page) == grouped

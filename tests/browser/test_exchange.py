@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from browser.gestures import drop, later, prompt, turn, value
+from browser.gestures import drop, later, prompt, serialize, turn, value
 from comfyui_host import ROOT, example_png
 from dit_blocks.standalone.workflow import parse_workflow
 from renamed_pack import ENTRY, NEW, OLD, then, today
@@ -149,7 +149,7 @@ def test_a_workflow_of_a_newer_pack_is_told(page, load, host, language, line):
         load(WORKFLOW | {"extra": {"dit_blocks": {"version": "0.0.1"}}})
         page.wait_for_timeout(500)
         assert messages(page) == []
-        assert page.evaluate("app.rootGraph.serialize().extra.dit_blocks.version") in line
+        assert serialize(page)["extra"]["dit_blocks"]["version"] in line
     finally:
         page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'en')")
 
@@ -178,7 +178,7 @@ def written(page, workflow: dict) -> dict:
     page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
     page.wait_for_function("count => app.rootGraph.nodes.length === count", arg=len(workflow["nodes"]))
     page.wait_for_timeout(500)
-    return page.evaluate("JSON.parse(JSON.stringify(app.rootGraph.serialize()))")
+    return serialize(page)
 
 
 @pytest.fixture(scope="module")
