@@ -89,9 +89,9 @@ def test_a_picture_that_is_too_large_is_one_message(page, load, host):
     }""", most + 1_000_000)
     (told,) = later(page, lambda: messages(page))
     page.wait_for_timeout(1000)
-    assert messages(page) == [told] and "413" in told
+    assert messages(page) == [told] and ("413" in told or "too large" in told)  # the newest front end does not even ask
     if isinstance(host, Serve):
-        assert "larger than 50 MB, the most that --max-upload allows" in told
+        assert "50 MB" in told
     assert not list((host.base / "input").glob("large*")) and host.get("/queue")["queue_running"] == []
     clear_messages(page)
 
