@@ -6,7 +6,7 @@ than a call: a function wrapper on a clone leads some of its modules through the
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import math
 import re
 
@@ -257,8 +257,10 @@ class HostTransformer(nn.Module):
     """A MODEL's transformer behind the call that this library's own models answer: tokens in, tokens out; with weights, also at a new size."""
 
     def __init__(self, transformer: nn.Module, kind: type[Worn], config: HostConfig, conditions: TextConditions, last_time: float,
-                 state: Mapping[str, Tensor] | None = None, worn: Worn | None = None):
+                 dtype: torch.dtype, state: Mapping[str, Tensor] | None = None, worn: Worn | None = None):
+        """dtype: what it computes in, whatever its weights are kept in."""
         super().__init__()
+        self.dtype = dtype
         self.transformer, self.kind, self.config, self.conditions, self.last_time = transformer, kind, config, conditions, last_time
         self.state, self.worn = state, worn
         # a parameter's name holds no dots
@@ -267,11 +269,15 @@ class HostTransformer(nn.Module):
     def forward(self, tokens: Tensor, grid: tuple[int, int], patch_size: int, t: Tensor, context: Tensor, pooled: Tensor | None = None,
                 guidance: Tensor | None = None) -> Tensor:
         """[B, N, C·p·p], times 0..1000 [B], text [B, T, E], pooled text [B, P] → prediction [B, N, C·p·p]."""
-        x = unpatchify(tokens, patch_size, tuple(length * patch_size for length in grid))
+        x = unpatchify(tokens, patch_size, tuple(length * patch_size for length in grid)).to(self.dtype)
         more = {} if guidance is None else {"guidance": guidance}
         with training(), self.worn.on(self.transformer) if self.worn and patch_size == self.worn.patch_size else nullcontext():
             answer = self.transformer(x, t / 1000 * self.last_time, context=context, y=pooled, transformer_options={}, **more)
-        return patchify(answer, patch_size)
+        return patchify(answer.float(), patch_size)
+
+    def patch_embed(self, tokens: Tensor, patch_size: int) -> Tensor:
+        """Raw tokens of the size that is learnt [B, N, C·p·p] → embedded ones [B, N, D], as they stand now."""
+        return self.worn.linear("x_embedder", tokens)
 
     def base_state(self) -> Mapping[str, Tensor]:
         return self.state
@@ -280,10 +286,18 @@ class HostTransformer(nn.Module):
         """The same transformer with weights for a new size, which learn."""
         fresh = self.kind.fresh(self.transformer, patch_size, start, rank)
         worn = self.kind(patch_size, {name: nn.Parameter(value) for name, value in fresh.items()})
-        return HostTransformer(self.transformer, self.kind, self.config, self.conditions, self.last_time, self.state, worn)
+        config = replace(self.config, patch_sizes=(*self.config.patch_sizes, patch_size))
+        return HostTransformer(self.transformer, self.kind, config, self.conditions, self.last_time, self.dtype, self.state, worn)
 
     def new_parameters(self) -> dict[str, nn.Parameter]:
         return dict(self.worn.weights)
+
+
+class HostBackbone(Backbone):
+    """A MODEL as a DIT of this library, for training."""
+
+    def like(self) -> Tensor:
+        return torch.empty(0, dtype=self.model.dtype, device=next(self.model.parameters()).device)
 
 
 def as_backbone(dit) -> Backbone:
@@ -299,8 +313,8 @@ def as_backbone(dit) -> Backbone:
     pooled = params.vec_in_dim if params else transformer.y_embedder.mlp[0].in_features  # None where it reads no pooled text
     conditions = TextConditions(stages.context_width, pooled, guided=bool(params and params.guidance_embed))
     config = HostConfig(type(transformer).__name__, (dit.patch_size,), dit.channels)
-    made = HostTransformer(transformer, kind, config, conditions, last, base_state(model))
-    return Backbone(made, dit.latent_format, RectifiedFlow(shift=middle / (1 - middle)), dit.name, dit.downscale)
+    made = HostTransformer(transformer, kind, config, conditions, last, model.model.get_dtype_inference(), base_state(model))
+    return HostBackbone(made, dit.latent_format, RectifiedFlow(shift=middle / (1 - middle)), dit.name, dit.downscale)
 
 
 class WornStages:

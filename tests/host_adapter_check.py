@@ -3,7 +3,9 @@
     python tests/host_adapter_check.py COMFYUI_DIR FOLDER_THAT_HOLDS_dit_blocks
 """
 
+from pathlib import Path
 import sys
+import tempfile
 
 import torch
 
@@ -155,6 +157,35 @@ def it_learns(name, make):
     assert torch.equal(expected, ksampler(out_model(dit), positive, negative, samples))
 
 
+def the_node_teaches_it(name, make, dtype=None):
+    """Train DiT over a MODEL: it learns, is seen as it learns, at its new size, and is left as it was."""
+    from dit_blocks.nodes.training import Train
+    from dit_blocks.dit_impl.adapters import adapter_of
+    from dit_blocks.dit_impl.training.sets import TrainingSet
+    import folder_paths
+    made = model, positive, negative, samples = make(size=(12, 10), batch=4, dtype=dtype)
+    expected, before, p = ksampler(*made), attributes(model), own_size(model) + 1
+    how = dict(scope="patch-size adapter", batch=4, learning_rate=3e-3, scheduler="cosine", warmup=1, precision="float32", accumulate=1,
+               checkpointing=False, ema=0.0, seed=0, drop=0.1, validation=0, target="own", weighting="none", times="logit_normal", patch_size=p,
+               rank=4, sample_every=15, positive=positive, dit=dit_of(model), training_set=TrainingSet(samples, [positive] * 4, (), negative))
+    with tempfile.TemporaryDirectory() as folder:
+        folder_paths.set_output_directory(folder)
+        dit, losses, filters, drawn, _, log = out(Train, name=name, steps=30, resume=False, **how)
+        again, more, *_ = out(Train, name=name, steps=30, resume=True, **how)
+        assert len(Path(log).read_text().splitlines()) == 31
+    losses = losses["loss"]
+    assert losses == more["loss"] and sum(losses[-5:]) < 0.9 * sum(losses[:5]), losses
+    assert len(drawn) == 3 and drawn.isfinite().all() and not torch.equal(drawn[0], drawn[-1]) and not torch.equal(filters[0], filters[-1])
+    assert dit.patch_sizes == again.patch_sizes == (p - 1, p) and adapter_of(dit).facts["steps"] == 30
+    assert all(torch.equal(weight, adapter_of(again).weights[key]) for key, weight in adapter_of(dit).weights.items())
+    assert attributes(model) == before and torch.equal(expected, ksampler(*made))
+    assert ksampler(scheduled(out_model(dit), f"{p}"), positive, negative, samples).isfinite().all()
+
+
+def the_node_teaches_it_in_bfloat16(name, make):
+    the_node_teaches_it(name, with_table(make), torch.bfloat16)
+
+
 def out_model(dit):
     from dit_blocks.nodes.model import ToModel
     return out(ToModel, dit=dit)[0]
@@ -215,11 +246,12 @@ def with_table(make):
 
 CHECKS = {"own patches stay": own_patches_stay, "an error leaves nothing": an_error_leaves_nothing, "schedules": schedules_are_wires,
           "stages": stages_are_the_whole, "untaught": untaught_at_its_own_size_is_the_model, "other patches": other_patches_stay,
-          "training": it_learns}
+          "training": it_learns, "the node": the_node_teaches_it}
 CASES = {f"{name}: {what}": (lambda name, make, check=check: check(name, with_table(make)), name)
          for what, check in CHECKS.items() for name in ("sd3", "sd35_medium", "flux_dev", "flux2")}
 CASES |= {f"{name}: a DIT and a MODEL": (lambda name, make: a_dit_and_a_model_share_it(name, with_table(make)), name)
           for name in ("sd3", "sd35_medium")}
+CASES |= {f"{name}: the node in bfloat16": (the_node_teaches_it_in_bfloat16, name) for name in ("sd3", "flux_dev")}
 CASES |= {"refused": (refusals, None)}
 
 if __name__ == "__main__":
