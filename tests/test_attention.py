@@ -217,6 +217,20 @@ def test_the_time_of_a_block_is_hardly_more_when_it_is_captured(question):
     assert statistics.median(seen / plain for seen, plain in rounds) < 1.15
 
 
+def test_the_time_of_a_pass_over_many_tokens_is_hardly_more_when_all_of_a_block_is_captured():
+    dit, wire = embedded_step((64, 64))
+    plan, _ = attention_maps.ask(dit, wire, Question(2, MEAN, "image to image", 100, every=True))
+    look = attention_rows.onlooker_of(plan, 1, 2, lambda rows: None, dit.name)
+
+    def seconds(watched: bool) -> float:
+        start = time.thread_time()
+        with dit.stages.observe(2, look) if watched else nullcontext():
+            inside.run_blocks(dit, wire, "all")
+        return time.thread_time() - start
+    seconds(True), seconds(False)
+    assert statistics.median(seconds(True) / seconds(False) for _ in range(7)) < 1.15
+
+
 @pytest.mark.parametrize("chunk", [attention_rows.CHUNK, 2 ** 20])  # what is worked on at a time takes more than the maps, and less
 @pytest.mark.parametrize("question", [Question(2, MEAN, "image to image", 3, every=True), Question(2, 1, "image to text", 3, "ring"),
                                       Question(2, MEAN, "text to image", 3, every=True), Question(2, 0, "image to text", 3, every=True)])

@@ -1,6 +1,7 @@
 """What the editor is told of costs: the same numbers as Budget's, for any latent, and one line for a question that makes no sense."""
 
 import asyncio
+from dataclasses import asdict
 import json
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from dit_blocks.dit_impl import compare, costs
-from dit_blocks.dit_impl.budget import PRESETS, architecture, budget
+from dit_blocks.dit_impl.budget import PRESETS, Architecture, architecture, budget
 from dit_blocks.dit_impl.embedded import load_embedded
 from dit_blocks.dit_impl.patch import token_grid
 from dit_blocks.dit_impl.patch_schedule import parse_schedule
@@ -69,6 +70,13 @@ def test_torch_counts_the_same_for_a_whole_denoising(given):
     assert told["steps"] == min(asked["end_step"], 6) - asked["start_step"] == sum(one["steps"] for one in told["stretches"])
     if asked["solver"] != "heun":
         assert told["flops"] == sum(one["steps"] * one["flops"] for one in told["stretches"])
+
+
+def test_a_model_whose_layers_were_counted_is_told_of_too():
+    shape = Architecture("Flux (MODEL)", "counted", 64, 2, channels=4, text=20, guided=False, image=5000, words=4000, read=300, once=70, joint=128,
+                         registers=3, multiple=32)
+    told = costs.answer(json.loads(json.dumps({"shape": asdict(shape), "size": [16, 16]})))
+    assert told["own"] == 2 and told["sizes"][2]["flops"] == 2 * budget(shape, 128, 128).macs and told["sizes"][4]["share"] < 1
 
 
 def test_an_answer_is_plain_json_and_reads_its_own_shapes():
