@@ -202,6 +202,7 @@ def watched(page, act) -> tuple[object, dict[str, float]]:
     browser.start_tracing(page=page, categories=["toplevel"])
     try:
         given = act()
+        page.evaluate("new Promise((done) => setTimeout(done, 50))")  # a task is told of when it has ended
     finally:
         events = json.loads(browser.stop_tracing())["traceEvents"]
     main = {(event["pid"], event["tid"]) for event in events
