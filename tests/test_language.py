@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dit_blocks.dit_impl import budget, charts, compare, probe
+from dit_blocks.dit_impl.embedded import load_embedded
 from dit_blocks.dit_impl.training import run
 from dit_blocks.dit_impl.training.loop import Log
 from dit_blocks.nodes import NODES
@@ -41,6 +42,7 @@ PICTURES = {
     "compare": lambda language: compare.sheet(RUNS, language),
     "ablation": lambda language: probe.bar_chart(probe.Ablation(torch.rand(2, 4), torch.ones(2), ["joint"] * 4), language),
     "training": lambda language: run.curve(log([(0, 1.0), (2, 0.4)]), language),
+    "filters of a training": lambda language: run.Monitor(load_embedded()[0], 1, language=language).look(1),
     "training alone": lambda language: run.curve(log(), language),
 }
 
@@ -52,7 +54,7 @@ def test_words_of_a_picture_are_all_in_its_language(name, monkeypatch):
     monkeypatch.setattr(charts, "written", lambda text, font: said.append(text) or face(text, font))
     torch.manual_seed(0)
     PICTURES[name]("中文")
-    words = [text for text in said if re.search("[a-zA-Z]{3}", re.sub("latent|FLOPs?|TFLOP|GFLOP|token|sigma", "", text))]
+    words = [text for text in said if re.search("[a-zA-Z]{3}", re.sub("latent|RGB|FLOPs?|TFLOP|GFLOP|token|sigma", "", text))]
     assert words == [] and any(re.search("[一-鿿]", text) for text in said)
 
 

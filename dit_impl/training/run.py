@@ -62,7 +62,7 @@ class Monitor:
         if filters or samples:
             dit = self.runner.readable(self.dit)
         if filters:
-            self.filters.append(filters_picture(dit, self.patch_size))
+            self.filters.append(filters_picture(dit, self.patch_size, language=self.language))
         if samples:
             self.samples.append(self.sample(dit, self.patch_size))
         return bool(filters or samples)
