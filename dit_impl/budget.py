@@ -139,7 +139,8 @@ def budget(shape: Architecture, width: int = 1024, height: int = 1024, patch_siz
     if shape.kind == "mmdit":  # the last block's text is keys and values only
         matrices -= 9 * d * d * t
     # a vector of six, in Flux's blocks of one stream three, modulations a block; PixArt shares one among its blocks
-    vectors = {"vit": 0, "counted": 0, "pixart": 6}.get(shape.kind, 6 * shape.blocks * (2 if shape.kind in ("mmdit", "flux") else 1) + 3 * shape.single)
+    vectors = 6 * shape.blocks * (2 if shape.kind in ("mmdit", "flux") else 1) + 3 * shape.single
+    vectors = {"vit": 0, "counted": 0, "pixart": 6}.get(shape.kind, vectors)
     matrices += (vectors + 6 * shape.dual // 2) * d * d
     return Budget(shape.name, (h, w), values, n + t, passes * products, passes * matrices, passes * head, shape.parameters * bytes_each,
                   passes * joint * 6 * d * bytes_each)

@@ -100,6 +100,26 @@ def flops_are_those_that_torch_counts(name, make):
         w.numel() for w in model.model.diffusion_model.parameters())
 
 
+def full_size_costs_are_the_published_ones(*_):
+    """TFLOPs a step at 1024×1024 and billions of parameters, of models without weights."""
+    import comfy.ops
+    from comfy.ldm.flux.model import Flux
+    from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper
+    from comfy.ldm.pixart.pixartms import PixArtMS
+    from dit_blocks.dit_impl.budget import budget
+    from dit_blocks.nodes.stages import stages_of
+    bare = {"dtype": torch.bfloat16, "device": "meta", "operations": comfy.ops.disable_weight_init}
+    text = {"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 1536}}
+    flux = Flux(in_channels=16, out_channels=16, vec_in_dim=768, context_in_dim=4096, hidden_size=3072, mlp_ratio=4.0, num_heads=24, depth=19,
+                depth_single_blocks=38, axes_dim=[16, 56, 56], theta=10000, patch_size=2, qkv_bias=True, guidance_embed=True, txt_ids_dims=[], **bare)
+    sd3 = OpenAISignatureMMDITWrapper(input_size=None, in_channels=16, depth=24, num_patches=192 ** 2, pos_embed_max_size=192, adm_in_channels=2048,
+                                      context_embedder_config=text, **bare)
+    pixart = PixArtMS(depth=28, model_max_length=300, micro_condition=False, **bare)
+    for model, channels, tflops, billions in ((flux, 16, 74.38, 11.90), (sd3, 16, 16.87, 2.028), (pixart, 4, 13.27, 0.611)):
+        shape = stages_of(model).architecture("a MODEL", channels, 8)
+        assert abs(2 * budget(shape, 1024, 1024).macs / 1e12 / tflops - 1) < 0.005 and abs(shape.parameters / 1e9 / billions - 1) < 0.005, shape
+
+
 def trajectory_is_denoise(name, make):
     from dit_blocks.dit_impl.trajectory import moments
     from dit_blocks.nodes.denoise import Denoise
@@ -129,6 +149,7 @@ def content_and_place(name, make):
 
 CHECKS = (filters_are_what_patch_embed_does, tokens_are_shown, flops_are_those_that_torch_counts, trajectory_is_denoise, content_and_place)
 CASES = {f"{check.__name__} {name}": (check, name) for check in CHECKS for name in MODELS}
+CASES["full-size costs are the published ones"] = (full_size_costs_are_the_published_ones, "sd3")
 
 if __name__ == "__main__":
     start(*sys.argv[1:3])

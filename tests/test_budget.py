@@ -76,7 +76,8 @@ def test_a_dit_s_own_shape():
 def test_counted_layers_cost_what_the_formulas_say():
     d, blocks = 384, 6
     formula = Architecture("", "dit", d, blocks, channels=4, head=2, guided=False)
-    counted = Architecture("", "counted", d, blocks, channels=4, head=2, guided=False, image=12 * d * d * blocks, once=6 * d * d * blocks, own=d * blocks)
+    counted = Architecture("", "counted", d, blocks, channels=4, head=2, guided=False, image=12 * d * d * blocks, once=6 * d * d * blocks,
+                           own=d * blocks)
     for size, p in ((256, 2), (128, 4)):
         assert budget(counted, size, size, p) == budget(formula, size, size, p)
 
