@@ -68,7 +68,7 @@ def _hosted(module: nn.Module) -> dict[int, None]:
 def with_weights(linear: nn.Module, weight: Tensor, bias: Tensor | None = None) -> nn.Module:
     """A linear layer of the same kind with another matrix [out, in], and another bias [out] or its own."""
     made = shared_copy(linear)
-    made.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    made.weight = nn.Parameter(weight.detach().contiguous(), requires_grad=False)
     made.out_features, made.in_features = weight.shape
     if bias is not None:
         made.bias = nn.Parameter(bias.detach(), requires_grad=False)

@@ -46,6 +46,8 @@ def train_by(config: Mapping, base: Path, read_folder) -> Path:
     if wrong := sorted(set(chosen) & set(LOSS if adapter else ADAPTER)):
         raise TrainingError(f"[train] {wrong[0]} is not of scope {chosen.get('scope', RUN['scope'])!r}")
     runner = Launched() if launched() else Alone()
+    if runner.processes > 1:
+        log.info("process %d of %d", runner.rank + 1, runner.processes)
     out = base / config.get("out", "taught.safetensors")
     dit = model_of(config.get("model", {}), base)
     data = set_of(config.get("set", {}), base, read_folder, dit)
