@@ -20,8 +20,8 @@ from dit_blocks.standalone.executor import Executor
 from dit_blocks.standalone.folders import Folders
 import patch_swap
 
-NEED_COMFYUI = ("sd3_5", "flux_dev", "ksampler_parity")  # test_host_workflows.py
-EXAMPLES = [path for path in sorted((FOLDER.parent.parent / "example_workflows").glob("*.json")) if path.stem not in NEED_COMFYUI]
+ELSEWHERE = ("sd3_5", "flux_dev", "ksampler_parity", "train_from_scratch")  # test_host_workflows.py, test_train_nodes.py
+EXAMPLES = [path for path in sorted((FOLDER.parent.parent / "example_workflows").glob("*.json")) if path.stem not in ELSEWHERE]
 TEXT_TO_IMAGE = FOLDER.parent.parent / "example_workflows" / "text_to_image.json"
 
 

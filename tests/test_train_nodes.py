@@ -1,6 +1,7 @@
 """The training nodes as a user meets them: a new model, sets, a run with its log, cancel and resume, and the command line."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 
 from dit_blocks.dit_impl.adapters import adapter_of, apply_adapter, load_adapter
 from dit_blocks.dit_impl.dit_file import load_dit, save_dit
-from dit_blocks.dit_impl.embedded import load_embedded
+from dit_blocks.dit_impl.embedded import FOLDER, load_embedded
+from dit_blocks.dit_impl.filters import spectrum_statistic
+from dit_blocks.dit_impl.new_dit import new_dit, text_widths
 from dit_blocks.dit_impl.tokens import unfold
 from dit_blocks.dit_impl.training import run
 from dit_blocks.nodes import host
@@ -22,6 +25,7 @@ from dit_blocks.standalone.dataset_nodes import LoadImageTextDataSetFromFolder
 from dit_blocks.standalone.folders import Folders, use
 
 pytest.importorskip("diffusers", reason="no diffusers (pip install diffusers)")
+EXAMPLE = FOLDER.parent.parent / "example_workflows" / "train_from_scratch.json"
 NEW = {"width": 32, "depth": 2, "heads": 2, "patch_sizes": "2", "latent_channels": 0, "position": "sincos", "conditioning": "text", "classes": 3,
        "prediction": "x0", "picture_size": 64, "seed": 0}
 TRAIN = {"scope": "everything", "steps": 6, "batch": 4, "learning_rate": 1e-3, "scheduler": "cosine", "warmup": 2, "precision": "float32",
@@ -191,6 +195,22 @@ def test_a_name_that_leaves_the_output_folder_is_refused(folders, scenes):
     for name in ("../elsewhere", "", "/etc"):
         with pytest.raises(ValueError, match="Train DiT: name '.*' is no folder inside"):
             out(Train, dit=scenes[0], training_set=scenes[3], name=name, **TRAIN)
+
+
+def test_train_from_scratch_learns_what_it_says(tmp_path, capsys):
+    """The example: validation loss at most 60% of its first, and a patch embedding that has left white noise (`spectrum_statistic`)."""
+    assert main(["run", str(EXAMPLE), "--out", str(tmp_path), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert all(Image.open(image).size[0] >= 256 for image in (*report["images"], EXAMPLE.with_suffix(".jpg")))
+    folder = tmp_path / "dit_blocks" / "training" / "from_scratch"
+    validation = [float(row["validation_loss"]) for row in rows(folder / "log.csv") if row["validation_loss"]]
+    assert len(validation) == 7 and validation[-1] <= 0.6 * validation[0]
+    dit, clip, _ = load_embedded()
+    before = new_dit(128, 4, 4, (4,), position="sincos", prediction="x0", like=dit, widths=text_widths(clip), picture_size=128)
+    learnt = torch.load(folder / "state.pt", weights_only=True)["parameters"]["x_embedder.4.weight"]
+    assert learnt.shape == before.model.x_embedder["4"].weight.shape
+    low, first = (spectrum_statistic(weight.view(128, 16, 4, 4)).low for weight in (learnt, before.model.x_embedder["4"].weight))
+    assert first == pytest.approx(1, abs=0.1) and low > 1.5
 
 
 CONFIG = """

@@ -165,7 +165,19 @@ def test_processes_share_a_batch_out_and_lose_nothing(backbone):
         Draws(set_, objective, replace(SHORT, batch=3), Of(0))
 
 
-def test_accumulation_and_checkpointing_change_the_memory_not_the_gradient(backbone):
+def test_accumulation_is_one_step_by_the_mean_of_its_batches(backbone):
+    settings = replace(SHORT, steps=1, accumulate=3, warmup=0, scheduler="constant", clip=1e9)
+    accumulated, log = taught(backbone, settings)
+    objective = Denoising(training_copy(backbone))
+    draws = Draws(data(), objective, settings, Alone())
+    loss = sum(objective.loss(draws.at(0, part)) for part in range(3)) / 3
+    loss.backward()
+    torch.optim.AdamW(objective.trained.values(), 1e-3, betas=(0.9, 0.99), weight_decay=0.01).step()
+    assert log.losses == pytest.approx([loss.item()], rel=1e-5)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(weights(accumulated).values(), weights(objective).values()))
+
+
+def test_checkpointing_changes_the_memory_not_the_gradient(backbone):
     batch = Draws(data(), Denoising(training_copy(backbone)), SHORT, Alone()).at(0)
     grads = []
     for checkpointing in (False, True):
