@@ -17,8 +17,8 @@ from .sampling import SOLVERS, model_calls
 from .trajectory import BLOCKS
 
 LARGEST_PATCH = 64
-KINDS = ("dit", "vit", "pixart", "mmdit", "flux")
-MAY_BE_ZERO = ("text", "parameters", "single", "dual")
+KINDS = ("dit", "vit", "pixart", "mmdit", "flux", "counted")
+MAY_BE_ZERO = {field.name for field in fields(Architecture) if field.default == 0}
 
 
 def shape_of(dit: Dit) -> dict | None:
