@@ -12,7 +12,7 @@ OLD, NEW = "DiTBlocksCutUp", "DiTBlocksPatchify"
 # The old node had its widgets in another order, one more of them, other names, and another output before the tokens.
 ENTRY = renamed(OLD, NEW, ["chosen", "gone", "size"], {"latent": "picture", "dit": "dit", "patch_size": "size", "selection": "chosen"}, {0: 1})
 NAMES = {pair["new_id"]: pair["old_id"] for pair in ENTRY["input_mapping"]}
-SIZE, CHOSEN = 4, "0-7"
+SIZE, CHOSEN = 4, "0-2"
 
 
 def pack_at(folder: Path) -> Path:
