@@ -118,9 +118,10 @@ def test_another_workflow_is_not_compared_with_this_one(page, run, load):
                                      "DiTBlocksVAEDecode", "SaveImage"]], ids=["picture outside", "picture inside"])
 def test_boxes_know_what_is_outside_a_subgraph_and_pictures_what_is_inside(page, run, inside):
     page.evaluate("""kinds => {
-        const { node } = app.graph.convertToSubgraph(new Set(app.graph.nodes.filter(({ comfyClass }) => kinds.includes(comfyClass))));
-        app.canvas.setGraph(node.subgraph);
+        app.graph.convertToSubgraph(new Set(app.graph.nodes.filter(({ comfyClass }) => kinds.includes(comfyClass))));
     }""", inside)
+    page.wait_for_timeout(500)
+    page.evaluate("app.canvas.setGraph(app.graph.nodes.find((node) => node.isSubgraphNode()).subgraph)")
     look_at(page, "DiTBlocksPatchify")
     expect(page, "grid", "256 tokens of 64 values")
     expect_cost(page)
