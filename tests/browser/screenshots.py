@@ -31,19 +31,19 @@ def run(page: Page, host: Serve) -> None:
     page.wait_for_timeout(1500)
 
 
-def frame(page: Page, titles: list[str] | None = None) -> None:
-    """Bring the nodes of these titles into view, or all of them."""
-    page.evaluate("""titles => {
+def frame(page: Page, titles: list[str] | None = None, most: float = 1) -> None:
+    """Bring the nodes of these titles into view, or all of them; at most at this scale."""
+    page.evaluate("""([titles, most]) => {
         const nodes = app.canvas.graph.nodes.filter((node) => !titles || titles.includes(node.title));
         const boxes = nodes.map(({ boundingRect }) => [...boundingRect]);
         const [left, top] = [0, 1].map((i) => Math.min(...boxes.map((box) => box[i])));
         const [width, height] = [0, 1].map((i) => Math.max(...boxes.map((box) => box[i] + box[i + 2])) - [left, top][i]);
         const view = app.canvas.canvas.getBoundingClientRect();
         const { ds } = app.canvas;
-        ds.scale = Math.min((view.width - 100) / width, (view.height - 130) / height, 1);
-        ds.offset = [80 / ds.scale - left + ((view.width - 100) / ds.scale - width) / 2, 90 / ds.scale - top];
+        ds.scale = Math.min((view.width - 100) / width, (view.height - 150) / height, most);
+        ds.offset = [80 / ds.scale - left + ((view.width - 100) / ds.scale - width) / 2, 110 / ds.scale - top];
         app.canvas.setDirty(true, true);
-    }""", titles)
+    }""", [titles, most])
 
 
 # --- the views ---
@@ -56,7 +56,7 @@ def editor(page: Page, host: Serve) -> None:
     turn(page, "DiTBlocksPatchify", "selection", "5-6,9-10")
     run(page, host)
     kinds = [f"DiTBlocks{name}" for name in ("Patchify", "Schedule", "AddNoise", "Denoise")]
-    frame(page, page.evaluate("kinds => app.graph.nodes.filter((node) => kinds.includes(node.type)).map(({ title }) => title)", kinds))
+    frame(page, page.evaluate("kinds => app.graph.nodes.filter((node) => kinds.includes(node.type)).map(({ title }) => title)", kinds), 0.74)
 
 
 def stages(page: Page, host: Serve) -> None:
@@ -86,8 +86,9 @@ def training(page: Page, host: Serve) -> None:
     frame(page)
 
 
-VIEWS = {"editor": (editor, "text_to_image"), "stages": (stages, "one_step_at_a_time"), "course": (course, "learn_03_patch_embedding"),
-         "training": (training, "learn_08_training")}
+# What to do, on which example, and how much of the page is worth showing, in pixels from its top.
+VIEWS = {"editor": (editor, "text_to_image", 900), "stages": (stages, "one_step_at_a_time", 330),
+         "course": (course, "learn_03_patch_embedding", 900), "training": (training, "learn_08_training", 900)}
 
 
 def shoot(browser, host: Serve, view: str, language: str, vue: bool) -> None:
@@ -96,7 +97,7 @@ def shoot(browser, host: Serve, view: str, language: str, vue: bool) -> None:
     page = browser.new_page(viewport=SIZE)
     page.goto(host.url)
     page.wait_for_function("window.app?.extensionManager?.workflow?.activeWorkflow && app.canvas", timeout=90_000)
-    prepare, name = VIEWS[view]
+    prepare, name, height = VIEWS[view]
     page.evaluate("workflow => app.loadGraphData(workflow)", example(name))
     page.evaluate("""language => {
         for (const node of app.graph.nodes)
@@ -105,7 +106,8 @@ def shoot(browser, host: Serve, view: str, language: str, vue: bool) -> None:
     page.wait_for_timeout(1500)
     prepare(page, host)
     page.wait_for_timeout(9000)  # until what the front end says of the queue has gone
-    page.screenshot(path=FOLDER / f"{view}_{'nodes2' if vue else 'canvas'}_{language}.jpg", type="jpeg", quality=72)
+    page.screenshot(path=FOLDER / f"{view}_{'nodes2' if vue else 'canvas'}_{language}.jpg", type="jpeg", quality=72,
+                    clip={"x": 0, "y": 0, "width": SIZE["width"], "height": height})
     page.close()
 
 
@@ -113,7 +115,8 @@ def main(views: list[str]) -> None:
     FOLDER.mkdir(exist_ok=True)
     with TemporaryDirectory() as base, sync_playwright() as playwright:
         host = Serve(Path(base))
-        host.post("/settings/Comfy.TutorialCompleted", True)
+        for name, value in {"TutorialCompleted": True, "Minimap.Visible": False}.items():
+            host.post(f"/settings/Comfy.{name}", value)
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
         for view in views or VIEWS:
             for language in ("en", "zh"):
