@@ -15,10 +15,13 @@ import pytest
 import torch
 
 from conftest import conditioning
+from dit_blocks.dit_impl.adapters import save_adapter
 from dit_blocks.dit_impl.conditioning import BackboneError
+from dit_blocks.dit_impl.dit_file import save_dit
 from dit_blocks.dit_impl.flow import DDPM, RectifiedFlow
 from dit_blocks.dit_impl.new_dit import new_dit
 from dit_blocks.dit_impl.training import losses, sets
+from dit_blocks.dit_impl.training.adapter import Distilling
 from dit_blocks.dit_impl.training.loop import Alone, Batch, Draws, Settings, train, validate
 from dit_blocks.dit_impl.training.objectives import Denoising, in_scope, training_copy
 from dit_blocks.dit_impl.training.sets import SetError, TrainingSet
@@ -198,7 +201,7 @@ def test_a_learning_rate_that_breaks_the_loss_stops_and_keeps_the_last_good_stat
 
 def test_a_last_step_that_breaks_the_weights_is_told_and_not_kept(backbone, tmp_path):
     state = tmp_path / "state.pt"
-    with pytest.raises(TrainingError, match="step 1 made weights that are not finite: learning_rate 3e[+]37 is too high; the last good state, of step 0"):
+    with pytest.raises(TrainingError, match="step 1 made weights that are not finite: learning_rate 3e[+]37 is .*; the last good state, of step 0"):
         taught(backbone, Settings(steps=1, batch=4, learning_rate=3e37, warmup=0, scheduler="constant"), state)
     assert torch.load(state, weights_only=True)["step"] == 0
 
@@ -233,6 +236,19 @@ def test_a_disk_that_gets_full_loses_nothing(backbone, tmp_path, caplog):
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
     again, log = taught(backbone, SHORT, state, resume=True)
     assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(again).values())) and not log.unsaved
+
+
+def test_a_full_disk_is_one_line_for_models_and_adapters_and_no_loss_for_a_set(backbone, tmp_path, caplog):
+    adapter = Distilling(backbone, 3, 4).adapter()
+    for save in (lambda path: save_dit(backbone, path), lambda path: save_adapter(adapter, path)):
+        with files_of_at_most(20_000), pytest.raises(OSError, match=r"^.*x.safetensors can't be written: .*File too large.*$") as caught:
+            save(tmp_path / "x.safetensors")
+        assert "\n" not in str(caught.value)
+    pictures = torch.rand(300, 32, 32, 3)
+    with files_of_at_most(10_000):
+        kept = sets.from_pictures([pictures], _VAE(), cache=tmp_path)
+    assert "the latents stay in memory: " in caplog.text and not list(tmp_path.iterdir())
+    assert torch.equal(kept.latents, sets.from_pictures([pictures], _VAE(), cache=tmp_path).latents) and list(tmp_path.iterdir())
 
 
 def test_a_cancel_with_a_full_disk_says_which_state_is_there(backbone, tmp_path, caplog):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 import hashlib
 import json
+import logging
 from pathlib import Path
 import random
 from typing import Callable
@@ -17,6 +18,8 @@ from ..conditioning import Conditioning
 from ..files import replace_atomically
 from . import scenes
 
+
+log = logging.getLogger(__name__)
 
 SHOWN = 16
 
@@ -106,8 +109,11 @@ def from_pictures(images: Sequence[Tensor], vae, captions: Sequence[str] | None 
             report(number + 1, len(pictures))
         latents = same_size(encoded)
         if path:
-            replace_atomically(path, lambda aside: save_file({"latents": latents.contiguous()}, aside))
-            latents = read_safetensors(path)[0]["latents"]
+            try:
+                replace_atomically(path, lambda aside: save_file({"latents": latents.contiguous()}, aside))
+                latents = read_safetensors(path)[0]["latents"]
+            except OSError as error:
+                log.warning("the latents stay in memory: %s", error)
     return TrainingSet(latents, *_texts(texts, clip))
 
 
