@@ -12,8 +12,8 @@ import pytest
 from browser.test_editing import test_run_on_change_draws_again_by_itself  # noqa: F401
 from browser.test_exchange import test_every_example_loads_without_a_complaint  # noqa: F401
 from browser.test_widgets import (  # noqa: F401
-    page, test_a_change_of_patch_size_shows_before_beside_now, test_the_grid_tells_the_arithmetic_before_any_run,
-    test_the_slider_walks_through_the_steps, test_tokens_are_chosen_by_mouse_and_keys)
+    page, test_the_grid_tells_the_arithmetic_before_any_run, test_the_slider_walks_through_the_steps,
+    test_tokens_are_chosen_by_mouse_and_keys)
 from serve_host import Serve
 
 FILES = Path(os.environ.get("NEWEST_FRONT_END", Path(sys.prefix) / "newest_front_end" / "comfyui_frontend_package" / "static"))
