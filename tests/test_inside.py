@@ -132,6 +132,12 @@ def test_strength_scales_what_a_block_adds(backbone, positive):
     torch.testing.assert_close(run(0.5).x, halfway)
 
 
+def test_a_run_tells_the_editor_which_blocks_there_are(backbone, positive):
+    _, _, hidden = started(backbone, positive)
+    told = RunBlocks.execute(dit=backbone, hidden=hidden, blocks="1", strength=1.0).ui
+    assert told == {"dit_blocks": ({"kinds": ["joint", "joint"]},)}
+
+
 def test_perturbed_attention_is_the_masked_softmax(backbone, positive, negative):
     """Image tokens read themselves and the text: an attention computed here by the formula, with that mask, gives the same block."""
     _, _, hidden = started(backbone, positive, negative)

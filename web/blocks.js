@@ -12,7 +12,7 @@ const answers = asking("/dit_blocks/blocks");
 /** @param {ComfyNode} node */
 function addBlocks(node) {
   const says = make("div", {}, { "aria-live": "polite" });
-  addPanel(node, "blocks", 48, [says]);
+  addPanel(node, "plan", 48, [says]); // "blocks" is a widget already
   const hear = newest((/** @type {string} */ words) => {
     says.textContent = words;
   });

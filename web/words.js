@@ -56,7 +56,7 @@ export function placeInWords(token, columns) {
 
 /** @param {{groups: [number, number, string][], runs: number[]}} plan @param {boolean} chosen whether `runs` is known, and not brought by a wire */
 export function blocksInWords({ groups, runs }, chosen) {
-  const has = groups.map(([first, last, kind]) => `${first}–${last} ${kind}`).join(", ");
+  const has = groups.map(([first, last, kind]) => `${first === last ? first : `${first}–${last}`} ${kind}`).join(", ");
   if (!chosen) return say("blocks {has}", { has });
   return say("blocks {has}; runs {count}: {numbers}", { has, count: runs.length, numbers: runs.join(", ") || "–" });
 }

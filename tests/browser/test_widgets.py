@@ -91,13 +91,16 @@ def test_tokens_are_chosen_by_touch(page):
 def test_blocks_are_told_before_any_run(page, load):
     load(json.loads((ROOT / "example_workflows" / "exploded_step.json").read_text(encoding="utf-8")))
     look_at(page, "DiTBlocksRunBlocks")
-    expect(page, "blocks", "blocks 0–5 joint; runs 6: 0, 1, 2, 3, 4, 5")
+    expect(page, "plan", "blocks 0–5 joint; runs 3: 0, 1, 2")
     turn(page, "DiTBlocksRunBlocks", "blocks", "4,0-2")
-    expect(page, "blocks", "runs 4: 4, 0, 1, 2")
+    expect(page, "plan", "runs 4: 4, 0, 1, 2")
     turn(page, "DiTBlocksRunBlocks", "blocks", "0-6")
-    expect(page, "blocks", "this model has blocks 0 to 5, there is no block 6")
+    expect(page, "plan", "this model has blocks 0 to 5, there is no block 6")
     on(page, "DiTBlocksRunBlocks", "node.disconnectInput(0)")
-    expect(page, "blocks", "run once to see the model's blocks")
+    expect(page, "plan", "run once to see the model's blocks")
+    turn(page, "DiTBlocksRunBlocks", "blocks", "2,0")
+    on(page, "DiTBlocksRunBlocks", "node.onExecuted({ dit_blocks: [{ kinds: ['double', 'double', 'single'] }] })")
+    expect(page, "plan", "blocks 0–1 double, 2 single; runs 2: 2, 0")
 
 
 def test_the_boxes_speak_chinese(page):

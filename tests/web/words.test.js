@@ -42,5 +42,6 @@ test("blocks are told by kind, and those that run by number", () => {
   };
   assert.equal(blocksInWords(flux, true), "blocks 0–18 double, 19–56 single; runs 3: 3, 3, 20");
   assert.equal(blocksInWords({ ...flux, runs: [] }, true), "blocks 0–18 double, 19–56 single; runs 0: –");
+  assert.equal(blocksInWords({ ...flux, groups: [[0, 0, "joint"]] }, false), "blocks 0 joint");
   assert.equal(blocksInWords(flux, false), "blocks 0–18 double, 19–56 single");
 });
