@@ -8,7 +8,7 @@ import torch
 from dit_blocks.dit_impl import budget, charts, compare, probe
 from dit_blocks.dit_impl.embedded import load_embedded
 from dit_blocks.dit_impl.training import run
-from dit_blocks.dit_impl.training.loop import Log
+from dit_blocks.dit_impl.training.loop import Alone, Log
 from dit_blocks.nodes import NODES
 from dit_blocks.nodes.budget import Budget
 from dit_blocks.standalone.node_types import NodeType
@@ -42,7 +42,7 @@ PICTURES = {
     "compare": lambda language: compare.sheet(RUNS, language),
     "ablation": lambda language: probe.bar_chart(probe.Ablation(torch.rand(2, 4), torch.ones(2), ["joint"] * 4), language),
     "training": lambda language: run.curve(log([(0, 1.0), (2, 0.4)]), language),
-    "filters of a training": lambda language: run.Monitor(load_embedded()[0], 1, language=language).look(1),
+    "filters of a training": lambda language: run.Monitor(load_embedded()[0], 1, Alone(), language=language).look(1),
     "training alone": lambda language: run.curve(log(), language),
 }
 
