@@ -81,16 +81,21 @@ def test_undo_and_redo_go_through_patch_size_and_selection(page, load):
             return ["patch_size", "selection"].every((name, i) => node?.widgets.find((one) => one.name === name).value === wanted[i]);
         }""", arg=[PATCHIFY, size, selection])
         sync_api.expect(grid).to_contain_text(tokens)
+
+    def remembered(act) -> None:
+        """Change something, and wait until it can be undone: the front end looks for changes when the mouse or a key is let go."""
+        queue = "app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length"
+        before = page.evaluate(queue)
+        act()
+        page.wait_for_function(f"before => {queue} > before", arg=before)
     shown(0, "", "256 tokens")
     turn(page, PATCHIFY, "patch_size", 8)
-    page.mouse.click(800, 950)  # the front end looks for changes when the mouse or a key is let go
+    remembered(lambda: page.mouse.click(800, 950))
     shown(8, "", "16 tokens")
-    page.wait_for_timeout(300)
     box = grid.locator("canvas").bounding_box()
-    page.mouse.click(box["x"] + box["width"] / 2 + 4, box["y"] + box["height"] / 2 + 4)
+    remembered(lambda: page.mouse.click(box["x"] + box["width"] / 2 + 4, box["y"] + box["height"] / 2 + 4))
     page.mouse.move(800, 950)
     shown(8, "10", "1 selected")
-    page.wait_for_timeout(300)
     for keys, *state in (("Control+z", 8, "", "16 tokens"), ("Control+z", 0, "", "256 tokens"),
                          ("Control+y", 8, "", "16 tokens"), ("Control+y", 8, "10", "1 selected")):
         page.keyboard.press(keys)
