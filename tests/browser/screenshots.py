@@ -81,7 +81,7 @@ def course(page: Page, host: Serve) -> None:
 
 
 def training(page: Page, host: Serve) -> None:
-    """A small model, trained from random weights for two minutes."""
+    """A lesson: a small model learns from random weights."""
     run(page, host)
     frame(page)
 
