@@ -150,6 +150,12 @@ def test_the_locale_is_plain_text(path):
     assert [text for text in texts(read(path)) if SPECIAL & set(text)] == []
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "example_workflows").glob("*.json")), ids=lambda path: path.stem)
+def test_notes_have_no_code_spans(path):
+    """The front end writes them dark on dark."""
+    assert [node["id"] for node in read(path)["nodes"] if node["type"] == "MarkdownNote" and "`" in node["widgets_values"][0]] == []
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "example_workflows").glob("learn_*.json")), ids=lambda path: path.stem)
 def test_a_lesson_names_nodes_in_chinese_as_the_menu_does(path):
     """A node that the English note names is in the Chinese note, by its Chinese name or the English one."""

@@ -21,7 +21,7 @@ function makeBadge(unknown) {
 
 /** @param {ComfyNode} node */
 function addBadge(node) {
-  const [badge, follow] = makeBadge(() => say("cost: wire a default model, or see Budget"));
+  const [badge, follow] = makeBadge(() => say("cost: of the Denoise that takes these sigmas, where its model is known"));
   addPanel(node, "cost", 40, [badge]);
   whenChanged(node, () => follow(node));
 }
