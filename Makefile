@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM := false
 help:
 	@echo "make demo    draw a picture, without ComfyUI"
 	@echo "make serve   ComfyUI's front end over the pack, without ComfyUI: http://127.0.0.1:8188"
-	@echo "make test    the whole test suite"
+	@echo "make test    the whole test suite; EVERYWHERE=1: the browser specs over ComfyUI in both renderers"
 	@echo "make bench   what patch sizes, stages and loops cost, in tables"
 
 demo: .venv/standalone

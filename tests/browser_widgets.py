@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from browser.gestures import on, turn, value  # noqa: F401
 from comfyui_host import ROOT
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install playwright)")
@@ -19,28 +20,10 @@ def page(tab, load, tmp_path):
     assert not tab.errors
 
 
-def on(page, kind: str, expression: str):
-    """An expression of the one node of this type on the graph that is shown."""
-    return page.evaluate(f"kind => {{ const node = app.canvas.graph.nodes.find(({{ comfyClass }}) => comfyClass === kind); return {expression}; }}", kind)
-
-
-def turn(page, kind: str, widget: str, value) -> None:
-    """Give a widget a value as its own element does."""
-    on(page, kind, f"""(() => {{
-        const widget = node.widgets.find(({{ name }}) => name === {json.dumps(widget)});
-        widget.value = {json.dumps(value)};
-        widget.callback?.(widget.value);
-    }})()""")
-
-
 def capture(page) -> None:
     """Let the front end see what was changed, as it does after a click."""
     tracker = "app.extensionManager.workflow.activeWorkflow.changeTracker"
     page.evaluate(f"({tracker}.captureCanvasState ?? {tracker}.checkState).call({tracker})")
-
-
-def value(page, kind: str, widget: str):
-    return on(page, kind, f"node.widgets.find(({{ name }}) => name === {json.dumps(widget)}).value")
 
 
 def look_at(page, kind: str) -> None:

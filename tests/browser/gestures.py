@@ -16,19 +16,19 @@ def serialize(page) -> dict:
     return json.loads(page.evaluate("JSON.stringify(app.rootGraph.serialize())"))
 
 
-def of(page, kind: str, expression: str):
+def on(page, kind: str, expression: str):
     """An expression of `node`, the one of this type on the graph in view."""
     return page.evaluate(f"kind => {{ const node = app.canvas.graph.nodes.find(({{ comfyClass }}) => comfyClass === kind); return {expression}; }}",
                          kind)
 
 
 def value(page, kind: str, name: str):
-    return of(page, kind, f"node.widgets.find(({{ name }}) => name === {json.dumps(name)}).value")
+    return on(page, kind, f"node.widgets.find(({{ name }}) => name === {json.dumps(name)}).value")
 
 
 def turn(page, kind: str, name: str, to) -> None:
     """Give a widget a value as its own element does."""
-    of(page, kind, f"""(() => {{
+    on(page, kind, f"""(() => {{
         const widget = node.widgets.find(({{ name }}) => name === {json.dumps(name)});
         widget.value = {json.dumps(to)};
         widget.callback?.(widget.value);

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from browser.gestures import drag, draw, later, of, prompt, search, serialize, turn, value
+from browser.gestures import drag, draw, later, on, prompt, search, serialize, turn, value
 from comfyui_host import ROOT
 from dit_blocks.standalone.workflow import parse_workflow
 from serve_host import TYPES
@@ -58,7 +58,7 @@ def test_copies_keep_what_their_widgets_say_and_undo_takes_them_back(page, load)
     turn(page, PATCHIFY, "patch_size", 4)
     turn(page, PATCHIFY, "selection", "0-7")
     before = prompt(page)
-    of(page, PATCHIFY, "(app.canvas.selectNode(node), app.canvas.canvas.focus())")
+    on(page, PATCHIFY, "(app.canvas.selectNode(node), app.canvas.canvas.focus())")
     page.keyboard.press("Control+c")
     page.keyboard.press("Control+v")
     page.wait_for_function("app.graph.nodes.filter(({ comfyClass }) => comfyClass === 'DiTBlocksPatchify').length === 2")
@@ -72,7 +72,7 @@ def test_copies_keep_what_their_widgets_say_and_undo_takes_them_back(page, load)
 
 def test_undo_and_redo_go_through_patch_size_and_selection(page, load):
     load(WORKFLOW)
-    of(page, PATCHIFY, "(app.canvas.ds.scale = 1, app.canvas.centerOnNode(node), app.canvas.setDirty(true, true))")
+    on(page, PATCHIFY, "(app.canvas.ds.scale = 1, app.canvas.centerOnNode(node), app.canvas.setDirty(true, true))")
     grid = page.locator(".dit-blocks-grid")
 
     def shown(size: int, selection: str, tokens: str) -> None:
@@ -180,7 +180,7 @@ def test_run_on_change_draws_again_by_itself(page, load, host):
     choose_mode(page, "Run (On Change)")
     before = host.get("/history").keys()
     try:
-        look = of(page, PATCHIFY, "node.id")
+        look = on(page, PATCHIFY, "node.id")
         turn(page, PATCHIFY, "patch_size", 8)
         page.mouse.click(800, 900)  # the front end looks for changes when the mouse or a key is let go
         (fresh, *_) = later(page, lambda: host.get("/history").keys() - before)

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from browser.gestures import of, open_search
+from browser.gestures import on, open_search
 from comfyui_host import ROOT
 from serve_host import Serve
 
@@ -65,7 +65,7 @@ def test_help_opens(page, load, language, page_of):
     try:
         page.evaluate("language => app.extensionManager.setting.set('Comfy.Locale', language)", language)
         load(WORKFLOW)
-        of(page, "DiTBlocksPatchify", "(app.canvas.ds.scale = 1, app.canvas.centerOnNode(node), app.canvas.selectNode(node))")
+        on(page, "DiTBlocksPatchify", "(app.canvas.ds.scale = 1, app.canvas.centerOnNode(node), app.canvas.selectNode(node))")
         page.get_by_test_id("info-button").click()
         sync_api.expect(page.get_by_role("heading", name=heading, exact=True, level=1)).to_be_visible()
         page.wait_for_function("[...document.querySelectorAll('img[src*=\"patches.jpg\"]')].some((picture) => picture.naturalWidth > 0)")
