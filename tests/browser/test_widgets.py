@@ -3,6 +3,7 @@
 import json
 
 from browser_widgets import capture, expect, look_at, on, page, ran, sync_api, tokens, turn, value  # noqa: F401
+from comfyui_host import ROOT
 
 
 def test_the_grid_tells_the_arithmetic_before_any_run(page):
