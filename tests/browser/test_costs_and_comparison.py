@@ -64,7 +64,7 @@ def test_costs_of_another_model_are_known_after_a_run(page, run):
         node.connect(0, trainable, 0);
         trainable.connect(0, denoise, denoise.inputs.findIndex(({ name }) => name === "dit"));
     })()""")
-    expect(page, "cost", "wire a default model")
+    expect(page, "cost", "of the Denoise that takes these sigmas")
     expect(page, "trajectory", "known after a run")
     turn(page, "DiTBlocksSchedule", "steps", 2)
     run()
