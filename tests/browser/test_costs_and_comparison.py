@@ -3,7 +3,7 @@
 import pytest
 
 from dit_blocks.dit_impl import costs
-from browser_widgets import WORKFLOW, capture, expect, look_at, on, page, sync_api, turn  # noqa: F401
+from browser.widgets import WORKFLOW, capture, expect, look_at, on, page, sync_api, turn  # noqa: F401
 
 
 def short(number: float) -> str:

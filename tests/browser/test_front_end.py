@@ -16,12 +16,10 @@ BLUEPRINT = "DiT Denoise Step (exploded)"
 
 
 @pytest.fixture
-def page(tab, load, tmp_path):
+def page(page, load):
     """The front end with the example of eight Denoise Steps."""
     load(WORKFLOW)
-    yield tab
-    tab.screenshot(path=tmp_path / "page.png")
-    assert not tab.errors
+    return page
 
 
 def find(page, title: str) -> str:

@@ -36,10 +36,10 @@ def expect(page, text: str) -> None:
 
 
 @pytest.fixture
-def page(tab, load, tmp_path):
+def page(page, load):
     """The workflow with the node behind Patchify, whose latent is made noise by Add Noise."""
     load(WORKFLOW)
-    tab.evaluate(f"""() => {{
+    page.evaluate(f"""() => {{
         const noise = app.graph.nodes.find(({{ comfyClass }}) => comfyClass === "DiTBlocksAddNoise");
         const node = LiteGraph.createNode("{KIND}");
         node.pos = [noise.pos[0], noise.pos[1] + 900];
@@ -48,10 +48,8 @@ def page(tab, load, tmp_path):
         const cut = app.graph.nodes.filter(({{ comfyClass }}) => ["DiTBlocksDenoise", "SaveImage"].includes(comfyClass));
         for (const one of cut) app.graph.remove(one);
     }}""")
-    widget(tab, "DiTBlocksPatchify", "patch_size", "(widget.value = 4, widget.callback?.(4))")
-    yield tab
-    tab.screenshot(path=tmp_path / "page.png")
-    assert not tab.errors
+    widget(page, "DiTBlocksPatchify", "patch_size", "(widget.value = 4, widget.callback?.(4))")
+    return page
 
 
 def place(page, row: int, column: int) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 import json
 
-from browser_widgets import capture, expect, look_at, on, page, ran, sync_api, tokens, turn, value  # noqa: F401
+from browser.widgets import capture, expect, look_at, on, page, ran, sync_api, tokens, turn, value  # noqa: F401
 from comfyui_host import ROOT
 
 

@@ -13,11 +13,10 @@ WORKFLOW["nodes"] = [node for node in WORKFLOW["nodes"] if node["type"] != "Mark
 
 
 @pytest.fixture
-def page(tab, load, tmp_path):
+def page(page, load):
+    """The front end with the example."""
     load(WORKFLOW)
-    yield tab
-    tab.screenshot(path=tmp_path / "page.png")
-    assert not tab.errors
+    return page
 
 
 def capture(page) -> None:
