@@ -25,11 +25,13 @@ from dit_blocks.dit_impl.training import scenes
 from dit_blocks.dit_impl.training.adapter import Distilling, teach_patch_size
 from dit_blocks.dit_impl.training.evaluate import BATCH, accuracy
 from dit_blocks.dit_impl.training.loop import Alone, Draws, Settings
+from dit_blocks.dit_impl.training.optimizers import optimizers_of
 from dit_blocks.dit_impl.training.sets import TrainingSet
 from dit_blocks.dit_impl.training.train_dit import share_evenly
 
 PICTURES, SIDE, WARM_UP, TIMED = 4096, 256, 3, 6
-SETTINGS = Settings(batch=16, learning_rate=1e-3, scheduler="cosine", warmup=50, precision="bfloat16", ema=0.995, drop=0.1, weight_decay=0.0)
+SETTINGS = Settings(batch=16, learning_rate=4e-3, scheduler="cosine", warmup=50, precision="bfloat16", ema=0.995, drop=0.1, weight_decay=0.0,
+                    optimizer="muon")
 
 
 def pictures(folder: Path) -> TrainingSet:
@@ -53,20 +55,24 @@ def pictures(folder: Path) -> TrainingSet:
 def steps_in(minutes: float, dit: Backbone, data: TrainingSet, how: dict) -> int:
     """How many steps of training take so long here: a few are timed."""
     objective = Distilling(dit, **how)
-    draws, taken = Draws(data, objective, SETTINGS, Alone()), []
+    draws, optimizers, taken = Draws(data, objective, SETTINGS, Alone()), optimizers_of(objective.trained, 1e-9, optimizer=SETTINGS.optimizer), []
     for step in range(WARM_UP + TIMED):
         began = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16):
             objective.loss(draws.at(step)).backward()
+        for optimizer in optimizers:
+            optimizer.step()
         taken.append(time.perf_counter() - began)
     return max(100, round(minutes * 60 / (1.05 * sum(taken[WARM_UP:]) / TIMED)))
 
 
-def teach(folder: Path, minutes: float, steps: int, patch_size: int, rank: int, start: int, teacher: int) -> tuple[Backbone, dict]:
+def teach(folder: Path, minutes: float, steps: int, patch_size: int, rank: int, start: int, teacher: int,
+          data_share: float) -> tuple[Backbone, dict]:
     """Begin, or go on from where `folder` stands: → the taught model, facts of the training."""
     dit, *_ = load_embedded()
     data, began, spent = pictures(folder), time.monotonic(), time.process_time()
-    how = {"patch_size": patch_size, "rank": rank, "start": start, "teacher": teacher, "weigh": share_evenly}
+    how = {"patch_size": patch_size, "rank": rank, "start": start, "teacher": teacher, "data_share": data_share, "weigh": share_evenly,
+           "times": "uniform"}
     plan, state = folder / f"p{patch_size}.json", folder / f"p{patch_size}.pt"
     resume = plan.exists() and state.exists()
     if resume:
@@ -128,7 +134,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="train for so many steps instead")
     parser.add_argument("--rank", type=int, default=0, help="0: as many as fit into 10%% of the model's parameters")
     parser.add_argument("--start", type=int, default=0, help="the size that embedding and head are resized from, 0: the nearest")
-    parser.add_argument("--teacher", type=int, default=0, help="the size that is learnt from, 0: the next finer one")
+    parser.add_argument("--teacher", type=int, default=4, help="the size that is learnt from, 0: the next finer one")
+    parser.add_argument("--data-share", type=float, default=0.3, help="how far what is learnt from it is moved to the true picture")
     parser.add_argument("--prompts", type=int, default=100, help="how many held-out prompts, at most 300")
     parser.add_argument("--folder", type=Path, default=Path("runs/adapter"), help="where the state is, and the adapter at the end")
     parser.add_argument("--json", action="store_true", help="print one object, last")
@@ -136,7 +143,8 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     before = load_embedded()[0]
     answers = bits(before)
-    taught, facts = teach(options.folder, options.minutes, options.steps, options.patch_size, options.rank, options.start, options.teacher)
+    taught, facts = teach(options.folder, options.minutes, options.steps, options.patch_size, options.rank, options.start, options.teacher,
+                          options.data_share)
     adapter, path = adapter_of(taught), options.folder / f"patch_size_{options.patch_size}.safetensors"
     save_adapter(adapter, path)
     same = all(torch.equal(a, b) for after in (before, taught) for a, b in zip(answers, bits(after)))

@@ -5,6 +5,7 @@ from comfy_api.v0_0_2 import io, ui
 from ..dit_impl import new_dit
 from ..dit_impl.training import run, sets
 from ..dit_impl.training.loop import PRECISIONS, SCHEDULERS, Settings
+from ..dit_impl.training.optimizers import OPTIMIZERS
 from ..dit_impl.training.run import ADAPTER
 from ..dit_impl.training.state import TrainingError
 from . import host
@@ -169,6 +170,8 @@ class Train(io.ComfyNode):
                 io.Conditioning.Input("positive", optional=True, tooltip="What the samples show."),
                 io.Vae.Input("vae", optional=True, tooltip="Decodes the samples; without it they are rough."),
                 language_input(),
+                io.Combo.Input("optimizer", options=list(OPTIMIZERS), default="adamw", optional=True,
+                               tooltip="adamw, or muon for the matrices of attention, MLPs, patch embedding and head: fewer steps, each a little longer."),
             ],
             outputs=[
                 Dit.Output("taught", display_name="dit", tooltip="The model that has learnt, or the one that came in with its adapter."),
@@ -184,9 +187,10 @@ class Train(io.ComfyNode):
     @names_errors
     def execute(cls, dit, training_set, name, scope, steps, batch, learning_rate, scheduler, warmup, precision, accumulate, checkpointing, ema,
                 seed, resume, drop, validation, target, weighting, times, patch_size, rank, sample_every, positive=None, vae=None,
-                language="English") -> io.NodeOutput:
+                language="English", optimizer="adamw") -> io.NodeOutput:
         folder = host.output_folder("training", name)
-        settings = Settings(steps, batch, learning_rate, scheduler, warmup, precision, accumulate, checkpointing, ema, seed, drop, validation)
+        settings = Settings(steps, batch, learning_rate, scheduler, warmup, precision, accumulate, checkpointing, ema, seed, drop, validation,
+                            optimizer=optimizer)
         report = host.reporter(steps)
         host.load(dit.modules())
         sample = None
@@ -196,7 +200,7 @@ class Train(io.ComfyNode):
             size = tuple(training_set.latents.shape[-2:])
             sample = run.drawn(positive or dit.unconditional, size, vae and vae.decode, seed)
         if scope == ADAPTER:
-            done = run.run_adapter(dit, training_set, settings, patch_size, rank, folder, resume, sample, sample_every, report,
+            done = run.run_adapter(dit, training_set, settings, patch_size, rank, times, folder, resume, sample, sample_every, report,
                                    language=language)
         else:
             done = run.run(dit, training_set, settings, scope, target, weighting, times, folder, resume, sample, sample_every, report,

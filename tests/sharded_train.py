@@ -16,10 +16,10 @@ class Sharded(launch.Launched):
         state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, FullyShardedDataParallelPlugin()
         self.sharded = True
 
-    def prepare(self, objective, optimizer):
-        optimizer = super().prepare(objective, optimizer)
+    def prepare(self, objective, optimizers):
+        optimizers = super().prepare(objective, optimizers)
         assert all(0 < p.to_local().numel() < p.numel() for p in objective.trained.values() if len(p) > 1)
-        return optimizer
+        return optimizers
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import torch
 from dit_blocks.dit_impl.adapters import load_adapter
 from dit_blocks.dit_impl.dit_file import load_dit
 from dit_blocks.dit_impl.training.launch import Launched
+from dit_blocks.dit_impl.training.optimizers import optimizers_of
 from dit_blocks.dit_impl.training.state import TrainingError
 from dit_blocks.standalone.cli import main
 
@@ -110,7 +111,8 @@ def test_two_processes_train_what_one_does_and_resume_to_the_very_same(root, how
 
 @pytest.mark.parametrize("how", COMMAND)
 def test_two_processes_teach_a_patch_size(root, how):
-    one, two = (load_adapter(train(root / f"adapter {kind}", ADAPTER, kind)).weights for kind in ("", how))
+    text = ADAPTER + ('optimizer = "muon"' if how == "DDP" else "")
+    one, two = (load_adapter(train(root / f"adapter {kind}{how}", text, kind)).weights for kind in ("", how))
     assert one.keys() == two.keys() and all(torch.allclose(value, two[name], atol=1e-4) for name, value in one.items())
 
 
@@ -118,4 +120,11 @@ def test_the_older_fsdp_is_refused():
     runner = Launched.__new__(Launched)
     runner.sharded, runner.accelerator = True, SimpleNamespace(state=SimpleNamespace(fsdp_plugin=SimpleNamespace(fsdp_version=1)))
     with pytest.raises(TrainingError, match="fsdp_version is 2, not 1: accelerate launch --fsdp_version 2"):
-        runner.prepare(None, None)
+        runner.prepare(None, [])
+
+
+def test_muon_is_refused_where_no_process_has_a_matrix_whole():
+    runner, matrix = Launched.__new__(Launched), torch.nn.Parameter(torch.zeros(2, 2))
+    runner.sharded = True
+    with pytest.raises(TrainingError, match="optimizer muon needs whole matrices, and FSDP gives each process a part of them: adamw, or DDP"):
+        runner.prepare(None, optimizers_of({"x_embedder.2.weight": matrix}, 1e-3))

@@ -126,9 +126,9 @@ def test_one_batch_of_eight_is_learnt_by_heart(backbone):
     assert loss.item() < 0.05 * first
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_a_resumed_run_equals_an_unbroken_one(backbone, tmp_path, ema):
-    settings = replace(SHORT, ema=ema, validation=2, accumulate=2)
+@pytest.mark.parametrize("ema, optimizer", [(0.0, "adamw"), (0.9, "adamw"), (0.9, "muon")])
+def test_a_resumed_run_equals_an_unbroken_one(backbone, tmp_path, ema, optimizer):
+    settings = replace(SHORT, ema=ema, validation=2, accumulate=2, optimizer=optimizer)
     whole, log = taught(backbone, settings, tmp_path / "whole.pt")
 
     class Stop(BaseException):

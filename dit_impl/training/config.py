@@ -21,9 +21,9 @@ from .toml import checked, fits
 log = logging.getLogger(__name__)
 
 SET = {"folder": "", "scenes": 256, "size": 128, "shapes": 1, "zoom": 1, "seed": 0}
-LOSS = {"target": "own", "weighting": "none", "times": "logit_normal"}
+LOSS = {"target": "own", "weighting": "none"}
 ADAPTER = {"patch_size": 0, "rank": 0}
-RUN = {"scope": "everything", "resume": False, **LOSS, **ADAPTER}
+RUN = {"scope": "everything", "resume": False, "times": "logit_normal", **LOSS, **ADAPTER}
 
 
 def train_by(config: Mapping, base: Path, read_folder) -> Path:

@@ -38,17 +38,19 @@ class Launched(Alone):
         self.module: nn.Module | None = None
         self.hollow: nn.Module | None = None  # as the module was, without numbers in it
 
-    def prepare(self, objective: Objective, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    def prepare(self, objective: Objective, optimizers: list[torch.optim.Optimizer]) -> list[torch.optim.Optimizer]:
         if self.sharded:
+            if any(isinstance(optimizer, torch.optim.Muon) for optimizer in optimizers):
+                raise TrainingError("optimizer muon needs whole matrices, and FSDP gives each process a part of them: adamw, or DDP")
             if (version := self.accelerator.state.fsdp_plugin.fsdp_version) != 2:
                 raise TrainingError(f"fsdp_version is 2, not {version}: accelerate launch --fsdp_version 2")
             self.hollow = hollow_copy(objective.module)
-        objective.module, optimizer = self.accelerator.prepare(objective.module, optimizer)
+        objective.module, *optimizers = self.accelerator.prepare(objective.module, *optimizers)
         self.module = objective.module
         if self.sharded:  # other parameters are in the places of those that the objective named
             now = dict(self.module.named_parameters())
             objective.trained = {name: now[name] for name in objective.trained}
-        return optimizer
+        return optimizers
 
     def gathering(self, objective: Objective, last: bool):
         return nullcontext() if last else self.accelerator.no_sync(self.module)

@@ -16,6 +16,7 @@ from ..backbone import Backbone
 from ..conditioning import Conditioning
 from ..tokens import LatentFormat, into_dit_space
 from ..wrapped import diffusers_part
+from .optimizers import OPTIMIZERS, optimizers_of
 from .sets import TrainingSet
 from .state import Log, State, TrainingError
 
@@ -45,6 +46,7 @@ class Settings:
     validation: int = 0
     weight_decay: float = 0.01
     clip: float = 1.0
+    optimizer: str = "adamw"
 
     def check(self) -> None:
         """Raise TrainingError for a setting that can't be."""
@@ -57,7 +59,7 @@ class Settings:
         for name in ("learning_rate", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise TrainingError(f"{name} is above 0, not {getattr(self, name)}")
-        for name, known in (("scheduler", SCHEDULERS), ("precision", PRECISIONS)):
+        for name, known in (("scheduler", SCHEDULERS), ("precision", PRECISIONS), ("optimizer", OPTIMIZERS)):
             if getattr(self, name) not in known:
                 raise TrainingError(f"{name} is one of {', '.join(known)}, not {getattr(self, name)!r}")
         for name in ("ema", "drop"):
@@ -101,8 +103,8 @@ class Alone:
     rank, processes = 0, 1
     sharded = False  # whether each process holds only a part of every weight
 
-    def prepare(self, objective: Objective, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        return optimizer
+    def prepare(self, objective: Objective, optimizers: list[torch.optim.Optimizer]) -> list[torch.optim.Optimizer]:
+        return optimizers
 
     def gathering(self, objective: Objective, last: bool):
         return nullcontext()
@@ -206,17 +208,22 @@ def train(objective: Objective, data: TrainingSet, settings: Settings, state: Pa
         return _train(objective, data, settings, state, resume, watch, every, runner, averaged)
 
 
+def forget(parameters: list[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.grad = None
+
+
 def _train(objective, data, settings, state, resume, watch, every, runner, averaged) -> Log:
     get_scheduler = diffusers_part("get_scheduler", "diffusers.optimization")
     EMAModel = diffusers_part("EMAModel", "diffusers.training_utils")
     draws, told, done = Draws(data, objective, settings, runner), Log(), 0
-    parameters = list(objective.trained.values())
-    optimizer = torch.optim.AdamW(parameters, settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay)
-    optimizer = runner.prepare(objective, optimizer)
+    optimizers = runner.prepare(objective, optimizers_of(objective.trained, settings.learning_rate, settings.weight_decay, settings.optimizer))
     parameters = list(objective.trained.values())  # a launcher may have put others in their places
-    schedule = get_scheduler(settings.scheduler, optimizer, num_warmup_steps=settings.warmup, num_training_steps=settings.steps)
+    schedules = [get_scheduler(settings.scheduler, optimizer, num_warmup_steps=settings.warmup, num_training_steps=settings.steps)
+                 for optimizer in optimizers]
     average = EMAModel(parameters, settings.ema) if settings.ema else None
-    parts = {"optimizer": optimizer, "schedule": schedule, **({"average": average} if average else {})}
+    parts = {name + ("2" if i else ""): part for name, made in (("optimizer", optimizers), ("schedule", schedules))
+             for i, part in enumerate(made)} | ({"average": average} if average else {})
     kept = State(state, objective, parts, settings, runner)
     if resume:
         done, told = kept.restore()
@@ -241,9 +248,9 @@ def _train(objective, data, settings, state, resume, watch, every, runner, avera
                 kept.begin(done, told)
             elif done % every == 0:
                 kept.keep(done, told)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
+            for part in (*optimizers, *schedules):
+                part.step()
+            forget(parameters)
             if average:
                 average.step(parameters)
             done += 1
@@ -256,7 +263,7 @@ def _train(objective, data, settings, state, resume, watch, every, runner, avera
     except TrainingError:
         raise
     except BaseException:
-        optimizer.zero_grad(set_to_none=True)
+        forget(parameters)
         if state and done > began_at:
             kept.keep(done, told)
             log.warning("training stopped at step %d of %d; its state, of step %d, is in %s, resume goes on from there",

@@ -131,12 +131,12 @@ def run(dit: Dit, data: TrainingSet, settings: Settings, scope: str = "everythin
     return monitor.told(replace(taught, name=dit.name, facts=facts_of(log, settings, data) | objective.account), log)
 
 
-def run_adapter(dit: Dit, data: TrainingSet, settings: Settings, patch_size: int, rank: int, folder: Path | None = None, resume: bool = False,
-                sample: Sample | None = None, sample_every: int = 0, report: Report = lambda *_: None, runner=Alone(),
-                language: str = "English") -> Trained:
+def run_adapter(dit: Dit, data: TrainingSet, settings: Settings, patch_size: int, rank: int, times: str = "logit_normal",
+                folder: Path | None = None, resume: bool = False, sample: Sample | None = None, sample_every: int = 0,
+                report: Report = lambda *_: None, runner=Alone(), language: str = "English") -> Trained:
     """Teach an adapter for a patch size, as `run` trains. Raises TrainingError."""
     with torch.inference_mode(False):
-        objective = Distilling(dit, patch_size, rank, checkpointing=settings.checkpointing, seed=settings.seed)
+        objective = Distilling(dit, patch_size, rank, times=times, checkpointing=settings.checkpointing, seed=settings.seed)
     pupil = replace(objective.dit, model=objective.student)
     monitor = Monitor(pupil, settings.steps, runner, sample, sample_every, patch_size=patch_size, language=language)
     log = _watched(objective, monitor, data, settings, folder, resume, report)

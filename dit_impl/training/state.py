@@ -32,7 +32,7 @@ class State:
 
     def __init__(self, path: Path | None, objective, parts: dict, settings, runner):
         self.path, self.objective, self.parts, self.runner = path, objective, parts, runner
-        self.account = asdict(settings) | objective.account
+        self.defaults, self.account = asdict(type(settings)()), asdict(settings) | objective.account
         self.step: int | None = None  # that this training wrote or read
 
     def begin(self, done: int, told: Log) -> None:
@@ -73,7 +73,8 @@ class State:
         trained = self.objective.trained
         try:
             kept = torch.load(self.path, weights_only=True, map_location=self.objective.device)
-            settings, parameters, told = kept["settings"], kept["parameters"], Log(**kept["log"])
+            # a setting that the file does not know came later, and was what it is where nothing is said
+            settings, parameters, told = self.defaults | kept["settings"], kept["parameters"], Log(**kept["log"])
         except Exception as error:  # whatever a broken file, or another one, makes of it
             raise TrainingError(f"{self.path} is no state of a training: {' '.join(str(error).split())[:100]}") from None
         for name, value in self.account.items():

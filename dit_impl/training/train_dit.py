@@ -17,6 +17,7 @@ from ..patch import patchify, token_grid
 from ..text import END, PAD, START, TextConfig, TextEncoder, Tokenizer
 from ..vae import VAE
 from . import scenes
+from .optimizers import optimizers_of
 from .train_vae import warmup_cosine
 
 log = logging.getLogger(__name__)
@@ -147,17 +148,6 @@ def loss_of(model: MMDiT, text: TextEncoder, flow: RectifiedFlow, ids: Tensor, l
     return (weight * (predicted.float() - tokens).square()).mean()
 
 
-def optimizers_of(model: torch.nn.Module, learning_rate: float) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024) for the matrices of attention, MLPs, patch embeddings and heads; AdamW for words, modulations, vectors.
-
-    Muon uses every direction of a patch embedding alike, which is what many values through a narrow model need."""
-    places = (".attn.", ".mlp.fc", ".x_embedder.", ".final_layer.linear.")
-    inner = {name: p for name, p in model.named_parameters() if p.dim() == 2 and any(place in f".{name}" for place in places)}
-    others = [p for name, p in model.named_parameters() if name not in inner]
-    return [torch.optim.Muon(inner.values(), learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)]
-
-
 def train_dit(recipe: DiTRecipe, vae: VAE, folder: Path, publish, start: tuple[MMDiT, TextEncoder] | None = None,
               report_every: int = 100) -> None:
     """Train from where `folder/dit_state.pt` stands, or from the weights of `start`, or from random ones.
@@ -171,7 +161,7 @@ def train_dit(recipe: DiTRecipe, vae: VAE, folder: Path, publish, start: tuple[M
         part.load_state_dict(trained.state_dict())
     both = torch.nn.ModuleDict({"model": model, "text": text})
     average = torch.optim.swa_utils.AveragedModel(both, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999))
-    optimizers = optimizers_of(both, recipe.learning_rate)
+    optimizers = optimizers_of(dict(both.named_parameters()), recipe.learning_rate, fused=True)
     scale, shift = latent_statistics(vae, recipe.seed)
     state_file, step, spent = folder / "dit_state.pt", 0, 0.0
     if state_file.exists():
