@@ -13,6 +13,7 @@ from dit_blocks.standalone.cli import main
 from dit_blocks.standalone.node_types import NodeType
 from dit_blocks.standalone.workflow import read_workflow
 import patch_swap
+from test_embedded import BRIEFLY, briefly
 
 NEED_COMFYUI = ("sd3_5", "flux_dev", "ksampler_parity")  # test_host_workflows.py
 EXAMPLES = [path for path in sorted((ROOT / "example_workflows").glob("*.json")) if path.stem not in NEED_COMFYUI]
@@ -60,12 +61,14 @@ def test_an_example_draws_the_same_picture_in_both(host, types, path, tmp_path):
     prompt = read_workflow(path, types).prompt
     if any(node["class_type"] == "StartLoop" for node in prompt.values()) and "StartLoop" not in host.get("/object_info"):
         pytest.skip("this ComfyUI has no Start Loop")
+    for id, inputs in BRIEFLY.get(path.stem, {}).items():
+        prompt[id]["inputs"] |= inputs
     entry = host.run(prompt)
     assert entry["status"]["status_str"] == "success", entry["status"]
     assert not path.stem.startswith("learn_") or 0 < host.seconds(entry) < 30
     saved = [image for output in entry["outputs"].values() for image in output.get("images", ())
              if image["type"] == "output"]
-    assert main(["run", str(path), "--out", str(tmp_path), "--input", str(host.base / "input")]) == 0
+    assert main(["run", str(path), "--out", str(tmp_path), "--input", str(host.base / "input"), *briefly(path.stem)]) == 0
     ours = {file.name.rsplit("_", 2)[0]: file for file in tmp_path.rglob("*.png")}
     assert len(saved) == len(ours) > 0
     for image in saved:
