@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30, help="of training; how many steps that is here is measured first")
     parser.add_argument("--steps", type=int, default=0, help="train for so many steps instead")
     parser.add_argument("--rank", type=int, default=0, help="0: as many as fit into 10%% of the model's parameters")
-    parser.add_argument("--start", type=int, default=0, help="the size that embedding and head are resized from, 0: the nearest")
+    parser.add_argument("--start", type=int, default=0, help="the size that embedding and head are resized from, 0: the next finer one")
     parser.add_argument("--teacher", type=int, default=4, help="the size that is learnt from, 0: the next finer one")
     parser.add_argument("--data-share", type=float, default=0.3, help="how far what is learnt from it is moved to the true picture")
     parser.add_argument("--prompts", type=int, default=100, help="how many held-out prompts, at most 300")

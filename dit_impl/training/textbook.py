@@ -15,6 +15,7 @@ from ..flow import DDPM
 from ..tokens import noise_like, to_latent, with_tokens
 from .losses import draw_sigmas, squared_error
 from .objectives import in_scope, only, training_copy
+from .optimizers import optimizers_of
 from .state import TrainingError
 
 
@@ -102,7 +103,7 @@ def train_step(dit: Learner, loss: dict, learning_rate: float, weight_decay: flo
             raise TrainingError(f"the gradient's norm is {norm}: the model is left as it was")
         taught = replace(dit, model=training_copy(dit).model)
         only(taught.model, taught.trained)
-        optimizer = torch.optim.AdamW(taught.trained.values(), learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay)
+        (optimizer,) = optimizers_of(taught.trained, learning_rate, weight_decay, "adamw")
         for name, parameter in taught.trained.items():
             parameter.grad = gradients[name] * min(1.0, clip / (norm + 1e-6))
             if name in dit.moments:
