@@ -147,8 +147,8 @@ def run_adapter(dit: Dit, data: TrainingSet, settings: Settings, patch_size: int
 
 def facts_of(log: Log, settings: Settings, data: TrainingSet) -> dict:
     """Of a training, for people to read: in the metadata of what it made."""
-    facts = {"steps": len(log.losses), "batch": settings.batch * settings.accumulate, "learning_rate": settings.learning_rate,
-             "pictures": len(data) - settings.validation, "seed": settings.seed, "loss": round(log.losses[-1], 6)}
+    facts = {"steps": len(log.losses), "batch": settings.batch * settings.accumulate, "optimizer": settings.optimizer,
+             "learning_rate": settings.learning_rate, "pictures": len(data) - settings.validation, "seed": settings.seed, "loss": round(log.losses[-1], 6)}
     return facts | ({"validation_loss": round(log.validation[-1][1], 6)} if log.validation else {})
 
 
