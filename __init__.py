@@ -8,7 +8,8 @@ async def comfy_entrypoint():
     """What ComfyUI calls to learn the pack's nodes."""
     from comfy_api.v0_0_2 import ComfyExtension
 
-    from .nodes import NODES, host
+    from .nodes import NODES
+    from .nodes.comfyui import host
     from .nodes.replacements import RENAMED
     from .nodes.routes import ROUTES
 

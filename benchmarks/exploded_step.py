@@ -13,7 +13,7 @@ from dit_blocks.standalone import comfy_api_standin
 
 comfy_api_standin.install()
 
-from dit_blocks.dit_impl.embedded import load_embedded  # noqa: E402
+from dit_blocks.dit_impl.sources.embedded import load_embedded  # noqa: E402
 from dit_blocks.nodes.denoise import AddNoise, DenoiseStep  # noqa: E402
 from dit_blocks.nodes.transformer import Condition, FinalLayer, Guidance, PatchEmbed, PositionEmbed, RunBlocks, SamplerStep  # noqa: E402
 

@@ -12,11 +12,11 @@ import statistics
 
 import torch
 
-from dit_blocks.dit_impl.compare import cost, parse_rows
-from dit_blocks.dit_impl.embedded import load_embedded
-from dit_blocks.dit_impl.training import scenes
-from dit_blocks.dit_impl.training.evaluate import BATCH, CFG, STEPS, draw_prompts
-from dit_blocks.dit_impl.training.verify import read_scene, same_scene
+from dit_blocks.dit_impl.see.compare import cost, parse_rows
+from dit_blocks.dit_impl.sources.embedded import load_embedded
+from dit_blocks.dit_impl.training.default_model import scenes
+from dit_blocks.dit_impl.training.default_model.evaluate import BATCH, CFG, STEPS, draw_prompts
+from dit_blocks.dit_impl.training.default_model.reader import read_scene, same_scene
 
 ROWS = """2
 4

@@ -16,10 +16,10 @@ import time
 
 import torch
 
-from dit_blocks.dit_impl.backbone import Backbone
-from dit_blocks.dit_impl.checkpoints import load_model
-from dit_blocks.dit_impl.flow import RectifiedFlow
-from dit_blocks.dit_impl.tokens import identity_format
+from dit_blocks.dit_impl.handle.backbone import Backbone
+from dit_blocks.dit_impl.sources.checkpoints import load_model
+from dit_blocks.dit_impl.sampling.flow import RectifiedFlow
+from dit_blocks.dit_impl.tokens.wire import identity_format
 from dit_blocks.dit_impl.training.loop import Settings, train
 from dit_blocks.dit_impl.training.objectives import Denoising, training_copy
 from dit_blocks.dit_impl.training.sets import TrainingSet

@@ -1,1 +1,2 @@
-"""The diffusion transformer in plain PyTorch: patches, positions, blocks, flow, sampling, checkpoints, training. Imports no host."""
+"""The diffusion transformer in plain PyTorch. Imports no host. Its folders are the pipeline, bottom up:
+drawing, tokens, model, sampling, handle, step, sources, cost, see, training."""

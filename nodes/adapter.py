@@ -2,8 +2,8 @@
 
 from comfy_api.v0_0_2 import io, ui
 
-from ..dit_impl.adapters import adapter_of, apply_adapter, load_adapter, save_adapter
-from . import host
+from ..dit_impl.sources.adapters import adapter_of, apply_adapter, load_adapter, save_adapter
+from .comfyui import host
 from .load import _pick
 from .wires import Dit, dit_input, names_errors
 

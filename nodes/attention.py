@@ -2,13 +2,15 @@
 
 from comfy_api.v0_0_2 import io, ui
 
-from ..dit_impl import attention_maps, attention_pictures, position_similarity
-from ..dit_impl.attention_maps import DIRECTIONS, Question
-from ..dit_impl.denoise import last_step
-from ..dit_impl.sampling import SOLVERS
-from . import host
-from .wires import (STEP_MAX, Hidden, Tokens, dit_input, keeps_gradients, language_input, names_errors, sigmas_input, tokens_input,
-                    tokens_or_hidden_input)
+from ..dit_impl.see import attention_maps, attention_pictures, position_similarity
+from ..dit_impl.see.attention_maps import DIRECTIONS, Question
+from ..dit_impl.sampling.walk import last_step
+from ..dit_impl.sampling.solvers import SOLVERS
+from .comfyui import host
+from .wires import (
+    STEP_MAX, Hidden, Tokens, dit_input, keeps_gradients, language_input, names_errors, sigmas_input, tokens_input,
+    tokens_or_hidden_input
+)
 
 CATEGORY = "DiT Blocks/see"
 TOKEN_MAX = 2 ** 20

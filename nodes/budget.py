@@ -2,9 +2,11 @@
 
 from comfy_api.v0_0_2 import io, ui
 
-from ..dit_impl import budget, charts, compare
-from ..dit_impl.sampling import SOLVERS
-from . import host
+from ..dit_impl.cost import arithmetic as budget
+from ..dit_impl.drawing import charts
+from ..dit_impl.see import compare
+from ..dit_impl.sampling.solvers import SOLVERS
+from .comfyui import host
 from .patch_schedule import CATEGORY
 from .wires import decoder, dit_input, language_input, names_errors, sigmas_input
 

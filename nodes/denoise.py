@@ -3,17 +3,16 @@
 from comfy_api.v0_0_2 import io, ui
 import torch
 
-from ..dit_impl import patch_schedule
-from ..dit_impl.costs import shape_of
-from ..dit_impl.denoise import last_step
-from ..dit_impl.patch_schedule import PatchSchedule, Row
-from ..dit_impl.sampling import SOLVERS
-from ..dit_impl.schedules import SCHEDULERS
-from ..dit_impl.tokens import check_finite
-from ..dit_impl.trajectory import by_block
-from . import host
-from .wires import (STEP_MAX, PatchScheduleWire, Tokens, dit_input, names_errors, patch_method_input, sigmas_input, step_input,
-                    tokens_input)
+from ..dit_impl.handle import patch_schedule
+from ..dit_impl.cost.answers import shape_of
+from ..dit_impl.sampling.walk import last_step
+from ..dit_impl.handle.patch_schedule import PatchSchedule, Row
+from ..dit_impl.sampling.solvers import SOLVERS
+from ..dit_impl.sampling.schedules import SCHEDULERS
+from ..dit_impl.tokens.wire import check_finite
+from ..dit_impl.see.trajectory import by_block
+from .comfyui import host
+from .wires import STEP_MAX, PatchScheduleWire, Tokens, dit_input, names_errors, patch_method_input, sigmas_input, step_input, tokens_input
 
 FRAMES = 64  # of a trajectory, on the node
 

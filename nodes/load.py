@@ -4,10 +4,10 @@ from pathlib import Path
 
 from comfy_api.v0_0_2 import io, ui
 
-from ..dit_impl.diffusers_folder import load_folder
-from ..dit_impl.dit_file import load_dit, save_dit
-from ..dit_impl.embedded import load_embedded
-from . import host
+from ..dit_impl.sources.diffusers_folder import load_folder
+from ..dit_impl.sources.dit_file import load_dit, save_dit
+from ..dit_impl.sources.embedded import load_embedded
+from .comfyui import host
 from .wires import Dit, dit_input, names_errors
 
 

@@ -22,7 +22,7 @@ class FromModel(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, model) -> io.NodeOutput:
-        from .model_dit import ModelDit  # there is no MODEL outside ComfyUI
+        from .comfyui.handle_of_model import ModelDit  # there is no MODEL outside ComfyUI
         return io.NodeOutput(ModelDit(model))
 
 
@@ -42,5 +42,5 @@ class ToModel(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, dit) -> io.NodeOutput:
-        from .dit_model import as_model  # MODEL is ComfyUI's own
+        from .comfyui.model_of_dit import as_model  # MODEL is ComfyUI's own
         return io.NodeOutput(as_model(dit))

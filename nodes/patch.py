@@ -3,8 +3,8 @@
 from comfy_api.v0_0_2 import io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..dit_impl import tokens as wire
-from ..dit_impl.costs import shape_of
+from ..dit_impl.tokens import wire
+from ..dit_impl.cost.answers import shape_of
 from .wires import Tokens, dit_input, names_errors, tokens_input
 
 

@@ -2,7 +2,7 @@
 
 from comfy_api.v0_0_2 import io
 
-from ..dit_impl.patch_schedule import parse_schedule
+from ..dit_impl.handle.patch_schedule import parse_schedule
 from .wires import PatchScheduleWire, names_errors, patch_method_input
 
 CATEGORY = "DiT Blocks/patch size"
@@ -66,5 +66,5 @@ class PatchScheduleModel(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, model, rows, patch_method="auto", enabled=True, coarse_cfg=1.0) -> io.NodeOutput:
-        from .patched_model import with_patch_schedule  # there is no MODEL outside ComfyUI
+        from .comfyui.patched_model import with_patch_schedule  # there is no MODEL outside ComfyUI
         return io.NodeOutput(with_patch_schedule(model, parse_schedule(rows, patch_method, coarse_cfg)) if enabled else model)

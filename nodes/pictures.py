@@ -2,12 +2,15 @@
 
 from comfy_api.v0_0_2 import io, ui
 
-from ..dit_impl import charts, content_place, filters, report, similarity, trajectory
-from ..dit_impl.denoise import last_step
-from ..dit_impl.sampling import SOLVERS
-from . import host
-from .wires import (STEP_MAX, Dit, Hidden, Tokens, decoder, dit_input, language_input, names_errors, sigmas_input, step_input,
-                    tokens_input, tokens_or_hidden_input)
+from ..dit_impl.drawing import charts
+from ..dit_impl.see import content_place, filters, report, similarity, trajectory
+from ..dit_impl.sampling.walk import last_step
+from ..dit_impl.sampling.solvers import SOLVERS
+from .comfyui import host
+from .wires import (
+    STEP_MAX, Dit, Hidden, Tokens, decoder, dit_input, language_input, names_errors, sigmas_input, step_input, tokens_input,
+    tokens_or_hidden_input
+)
 
 CATEGORY = "DiT Blocks/see"
 TOKEN_MAX = 2 ** 20

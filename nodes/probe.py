@@ -2,8 +2,8 @@
 
 from comfy_api.v0_0_2 import io, ui
 
-from ..dit_impl import probe
-from . import host
+from ..dit_impl.step import probe
+from .comfyui import host
 from .wires import Tokens, dit_input, language_input, names_errors, sigmas_input, step_input, tokens_input
 
 CATEGORY = "DiT Blocks/probe"

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 import tomllib
 
-from ..dit_impl import costs
-from ..dit_impl.embedded import load_embedded
-from ..dit_impl.inside import block_plan
+from ..dit_impl.cost import answers as costs
+from ..dit_impl.sources.embedded import load_embedded
+from ..dit_impl.step.stages import block_plan
 
 
 async def cost(request):

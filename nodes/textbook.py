@@ -5,7 +5,7 @@ from comfy_api.v0_0_2 import io, ui
 from ..dit_impl.training import textbook
 from ..dit_impl.training.losses import TARGETS, TIMES, WEIGHTINGS
 from ..dit_impl.training.objectives import SCOPES
-from . import host
+from .comfyui import host
 from .wires import Dit, Loss, Tokens, dit_input, keeps_gradients, names_errors, tokens_input
 
 CATEGORY = "DiT Blocks/train"

@@ -2,7 +2,7 @@
 
 from comfy_api.v0_0_2 import io
 
-from ..dit_impl import token_ops
+from ..dit_impl.tokens import edit as token_ops
 from .wires import TokensOrHidden, names_errors, tokens_or_hidden_input
 
 CATEGORY = "DiT Blocks/tokens"

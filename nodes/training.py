@@ -2,13 +2,13 @@
 
 from comfy_api.v0_0_2 import io, ui
 
-from ..dit_impl import new_dit
+from ..dit_impl.sources import new_dit
 from ..dit_impl.training import run, sets
 from ..dit_impl.training.loop import PRECISIONS, SCHEDULERS, Settings
 from ..dit_impl.training.optimizers import OPTIMIZERS
 from ..dit_impl.training.run import ADAPTER
 from ..dit_impl.training.state import TrainingError
-from . import host
+from .comfyui import host
 from .textbook import CATEGORY, loss_inputs, scope_input, times_input
 from .wires import Dit, TrainingSetWire, dit_input, language_input, names_errors
 

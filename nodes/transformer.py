@@ -2,9 +2,9 @@
 
 from comfy_api.v0_0_2 import io
 
-from ..dit_impl import inside
-from ..dit_impl.sampling import SOLVERS
-from . import host
+from ..dit_impl.step import stages as inside
+from ..dit_impl.sampling.solvers import SOLVERS
+from .comfyui import host
 from .wires import Hidden, Tokens, dit_input, keeps_gradients, names_errors, sigmas_input, step_input, tokens_input, tokens_or_hidden_input
 
 CATEGORY = "DiT Blocks/inside"

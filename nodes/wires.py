@@ -5,8 +5,8 @@ from functools import wraps
 from comfy_api.v0_0_2 import io
 import torch
 
-from ..dit_impl.charts import LANGUAGES
-from ..dit_impl.patch_methods import METHODS
+from ..dit_impl.drawing.charts import LANGUAGES
+from ..dit_impl.tokens.other_sizes import METHODS
 
 Dit = io.Custom("DIT")
 Tokens = io.Custom("DIT_TOKENS")

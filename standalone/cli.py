@@ -183,7 +183,7 @@ def _nodes(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.prompts is not None and not arguments.prompts.is_file():
         raise WorkflowError(f"--prompts {arguments.prompts}: there is no such file")
-    from ..dit_impl.training.evaluate import evaluate_embedded
+    from ..dit_impl.training.default_model.evaluate import evaluate_embedded
 
     with _progress_line() as progress, _mistakes_are_the_users():
         progress.begin("eval")
@@ -203,7 +203,7 @@ def _table(measures: dict, before: str = "") -> str:
 def _train(arguments: argparse.Namespace) -> int:
     if not arguments.config.is_file():
         raise WorkflowError(f"{arguments.config}: there is no such file")
-    from ..dit_impl.training.recipe import is_recipe, train
+    from ..dit_impl.training.default_model.recipe import is_recipe, train
 
     with _mistakes_are_the_users():
         if is_recipe(arguments.config):

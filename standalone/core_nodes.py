@@ -205,7 +205,7 @@ def _find(name: str) -> Path | None:
 
 def draw_example() -> torch.Tensor:
     """A still life of occluding shapes [1, H, W, 3], in the 256 levels that a file would have."""
-    from ..dit_impl.training import textures
+    from ..dit_impl.training.default_model import textures
 
     picture = textures.dead_leaves(EXAMPLE_SIZE, random.Random(7)).clamp(0, 1)
     return (picture * 255).round().div(255).permute(1, 2, 0).contiguous()[None]

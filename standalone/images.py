@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 import torch
 from torch import Tensor
 
-from ..dit_impl.files import replace_atomically
+from ..dit_impl.sources.atomic import replace_atomically
 from .errors import one_line
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jxl", ".apng", ".svg"}

@@ -14,7 +14,7 @@ def load() -> dict[str, type]:
     """Node classes by their id: the pack's own, and those of ComfyUI's core that its workflows use."""
     comfy_api_standin.install()
     from .. import comfy_entrypoint
-    from ..nodes import host
+    from ..nodes.comfyui import host
 
     host.keep_in(lambda: current().models, _save_path, lambda: current().output)
 
@@ -55,13 +55,13 @@ def _save_path(prefix: str) -> Path:
 
 def listen(progress: Callable | None, interrupted: Callable[[], bool] | None = None) -> None:
     """Have the pack's long-running nodes tell how far they are: progress(value, total, preview or None)."""
-    from ..nodes import host
+    from ..nodes.comfyui import host
 
     host.listen(progress=progress, interrupted=interrupted)
 
 
 def device() -> str:
     """The device that the pack computes on."""
-    from ..nodes import host
+    from ..nodes.comfyui import host
 
     return str(host.device())

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from dit_blocks.dit_impl.backbone import Backbone
-from dit_blocks.dit_impl.dit import DiT, DiTConfig
-from dit_blocks.dit_impl.flow import DDPM, RectifiedFlow
-from dit_blocks.dit_impl.mmdit import MMDiT, MMDiTConfig
-from dit_blocks.dit_impl.tokens import identity_format
+from dit_blocks.dit_impl.handle.backbone import Backbone
+from dit_blocks.dit_impl.model.dit import DiT, DiTConfig
+from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
+from dit_blocks.dit_impl.model.mmdit import MMDiT, MMDiTConfig
+from dit_blocks.dit_impl.tokens.wire import identity_format
 from dit_blocks.standalone import comfy_api_standin
 
 comfy_api_standin.install()

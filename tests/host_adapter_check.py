@@ -33,7 +33,7 @@ def adapter_for(model, patch_size, change=0.05, rank=2):
 
 def with_adapter(model, adapter):
     """Through the nodes' own calls: DiT from MODEL, Load Adapter, DiT to MODEL."""
-    from dit_blocks.dit_impl.adapters import apply_adapter
+    from dit_blocks.dit_impl.sources.adapters import apply_adapter
     from dit_blocks.nodes.model import ToModel
     return out(ToModel, dit=apply_adapter(dit_of(model), adapter))[0]
 
@@ -84,7 +84,7 @@ def schedules_are_wires(name, make):
 
 
 def stages_are_the_whole(name, make):
-    from dit_blocks.dit_impl import inside
+    from dit_blocks.dit_impl.step import stages as inside
     from dit_blocks.nodes.denoise import AddNoise, Schedule
     from dit_blocks.nodes.patch import Patchify
     model, positive, negative, samples = make(size=(12, 10))
@@ -105,7 +105,7 @@ def stages_are_the_whole(name, make):
 
 def untaught_at_its_own_size_is_the_model(name, make):
     """The ways through the adapter at the model's own patch size, with nothing learnt, answer what the model answers."""
-    from dit_blocks.nodes.adapted_model import kind_of
+    from dit_blocks.nodes.comfyui.adapted_model import kind_of
     model, positive, negative, samples = make(size=(12, 10))
     transformer, own = model.model.diffusion_model, own_size(model)
     kind = kind_of(transformer, "it")
@@ -141,7 +141,7 @@ def other_patches_stay(name, make):
 
 def it_learns(name, make):
     """Teach a MODEL a patch size, in inference mode as nodes run: the loss falls, the MODEL stays as it was."""
-    from dit_blocks.dit_impl.adapters import adapter_of
+    from dit_blocks.dit_impl.sources.adapters import adapter_of
     from dit_blocks.dit_impl.training.adapter import teach_patch_size
     from dit_blocks.dit_impl.training.loop import Settings
     from dit_blocks.dit_impl.training.sets import TrainingSet
@@ -160,7 +160,7 @@ def it_learns(name, make):
 def the_node_teaches_it(name, make, dtype=None):
     """Train DiT over a MODEL: it learns, is seen as it learns, at its new size, and is left as it was."""
     from dit_blocks.nodes.training import Train
-    from dit_blocks.dit_impl.adapters import adapter_of
+    from dit_blocks.dit_impl.sources.adapters import adapter_of
     from dit_blocks.dit_impl.training.sets import TrainingSet
     import folder_paths
     made = model, positive, negative, samples = make(size=(12, 10), batch=4, dtype=dtype)
@@ -193,9 +193,9 @@ def out_model(dit):
 
 def a_dit_and_a_model_share_it(name, make):
     """An adapter of SD3 as a DIT of the pack's own fits the same weights as a MODEL, and both draw the same by it."""
-    from dit_blocks.dit_impl.adapters import apply_adapter
-    from dit_blocks.dit_impl.backbone import Backbone
-    from dit_blocks.dit_impl.checkpoints import load_model
+    from dit_blocks.dit_impl.sources.adapters import apply_adapter
+    from dit_blocks.dit_impl.handle.backbone import Backbone
+    from dit_blocks.dit_impl.sources.checkpoints import load_model
     model, positive, negative, samples = make(size=(12, 9))  # whole patches: a DIT keeps what it padded, a MODEL pads anew at each step
     state = {key: value.clone() for key, value in model.model.diffusion_model.state_dict().items()}
     as_model = dit_of(model)
@@ -212,7 +212,7 @@ def a_dit_and_a_model_share_it(name, make):
 
 
 def refusals(name, make):
-    from dit_blocks.dit_impl.adapters import apply_adapter
+    from dit_blocks.dit_impl.sources.adapters import apply_adapter
     from dit_blocks.dit_impl.training.adapter import Distilling
     from host_models import MODELS
 
@@ -234,7 +234,7 @@ def refusals(name, make):
 def with_table(make):
     """Of an SD3: the position table that published ones have, coordinates i / 3 from a centre crop."""
     def made(**how):
-        from dit_blocks.dit_impl.position import sincos_2d
+        from dit_blocks.dit_impl.model.position import sincos_2d
         model, *rest = make(**how)
         transformer = model.model.diffusion_model
         if hasattr(transformer, "pos_embed"):

@@ -21,8 +21,8 @@ BATCH = 2
 
 def begun(made, positions=True):
     """A MODEL as a DIT, and hidden states before its first block: of a batch [uncond, cond]."""
-    from dit_blocks.dit_impl import inside
-    from dit_blocks.nodes.model_dit import ModelDit
+    from dit_blocks.dit_impl.step import stages as inside
+    from dit_blocks.nodes.comfyui.handle_of_model import ModelDit
     model, positive, negative, latent = made
     dit = ModelDit(model)
     sigmas = dit.schedule(4, "simple")
@@ -65,7 +65,8 @@ def text_places(name, dit, wire):
 
 
 def rows_are_softmax(name, make):
-    from dit_blocks.dit_impl import attention_maps, inside
+    from dit_blocks.dit_impl.see import attention_maps
+    from dit_blocks.dit_impl.step import stages as inside
     dit, wire, *_ = begun(make(batch=BATCH))
     count = wire["tokens"]["tokens"].shape[1]
     text, before = text_places(name, dit, wire)
@@ -104,7 +105,7 @@ def rows_are_softmax(name, make):
 
 def image_tokens_read_only_themselves(name, make):
     """Perturbed attention: what one image token holds reaches another through attention, and not where each reads itself alone."""
-    from dit_blocks.dit_impl import inside
+    from dit_blocks.dit_impl.step import stages as inside
     dit, wire, *_ = begun(make(batch=BATCH))
     first = wire["hidden"].extra.get("img_offset", 0)  # where a reference picture's tokens come before
     last = first + wire["tokens"]["tokens"].shape[1] - 1
@@ -124,7 +125,7 @@ def image_tokens_read_only_themselves(name, make):
 
 def scaled_positions_are_the_trained_ones(name, make):
     """On its own grid the trained table as it is; on half of it the mean of four places. Others say why not."""
-    from dit_blocks.dit_impl import inside
+    from dit_blocks.dit_impl.step import stages as inside
     dit, wire, *_ = begun(make(batch=BATCH), positions=False)
     if name in ROTARY or name.startswith("pixart"):
         return refused(lambda: inside.position_embed(dit, wire, "scaled"), *(["rotary"] if name in ROTARY else ["scales its own", "PixArt"]))
@@ -140,7 +141,7 @@ def scaled_positions_are_the_trained_ones(name, make):
 
 
 def over_steps_is_denoise(name, make):
-    from dit_blocks.dit_impl import attention_maps
+    from dit_blocks.dit_impl.see import attention_maps
     made = make()
     dit, _, tokens, sigmas = begun(made)
     _, positive, negative, _ = made
@@ -157,7 +158,8 @@ def over_steps_is_denoise(name, make):
 
 
 def an_earlier_override_is_kept(name, make):
-    from dit_blocks.dit_impl import attention_maps, inside
+    from dit_blocks.dit_impl.see import attention_maps
+    from dit_blocks.dit_impl.step import stages as inside
     made = make()
     model, seen = made[0].clone(), []
 
@@ -178,7 +180,7 @@ def an_earlier_override_is_kept(name, make):
 
 
 def a_replaced_block_is_refused(name, make):
-    from dit_blocks.dit_impl import attention_maps
+    from dit_blocks.dit_impl.see import attention_maps
     made = make()
     model = made[0].clone()
     model.set_model_patch_replace(lambda given, extra: given, "dit", "double_block", 0)
@@ -192,7 +194,8 @@ def a_replaced_block_is_refused(name, make):
 
 
 def positions_alone(name, make):
-    from dit_blocks.dit_impl import attention_rows, inside, position_similarity
+    from dit_blocks.dit_impl.see import attention_rows, position_similarity
+    from dit_blocks.dit_impl.step import stages as inside
     for positions in (True, False):
         dit, wire, *_ = begun(make(batch=BATCH), positions)
         if name in ROTARY and not positions:
@@ -217,7 +220,7 @@ def positions_alone(name, make):
 def induced_score(dit, wire, found):
     """By ComfyUI's own rotation of a constant unit vector, over the whole sequence."""
     from comfy.ldm.flux.math import apply_rope1
-    from dit_blocks.dit_impl import inside
+    from dit_blocks.dit_impl.step import stages as inside
     hidden = (wire if wire["hidden"].position is not None else inside.position_embed(dit, wire))["hidden"]
     table = hidden.position
     length, width = max(table.shape[1:3]), 2 * table.shape[3]

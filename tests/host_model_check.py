@@ -132,7 +132,7 @@ def keeps_regions_and_windows(name, make):
 def keeps_what_it_samples(name, make):
     """A cancelled or failed run leaves the MODEL as it was, and memory does not grow."""
     from comfy.model_management import InterruptProcessingException
-    from dit_blocks.nodes import host
+    from dit_blocks.nodes.comfyui import host
     made = make(batch=2)
     expected, kept = ksampler(*made), host.throw_if_interrupted
 

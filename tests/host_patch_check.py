@@ -17,7 +17,7 @@ def scheduled(model, rows: str, **more):
 
 
 def own_size(model) -> int:
-    from dit_blocks.nodes.patched_model import patch_sizes_of
+    from dit_blocks.nodes.comfyui.patched_model import patch_sizes_of
     return patch_sizes_of(model)[0][0]
 
 
@@ -97,8 +97,8 @@ def the_embedded_model_is_native(name, make):
     """The default model as a MODEL reads its own three sizes by their own weights: KSampler is Denoise with the same schedule."""
     from dit_blocks.nodes.load import LoadEmbedded
     from dit_blocks.nodes.model import ToModel
-    from dit_blocks.dit_impl import patch_schedule
-    from dit_blocks.dit_impl.tokens import unfold
+    from dit_blocks.dit_impl.handle import patch_schedule
+    from dit_blocks.dit_impl.tokens.wire import unfold
     dit, clip, vae = out(LoadEmbedded)
     (model,) = out(ToModel, dit=dit)
     positive, negative = (clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("a large red circle in the center", ""))

@@ -28,8 +28,8 @@ def begun(model, positive, samples, seed=5):
 
 def filters_are_what_patch_embed_does(name, make):
     """Two pictures' difference after Patch Embed is the filters' answer to the difference of their tokens, up to the input's scale."""
-    from dit_blocks.dit_impl.filters import filters_of
-    from dit_blocks.dit_impl.token_ops import values
+    from dit_blocks.dit_impl.see.filters import filters_of
+    from dit_blocks.dit_impl.tokens.edit import values
     from dit_blocks.nodes.pictures import PatchFilters
     from dit_blocks.nodes.transformer import PatchEmbed
     model, positive, _, samples = make()
@@ -76,8 +76,8 @@ def flops_are_those_that_torch_counts(name, make):
     """A pass of the model in all its stages, its attention computed as two products of matrices, which torch's counter sees."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
-    from dit_blocks.dit_impl.budget import architecture, budget
-    from dit_blocks.dit_impl.report import flops
+    from dit_blocks.dit_impl.cost.arithmetic import architecture, budget
+    from dit_blocks.dit_impl.see.report import flops
     from dit_blocks.nodes.pictures import PipelineReport
     from dit_blocks.nodes.transformer import Condition, FinalLayer, PatchEmbed, PositionEmbed, RunBlocks
     size = (34, 40) if name.startswith("pixart") else (32, 24)
@@ -106,8 +106,8 @@ def full_size_costs_are_the_published_ones(*_):
     from comfy.ldm.flux.model import Flux
     from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper
     from comfy.ldm.pixart.pixartms import PixArtMS
-    from dit_blocks.dit_impl.budget import budget
-    from dit_blocks.nodes.stages import stages_of
+    from dit_blocks.dit_impl.cost.arithmetic import budget
+    from dit_blocks.nodes.comfyui.stages import stages_of
     bare = {"dtype": torch.bfloat16, "device": "meta", "operations": comfy.ops.disable_weight_init}
     text = {"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 1536}}
     flux = Flux(in_channels=16, out_channels=16, vec_in_dim=768, context_in_dim=4096, hidden_size=3072, mlp_ratio=4.0, num_heads=24, depth=19,
@@ -121,7 +121,7 @@ def full_size_costs_are_the_published_ones(*_):
 
 
 def trajectory_is_denoise(name, make):
-    from dit_blocks.dit_impl.trajectory import moments
+    from dit_blocks.dit_impl.see.trajectory import moments
     from dit_blocks.nodes.denoise import Denoise
     model, positive, negative, samples = make()
     dit, sigmas, _, tokens, _ = begun(model, positive, samples)
@@ -132,8 +132,9 @@ def trajectory_is_denoise(name, make):
 
 
 def content_and_place(name, make):
-    from dit_blocks.dit_impl import content_place, inside
-    from dit_blocks.dit_impl.stages import StagesError
+    from dit_blocks.dit_impl.see import content_place
+    from dit_blocks.dit_impl.step import stages as inside
+    from dit_blocks.dit_impl.model.stages import StagesError
     model, positive, _, samples = make()
     dit, sigmas, clean, _, _ = begun(model, positive, samples)
     try:

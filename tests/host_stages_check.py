@@ -20,12 +20,12 @@ REFERENCED = {  # take reference latents, by these methods
 
 
 def stages_of(model):
-    from dit_blocks.nodes.stages import stages_of
+    from dit_blocks.nodes.comfyui.stages import stages_of
     return stages_of(model.model.diffusion_model)
 
 
 def refused(run, *words: str) -> None:
-    from dit_blocks.nodes.stages.base import StagesError
+    from dit_blocks.nodes.comfyui.stages.base import StagesError
     try:
         run()
     except StagesError as error:
@@ -286,7 +286,7 @@ def begun(model, samples, steps=4):
 
 def by_stages(dit, tokens, sigmas, positive, negative=None, blocks="all"):
     """The prediction of the first step."""
-    from dit_blocks.dit_impl import inside
+    from dit_blocks.dit_impl.step import stages as inside
     hidden = inside.condition(dit, tokens, positive, negative, sigmas, 0)
     hidden = inside.position_embed(dit, inside.patch_embed(dit, hidden))
     return inside.final_layer(dit, inside.run_blocks(dit, hidden, blocks))
@@ -294,7 +294,7 @@ def by_stages(dit, tokens, sigmas, positive, negative=None, blocks="all"):
 
 def a_branch_for_each_conditioning(name, make):
     """It differs from the batch in the order of sums alone: as a share of the largest value, for PixArt's x0 at σ = 157 reach 1,500."""
-    from dit_blocks.dit_impl import inside
+    from dit_blocks.dit_impl.step import stages as inside
     model, positive, negative, samples = make(batch=2)
     dit, sigmas, tokens = begun(model, samples)
     together = by_stages(dit, tokens, sigmas, positive, negative)
@@ -315,7 +315,7 @@ def relative(x, y) -> float:
 def skip_lists_are_read_by_core(name, make):
     """Skip-layer guidance by core's node, given Block Ablation's lists, is g + s·(c − w) of the wires, given its other list."""
     from comfy_extras.nodes_slg import SkipLayerGuidanceDiT
-    from dit_blocks.dit_impl import inside
+    from dit_blocks.dit_impl.step import stages as inside
     from dit_blocks.nodes.probe import BlockAblation
     model, positive, negative, samples = make(batch=2)
     dit, sigmas, tokens = begun(model, samples)
@@ -331,7 +331,7 @@ def skip_lists_are_read_by_core(name, make):
 def other_models_are_refused(name=None, make=None):
     import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-    from dit_blocks.nodes.stages import ADAPTERS, stages_of
+    from dit_blocks.nodes.comfyui.stages import ADAPTERS, stages_of
     unet = UNetModel(image_size=8, in_channels=4, model_channels=32, out_channels=4, num_res_blocks=[1], channel_mult=(1,), num_heads=2,
                      use_spatial_transformer=True, transformer_depth=[1], transformer_depth_middle=1, transformer_depth_output=[1, 1],
                      context_dim=16, device="meta", operations=comfy.ops.disable_weight_init)

@@ -8,23 +8,24 @@ from safetensors.torch import save_file
 import torch
 
 from conftest import conditioning
-from dit_blocks.dit_impl import inside, patch_schedule
-from dit_blocks.dit_impl.adapter_parts import LowRank, extended, merge, new_parameters
-from dit_blocks.dit_impl.adapters import KEY, AdaptedMMDiT, adapter_of, apply_adapter, fingerprint, load_adapter, save_adapter
-from dit_blocks.dit_impl.backbone import Backbone, BackboneError, Dit
-from dit_blocks.dit_impl.checkpoints import CheckpointError, read_safetensors
-from dit_blocks.dit_impl.dit import DiT, DiTConfig
-from dit_blocks.dit_impl.dit_file import save_dit
-from dit_blocks.dit_impl.flow import DDPM, RectifiedFlow
-from dit_blocks.dit_impl.mmdit import MMDiT, MMDiTConfig
-from dit_blocks.dit_impl.patch_methods import Reading
-from dit_blocks.dit_impl.tokens import identity_format, unfold
+from dit_blocks.dit_impl.step import stages as inside
+from dit_blocks.dit_impl.handle import patch_schedule
+from dit_blocks.dit_impl.sources.adapter_layers import LowRank, extended, merge, new_parameters
+from dit_blocks.dit_impl.sources.adapters import KEY, AdaptedMMDiT, adapter_of, apply_adapter, fingerprint, load_adapter, save_adapter
+from dit_blocks.dit_impl.handle.backbone import Backbone, BackboneError, Dit
+from dit_blocks.dit_impl.sources.checkpoints import CheckpointError, read_safetensors
+from dit_blocks.dit_impl.model.dit import DiT, DiTConfig
+from dit_blocks.dit_impl.sources.dit_file import save_dit
+from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
+from dit_blocks.dit_impl.model.mmdit import MMDiT, MMDiTConfig
+from dit_blocks.dit_impl.tokens.other_sizes import Reading
+from dit_blocks.dit_impl.tokens.wire import identity_format, unfold
 from dit_blocks.dit_impl.training.adapter import Distilling, finer, ranks, teach_patch_size
 from dit_blocks.dit_impl.training.loop import Alone, Draws, Settings
 from dit_blocks.dit_impl.training.objectives import training_copy
 from dit_blocks.dit_impl.training.sets import TrainingSet
 from dit_blocks.dit_impl.training.state import TrainingError
-from dit_blocks.nodes import host
+from dit_blocks.nodes.comfyui import host
 from dit_blocks.nodes.adapter import LoadAdapter, SaveAdapter
 from dit_blocks.standalone import pack
 from dit_blocks.standalone.folders import Folders, use
@@ -232,7 +233,7 @@ def test_a_file_gives_back_what_was_saved(dit, tmp_path):
 
 
 def test_a_failed_save_leaves_nothing(backbone, tmp_path, monkeypatch):
-    monkeypatch.setattr("dit_blocks.dit_impl.adapters.save_file", lambda tensors, path, metadata: path.write_bytes(b"half") and 1 / 0)
+    monkeypatch.setattr("dit_blocks.dit_impl.sources.adapters.save_file", lambda tensors, path, metadata: path.write_bytes(b"half") and 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save_adapter(random_adapter(backbone)[0], tmp_path / "x.safetensors")
     assert list(tmp_path.iterdir()) == []
@@ -286,7 +287,7 @@ def test_the_next_finer_size_is_learnt_from():
 
 @pytest.mark.parametrize("patch_size", [1, 3, 6, 16])
 def test_rank_0_is_what_fits_into_a_tenth_of_the_default_model(patch_size):
-    from dit_blocks.dit_impl.embedded import load_embedded
+    from dit_blocks.dit_impl.sources.embedded import load_embedded
     model = load_embedded()[0].model
     start = finer(model.config.patch_sizes, patch_size)
     rank, wide = ranks(model, patch_size, start)

@@ -9,15 +9,17 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from dit_blocks.dit_impl import attention_maps, attention_pictures, attention_rows, blocks, inside
-from dit_blocks.dit_impl.attention_maps import DIRECTIONS, Question
-from dit_blocks.dit_impl.attention_rows import MEAN
-from dit_blocks.dit_impl.backbone import Backbone
-from dit_blocks.dit_impl.dit import DiT, DiTConfig
-from dit_blocks.dit_impl.embedded import load_embedded
-from dit_blocks.dit_impl.flow import DDPM
-from dit_blocks.dit_impl.stages import StagesError
-from dit_blocks.dit_impl.tokens import identity_format
+from dit_blocks.dit_impl.see import attention_maps, attention_pictures, attention_rows
+from dit_blocks.dit_impl.model import blocks
+from dit_blocks.dit_impl.step import stages as inside
+from dit_blocks.dit_impl.see.attention_maps import DIRECTIONS, Question
+from dit_blocks.dit_impl.see.attention_rows import MEAN
+from dit_blocks.dit_impl.handle.backbone import Backbone
+from dit_blocks.dit_impl.model.dit import DiT, DiTConfig
+from dit_blocks.dit_impl.sources.embedded import load_embedded
+from dit_blocks.dit_impl.sampling.flow import DDPM
+from dit_blocks.dit_impl.model.stages import StagesError
+from dit_blocks.dit_impl.tokens.wire import identity_format
 from dit_blocks.nodes.attention import AttentionMap, AttentionSteps
 from dit_blocks.nodes.denoise import Denoise
 
@@ -167,7 +169,7 @@ def test_a_class_conditional_dit_has_image_tokens_alone(monkeypatch):
 
 def test_what_a_second_attention_of_a_block_sees_is_left_out(monkeypatch, positive):
     """SD3.5-medium's blocks attend twice, the second time over the picture alone."""
-    from dit_blocks.dit_impl.mmdit import MMDiT, MMDiTConfig
+    from dit_blocks.dit_impl.model.mmdit import MMDiT, MMDiTConfig
     torch.manual_seed(0)
     model = MMDiT(MMDiTConfig(in_channels=4, width=64, depth=2, heads=2, context_width=32, pooled_width=16, dual_blocks=(0,), position="picture",
                               position_base=8.0))
@@ -331,7 +333,7 @@ def test_pictures_and_words_tell_what_was_seen(question, language):
 @pytest.mark.parametrize("how", ["heads apart", "heads joined", "grouped", "scaled"])
 def test_every_form_of_a_call_to_comfyui_s_attention_is_read(mask, how):
     """PyTorch's own attention over values that are one-hot gives the weights themselves."""
-    from dit_blocks.nodes.stages.base import queries_and_keys
+    from dit_blocks.nodes.comfyui.stages.base import queries_and_keys
     generator = torch.Generator().manual_seed(0)
     heads, shared = 3, 1 if how == "grouped" else 3
     q, k = (torch.randn(2, n, length, 4, generator=generator) for n, length in ((heads, 7), (shared, 9)))

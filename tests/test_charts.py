@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dit_blocks.dit_impl import charts
+from dit_blocks.dit_impl.drawing import charts
 
 # what a deuteranope sees of linear RGB: Machado et al. 2009, table 1, severity 1.0
 DEUTERANOPE = torch.tensor([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]])

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from dit_blocks.dit_impl.backbone import Backbone
-from dit_blocks.dit_impl.dit import DiT, DiTConfig
-from dit_blocks.dit_impl.flow import DDPM
-from dit_blocks.dit_impl.tokens import latent_format
+from dit_blocks.dit_impl.handle.backbone import Backbone
+from dit_blocks.dit_impl.model.dit import DiT, DiTConfig
+from dit_blocks.dit_impl.sampling.flow import DDPM
+from dit_blocks.dit_impl.tokens.wire import latent_format
 from dit_blocks.nodes.class_label import ClassLabel
 from dit_blocks.nodes.denoise import AddNoise, Denoise, Schedule
 from dit_blocks.nodes.patch import Patchify

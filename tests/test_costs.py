@@ -11,11 +11,12 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dit_blocks.dit_impl import compare, costs
-from dit_blocks.dit_impl.budget import PRESETS, Architecture, architecture, budget
-from dit_blocks.dit_impl.embedded import load_embedded
-from dit_blocks.dit_impl.patch import token_grid
-from dit_blocks.dit_impl.patch_schedule import parse_schedule
+from dit_blocks.dit_impl.see import compare
+from dit_blocks.dit_impl.cost import answers as costs
+from dit_blocks.dit_impl.cost.arithmetic import PRESETS, Architecture, architecture, budget
+from dit_blocks.dit_impl.sources.embedded import load_embedded
+from dit_blocks.dit_impl.tokens.patch import token_grid
+from dit_blocks.dit_impl.handle.patch_schedule import parse_schedule
 from dit_blocks.nodes import routes
 from dit_blocks.nodes.denoise import Denoise
 

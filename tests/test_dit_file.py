@@ -7,13 +7,13 @@ import pytest
 from safetensors.torch import save_file
 import torch
 
-from dit_blocks.dit_impl.backbone import Backbone, Dit
-from dit_blocks.dit_impl.checkpoints import read_safetensors
-from dit_blocks.dit_impl.dit import DiT, DiTConfig
-from dit_blocks.dit_impl.flow import DDPM, RectifiedFlow
-from dit_blocks.dit_impl.position import sincos_2d
-from dit_blocks.dit_impl.tokens import latent_format, same_format
-from dit_blocks.nodes import host
+from dit_blocks.dit_impl.handle.backbone import Backbone, Dit
+from dit_blocks.dit_impl.sources.checkpoints import read_safetensors
+from dit_blocks.dit_impl.model.dit import DiT, DiTConfig
+from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
+from dit_blocks.dit_impl.model.position import sincos_2d
+from dit_blocks.dit_impl.tokens.wire import latent_format, same_format
+from dit_blocks.nodes.comfyui import host
 from dit_blocks.nodes.denoise import AddNoise, Denoise, Schedule
 from dit_blocks.nodes.load import LoadCheckpoint, SaveCheckpoint
 from dit_blocks.nodes.patch import Patchify
@@ -92,7 +92,7 @@ def test_files_are_numbered_and_never_written_over(backbone, folders):
 
 
 def test_a_failed_save_leaves_nothing(backbone, folders, monkeypatch):
-    monkeypatch.setattr("dit_blocks.dit_impl.checkpoints.save_file", lambda tensors, path, metadata: path.write_bytes(b"half") and 1 / 0)
+    monkeypatch.setattr("dit_blocks.dit_impl.sources.checkpoints.save_file", lambda tensors, path, metadata: path.write_bytes(b"half") and 1 / 0)
     with pytest.raises(ZeroDivisionError):
         SaveCheckpoint.execute(dit=backbone, filename_prefix="a/b")
     assert os.listdir(folders.output / "a") == []

@@ -7,13 +7,13 @@ from PIL import Image
 import pytest
 import torch
 
-from dit_blocks.dit_impl.checkpoints import CheckpointError
-from dit_blocks.dit_impl.embedded import FOLDER, load_embedded
-from dit_blocks.dit_impl.tokens import fold
-from dit_blocks.dit_impl.patch_schedule import parse_schedule
-from dit_blocks.dit_impl.training import scenes
-from dit_blocks.dit_impl.training.evaluate import accuracy, draw_prompts, photographs, procedural, vae_psnr
-from dit_blocks.dit_impl.training.verify import read_scene
+from dit_blocks.dit_impl.sources.checkpoints import CheckpointError
+from dit_blocks.dit_impl.sources.embedded import FOLDER, load_embedded
+from dit_blocks.dit_impl.tokens.wire import fold
+from dit_blocks.dit_impl.handle.patch_schedule import parse_schedule
+from dit_blocks.dit_impl.training.default_model import scenes
+from dit_blocks.dit_impl.training.default_model.evaluate import accuracy, draw_prompts, photographs, procedural, vae_psnr
+from dit_blocks.dit_impl.training.default_model.reader import read_scene
 from dit_blocks.standalone import pack
 from dit_blocks.standalone.cli import main
 from dit_blocks.standalone.executor import Executor

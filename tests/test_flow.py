@@ -5,7 +5,7 @@ from hypothesis import given, settings, strategies as st
 import pytest
 import torch
 
-from dit_blocks.dit_impl.flow import DDPM, RectifiedFlow
+from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
 
 LEVELS = st.floats(0.01, 0.99)
 

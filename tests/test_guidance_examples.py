@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 import dit_blocks
-from dit_blocks.dit_impl import blocks
-from dit_blocks.dit_impl.embedded import load_embedded
+from dit_blocks.dit_impl.model import blocks
+from dit_blocks.dit_impl.sources.embedded import load_embedded
 from dit_blocks.standalone import pack
 from dit_blocks.standalone.executor import Executor
 from dit_blocks.standalone.node_types import NodeType

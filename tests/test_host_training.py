@@ -6,7 +6,7 @@ from PIL import Image
 import pytest
 
 from comfyui_host import Host, needs_comfyui
-from dit_blocks.dit_impl.dit_file import load_dit
+from dit_blocks.dit_impl.sources.dit_file import load_dit
 
 pytestmark = needs_comfyui
 COLOURS = ("red", "green", "blue", "white", "yellow", "purple")

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dit_blocks.dit_impl.adapters import apply_adapter, save_adapter
-from dit_blocks.dit_impl.embedded import load_embedded
+from dit_blocks.dit_impl.sources.adapters import apply_adapter, save_adapter
+from dit_blocks.dit_impl.sources.embedded import load_embedded
 from dit_blocks.nodes import NODES
 from dit_blocks.standalone import pack
 from dit_blocks.standalone.folders import Folders, current, use

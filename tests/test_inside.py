@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from dit_blocks.dit_impl import blocks, inside
-from dit_blocks.dit_impl.backbone import Backbone
-from dit_blocks.dit_impl.embedded import load_embedded
-from dit_blocks.dit_impl.flow import RectifiedFlow
-from dit_blocks.dit_impl.mmdit import MMDiT, MMDiTConfig
-from dit_blocks.dit_impl.stages import Hidden, StagesError, parse_blocks
-from dit_blocks.dit_impl.tokens import identity_format
+from dit_blocks.dit_impl.model import blocks
+from dit_blocks.dit_impl.step import stages as inside
+from dit_blocks.dit_impl.handle.backbone import Backbone
+from dit_blocks.dit_impl.sources.embedded import load_embedded
+from dit_blocks.dit_impl.sampling.flow import RectifiedFlow
+from dit_blocks.dit_impl.model.mmdit import MMDiT, MMDiTConfig
+from dit_blocks.dit_impl.model.stages import Hidden, StagesError, parse_blocks
+from dit_blocks.dit_impl.tokens.wire import identity_format
 from dit_blocks.nodes.denoise import AddNoise, DenoiseStep
 from dit_blocks.nodes.transformer import Condition, FinalLayer, Guidance, PatchEmbed, PositionEmbed, RunBlocks, SamplerStep
 

@@ -5,8 +5,11 @@ import re
 import pytest
 import torch
 
-from dit_blocks.dit_impl import budget, charts, compare, probe
-from dit_blocks.dit_impl.embedded import load_embedded
+from dit_blocks.dit_impl.cost import arithmetic as budget
+from dit_blocks.dit_impl.drawing import charts
+from dit_blocks.dit_impl.see import compare
+from dit_blocks.dit_impl.step import probe
+from dit_blocks.dit_impl.sources.embedded import load_embedded
 from dit_blocks.dit_impl.training import run
 from dit_blocks.dit_impl.training.loop import Alone, Log
 from dit_blocks.nodes import NODES

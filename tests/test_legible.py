@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dit_blocks.dit_impl import (attention_maps, attention_pictures, budget, charts, content_place, position_similarity, probe, report,
-                                 similarity, trajectory)
-from dit_blocks.dit_impl.attention_maps import Question
-from dit_blocks.dit_impl.embedded import load_embedded
+from dit_blocks.dit_impl.see import attention_maps, attention_pictures, content_place, position_similarity, report, similarity, trajectory
+from dit_blocks.dit_impl.cost import arithmetic as budget
+from dit_blocks.dit_impl.drawing import charts
+from dit_blocks.dit_impl.step import probe
+from dit_blocks.dit_impl.see.attention_maps import Question
+from dit_blocks.dit_impl.sources.embedded import load_embedded
 from test_attention import PLENTY, PROMPT, embedded_step, noisy, text
 
 NODE, LETTERS = 400, 10

@@ -6,10 +6,11 @@ from PIL import Image
 import pytest
 import torch
 
-from dit_blocks.dit_impl.embedded import load_embedded
-from dit_blocks.dit_impl.flow import DDPM
-from dit_blocks.dit_impl.tokens import latent_format
-from dit_blocks.nodes import NODES, host
+from dit_blocks.dit_impl.sources.embedded import load_embedded
+from dit_blocks.dit_impl.sampling.flow import DDPM
+from dit_blocks.dit_impl.tokens.wire import latent_format
+from dit_blocks.nodes import NODES
+from dit_blocks.nodes.comfyui import host
 from dit_blocks.nodes.denoise import AddNoise, Denoise, DenoiseStep, Schedule
 from dit_blocks.nodes.load import LoadEmbedded
 from dit_blocks.nodes.patch import Patchify, Unpatchify

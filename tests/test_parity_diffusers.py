@@ -9,11 +9,11 @@ import pytest
 from safetensors.torch import save_file
 import torch
 
-from dit_blocks.dit_impl.blocks import timestep_embedding
-from dit_blocks.dit_impl.checkpoints import load_model
-from dit_blocks.dit_impl.dit import DiT
-from dit_blocks.dit_impl.mmdit import Hidden, MMDiT
-from dit_blocks.dit_impl.patch import patchify, unpatchify
+from dit_blocks.dit_impl.model.blocks import timestep_embedding
+from dit_blocks.dit_impl.sources.checkpoints import load_model
+from dit_blocks.dit_impl.model.dit import DiT
+from dit_blocks.dit_impl.model.mmdit import Hidden, MMDiT
+from dit_blocks.dit_impl.tokens.patch import patchify, unpatchify
 
 SD3 = {
     "plain": dict(),

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dit_blocks.dit_impl.patch import channels_last_rows, pad_to_patches, patchify, token_grid, unpatchify
+from dit_blocks.dit_impl.tokens.patch import channels_last_rows, pad_to_patches, patchify, token_grid, unpatchify
 
 
 @st.composite

@@ -6,13 +6,13 @@ from hypothesis import given, settings, strategies as st
 import pytest
 import torch
 
-from dit_blocks.dit_impl.backbone import BackboneError
-from dit_blocks.dit_impl.denoise import ScheduleError
-from dit_blocks.dit_impl.flow import DDPM, RectifiedFlow
-from dit_blocks.dit_impl.patch import patchify, token_grid
-from dit_blocks.dit_impl.patch_methods import Reading, choose_method, patch_resize, repatch, resize_embedding, resize_head
-from dit_blocks.dit_impl.patch_schedule import PatchSchedule, Row, denoise, parse_schedule
-from dit_blocks.dit_impl.tokens import fold, unfold
+from dit_blocks.dit_impl.handle.backbone import BackboneError
+from dit_blocks.dit_impl.sampling.walk import ScheduleError
+from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
+from dit_blocks.dit_impl.tokens.patch import patchify, token_grid
+from dit_blocks.dit_impl.tokens.other_sizes import Reading, choose_method, patch_resize, repatch, resize_embedding, resize_head
+from dit_blocks.dit_impl.handle.patch_schedule import PatchSchedule, Row, denoise, parse_schedule
+from dit_blocks.dit_impl.tokens.wire import fold, unfold
 
 
 def randn(*shape, seed=0):

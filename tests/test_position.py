@@ -5,7 +5,7 @@ from hypothesis import given, settings, strategies as st
 import pytest
 import torch
 
-from dit_blocks.dit_impl.position import cropped_positions, grid_positions, sincos_2d, table_coordinates
+from dit_blocks.dit_impl.model.position import cropped_positions, grid_positions, sincos_2d, table_coordinates
 
 
 @pytest.mark.parametrize("grid", [(6, 6), (5, 8), (1, 1), (12, 12), (12, 3)])

@@ -5,13 +5,14 @@ import math
 import pytest
 import torch
 
-from dit_blocks.dit_impl import inside, position_similarity
-from dit_blocks.dit_impl.backbone import Backbone
-from dit_blocks.dit_impl.embedded import load_embedded
-from dit_blocks.dit_impl.mmdit import MMDiT, MMDiTConfig
-from dit_blocks.dit_impl.position_similarity import cosines, rotary_1d, rotary_table, similarity, turned
-from dit_blocks.dit_impl.stages import StagesError
-from dit_blocks.dit_impl.tokens import identity_format
+from dit_blocks.dit_impl.step import stages as inside
+from dit_blocks.dit_impl.see import position_similarity
+from dit_blocks.dit_impl.handle.backbone import Backbone
+from dit_blocks.dit_impl.sources.embedded import load_embedded
+from dit_blocks.dit_impl.model.mmdit import MMDiT, MMDiTConfig
+from dit_blocks.dit_impl.see.position_similarity import cosines, rotary_1d, rotary_table, similarity, turned
+from dit_blocks.dit_impl.model.stages import StagesError
+from dit_blocks.dit_impl.tokens.wire import identity_format
 from dit_blocks.nodes.attention import PositionSimilarity
 
 

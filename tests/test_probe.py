@@ -5,9 +5,9 @@ import re
 import pytest
 import torch
 
-from dit_blocks.dit_impl.probe import Ablation
-from dit_blocks.dit_impl.ranges import in_words
-from dit_blocks.nodes import host
+from dit_blocks.dit_impl.step.probe import Ablation
+from dit_blocks.dit_impl.tokens.numbers import in_words
+from dit_blocks.nodes.comfyui import host
 from dit_blocks.nodes.probe import BlockAblation, Parity
 from dit_blocks.nodes.transformer import Condition, FinalLayer, Guidance, PatchEmbed, PositionEmbed, RunBlocks
 from test_inside import noisy, out

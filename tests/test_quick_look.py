@@ -10,7 +10,7 @@ import torch
 from dit_blocks.standalone import pack
 torch.set_num_threads(1)  # half of the cores that the measure allows: on a busy machine two threads wait for each other
 pack.load()
-from dit_blocks.nodes import host
+from dit_blocks.nodes.comfyui import host
 from dit_blocks.nodes.denoise import Denoise
 from dit_blocks.nodes.load import LoadEmbedded
 

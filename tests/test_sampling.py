@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from dit_blocks.dit_impl.denoise import ScheduleError
-from dit_blocks.dit_impl.flow import DDPM, RectifiedFlow
-from dit_blocks.dit_impl.sampling import SOLVERS, step
-from dit_blocks.dit_impl.schedules import SCHEDULERS, schedule
-from dit_blocks.dit_impl.tokens import fold, noise_like, unfold
+from dit_blocks.dit_impl.sampling.walk import ScheduleError
+from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
+from dit_blocks.dit_impl.sampling.solvers import SOLVERS, step
+from dit_blocks.dit_impl.sampling.schedules import SCHEDULERS, schedule
+from dit_blocks.dit_impl.tokens.wire import fold, noise_like, unfold
 
 
 def walk(solver, predict_x0, x, sigmas):

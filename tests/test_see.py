@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from dit_blocks.dit_impl import charts, filters, similarity
-from dit_blocks.dit_impl.backbone import Backbone
-from dit_blocks.dit_impl.embedded import load_embedded
-from dit_blocks.dit_impl.flow import DDPM
-from dit_blocks.dit_impl.new_dit import new_dit
-from dit_blocks.dit_impl.tokens import identity_format
-from dit_blocks.dit_impl.wrapped import Flux, PixArt
+from dit_blocks.dit_impl.drawing import charts
+from dit_blocks.dit_impl.see import filters, similarity
+from dit_blocks.dit_impl.handle.backbone import Backbone
+from dit_blocks.dit_impl.sources.embedded import load_embedded
+from dit_blocks.dit_impl.sampling.flow import DDPM
+from dit_blocks.dit_impl.sources.new_dit import new_dit
+from dit_blocks.dit_impl.tokens.wire import identity_format
+from dit_blocks.dit_impl.sources.diffusers_models import Flux, PixArt
 from dit_blocks.nodes.pictures import PatchFilters, TokenPCA, TokenSimilarity
 from dit_blocks.nodes.transformer import PatchEmbed, PositionEmbed
 from test_charts import DEUTERANOPE, LIGHT, linear

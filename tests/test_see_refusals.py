@@ -5,9 +5,9 @@ from copy import copy
 import pytest
 import torch
 
-from dit_blocks.dit_impl import inside
-from dit_blocks.dit_impl.stages import StagesError
-from dit_blocks.nodes import host
+from dit_blocks.dit_impl.step import stages as inside
+from dit_blocks.dit_impl.model.stages import StagesError
+from dit_blocks.nodes.comfyui import host
 from dit_blocks.nodes.attention import AttentionMap, AttentionSteps, PositionSimilarity
 from dit_blocks.nodes.denoise import Denoise
 from dit_blocks.nodes.pictures import ContentAndPlace, Trajectory

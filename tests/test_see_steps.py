@@ -5,11 +5,14 @@ import re
 import pytest
 import torch
 
-from dit_blocks.dit_impl import budget, charts, content_place, inside, report, similarity, trajectory
-from dit_blocks.dit_impl.embedded import load_embedded
-from dit_blocks.dit_impl.new_dit import new_dit
-from dit_blocks.dit_impl.stages import StagesError
-from dit_blocks.dit_impl.tokens import fold_image, unfold
+from dit_blocks.dit_impl.cost import arithmetic as budget
+from dit_blocks.dit_impl.drawing import charts
+from dit_blocks.dit_impl.see import content_place, report, similarity, trajectory
+from dit_blocks.dit_impl.step import stages as inside
+from dit_blocks.dit_impl.sources.embedded import load_embedded
+from dit_blocks.dit_impl.sources.new_dit import new_dit
+from dit_blocks.dit_impl.model.stages import StagesError
+from dit_blocks.dit_impl.tokens.wire import fold_image, unfold
 from dit_blocks.nodes.budget import Compare
 from dit_blocks.nodes.denoise import AddNoise, Denoise
 from dit_blocks.nodes.pictures import ContentAndPlace, PipelineReport, Trajectory

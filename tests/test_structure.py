@@ -6,6 +6,7 @@ import inspect
 from pathlib import Path
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -14,8 +15,6 @@ from dit_blocks import comfy_entrypoint
 
 ROOT = Path(dit_blocks.__file__).parent
 LAYERS = {"dit_impl": {"dit_impl"}, "nodes": {"nodes", "dit_impl"}, "standalone": {"standalone", "nodes", "dit_impl"}}
-# the program itself; a MODEL as a DIT; a DIT as a MODEL; a MODEL at other patch sizes, and one that was taught one
-HOST_SIDE = ("host.py", "model_dit.py", "dit_model.py", "patched_model.py", "adapted_model.py")
 FILES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
 
 
@@ -47,8 +46,14 @@ def test_imports_go_one_way(path):
             assert target[0] in LAYERS[inside[0]] | {"comfy_entrypoint"}, f"{path} imports {'.'.join(target)}"
         if inside[0] == "dit_impl":
             assert top not in ("comfy", "comfy_api", "folder_paths", "nodes"), f"{path} imports the host"
-        if inside[0] == "nodes" and path.name not in HOST_SIDE and not level:
-            assert top not in ("comfy", "folder_paths"), f"{path} imports the host; only {', '.join(HOST_SIDE)} do"
+        if inside[0] == "nodes" and inside[1] != "comfyui" and not level:
+            assert top not in ("comfy", "folder_paths"), f"{path} imports the host; only nodes/comfyui does"
+
+
+def test_every_folder_is_packaged():
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"])
+    folders = {".".join(("dit_blocks", *path.relative_to(ROOT).parent.parts)) for path in FILES}
+    assert listed == folders | {"dit_blocks"}
 
 
 def test_every_file_is_short():
@@ -57,7 +62,7 @@ def test_every_file_is_short():
 
 
 def test_importing_the_pack_and_the_library_needs_no_host_and_says_nothing():
-    code = ("import sys; import dit_blocks, dit_blocks.dit_impl.embedded, dit_blocks.standalone.cli; "
+    code = ("import sys; import dit_blocks, dit_blocks.dit_impl.sources.embedded, dit_blocks.standalone.cli; "
             "assert not {'comfy', 'comfy_api', 'dit_blocks.nodes', 'diffusers'} & set(sys.modules)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr

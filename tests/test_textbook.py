@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from conftest import conditioning
-from dit_blocks.dit_impl.backbone import Backbone
-from dit_blocks.dit_impl.dit import DiT, DiTConfig
-from dit_blocks.dit_impl.flow import DDPM, RectifiedFlow
-from dit_blocks.dit_impl.patch import unpatchify
-from dit_blocks.dit_impl.tokens import identity_format
+from dit_blocks.dit_impl.handle.backbone import Backbone
+from dit_blocks.dit_impl.model.dit import DiT, DiTConfig
+from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
+from dit_blocks.dit_impl.tokens.patch import unpatchify
+from dit_blocks.dit_impl.tokens.wire import identity_format
 from dit_blocks.dit_impl.training.loop import Batch
 from dit_blocks.dit_impl.training.objectives import Denoising, training_copy
 from dit_blocks.dit_impl.training.textbook import gradients_of

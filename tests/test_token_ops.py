@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dit_blocks.dit_impl.tokens import fold
+from dit_blocks.dit_impl.tokens.wire import fold
 from dit_blocks.nodes.denoise import AddNoise, DenoiseStep
 from dit_blocks.nodes.patch import Patchify, PatchifyImage, Unpatchify
 from dit_blocks.nodes.tokens import MixTokens, ReplaceTokens, RollTokens, ScaleTokens, ShuffleTokens, SwapTokens, TokenMap, TokenMask

@@ -9,14 +9,14 @@ from PIL import Image
 import pytest
 import torch
 
-from dit_blocks.dit_impl.adapters import adapter_of, apply_adapter, load_adapter
-from dit_blocks.dit_impl.dit_file import load_dit, save_dit
-from dit_blocks.dit_impl.embedded import FOLDER, load_embedded
-from dit_blocks.dit_impl.filters import spectrum_statistic
-from dit_blocks.dit_impl.new_dit import new_dit, text_widths
-from dit_blocks.dit_impl.tokens import unfold
+from dit_blocks.dit_impl.sources.adapters import adapter_of, apply_adapter, load_adapter
+from dit_blocks.dit_impl.sources.dit_file import load_dit, save_dit
+from dit_blocks.dit_impl.sources.embedded import FOLDER, load_embedded
+from dit_blocks.dit_impl.see.filters import spectrum_statistic
+from dit_blocks.dit_impl.sources.new_dit import new_dit, text_widths
+from dit_blocks.dit_impl.tokens.wire import unfold
 from dit_blocks.dit_impl.training import run
-from dit_blocks.nodes import host
+from dit_blocks.nodes.comfyui import host
 from dit_blocks.nodes.denoise import AddNoise, Denoise
 from dit_blocks.nodes.training import NewDiT, Train, TrainingScenes, TrainingSet
 from dit_blocks.standalone import pack

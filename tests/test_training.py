@@ -5,15 +5,15 @@ import random
 import pytest
 import torch
 
-from dit_blocks.dit_impl.embedded import FOLDER, load_dit, load_embedded, load_text, save_dit
-from dit_blocks.dit_impl.tokens import unfold
-from dit_blocks.dit_impl.training import scenes, textures
-from dit_blocks.dit_impl.training.evaluate import read_caption
-from dit_blocks.dit_impl.training.recipe import RecipeError, read_recipe, train
-from dit_blocks.dit_impl.training.train_dit import DiTRecipe, LatentPool, train_dit
-from dit_blocks.dit_impl.training.train_vae import VAERecipe, train_vae
-from dit_blocks.dit_impl.training.verify import read_scene, same_scene
-from dit_blocks.dit_impl.vae import VAE, VAEConfig
+from dit_blocks.dit_impl.sources.embedded import FOLDER, load_dit, load_embedded, load_text, save_dit
+from dit_blocks.dit_impl.tokens.wire import unfold
+from dit_blocks.dit_impl.training.default_model import scenes, textures
+from dit_blocks.dit_impl.training.default_model.evaluate import read_caption
+from dit_blocks.dit_impl.training.default_model.recipe import RecipeError, read_recipe, train
+from dit_blocks.dit_impl.training.default_model.train_dit import DiTRecipe, LatentPool, train_dit
+from dit_blocks.dit_impl.training.default_model.train_vae import VAERecipe, train_vae
+from dit_blocks.dit_impl.training.default_model.reader import read_scene, same_scene
+from dit_blocks.dit_impl.model.vae import VAE, VAEConfig
 from dit_blocks.standalone.cli import main
 
 TINY_VAE = dict(latent_channels=4, width=8, depth=1, batch=2, crop=32, pool=8)

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dit_blocks.dit_impl.adapters import load_adapter
-from dit_blocks.dit_impl.dit_file import load_dit
+from dit_blocks.dit_impl.sources.adapters import load_adapter
+from dit_blocks.dit_impl.sources.dit_file import load_dit
 from dit_blocks.dit_impl.training.launch import Launched
 from dit_blocks.dit_impl.training.optimizers import optimizers_of
 from dit_blocks.dit_impl.training.state import TrainingError

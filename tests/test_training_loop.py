@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from conftest import conditioning
-from dit_blocks.dit_impl.adapters import save_adapter
-from dit_blocks.dit_impl.conditioning import BackboneError
-from dit_blocks.dit_impl.dit_file import save_dit
-from dit_blocks.dit_impl.flow import DDPM, RectifiedFlow
-from dit_blocks.dit_impl.new_dit import new_dit
+from dit_blocks.dit_impl.sources.adapters import save_adapter
+from dit_blocks.dit_impl.model.conditioning import BackboneError
+from dit_blocks.dit_impl.sources.dit_file import save_dit
+from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
+from dit_blocks.dit_impl.sources.new_dit import new_dit
 from dit_blocks.dit_impl.training import losses, sets
 from dit_blocks.dit_impl.training.adapter import Distilling
 from dit_blocks.dit_impl.training.loop import Alone, Batch, Draws, Settings, train, validate
@@ -306,7 +306,7 @@ def test_a_training_that_can_not_begin_leaves_an_earlier_one_s_state(backbone, t
 
 
 def test_a_class_model_learns_without_its_class_now_and_then():
-    from dit_blocks.dit_impl.conditioning import label_conditioning
+    from dit_blocks.dit_impl.model.conditioning import label_conditioning
     dit = new_dit(32, 1, 2, (2,), 4, conditioning="class", classes=3, picture_size=64)
     objective = Denoising(training_copy(dit))
     set_ = TrainingSet(torch.randn(8, 4, 8, 8), [label_conditioning(1)] * 8)
@@ -353,7 +353,7 @@ def test_sets_are_encoded_once_and_refuse_what_does_not_fit(tmp_path):
 SAVER = """
 import sys, torch
 from pathlib import Path
-from dit_blocks.dit_impl.files import replace_atomically
+from dit_blocks.dit_impl.sources.atomic import replace_atomically
 big = {"parameters": torch.zeros(60_000_000)}
 print("saving", flush=True)
 while True:

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dit_blocks.dit_impl.conditioning import label_conditioning
-from dit_blocks.dit_impl.diffusers_folder import load_folder
-from dit_blocks.dit_impl.dit_file import load_dit, save_dit
+from dit_blocks.dit_impl.model.conditioning import label_conditioning
+from dit_blocks.dit_impl.sources.diffusers_folder import load_folder
+from dit_blocks.dit_impl.sources.dit_file import load_dit, save_dit
 from dit_blocks.dit_impl.training.loop import Alone, Draws, Settings
 from dit_blocks.dit_impl.training.objectives import Denoising, training_copy
 from dit_blocks.dit_impl.training.run import drawn, run

@@ -1,1 +1,1 @@
-"""The recipe behind the embedded model: procedural pictures, captions, VAE and DiT training, and the verifier that measures them."""
+"""Training: the loop, its objectives and the adapters for new patch sizes."""

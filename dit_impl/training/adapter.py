@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..adapter_parts import extended, hollow_copy, new_parameters
-from ..adapters import Adapter, apply_adapter, base_of, base_state, fingerprint
-from ..backbone import Backbone, Dit
-from ..flow import per_sample
-from ..patch import patchify, token_grid, unpatchify
+from ..sources.adapter_layers import extended, hollow_copy, new_parameters
+from ..sources.adapters import Adapter, apply_adapter, base_of, base_state, fingerprint
+from ..handle.backbone import Backbone, Dit
+from ..sampling.flow import per_sample
+from ..tokens.patch import patchify, token_grid, unpatchify
 from .loop import Batch, Settings, Watch, train
 from .losses import draw_sigmas, own_target
 from .objectives import arguments_of, training_copy

@@ -6,11 +6,11 @@ import inspect
 import logging
 from pathlib import Path
 
-from ..adapters import adapter_of, save_adapter
-from ..backbone import Backbone
-from ..dit_file import load_dit, save_dit
-from ..embedded import load_embedded
-from ..new_dit import new_dit, text_widths
+from ..sources.adapters import adapter_of, save_adapter
+from ..handle.backbone import Backbone
+from ..sources.dit_file import load_dit, save_dit
+from ..sources.embedded import load_embedded
+from ..sources.new_dit import new_dit, text_widths
 from . import run as runs
 from .launch import Launched, launched
 from .loop import Alone, Settings

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from ..adapter_parts import hollow_copy
-from ..backbone import Backbone
+from ..sources.adapter_layers import hollow_copy
+from ..handle.backbone import Backbone
 from .loop import Alone, Objective
 from .state import TrainingError
 

@@ -12,10 +12,10 @@ from typing import Any, Callable, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..backbone import Backbone
-from ..conditioning import Conditioning
-from ..tokens import LatentFormat, into_dit_space
-from ..wrapped import diffusers_part
+from ..handle.backbone import Backbone
+from ..model.conditioning import Conditioning
+from ..tokens.wire import LatentFormat, into_dit_space
+from ..sources.diffusers_models import diffusers_part
 from .optimizers import OPTIMIZERS, optimizers_of
 from .sets import TrainingSet
 from .state import Log, State, TrainingError

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from ..flow import DDPM, Flow, per_sample
-from ..schedules import shift_time
-from ..wrapped import diffusers_part
+from ..sampling.flow import DDPM, Flow, per_sample
+from ..sampling.schedules import shift_time
+from ..sources.diffusers_models import diffusers_part
 
 TARGETS = ("own", "velocity", "epsilon", "x0", "v")
 WEIGHTINGS = ("none", "sigma_sqrt", "cosmap")

@@ -7,11 +7,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ..backbone import Backbone, Dit
-from ..conditioning import Arguments, BackboneError, join
-from ..dit import DiT
-from ..mmdit import MMDiT
-from ..patch import patchify, token_grid
+from ..handle.backbone import Backbone, Dit
+from ..model.conditioning import Arguments, BackboneError, join
+from ..model.dit import DiT
+from ..model.mmdit import MMDiT
+from ..tokens.patch import patchify, token_grid
 from .loop import Batch
 from .losses import draw_sigmas, squared_error
 from .state import TrainingError

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..backbone import Backbone, Dit
-from ..charts import in_language, lines, side_by_side
-from ..conditioning import Conditioning
-from ..files import replace_atomically
-from ..filters import filters_picture
-from ..tokens import unfold
+from ..handle.backbone import Backbone, Dit
+from ..drawing.charts import in_language, lines, side_by_side
+from ..model.conditioning import Conditioning
+from ..sources.atomic import replace_atomically
+from ..see.filters import filters_picture
+from ..tokens.wire import unfold
 from .adapter import Distilling
 from .loop import Alone, Objective, Settings, train
 from .objectives import Denoising, training_copy

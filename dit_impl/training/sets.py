@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 import torch
 from torch import Tensor
 
-from ..checkpoints import read_safetensors
-from ..conditioning import Conditioning
-from ..files import replace_atomically
-from . import scenes
+from ..sources.checkpoints import read_safetensors
+from ..model.conditioning import Conditioning
+from ..sources.atomic import replace_atomically
+from .default_model import scenes
 
 
 log = logging.getLogger(__name__)

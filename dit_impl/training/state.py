@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..files import save_state
+from ..sources.atomic import save_state
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..backbone import Backbone, Dit
-from ..charts import enlarged
-from ..flow import DDPM
-from ..tokens import noise_like, to_latent, with_tokens
+from ..handle.backbone import Backbone, Dit
+from ..drawing.charts import enlarged
+from ..sampling.flow import DDPM
+from ..tokens.wire import noise_like, to_latent, with_tokens
 from .losses import draw_sigmas, squared_error
 from .objectives import in_scope, only, training_copy
 from .optimizers import optimizers_of

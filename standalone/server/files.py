@@ -11,7 +11,7 @@ from typing import BinaryIO, Callable
 from aiohttp import web
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from ...dit_impl.files import replace_atomically
+from ...dit_impl.sources.atomic import replace_atomically
 from ..core_nodes import EXAMPLE, draw_example
 from ..errors import one_line
 from ..images import PICTURE_SUFFIXES

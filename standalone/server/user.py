@@ -5,7 +5,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from ...dit_impl.files import replace_atomically
+from ...dit_impl.sources.atomic import replace_atomically
 from .state import STATE, Route, inside, json_body, json_object
 
 SETTINGS = "comfy.settings.json"

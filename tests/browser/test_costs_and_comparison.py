@@ -2,7 +2,7 @@
 
 import pytest
 
-from dit_blocks.dit_impl import costs
+from dit_blocks.dit_impl.cost import answers as costs
 from browser.widgets import WORKFLOW, capture, expect, look_at, on, page, sync_api, turn  # noqa: F401
 
 

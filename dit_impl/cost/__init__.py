@@ -1,0 +1,1 @@
+"""What a model costs: FLOPs and parameters, as numbers and as pictures."""

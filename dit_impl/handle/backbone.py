@@ -1,0 +1,278 @@
+"""A DIT handle: a model together with what its latents, times and patches mean. The nodes ask nothing else of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+import torch
+from torch import Tensor, nn
+
+from .class_names import find_class
+from ..model.conditioning import Arguments, BackboneError, Conditioning, batches, join, label_conditioning
+from ..sampling.walk import Inpainting, Report, check_step, last_step, walk, with_noise
+from ..model.dit import DiT
+from ..sampling.flow import DDPM, Flow, RectifiedFlow
+from ..model.mmdit import MMDiT
+from ..tokens.other_sizes import Reading, choose_method
+from ..sampling.solvers import PredictX0
+from ..sampling.schedules import schedule
+from ..model.stages import Call, Stages, StagesError, TokenStages
+from ..tokens.wire import CARRIED, LatentFormat, fold, grey_picture, same_format, unfold
+
+
+class Dit:
+    """What flows on a DIT wire, whatever holds the weights.
+
+    name: for messages. patch_sizes: those the model can read, its own first. frame_patch: frames to a patch, for videos.
+    """
+    name: str
+    latent_format: LatentFormat
+    patch_sizes: tuple[int, ...]
+    frame_patch: int = 1
+    learns = False  # whether what is computed with it is recorded, for Train Step
+    unconditional: Conditioning | None = None  # what guidance goes away from where no negative is given
+
+    @property
+    def patch_size(self) -> int:
+        return self.patch_sizes[0]
+
+    @property
+    def channels(self) -> int:
+        return len(self.latent_format["scale"])
+
+    def modules(self) -> list[nn.Module]:
+        """What must be on the device that computes before `denoise`."""
+        return []
+
+    def fold(self, latent: dict, patch_size: int = 0) -> dict:
+        """LATENT → DIT_TOKENS in this model's space; patch_size 0 is the model's own. Raises TokensError."""
+        carried = {name: latent[name] for name in CARRIED if name in latent}
+        return fold(latent["samples"], patch_size or self.patch_size, self.latent_format, self.frame_patch, **carried)
+
+    def class_conditioning(self, label: str) -> Conditioning:
+        """A class by its number or name, or no class for an empty label. Raises BackboneError."""
+        raise BackboneError(f"{self.name} reads text, not a class label: use CLIP Text Encode")
+
+    def check_space(self, wire: dict) -> None:
+        """Raise BackboneError unless these tokens, of whatever patch size, are cut from this model's latents."""
+        if wire["channels"] != self.channels:
+            raise BackboneError(f"{self.name} has latents of {self.channels} channels, the tokens come from {wire['channels']}")
+        if not same_format(wire["latent_format"], self.latent_format):
+            raise BackboneError(f"the tokens are not in the latent space of {self.name}: wire its dit into Patchify")
+
+    def check_tokens(self, wire: dict) -> None:
+        """Raise BackboneError unless this model can read these tokens."""
+        self.check_space(wire)
+        if wire["patch_size"] not in self.patch_sizes:
+            sizes = ", ".join(map(str, self.patch_sizes))
+            raise BackboneError(f"{self.name} knows patch sizes {sizes}, the tokens have patch_size {wire['patch_size']}")
+        if not torch.isfinite(wire["tokens"]).all():
+            raise BackboneError("the tokens hold values that are NaN or infinite")
+
+    def reading(self, patch_size: int, method: str = "auto") -> "Dit":
+        """A handle on the same weights that reads patches of this size by this method, itself where they are native. Raises BackboneError."""
+        chosen = choose_method(self.patch_sizes, patch_size, method, self.name)
+        return self if chosen == "native" else self.approximate(Reading(chosen, self.patch_size, patch_size, self.frame_patch))
+
+    def approximate(self, reading: Reading) -> "Dit":
+        """A handle on the same weights that reads patches of a size that is not native to it."""
+        raise NotImplementedError
+
+    def schedule(self, steps: int, scheduler: str = "simple", denoise: float = 1.0) -> Tensor:
+        """Falling noise levels: → [steps + 1]. Raises ValueError."""
+        raise NotImplementedError
+
+    def add_noise(self, wire: dict, sigmas: Tensor, step: int, seed: int) -> tuple[dict, dict]:
+        """Bring clean tokens to the noise level of a step: → (noisy tokens, the noise) on the wire. Raises ScheduleError."""
+        raise NotImplementedError
+
+    def denoise(self, wire: dict, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None = None,
+                cfg: float = 1.0, solver: str = "euler", start_step: int = 0, end_step: int | None = None,
+                report: Report = lambda *_: None) -> tuple[dict, dict]:
+        """Steps start_step … end_step − 1: → (tokens at sigmas[end_step], the last x0) on the wire.
+
+        A chain of shorter calls equals one long call bit for bit. Raises ScheduleError, BackboneError, ValueError.
+        """
+        raise NotImplementedError
+
+    @property
+    def stages(self) -> Stages:
+        """The transformer in stages. Raises StagesError where it can only be run whole."""
+        raise NotImplementedError
+
+    def begin(self, wire: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None = None) -> dict:
+        """Begin a step by stages: tokens at the step's noise level → DIT_HIDDEN with no stage done. Raises ScheduleError, BackboneError."""
+        raise NotImplementedError
+
+    def advance(self, wire: dict, x0: Tensor, sigmas: Tensor, step: int, solver: str) -> tuple[dict, dict]:
+        """End a step: the solver's move from its tokens, given x0 [B, N, C·p·p]: → (tokens, x0) on the wire. Raises ValueError."""
+        check_step(step, sigmas)
+        if solver == "heun":
+            raise ValueError("heun calls the model twice a step; use DiT Denoise Step, or another solver")
+        return walk(lambda *_: x0, wire, sigmas, solver, step, step + 1, x0.device)
+
+    def picture(self, wire: dict, tokens: Tensor) -> Tensor:
+        """A rough picture of the first in a batch of clean tokens, a pixel for each latent cell: [B, N, C·p·p] → [H, W, 3] in 0..1."""
+        return grey_picture(wire, tokens)
+
+    def preview(self, wire: dict, x0: Tensor) -> Tensor | None:
+        """What is shown while steps go on: [B, N, C·p·p] → [H, W, 3] in 0..1, or None where the user wants none."""
+        return self.picture(wire, x0)
+
+
+@dataclass(eq=False)
+class Backbone(Dit):
+    """A transformer of this library.
+
+    downscale: pixels to a latent cell. picture_size: the side, in pixels, that the model was trained for.
+    latent_rgb: linear map from VAE latents to RGB 0..1, for previews: [C + 1, 3], the last row added.
+    class_names: of a class-conditional model, by number; synonyms are parted by commas.
+    device: where the model computes; None is where its weights are, which may differ where a host keeps some of them elsewhere.
+    facts: of its training, for people to read.
+
+    The model is called as model(tokens, grid, patch_size, t, **arguments): `model.conditions` says which those are.
+    """
+    model: nn.Module
+    latent_format: LatentFormat
+    flow: Flow = field(default_factory=RectifiedFlow)
+    name: str = "DiT"
+    downscale: int = 8
+    picture_size: int = 256
+    latent_rgb: Tensor | None = None
+    class_names: Mapping[int, str] = field(default_factory=dict)
+    device: torch.device | None = None
+    facts: Mapping[str, str | int | float] = field(default_factory=dict)
+
+    @property
+    def patch_sizes(self) -> tuple[int, ...]:
+        return self.model.config.patch_sizes
+
+    @property
+    def unconditional(self) -> Conditioning | None:
+        return self.model.conditions.unconditional
+
+    def modules(self) -> list[nn.Module]:
+        return [self.model]
+
+    @property
+    def stages(self) -> Stages:
+        if not isinstance(self.model, (MMDiT, DiT)):
+            raise StagesError(f"{self.name} runs whole, by diffusers: for its stages load it as a MODEL and use DiT from MODEL")
+        return TokenStages(self.model, self.name)
+
+    def schedule(self, steps: int, scheduler: str = "simple", denoise: float = 1.0) -> Tensor:
+        return schedule(self.flow, steps, scheduler, denoise)
+
+    def add_noise(self, wire: dict, sigmas: Tensor, step: int, seed: int) -> tuple[dict, dict]:
+        check_step(step, sigmas)
+        return with_noise(wire, seed, lambda clean, noise: self.flow.add_noise(clean, noise, sigmas[step].to(noise)))
+
+    def denoise(self, wire: dict, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None = None,
+                cfg: float = 1.0, solver: str = "euler", start_step: int = 0, end_step: int | None = None,
+                report: Report = lambda *_: None) -> tuple[dict, dict]:
+        end_step = last_step(start_step, end_step, sigmas)
+        if solver == "ddim" and not isinstance(self.flow, DDPM):
+            raise ValueError("ddim is for DDPM models; for a rectified flow the same step is euler")
+        device = self.like().device
+        model, kept = self.denoiser(wire, positive, negative, cfg), Inpainting(wire, self.flow, device)
+
+        def predict_x0(x: Tensor, sigma: Tensor) -> Tensor:
+            return kept.leave(model(kept.enter(x, sigma), sigma))
+        return walk(predict_x0, wire, sigmas, solver, start_step, end_step, device, report)
+
+    def class_conditioning(self, label: str) -> Conditioning:
+        if self.unconditional is None:
+            return super().class_conditioning(label)
+        if not label.strip():
+            return self.unconditional
+        return label_conditioning(find_class(label, self.model.conditions.classes, self.class_names, self.name))
+
+    def like(self) -> Tensor:
+        """An empty tensor of the type and place that the model computes in."""
+        weight = next(self.model.parameters())
+        return torch.empty(0, dtype=weight.dtype, device=self.device or weight.device)
+
+    def picture(self, wire: dict, tokens: Tensor) -> Tensor:
+        if self.latent_rgb is None:
+            return super().picture(wire, tokens)
+        latent = unfold({**wire, "tokens": tokens[:1].float().cpu()})[0].movedim(0, -1)
+        return (latent @ self.latent_rgb[:-1] + self.latent_rgb[-1]).clamp(0, 1)
+
+    def denoiser(self, wire: dict, positive: Conditioning, negative: Conditioning | None = None, cfg: float = 1.0) -> PredictX0:
+        """→ predict_x0(x tokens [B, N, C·p·p], sigma []) with classifier-free guidance u + (c − u)·cfg, for these tokens' grid.
+
+        One model call a step, on the batch [uncond, cond], as KSampler lays it out (Ho & Salimans 2022, equation 6).
+        Several conditionings on one wire are averaged. Raises BackboneError.
+        """
+        layout, arguments = self._conditions(wire, positive, (self.unconditional if negative is None else negative) if cfg != 1 else None)
+
+        def predict_x0(x: Tensor, sigma: Tensor) -> Tensor:
+            inputs, times = self._inputs(x, sigma, layout)
+            prediction = self.model(inputs, wire["grid"], wire["patch_size"], times, **arguments)
+            return self._guided_x0(prediction.to(x), x, sigma, layout, cfg)
+        return predict_x0
+
+    def begin(self, wire: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None = None) -> dict:
+        check_step(step, sigmas)
+        layout, arguments = self._conditions(wire, positive, negative)
+        stages, kept = self.stages, Inpainting(wire, self.flow, self.like().device)
+        x, sigma = wire["tokens"].to(self.like().device), sigmas[step].float().to(self.like().device)
+        seen = kept.enter(x, sigma)
+        inputs, times = self._inputs(seen, sigma, layout)
+        hidden = stages.condition(inputs, wire["grid"], wire["patch_size"], times, **arguments)
+
+        def to_x0(prediction: Tensor, cfg: float) -> Tensor:
+            return kept.leave(self._guided_x0(prediction.to(seen), seen, sigma, layout, cfg))
+        return {"hidden": hidden, "tokens": wire, "done": frozenset(), "call": Call(layout, x, sigma, to_x0), "model": self.name}
+
+    def approximate(self, reading: Reading) -> "Backbone":
+        return Approximate(**{part.name: getattr(self, part.name) for part in fields(self)}, reading=reading)
+
+    def _conditions(self, wire: dict, positive: Conditioning, negative: Conditioning | None) -> tuple[tuple[str, ...], Arguments]:
+        """→ the batch's layout, and what the model is called with beside tokens and times."""
+        self.check_tokens(wire)
+        given = {"uncond": ("negative", negative), "cond": ("positive", positive)}
+        layout, parts = [], []
+        for part, (socket, conditioning) in given.items():
+            if conditioning is not None:
+                read = batches(self.model.conditions, conditioning, f"{socket} conditioning", self.name, len(wire["tokens"]), self.like())
+                layout += [part] * len(read)
+                parts += read
+        return tuple(layout), join(parts)
+
+    def _inputs(self, x: Tensor, sigma: Tensor, layout: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+        """Tokens and a noise level → what the model reads of them, for every part of the batch: [parts·B, N, C·p·p], times [parts·B]."""
+        batched = x.repeat(len(layout), 1, 1)
+        sigmas = sigma.to(x).expand(len(batched))
+        return self.flow.model_input(batched, sigmas).to(self.like()), self.flow.time(sigmas)
+
+    def _guided_x0(self, prediction: Tensor, x: Tensor, sigma: Tensor, layout: tuple[str, ...], cfg: float) -> Tensor:
+        """The batch's prediction → guided x0 [B, N, C·p·p]."""
+        batched = x.repeat(len(layout), 1, 1)
+        x0 = self.flow.to_x0(prediction, batched, sigma.to(x).expand(len(batched))).unflatten(0, (len(layout), len(x)))
+        unconds = layout.count("uncond")
+        guided = x0[unconds:].mean(0)
+        if unconds and cfg != 1:
+            uncond = x0[:unconds].mean(0)
+            guided = uncond + (guided - uncond) * cfg
+        return guided
+
+
+@dataclass(eq=False, kw_only=True)
+class Approximate(Backbone):
+    """A backbone that reads patches of a size it was not trained at, through those that it was. See `patch_methods`."""
+    reading: Reading
+
+    @property
+    def patch_sizes(self) -> tuple[int, ...]:
+        return (*super().patch_sizes, self.reading.patch_size)
+
+    @property
+    def stages(self) -> Stages:
+        raise StagesError(f"{self.name} reads patches of {self.reading.patch_size} by {self.reading.method}, which has no stages of its own")
+
+    def denoiser(self, wire: dict, positive: Conditioning, negative: Conditioning | None = None, cfg: float = 1.0) -> PredictX0:
+        coarse = super().denoiser(self.reading.coarse(wire), positive, negative, cfg)
+
+        def predict_x0(x: Tensor, sigma: Tensor) -> Tensor:
+            return self.reading.up(coarse(*self.flow.quieter(self.reading.down(x), sigma, self.reading.gain)), wire["grid"])
+        return predict_x0

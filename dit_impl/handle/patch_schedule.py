@@ -1,0 +1,135 @@
+"""Patch sizes over the steps: coarse patches while the picture is laid out, fine ones for its detail. FlexiDiT (2025), §3.3."""
+
+from dataclasses import dataclass
+import re
+from typing import Callable
+
+import torch
+from torch import Tensor
+
+from .backbone import Conditioning, Dit
+from ..sampling.walk import ScheduleError, last_step
+from ..tokens.other_sizes import choose_method, repatch
+
+_ROW = re.compile(r"(?P<p>\d+)(?:\s+until\s+(?:(?P<share>\d+(?:\.\d+)?)\s*%|sigma\s+(?P<sigma>\d+(?:\.\d+)?)))?")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A patch size and where it ends: at a share of the steps, at a noise level, or with the schedule."""
+    patch_size: int
+    share: float | None = None
+    sigma: float | None = None
+
+    @property
+    def last(self) -> bool:
+        return self.share is None and self.sigma is None
+
+
+@dataclass(frozen=True)
+class PatchSchedule:
+    """Rows, how sizes that the model has no weights for are read, and a factor on the guidance of coarse steps.
+
+    Coarse steps want a little more guidance (FlexiDiT, §4.2: 4.5 becomes 5.0)."""
+    rows: tuple[Row, ...]
+    method: str = "auto"
+    coarse_cfg: float = 1.0
+
+    def patch_size(self, sigma: float, step: int, steps: int) -> int:
+        """The patch size of a step, by its noise level and its number among the steps."""
+        for row in self.rows:
+            if row.last or (row.share is not None and step < row.share * steps - 1e-6) or (row.sigma is not None and sigma > row.sigma):
+                return row.patch_size
+        return self.rows[-1].patch_size
+
+    def stretches(self, sigmas: Tensor, start: int, stop: int) -> list[tuple[int, int, int]]:
+        """Steps start … stop − 1 in stretches of one patch size: (patch size, first step, the step to stop before)."""
+        found: list[tuple[int, int, int]] = []
+        for step in range(start, stop):
+            size = self.patch_size(sigmas[step].item(), step, len(sigmas) - 1)
+            if found and found[-1][0] == size:
+                found[-1] = (size, found[-1][1], step + 1)
+            else:
+                found.append((size, step, step + 1))
+        return found
+
+    @property
+    def finest(self) -> int:
+        return min(row.patch_size for row in self.rows)
+
+    def guidance(self, patch_size: int, cfg: float) -> float:
+        """The cfg of a step with patches of this size."""
+        return cfg * self.coarse_cfg if patch_size > self.finest and cfg != 1 else cfg
+
+
+def parse_schedule(text: str, method: str = "auto", coarse_cfg: float = 1.0) -> PatchSchedule:
+    """`4 until 50%, then 2` or `4 until sigma 0.6; 2`, a row a line if one likes → PatchSchedule. Raises ScheduleError."""
+    rows = []
+    for written in filter(None, (part.strip() for part in re.split(r"[,;\n]|\bthen\b", text.lower()))):
+        match = _ROW.fullmatch(written)
+        if not match:
+            raise ScheduleError(f"a row is a patch size and where it ends, as in '4 until 50%' or '4 until sigma 0.6', not {written!r}")
+        share, sigma = match["share"], match["sigma"]
+        rows.append(Row(int(match["p"]), share and float(share) / 100, sigma and float(sigma)))
+    if not rows:
+        raise ScheduleError("the patch schedule is empty: write rows such as '4 until 50%, then 2'")
+    if not rows[-1].last:
+        raise ScheduleError(f"the patch schedule does not cover the last steps: end it with a size alone, as in 'then {rows[-1].patch_size}'")
+    for row in rows[:-1]:
+        if row.last:
+            raise ScheduleError(f"patch size {row.patch_size} has no end, and rows follow it: write '{row.patch_size} until 50%'")
+    for row in rows:
+        if row.patch_size < 1 or not 0 <= (row.share or 0) <= 1:
+            raise ScheduleError(f"a patch size is at least 1 and a share at most 100%, not {row.patch_size} until {100 * (row.share or 0):g}%")
+    for kind, sign in (("share", 1), ("sigma", -1)):
+        ends = [getattr(row, kind) for row in rows if getattr(row, kind) is not None]
+        if any(sign * b <= sign * a for a, b in zip(ends, ends[1:])):
+            raise ScheduleError(f"the patch schedule goes backwards: its {kind}s are {', '.join(f'{end:g}' for end in ends)}")
+    return PatchSchedule(tuple(rows), method, coarse_cfg)
+
+
+QUICK_STEPS = 4
+
+
+def quick_look(dit: Dit, wire: dict, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float,
+               start_step: int, end_step: int) -> Tensor | None:
+    """What the picture will be about, by the coarsest patches in a few steps of the same stretch: → [H, W, 3] in 0..1.
+
+    The coarsest patches are the largest with weights of their own, else twice the model's. None where such a run can't be made.
+    """
+    own = dit.patch_sizes
+    size = max(*own, wire["patch_size"]) if len(own) > 1 else 2 * max(*own, wire["patch_size"])
+    walked = sigmas[start_step:last_step(start_step, end_step, sigmas) + 1]
+    places = torch.linspace(0, len(walked) - 1, min(QUICK_STEPS + 1, len(walked))).round().long()
+    try:
+        coarse = repatch({key: value for key, value in wire.items() if key != "memory"}, size)
+        _, x0 = dit.reading(size).denoise(coarse, walked[places], positive, negative, cfg)
+    except ValueError:  # a real mistake is told by the run that follows
+        return None
+    return dit.picture(x0, x0["tokens"])
+
+
+def denoise(dit: Dit, wire: dict, plan: PatchSchedule, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float,
+            solver: str, start_step: int, end_step: int, report: Callable[[int, dict, Tensor], None] = lambda *_: None,
+            before: Callable[[int, dict, float], None] | None = None) -> tuple[dict, dict, str]:
+    """`Dit.denoise` with a patch size for each step: → (tokens, the last x0, what was not native or "").
+
+    Tokens are cut anew where the size changes. A solver's memory goes with them. report(done, wire, x0) after each step;
+    before(step, wire, cfg) is handed what each starts from. Raises as `Dit.denoise` does.
+    """
+    stretches = plan.stretches(sigmas, start_step, last_step(start_step, end_step, sigmas))
+    if before:  # one step at a time, which changes no bit
+        stretches = [(size, step, step + 1) for size, start, stop in stretches for step in range(start, stop)]
+    handles = [dit.reading(size, plan.method) for size, *_ in stretches]  # all of them first: an error should come before the work
+    for (size, start, stop), handle in zip(stretches, handles):
+        wire = repatch(wire, size)
+        handle.check_tokens(wire)
+        guidance = plan.guidance(size, cfg)
+        if before:
+            before(start, wire, guidance)
+
+        def tell(done: int, _: int, x0: Tensor, first=start - start_step, wire=wire) -> None:
+            report(first + done, wire, x0)
+        wire, x0 = handle.denoise(wire, sigmas, positive, negative, guidance, solver, start, stop, tell)
+    methods = {size: choose_method(dit.patch_sizes, size, plan.method) for size, *_ in stretches}
+    return wire, x0, ", ".join(f"p = {size} by {method}" for size, method in methods.items() if method != "native")

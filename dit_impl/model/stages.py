@@ -1,0 +1,239 @@
+"""A transformer by stages, and what goes between them: the DIT_HIDDEN wire.
+
+    condition → patch_embed → position_embed → blocks[i] → head
+
+DIT_HIDDEN is a plain dict:
+
+    hidden   a `Hidden`: image tokens, text tokens, conditioning vector, rotary positions, and what else the model keeps
+    tokens   the DIT_TOKENS that the step started from: their grid, patch size and latent format
+    done     which stages were run, of "condition", "patches", "positions"
+    call     once conditioned: a `Call`, with the batch layout [uncond, cond] and how predictions become x0
+    model    name of the model that it belongs to, and shape, its blocks and heads
+    words    (optional) what the text tokens are called
+    trace    (stage, checksum of the image tokens after it) for every stage so far, by which Parity finds where wires part from the model
+"""
+
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any, Callable, Iterable, Sequence
+
+from torch import Tensor, nn
+
+from . import mmdit
+from .blocks import onlooker
+from ..tokens.numbers import parse_ranges
+
+
+class StagesError(ValueError):
+    """Something that the stages cannot do, or would do wrongly: one line that names the rule and the value."""
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What goes from stage to stage. Stages give a new one and leave the tensors of the old one as they are."""
+    x: Tensor                # image tokens [B, N, D]; before patch_embed what the model's own embedder takes
+    context: Tensor | None   # text tokens [B, T, D]; None where there are none, or the last block has dropped them
+    vector: Any              # what modulates the blocks: [B, D], or a tuple where the model has several
+    position: Any            # rotary table; None where positions are added to x
+    index: int               # the block after the last one that was run
+    extra: dict[str, Any]    # all else that forward keeps: sizes, masks, control, transformer_options
+
+    def but(self, extra: dict[str, Any] | None = None, **changes) -> "Hidden":
+        """A copy with fields replaced, and entries of `extra` added."""
+        return replace(self, extra=self.extra | (extra or {}), **changes)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A denoising step that has begun: what Guidance needs to end it.
+
+    layout: what each part of the batch is, "uncond" or "cond", in order. x: the step's tokens [B, N, C·p·p] at noise level sigma.
+    to_x0(prediction [parts·B, N, C·p·p], cfg): guided x0 [B, N, C·p·p]."""
+    layout: tuple[str, ...]
+    x: Tensor
+    sigma: Tensor
+    to_x0: Callable[[Tensor, float], Tensor]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One of the attentions in a block: where text and image stand among its queries and its keys. length: all keys."""
+    queries: dict[str, range]  # "text" and "image", those that there are
+    keys: dict[str, range]
+    length: int
+
+
+def joint_attention(text: range, image: range, length: int) -> Attention:
+    """Text and image in one sequence."""
+    return Attention({"text": text, "image": image}, {"text": text, "image": image}, length)
+
+
+# (which of the block's attentions, queries [B, heads, N, head_dim], keys, the scores' factor, a mask that is added or True to attend)
+# → a further mask to add to the scores, or None
+Look = Callable[[int, Tensor, Tensor, float, Tensor | None], Tensor | None]
+
+
+def only_itself(attentions: list[Attention]) -> Look:
+    """Image tokens read no other image token, and text as ever: perturbed attention (Ahn et al. 2024, §4.2), the map an identity."""
+    def look(number: int, q: Tensor, k: Tensor, factor: float, mask: Tensor | None) -> Tensor | None:
+        if number >= len(attentions) or not (attentions[number].queries.get("image") and attentions[number].keys.get("image")):
+            return None
+        rows, columns = attentions[number].queries["image"], attentions[number].keys["image"]
+        added = q.new_zeros(q.shape[-2], k.shape[-2])
+        added[rows.start:rows.stop, columns.start:columns.stop].fill_(float("-inf")).fill_diagonal_(0)
+        return added
+    return look
+
+
+class Stages:
+    """A transformer by stages. Adapters fill in what is left open here."""
+
+    name: str  # as people call it
+    positions = "2-D sin-cos"  # what its position embedding is: "2-D sin-cos", "learned", "rotary" or "none"
+
+    @property
+    def kinds(self) -> list[str]:
+        """What each block is, in order: "joint", "double", "single", "layer" …"""
+        raise NotImplementedError
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The modules that the blocks run, in order."""
+        raise NotImplementedError
+
+    @property
+    def heads(self) -> int:
+        """Attention heads in a block."""
+        raise NotImplementedError
+
+    def attentions(self, hidden: Hidden, tokens: int) -> list[Attention]:
+        """What a block attends to, in the order it computes; further attentions are left out. tokens: those of the picture, N."""
+        raise NotImplementedError
+
+    def scaled_positions(self, hidden: Hidden, grid: tuple[int, int]) -> Tensor:
+        """The positions of the square grid that the model was trained on, laid over another: (h, w) → [1, h·w, D]."""
+        raise StagesError(f'mode "scaled": {self.name} scales its own positions to every grid already, see mode "model"')
+
+    def observe(self, i: int, look: Look) -> AbstractContextManager:
+        """While it lasts, every run of block i shows `look` its attentions. Unless that answers a mask, it computes the same."""
+        raise NotImplementedError
+
+    def architecture(self, name: str, channels: int, downscale: int):
+        """Its shape, a `budget.Architecture`, with the name, latent channels and pixels to a cell of its DIT. Raises StagesError where its
+        layers can't be counted."""
+        raise StagesError(f"there is no count of the layers of {self.name}")
+
+    def patch_embed(self, hidden: Hidden) -> Hidden:
+        """Latent or raw tokens → image tokens [B, N, D]."""
+        raise NotImplementedError
+
+    def position_embed(self, hidden: Hidden) -> Hidden:
+        """Add the position embedding to x, or make the rotary table."""
+        raise NotImplementedError
+
+    def block(self, i: int, x: Tensor, context: Tensor | None, hidden: Hidden, options: dict) -> tuple[Tensor, Tensor | None]:
+        """Block i: [B, N, D], [B, T, D] → the same. It may change both in place."""
+        raise NotImplementedError
+
+    def head(self, hidden: Hidden) -> Tensor:
+        """Image tokens → what the whole model answers."""
+        raise NotImplementedError
+
+    def run_blocks(self, hidden: Hidden, indices: Iterable[int], strength: float = 1.0) -> Hidden:
+        """Run blocks in the order given: any of them, any number of times. `strength` scales what each adds to its input."""
+        indices = list(indices)
+        for i in indices:
+            if not 0 <= i < len(self.kinds):
+                raise StagesError(f"{self.name} has blocks 0 to {len(self.kinds) - 1}, there is no block {i}")
+        if not indices:
+            return hidden
+        # Blocks and what patches them may change their inputs in place, and ComfyUI caches ours.
+        x, context = hidden.x.clone(), hidden.context if hidden.context is None else hidden.context.clone()
+        options = hidden.extra.get("transformer_options", {}).copy()
+        for i in indices:
+            before = (x, context) if strength == 1 else (x.clone(), context if context is None else context.clone())
+            x, context = self.block(i, x, context, hidden, options)
+            if strength != 1:
+                x, context = (new if new is None or old is None else old + strength * (new - old)
+                              for old, new in zip(before, (x, context)))
+        return hidden.but(x=x, context=context, index=indices[-1] + 1)
+
+
+class TokenStages(Stages):
+    """A transformer of this library by stages: MMDiT or the class-conditional DiT."""
+
+    def __init__(self, model: nn.Module, name: str):
+        self.model, self.name = model, name
+
+    @property
+    def kinds(self) -> list[str]:
+        return ["joint"] * self.model.config.depth if hasattr(self.model, "joint_blocks") else ["block"] * self.model.config.depth
+
+    @property
+    def positions(self) -> str:
+        kind = self.model.config.position
+        return kind if kind in ("learned", "none") else "2-D sin-cos"
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return self.model.joint_blocks if hasattr(self.model, "joint_blocks") else self.model.blocks
+
+    @property
+    def heads(self) -> int:
+        return self.model.config.heads
+
+    def attentions(self, hidden: Hidden, tokens: int) -> list[Attention]:
+        if not hasattr(self.model, "joint_blocks"):
+            return [Attention({"image": range(tokens)}, {"image": range(tokens)}, tokens)]
+        text, image = 0 if hidden.context is None else hidden.context.shape[1], {"image": range(tokens)}
+        joint = joint_attention(range(text), range(text, text + tokens), text + tokens)
+        return [joint, Attention(image, image, tokens)]  # the second one in dual blocks only
+
+    @contextmanager
+    def observe(self, i: int, look: Look):
+        outer = onlooker.get()
+
+        def begin(*_) -> None:
+            numbers = count()
+            onlooker.set(lambda q, k: look(next(numbers), q, k, q.shape[-1] ** -0.5, None))
+
+        def end(*_) -> None:
+            onlooker.set(outer)
+        hooks = [self.blocks[i].register_forward_pre_hook(begin), self.blocks[i].register_forward_hook(end)]
+        try:
+            yield
+        finally:
+            onlooker.set(outer)
+            for hook in hooks:
+                hook.remove()
+
+    def condition(self, tokens: Tensor, grid: tuple[int, int], patch_size: int, t: Tensor, **arguments) -> Hidden:
+        """Embed time [B] and what the model is conditioned on; keep the raw tokens [B, N, C·p·p]."""
+        context = arguments.pop("context", None)
+        vector = self.model.condition(t, *arguments.values(), patch_size)
+        return Hidden(tokens, context if context is None else self.model.context_embedder(context), vector, None, 0,
+                      {"grid": grid, "patch_size": patch_size})
+
+    def patch_embed(self, hidden: Hidden) -> Hidden:
+        return hidden.but(x=self.model.patch_embed(hidden.x, hidden.extra["patch_size"]))
+
+    def position_embed(self, hidden: Hidden) -> Hidden:
+        return hidden.but(x=hidden.x + self.model.position_embedding(hidden.extra["grid"], hidden.extra["patch_size"]).to(hidden.x))
+
+    def block(self, i, x, context, hidden, options):
+        if context is None and hasattr(self.model, "joint_blocks"):
+            raise StagesError(f"block {i} needs the text tokens, which the last block ({len(self.kinds) - 1}) has dropped")
+        out = self.model.run_blocks(mmdit.Hidden(x, context, hidden.vector, hidden.extra["patch_size"]), i, i + 1)
+        return out.x, out.context
+
+    def head(self, hidden: Hidden) -> Tensor:
+        return self.model.head(mmdit.Hidden(hidden.x, hidden.context, hidden.vector, hidden.extra["patch_size"]))
+
+
+def parse_blocks(text: str, count: int) -> list[int]:
+    """Block numbers in words, of a model of `count` blocks: "all", "0-11", "0,2,4-7", "11-0". Raises StagesError."""
+    try:
+        return parse_ranges(text, count, "block", "this model")
+    except ValueError as error:
+        raise StagesError(str(error)) from None

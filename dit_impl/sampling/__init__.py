@@ -1,0 +1,1 @@
+"""Noise levels, schedules, solvers, and the loop over steps."""

@@ -1,0 +1,98 @@
+"""The denoising loop over tokens on the wire."""
+
+from typing import Callable
+
+import torch
+from torch import Tensor
+
+from .flow import Flow
+from .solvers import Memory, PredictX0, step as solver_step
+from ..tokens.wire import mask_tokens, noise_like, with_tokens
+
+Report = Callable[[int, int, Tensor], None]  # (done, of, x0)
+
+
+class ScheduleError(ValueError):
+    """A schedule, or a place in it, that can't be used: one line that names the rule and the value."""
+
+
+def check_sigmas(sigmas: Tensor) -> None:
+    """Raise ScheduleError unless sigmas are two or more finite, falling noise levels ≥ 0."""
+    if sigmas is None or sigmas.dim() != 1 or len(sigmas) < 2:
+        shape = None if sigmas is None else list(sigmas.shape)
+        raise ScheduleError(f"sigmas are a list of at least 2 noise levels, not {shape}: wire a Sigma Schedule")
+    if not torch.isfinite(sigmas).all():
+        raise ScheduleError("sigmas hold a value that is NaN or infinite")
+    if (sigmas < 0).any() or (sigmas.diff() >= 0).any():
+        raise ScheduleError(f"sigmas fall from step to step and end at 0 or above, these are {[round(s, 4) for s in sigmas.tolist()]}")
+
+
+def check_step(step: int, sigmas: Tensor) -> None:
+    """Raise ScheduleError unless the schedule has a step of this number."""
+    check_sigmas(sigmas)
+    if not 0 <= step < len(sigmas) - 1:
+        raise ScheduleError(f"step {step} is outside the schedule, whose steps are 0 to {len(sigmas) - 2}")
+
+
+def last_step(start_step: int, end_step: int | None, sigmas: Tensor) -> int:
+    """The step to stop before; past the schedule means its end. Raises ScheduleError."""
+    check_step(start_step, sigmas)
+    end_step = len(sigmas) - 1 if end_step is None else min(end_step, len(sigmas) - 1)
+    if end_step <= start_step:
+        raise ScheduleError(f"end_step {end_step} is not after start_step {start_step}")
+    return end_step
+
+
+def with_noise(wire: dict, seed: int, scale: Callable[[Tensor, Tensor], Tensor]) -> tuple[dict, dict]:
+    """Clean tokens to noisy ones by `scale(clean, noise)`: → (noisy tokens, which remember their start; the noise) on the wire."""
+    noise = noise_like(wire, seed).to(wire["tokens"])
+    noisy = with_tokens(wire, scale(wire["tokens"], noise))
+    return {**noisy, "start": {"clean": wire["tokens"], "noise": noise, "seed": seed}}, with_tokens(wire, noise)
+
+
+class Inpainting:
+    """Where the wire has a noise mask, what lies outside it is held to the clean tokens at every noise level, as KSampler does.
+
+    Raises ValueError for tokens whose start is unknown.
+    """
+
+    def __init__(self, wire: dict, flow: Flow, device: torch.device):
+        self.flow, self.mask = flow, mask_tokens(wire)
+        if self.mask is None:
+            return
+        check_start(wire)
+        self.mask, self.clean, self.noise = (t.to(device) for t in (self.mask, wire["start"]["clean"], wire["start"]["noise"]))
+
+    def enter(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """What the model is to see: [B, N, C·p·p] → same."""
+        if self.mask is None:
+            return x
+        return x * self.mask + self.flow.add_noise(self.clean, self.noise, sigma) * (1 - self.mask)
+
+    def leave(self, x0: Tensor) -> Tensor:
+        """What counts of its x0: [B, N, C·p·p] → same."""
+        return x0 if self.mask is None else x0 * self.mask + self.clean * (1 - self.mask)
+
+
+def check_start(wire: dict) -> None:
+    """Raise ValueError for tokens with a noise mask and no clean tokens to hold what lies outside it to."""
+    if wire.get("noise_mask") is not None and "start" not in wire:
+        raise ValueError("the tokens have a noise mask, but not the clean tokens and the noise it needs: use Add Noise")
+
+
+def walk(predict_x0: PredictX0, wire: dict, sigmas: Tensor, solver: str, start_step: int, end_step: int,
+         device: torch.device, report: Report = lambda *_: None) -> tuple[dict, dict]:
+    """Steps start_step … end_step − 1 of a schedule: → (tokens at sigmas[end_step], the last x0) on the wire.
+
+    `report` is called after every step. A chain of shorter walks equals one long walk bit for bit, since what a multistep
+    solver carries travels on the wire. Raises ValueError for an unknown solver.
+    """
+    carried = wire.get("memory")
+    memory = Memory(carried["x0"].to(device), carried["sigma"].to(device)) if carried else None
+    x, levels = wire["tokens"].to(device), sigmas.float().to(device)
+    for i in range(start_step, end_step):
+        x, x0, memory = solver_step(solver, predict_x0, x, levels[i], levels[i + 1], memory)
+        report(i + 1 - start_step, end_step - start_step, x0)
+    home = wire["tokens"].device
+    kept = {"x0": memory.x0.to(home), "sigma": memory.sigma.to(home)}
+    return with_tokens(wire, x.to(home), kept), with_tokens(wire, x0.to(home))

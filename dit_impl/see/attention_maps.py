@@ -1,0 +1,159 @@
+"""Questions about attention: whom does this token look at, who looks at this word, and how does it change over the steps."""
+
+from dataclasses import dataclass, replace
+import re
+from typing import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..step import stages as inside
+from ..handle import patch_schedule
+from .attention_rows import Plan, Rows, capture, find, onlooker_of, picture_tokens, plan, sample_of, unseen
+from ..handle.backbone import Conditioning, Dit
+from ..sampling.walk import ScheduleError, last_step
+from ..handle.patch_schedule import PatchSchedule, Row
+from ..tokens.numbers import parse_ranges
+from ..model.stages import StagesError
+from ..model.text import SYNONYMS
+from ..tokens.wire import check_finite
+
+DIRECTIONS = {"image to image": ("image", "image"), "image to text": ("image", "text"), "text to image": ("text", "image")}
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which attention is looked at. word: for text, in place of `query`; from image to text it asks how far every image token looks at
+    that word. every: keep all rows, N² of them."""
+    block: int
+    head: int
+    direction: str
+    query: int = 0
+    word: str = ""
+    every: bool = False
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An answer. shares: of attention, on the grid [t·h, w], or for each text token [T] where one image token looks at the text.
+    maps: [M, h, w], every map that was kept, one a query (or, from image to text, one a word). words: numbers of the text tokens asked for."""
+    question: Question
+    plan: Plan
+    rows: Rows
+    shares: Tensor
+    maps: Tensor
+    words: list[int] | None
+    names: Sequence[str] | None
+    grid: tuple[int, ...]
+
+
+def places_of(word: str, dit: Dit, wire: dict, count: int) -> list[int]:
+    """Words of the prompt, or numbers of text tokens such as "3" or "3-5" → numbers among the text tokens. Raises StagesError."""
+    if re.fullmatch(r"[\d\s,-]+", word):
+        try:
+            numbers = sorted(set(parse_ranges(word, count, "text token", "the prompt")))
+        except ValueError as error:
+            raise StagesError(str(error)) from None
+        if not numbers:
+            raise StagesError(f"word holds no word and no number: {word!r}")
+        return numbers
+    known = wire.get("words")
+    if known is None:
+        raise StagesError(f"{dit.name} does not tell which token is which word: in word write text token numbers, 0 to {count - 1}")
+    places = []
+    for one in re.findall(r"\w+", word.lower()):
+        found = [i for i, name in enumerate(known[:count]) if name == SYNONYMS.get(one, one)]
+        if not found:
+            words = ", ".join(name for name in known if not name.startswith("<"))
+            raise StagesError(f"the prompt has no word {one!r}; its words are {words or 'none'}")
+        places += [i for i in found if i not in places]
+    if not places:
+        raise StagesError(f"word holds no word: {word!r}")
+    return places
+
+
+def ask(dit: Dit, wire: dict, question: Question) -> tuple[Plan, list[int] | None]:
+    """→ what to watch, and the text tokens that the question names. Raises StagesError."""
+    if question.direction not in DIRECTIONS:
+        raise StagesError(f"direction is one of {', '.join(DIRECTIONS)}, not {question.direction!r}")
+    queries, keys = DIRECTIONS[question.direction]
+    _, attention = find(dit, wire, queries, keys)
+    words = None
+    if question.word.strip() and "text" in (queries, keys):
+        words = places_of(question.word, dit, wire, len((attention.queries if queries == "text" else attention.keys)["text"]))
+    to_word = keys == "text" and words is not None
+    rows = words if queries == "text" and words is not None else None if to_word else [question.query]
+    made = plan(dit, wire, question.block, question.head, queries, keys, rows, words if to_word else None)
+    if question.every:
+        made = replace(plan(dit, wire, question.block, question.head, queries, keys), every=True)
+    return made, words
+
+
+def answer(question: Question, plan: Plan, rows: Rows, words: list[int] | None, wire: dict) -> Seen:
+    """Rows that were captured → what the question asked."""
+    weights, grid = rows.weights, tuple(wire["tokens"]["grid"])
+    *_, h, w = grid
+    if question.direction != "image to text":
+        of = weights if not question.every else weights[[question.query] if words is None else words]
+        shares, maps = of.mean(0), weights
+    elif words is not None:
+        shares, maps = (weights[:, words] if question.every else weights).sum(1), weights.T
+    else:
+        shares, maps = weights[question.query if question.every else 0], weights.T
+        if not question.every:  # no map of the picture was asked for: where the token is
+            maps = torch.zeros(picture_tokens(wire))
+            maps[question.query] = 1
+    on_grid = question.direction != "image to text" or words is not None
+    if on_grid and not question.every:
+        maps = shares
+    return Seen(question, plan, rows, shares.view(-1, w) if on_grid else shares, maps.reshape(-1, h, w), words, wire.get("words"), grid)
+
+
+def attention_map(dit: Dit, wire: dict, question: Question, free: float) -> tuple[dict, Seen]:
+    """Run one block and look at its attention: DIT_HIDDEN → (DIT_HIDDEN, as DiT Blocks gives it, and the answer). Raises StagesError."""
+    inside.check(dit, wire, "condition", "patches")
+    check_finite(wire["hidden"].x, "hidden state")
+    made, words = ask(dit, wire, question)
+    made.check(free)
+    after, (rows,) = capture(dit, wire, [made])
+    return after, answer(question, made, rows, words, wire)
+
+
+def chosen_steps(text: str, start: int, end: int, most: int = 8) -> list[int]:
+    """Steps in words, "0,4,9" or "all" of those that are taken; at most `most`, spread evenly, for an empty text. Raises ScheduleError."""
+    if not text.strip():
+        return sorted({round(i) for i in torch.linspace(start, end - 1, most).tolist()})
+    try:
+        steps = sorted(set(range(start, end) if text.strip() == "all" else parse_ranges(text, end, "step", "this run")))
+    except ValueError as error:
+        raise ScheduleError(str(error)) from None
+    if not steps or steps[0] < start:
+        raise ScheduleError(f"at_steps names steps of {start} to {end - 1}, not {text!r}")
+    return steps
+
+
+def over_steps(dit: Dit, tokens: dict, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float, solver: str,
+               start_step: int, end_step: int, question: Question, at_steps: str, free: float,
+               report: Callable[[int, dict, Tensor], None] = lambda *_: None) -> tuple[dict, dict, dict[int, Seen]]:
+    """Denoise, watched at some steps: → (tokens, x0) as `Dit.denoise` gives them, and an answer for each step. Raises StagesError."""
+    end_step = last_step(start_step, end_step, sigmas)
+    wanted, found, now = set(chosen_steps(at_steps, start_step, end_step)), {}, [start_step]
+    against = None if cfg == 1 else dit.unconditional if negative is None else negative
+    wire = inside.patch_embed(dit, inside.condition(dit, tokens, positive, against, sigmas, start_step))
+    made, words = ask(dit, wire, question)
+    made.check(free, len(wanted))
+
+    def keep(rows: Rows) -> None:
+        found.setdefault(now[0], rows)  # the first call of a step that makes two
+
+    look = onlooker_of(made, sample_of(wire), len(wire["hidden"].x), keep, dit.name)
+
+    def tell(done: int, shown: dict, x0: Tensor) -> None:
+        now[0] = start_step + done
+        report(done, shown, x0)
+    with dit.stages.observe(made.block, lambda *seen: look(*seen) if now[0] in wanted else None):
+        one_size = PatchSchedule((Row(tokens["patch_size"]),))
+        tokens, x0, _ = patch_schedule.denoise(dit, tokens, one_size, sigmas, positive, negative, cfg, solver, start_step, end_step, tell)
+    if len(found) < len(wanted):
+        unseen(dit, made)
+    return tokens, x0, {step: answer(question, made, rows, words, wire) for step, rows in sorted(found.items())}

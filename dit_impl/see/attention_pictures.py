@@ -1,0 +1,152 @@
+"""Attention as pictures and words: heat maps on the token grid, bars over the text, contact sheets over steps."""
+
+from collections.abc import Mapping
+import math
+
+import torch
+from torch import Tensor
+
+from ..drawing import charts
+from .attention_maps import Seen
+from .attention_rows import MEAN, in_bytes
+
+SIDE = 384
+STEP_SIDE = 150  # of a map among others
+BARS = 24  # text tokens that are drawn; of longer texts those that are looked at most
+KINDS = {"image": {"en": "image tokens", "zh": "图像 token"}, "text": {"en": "text tokens", "zh": "文本 token"}}
+
+
+def token_name(seen: Seen, i: int) -> str:
+    """A text token's number, and its word where that is known."""
+    return f"{i} {seen.names[i]}" if seen.names and i < len(seen.names) else str(i)
+
+
+def asked(seen: Seen, language: str) -> str:
+    """The question in words: who looks at whom."""
+    q, w = seen.question, seen.grid[-1]
+    texts = ", ".join(token_name(seen, i) for i in (seen.words if seen.words is not None else [q.query]))
+    row, column = q.query // w % seen.grid[-2], q.query % w
+    one = {"en": f"image token {q.query} (row {row}, column {column})", "zh": f"图像 token {q.query}（第 {row} 行第 {column} 列）"}
+    text = {"en": f"text token {texts}", "zh": f"文本 token {texts} "}
+    every = {"en": "every image token", "zh": "每个图像 token "}
+    from_, to = {"image to image": (one, KINDS["image"]), "text to image": (text, KINDS["image"]),
+                 "image to text": (one, KINDS["text"]) if seen.words is None else (every, text)}[q.direction]
+    return charts.in_language({"en": f"{from_['en']} looking at {to['en']}", "zh": f"{from_['zh']}看{to['zh']}"}, language)
+
+
+def where(seen: Seen, language: str) -> str:
+    """Block and head in words."""
+    block, head, of = seen.question.block, seen.question.head, seen.plan.heads
+    whole = {"en": f"mean of {of} heads", "zh": f"{of} 个头的平均"} if head == MEAN else {"en": f"head {head}", "zh": f"第 {head} 头"}
+    return charts.in_language({"en": f"Block {block}, {whole['en']}", "zh": f"第 {block} 块，{whole['zh']}"}, language)
+
+
+def is_map(seen: Seen) -> bool:
+    """Whether the answer is laid out over the picture, not over the text."""
+    return seen.shares.dim() == 2
+
+
+def top(seen: Seen) -> float:
+    """Where the colours end, in percent: below the largest share if few tokens stand far above the others."""
+    percent = seen.shares.flatten() * 100
+    largest, most = percent.max().item(), percent.quantile(0.99).item()
+    return largest if largest < 3 * most else most
+
+
+def map_pictures(seen: Seen, high: float, side: int) -> list[Tensor]:
+    """A heat map of each frame, the query's token framed: → [H, W, 3] each."""
+    *_, h, w = seen.grid
+    frames = []
+    for i, frame in enumerate(seen.shares.view(-1, h, w)):
+        picture, place = charts.heat(frame * 100, side, 0.0, high), seen.question.query - i * h * w
+        marked = seen.question.direction == "image to image" and 0 <= place < h * w
+        frames.append(charts.marked(picture, (h, w), place) if marked else picture)
+    return frames
+
+
+def word_bars(seen: Seen, high: float, language: str, width: int = 480) -> Tensor:
+    """A bar for each text token, in percent of the query's attention, `high` the longest: → [H, width, 3]."""
+    percent = (seen.shares * 100).tolist()
+    shown = range(len(percent)) if len(percent) <= BARS else sorted(sorted(range(len(percent)), key=lambda i: -percent[i])[:BARS])
+    line, face = charts.TEXT + 8, charts.font(charts.TEXT, language == "中文")
+    left = 12 + max(math.ceil(face.getlength(token_name(seen, i))) for i in shown)
+    picture, draw = charts.canvas(width, line * len(shown) + 8)
+    for row, i in enumerate(shown):
+        y = row * line + 4 + line / 2
+        draw.text((left - 8, y), token_name(seen, i), fill=charts.INK, font=face, anchor="rm")
+        end = left + percent[i] / max(high, 1e-9) * (width - left - 76)
+        draw.rectangle([left, y - line / 2 + 3, end, y + line / 2 - 3], fill=charts.CURVES[0])
+        draw.text((end + 6, y), f"{percent[i]:.2g}%", fill=charts.INK, font=face, anchor="lm")
+    return charts.as_tensor(picture)
+
+
+def scaled(picture: Tensor, high: float, cut: bool, language: str) -> Tensor:
+    """A picture with the scale of its colours below, in percent of a query's attention."""
+    more = {"en": ", or more", "zh": "（或更多）"} if cut else {"en": "", "zh": ""}
+    unit = charts.in_language({"en": f"% of attention{more['en']}", "zh": f"注意力的 %{more['zh']}"}, language)
+    return torch.cat([picture, charts.scale_bar(0.0, high, unit, picture.shape[1], language=language)])
+
+
+def drawing(seen: Seen, language: str) -> Tensor:
+    """One answer as a picture with its title and scale: → [1, H, W, 3]."""
+    title = f"{where(seen, language)}\n{asked(seen, language)}"
+    if not is_map(seen):
+        return charts.sheet([word_bars(seen, 100 * seen.shares.max().item(), language)], [""], 1, title, note(seen, language), language)[None]
+    pictures = map_pictures(seen, top(seen), SIDE if len(seen.grid) == 2 else SIDE // 2)
+    high = top(seen)
+    scaled_ones = [scaled(picture, high, high < seen.shares.max() * 100, language) for picture in pictures]
+    names = [charts.in_language({"en": f"frame {i}", "zh": f"第 {i} 帧"}, language) for i in range(len(pictures))]
+    return charts.sheet(scaled_ones, names if len(pictures) > 1 else [""], None, title, note(seen, language), language, 1)[None]
+
+
+def over_steps(answers: Mapping[int, Seen], sigmas: Tensor, language: str) -> Tensor:
+    """A contact sheet of answers by step, all in the same colours, step and sigma below each: → [1, H, W, 3]."""
+    first = next(iter(answers.values()))
+    title = f"{where(first, language)}\n{asked(first, language)}"
+    labels = [charts.in_language({"en": f"step {step}\nσ = {sigmas[step]:.3g}", "zh": f"第 {step} 步\nσ = {sigmas[step]:.3g}"}, language)
+              for step in answers]
+    largest = 100 * max(seen.shares.max().item() for seen in answers.values())
+    if not is_map(first):
+        return charts.sheet([word_bars(seen, largest, language, 340) for seen in answers.values()], labels, 2, title, "", language, 1)[None]
+    high = max(map(top, answers.values()))
+    pictures = [charts.side_by_side(map_pictures(seen, high, STEP_SIDE), 4) for seen in answers.values()]
+    made = charts.sheet(pictures, labels, charts.columns_within(pictures[0].shape[1]), title, "", language, 1)
+    return scaled(made, high, high < largest, language)[None]
+
+
+def note(seen: Seen, language: str) -> str:
+    """What an even share would be, and how much of the row is in the picture."""
+    even = 100 / seen.plan.keys * (len(seen.words) if seen.question.direction == "image to text" and seen.words else 1)
+    if seen.question.direction == "image to text" and seen.words is not None:
+        return charts.in_language({"en": f"if all keys were alike: {even:.2g}%", "zh": f"若所有键都一样：{even:.2g}%"}, language)
+    part = 100 * seen.shares.sum().item()
+    on = KINDS[seen.question.direction.split(" to ")[1]]
+    if not is_map(seen) and len(seen.shares) > BARS:
+        most = {"en": f"; shown: the {BARS} of {len(seen.shares)} text tokens looked at most",
+                "zh": f"；只画 {len(seen.shares)} 个文本 token 中看得最多的 {BARS} 个"}
+    else:
+        most = {"en": "", "zh": ""}
+    return charts.in_language({"en": f"{part:.1f}% of the attention is on {on['en']}; if all keys were alike, {even:.2g}% each{most['en']}",
+                               "zh": f"{part:.1f}% 的注意力在{on['zh']} 上；若所有键都一样，每个 {even:.2g}%{most['zh']}"}, language)
+
+
+def described(seen: Seen, language: str) -> str:
+    """The answer in words: the rows' sum, the largest shares, what was kept."""
+    plan, sums, of_all = seen.plan, seen.rows.sums, 4 * seen.plan.heads * seen.plan.keys ** 2
+    shares = seen.shares.flatten()
+    best = shares.topk(min(3, len(shares))).indices.tolist()
+    names = [f"{i if is_map(seen) else token_name(seen, i)}: {100 * shares[i]:.3g}%" for i in best]
+    kept = in_bytes(len(plan.rows) * plan.row_bytes)
+    return charts.in_language({
+        "en": f"{where(seen, language)}: {asked(seen, language)}\nrows sum to {sums.min():.6f}, at most {sums.max():.6f}; {note(seen, language)}\n"
+              f"most: {', '.join(names)}\n{len(plan.rows)} × {len(plan.columns)} shares kept, {kept}; {in_bytes(plan.work_bytes)} while they "
+              f"were made; a block's whole attention would be {in_bytes(of_all)}",
+        "zh": f"{where(seen, language)}：{asked(seen, language)}\n每行之和 {sums.min():.6f}，至多 {sums.max():.6f}；{note(seen, language)}\n"
+              f"最多的：{', '.join(names)}\n保留 {len(plan.rows)} × {len(plan.columns)} 个值，{kept}；计算时另用 {in_bytes(plan.work_bytes)}；"
+              f"一个块的全部注意力要 {in_bytes(of_all)}"}, language)
+
+
+def masks(*answers: Seen) -> Tensor:
+    """The maps as a MASK, the largest of each 1: → [maps, h, w]."""
+    maps = answers[0].maps if len(answers) == 1 else torch.cat([seen.maps for seen in answers])  # which may be N² numbers: no second copy
+    return maps / maps.flatten(1).amax(1).clamp_min(1e-12)[:, None, None]

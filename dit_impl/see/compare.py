@@ -1,0 +1,93 @@
+"""The same noise and prompt by several patch sizes, methods or schedules, side by side with what each cost."""
+
+from dataclasses import dataclass
+import time
+from typing import Callable
+
+import torch
+from torch import Tensor
+
+from ..drawing import charts
+from ..handle.backbone import BackboneError, Conditioning, Dit
+from ..cost.arithmetic import architecture, budget
+from ..sampling.walk import ScheduleError
+from ..tokens.other_sizes import METHODS
+from ..handle.patch_schedule import PatchSchedule, denoise, parse_schedule
+from ..tokens.wire import unfold
+
+WORDS = {
+    "cost": {"en": "{tokens:,} tokens, {flops}", "zh": "{tokens:,} 个 token，{flops}"}, "seconds": {"en": "s", "zh": "秒"},
+    "unknown": {"en": "FLOPs unknown", "zh": "FLOPs 未知"}, "reference": {"en": "reference", "zh": "基准"},
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One way to draw the picture. image [B, H, W, 3]; tokens: over all steps and pictures; macs: over all steps, 0 where the
+    model's shape is not known; decibels: peak signal to noise against the first run, infinite for itself."""
+    label: str
+    image: Tensor
+    seconds: float
+    tokens: int
+    macs: int
+    decibels: float
+
+    def caption(self, first: "Run", language: str = "English") -> str:
+        """Cost as a share of the first run's, and the difference to it."""
+        said = {name: charts.in_language(words, language) for name, words in WORDS.items()}
+        flops = f"{self.macs / first.macs:.0%} FLOPs" if first.macs else said["unknown"]
+        difference = said["reference"] if self.decibels == float("inf") else f"{self.decibels:.1f} dB"
+        return (f"{self.seconds:.2f} {said['seconds']} ({self.seconds / first.seconds:.0%})\n"
+                f"{said['cost'].format(tokens=self.tokens, flops=flops)}\n{difference}")
+
+
+def parse_rows(text: str) -> list[tuple[str, PatchSchedule]]:
+    """A line for each run, a patch schedule and, after `by`, a method: `4 until 50%, then 2 by resample`. Raises ScheduleError."""
+    rows = []
+    for line in filter(None, map(str.strip, text.splitlines())):
+        schedule, _, method = line.partition(" by ")
+        if method and method not in METHODS:
+            raise ScheduleError(f"after 'by' comes one of {', '.join(METHODS)}, not {method!r}")
+        rows.append((line, parse_schedule(schedule, method or "auto")))
+    if not rows:
+        raise ScheduleError("there is nothing to compare: write a patch size or schedule a line")
+    return rows
+
+
+def cost(dit: Dit, plan: PatchSchedule, sigmas: Tensor, size: tuple[int, int], batch: int, guided: bool) -> tuple[int, int]:
+    """Tokens and multiply-adds over all steps; 0 of the latter where the model's shape is not known. size: pixels, (height, width)."""
+    try:
+        shape = architecture(dit)
+    except BackboneError:
+        shape = None
+    tokens = macs = 0
+    cells = [length // dit.downscale for length in size]
+    for p, start, stop in plan.stretches(sigmas, 0, len(sigmas) - 1):
+        tokens += (stop - start) * batch * -(-cells[0] // p) * -(-cells[1] // p)
+        if shape:
+            macs += (stop - start) * budget(shape, size[1], size[0], p, batch, guided=guided).macs
+    return tokens, macs
+
+
+def compare(dit: Dit, decode: Callable[[Tensor], Tensor], latent: dict, rows: list[tuple[str, PatchSchedule]], sigmas: Tensor, seed: int,
+            positive: Conditioning, negative: Conditioning | None, cfg: float, solver: str,
+            report: Callable[[int, Tensor | None], None] = lambda *_: None) -> list[Run]:
+    """Draw the picture in each way: → a Run a row. decode: latent → [B, H, W, 3]. Raises as `Dit.denoise` does."""
+    runs, steps = [], len(sigmas) - 1
+    for number, (label, plan) in enumerate(rows):
+        clean = dit.fold(latent, plan.rows[0].patch_size)
+        noisy, _ = dit.add_noise(clean, sigmas, 0, seed)
+        began = time.perf_counter()
+        tokens, *_ = denoise(dit, noisy, plan, sigmas, positive, negative, cfg, solver, 0, steps,
+                             lambda done, wire, x0, before=number * steps: report(before + done, dit.preview(wire, x0)))
+        seconds, image = time.perf_counter() - began, decode(unfold(tokens))
+        spent = cost(dit, plan, sigmas, tuple(length * dit.downscale for length in clean["size"][-2:]), len(image), cfg != 1)
+        error = (image - runs[0].image).square().mean() if runs else torch.tensor(0.0)
+        runs.append(Run(label, image, seconds, *spent, (-10 * error.log10()).item()))
+    return runs
+
+
+def sheet(runs: list[Run], language: str = "English", columns: int = 4) -> Tensor:
+    """The first picture of every run, labelled: → [1, H, W, 3] in 0..1."""
+    labels = [f"p = {run.label}\n{run.caption(runs[0], language)}" for run in runs]
+    return charts.sheet([run.image[0, ..., :3] for run in runs], labels, columns, language=language)[None]

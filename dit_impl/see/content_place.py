@@ -1,0 +1,171 @@
+"""An embedded token taken apart: what its patch holds (content, the patch embedding) and where it stands (place, the position embedding).
+
+Both are vectors of the model's width that are added, so either can be looked at by itself, and either can be removed, shuffled or taken
+from another picture before the rest of the model runs. Dosovitskiy et al. 2020 (ViT), §3.1.
+"""
+
+from dataclasses import dataclass
+from typing import Callable
+
+import torch
+from torch import Tensor
+
+from ..drawing import charts
+from ..step import stages as inside
+from ..handle.backbone import Conditioning, Dit
+from ..drawing.charts import in_language
+from .similarity import Grid, check_query, cosines, grid_of
+from ..model.stages import StagesError
+from ..tokens.edit import values, with_values
+from ..tokens.wire import unfold, with_tokens
+
+SIDE = 208
+WORDS = {
+    "title": {"en": "Token {query} (row {row}, column {column}) of the clean picture = content + place",
+              "zh": "干净图片的 token {query}（第 {row} 行第 {column} 列）= 内容 + 位置"},
+    "content": {"en": "content: patches like its patch\nnorm {low} to {high}, mean {mean}", "zh": "内容：与它的图块相像的图块\n范数 {low} 到 {high}，平均 {mean}"},
+    "place": {"en": "place: positions like its position\nnorm {low} to {high}, mean {mean}", "zh": "位置：与它的位置相像的位置\n范数 {low} 到 {high}，平均 {mean}"},
+    "sum": {"en": "their sum, what block 0 reads\nnorm {low} to {high}, mean {mean}", "zh": "两者之和，第 0 块读到的\n范数 {low} 到 {high}，平均 {mean}"},
+    "cosine": {"en": "cosine", "zh": "余弦"},
+    "effects": {"en": "The picture (x0) that the model sees at σ = {sigma:.3f}, after a change to either",
+                "zh": "σ = {sigma:.3f} 时，改动其一之后，模型看到的图片（x0）"},
+    "noisy": {"en": "what the model is given", "zh": "给模型的"},
+    "whole": {"en": "content + place: the model itself", "zh": "内容 + 位置：模型本身"},
+    "no place": {"en": "place removed", "zh": "去掉位置"},
+    "shuffled place": {"en": "places shuffled", "zh": "位置打乱"},
+    "no content": {"en": "content removed", "zh": "去掉内容"},
+    "shuffled content": {"en": "contents shuffled", "zh": "内容打乱"},
+    "other content": {"en": "content of the other picture", "zh": "另一张图的内容"},
+    "other place": {"en": "place of the other picture", "zh": "另一张图的位置"},
+    "change": {"en": "x0 moves by {change:.0%}", "zh": "x0 改变 {change:.0%}"},
+    "note": {"en": "change of x0: root mean square, as a share of its own. Two pictures of one size share their places: those change nothing.",
+             "zh": "x0 的改变：均方根，占其自身的比例。同样大小的两张图位置相同：换位置不改变任何东西。"},
+    "note alone": {"en": "change of x0: root mean square, as a share of its own", "zh": "x0 的改变：均方根，占其自身的比例"},
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """content, place [B, N, D] of a step's embedded tokens (of every part of its batch), and the wire they belong to, before positions."""
+    content: Tensor
+    place: Tensor
+    wire: dict
+
+
+def take_apart(dit: Dit, wire: dict) -> Parts:
+    """DIT_HIDDEN after Condition, or after Patch Embed → its parts. Raises StagesError where positions are not added to tokens."""
+    if "patches" not in wire["done"]:
+        wire = inside.patch_embed(dit, wire)
+    if "positions" in wire["done"]:
+        raise StagesError("the positions are added already: give the hidden states before Position Embed")
+    if dit.stages.positions == "none":
+        raise StagesError(f"{dit.name} has no positions: its tokens are content alone")
+    if dit.stages.positions == "rotary" or dit.stages.position_embed(wire["hidden"]).position is not None:
+        raise StagesError(f"{dit.name} adds no positions to its tokens, it turns queries and keys by them (rotary): see Position Similarity")
+    hidden = wire["hidden"]
+    placed = inside.position_embed(dit, {**wire, "hidden": hidden.but(x=torch.zeros_like(hidden.x))})
+    content = values(wire)
+    return Parts(content, values(placed).expand_as(content), wire)
+
+
+def x0_of(dit: Dit, parts: Parts, content: Tensor, place: Tensor, cfg: float) -> dict:
+    """The model's x0 for tokens put together anew: [B, N, D], [B, N, D] → DIT_TOKENS."""
+    wire = {**with_values(parts.wire, content + place), "done": parts.wire["done"] | {"positions"}}
+    return inside.guide(inside.final_layer(dit, inside.run_blocks(dit, wire)), cfg)
+
+
+def changes(dit: Dit, parts: Parts, cfg: float, seed: int, other: Parts | None = None) -> dict[str, dict]:
+    """x0 with either part whole, removed, shuffled, or another picture's: → case → DIT_TOKENS."""
+    content, place = parts.content, parts.place
+    order = torch.randperm(content.shape[1], generator=torch.Generator().manual_seed(seed)).to(content.device)
+    cases = {"whole": (content, place), "no place": (content, torch.zeros_like(place)), "shuffled place": (content, place[:, order]),
+             "no content": (torch.zeros_like(content), place), "shuffled content": (content[:, order], place)}
+    found = {name: x0_of(dit, parts, *case, cfg) for name, case in cases.items()}
+    if other is not None:  # a prediction is of the noisy tokens whose content the model read
+        found |= {"other content": x0_of(dit, other, other.content, place, cfg), "other place": x0_of(dit, parts, content, other.place, cfg)}
+    return found
+
+
+@dataclass(frozen=True)
+class Answer:
+    """parts of the clean picture's tokens as maps: cosines to the query [h, w] and norms [N] of "content", "place", "sum". sigma: of what the
+    model is given, `noisy`; x0: case → DIT_TOKENS; change: case → how far x0 moves, as a share of its size."""
+    grid: Grid
+    query: int
+    sigma: float
+    similar: dict[str, Tensor]
+    norms: dict[str, Tensor]
+    noisy: dict
+    x0: dict[str, dict]
+    change: dict[str, float]
+
+
+def ask(dit: Dit, tokens: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None, cfg: float, seed: int,
+        query: int, other: dict | None = None) -> Answer:
+    """Noise clean tokens to a step's level, take them apart and put them together anew. other: clean tokens of another picture of the same
+    size, which gets the same noise. Tokens from Add Noise are taken as clean as they were before. Raises StagesError, TokensError,
+    ScheduleError, BackboneError."""
+    tokens, other = _clean(tokens), _clean(other)
+    grid, batch = grid_of(tokens), len(tokens["tokens"])
+    check_query(query, grid)
+    if other is not None and len(other["tokens"]) not in (1, batch):
+        raise StagesError(f"other has {len(other['tokens'])} pictures, tokens has {batch}: one for all, or as many")
+    if other is not None and len(other["tokens"]) < batch:
+        other = {**other, "tokens": other["tokens"].expand(batch, -1, -1)}
+    if other is not None and (other["grid"], other["patch_size"]) != (tokens["grid"], tokens["patch_size"]):
+        raise StagesError(f"other has {'×'.join(map(str, other['grid']))} tokens of patch_size {other['patch_size']}, tokens has "
+                          f"{'×'.join(map(str, tokens['grid']))} of {tokens['patch_size']}: both must be of one size")
+
+    def begun(clean: dict) -> tuple[dict, Parts]:
+        noisy, _ = dit.add_noise({key: value for key, value in clean.items() if key != "memory"}, sigmas, step, seed)
+        return noisy, take_apart(dit, inside.condition(dit, noisy, positive, negative if cfg != 1 else None, sigmas, step))
+    noisy, parts = begun(tokens)
+    # told the least noise there is, as some models scale what they read by its level
+    bare = {key: value for key, value in tokens.items() if key not in ("memory", "noise_mask")}
+    shown = take_apart(dit, inside.condition(dit, bare, positive, None, sigmas, len(sigmas) - 2))
+    x0 = changes(dit, parts, cfg, seed, begun(other)[1] if other is not None else None)
+    whole = x0["whole"]["tokens"]
+    size = whole.square().mean().sqrt().clamp_min(1e-12)
+    change = {name: ((one["tokens"] - whole).square().mean().sqrt() / size).item() for name, one in x0.items()}
+    shown = {"content": shown.content, "place": shown.place, "sum": shown.content + shown.place}
+    shown = {name: part[:1].float().cpu() for name, part in shown.items()}
+    frame = query // (grid.h * grid.w) * grid.h * grid.w
+    similar = {name: cosines(part, query)[0, frame:frame + grid.h * grid.w].view(grid.h, grid.w) for name, part in shown.items()}
+    norms = {name: part[0].norm(dim=-1) for name, part in shown.items()}
+    return Answer(grid, query, sigmas[step].item(), similar, norms, noisy, x0, change)
+
+
+def _clean(tokens: dict | None) -> dict | None:
+    """Tokens as they were before Add Noise."""
+    return with_tokens(tokens, tokens["start"]["clean"]) if tokens is not None and "start" in tokens else tokens
+
+
+def picture_of(wire: dict, decode: Callable[[Tensor], Tensor]) -> Tensor:
+    """The first picture of the batch, a video's first frame: → [H, W, 3] in 0..1."""
+    image = decode(unfold(with_tokens(wire, wire["tokens"][:1])))
+    return (image[:, 0] if image.dim() == 5 else image)[0, ..., :3].float().cpu().clamp(0, 1)
+
+
+def pictures(answer: Answer, decode: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """What the model is given and every x0, decoded: → "noisy" and each case → [H, W, 3] in 0..1."""
+    return {"noisy": picture_of(answer.noisy, decode)} | {name: picture_of(one, decode) for name, one in answer.x0.items()}
+
+
+def drawing(answer: Answer, decoded: dict[str, Tensor], language: str = "English") -> Tensor:
+    """Similarity maps and norms of both parts, then x0 after each change: → [1, H, W, 3]."""
+    said, grid = {name: in_language(words, language) for name, words in WORDS.items()}, answer.grid
+    place, maps, labels = answer.query % (grid.h * grid.w), [], []
+    for name, cells in answer.similar.items():
+        shown = charts.marked(charts.heat(cells, SIDE, -1.0, 1.0, signed=True), (grid.h, grid.w), place)
+        maps.append(torch.cat([shown, charts.scale_bar(-1.0, 1.0, said["cosine"], shown.shape[1], True, language)]))
+        norms = answer.norms[name]
+        labels.append(said[name].format(**{key: charts.number(of.item()) for key, of in (
+            ("low", norms.min()), ("high", norms.max()), ("mean", norms.mean()))}))
+    title = said["title"].format(query=answer.query, row=place // grid.w, column=place % grid.w)
+    top = charts.sheet(maps, labels, 3, title, "", language, 1)
+    labels = [said["noisy"], *(said[name] + (f"\n{said['change'].format(change=answer.change[name])}" if name != "whole" else "")
+                               for name in answer.x0)]
+    below = charts.sheet([charts.fitted(one, SIDE) for one in decoded.values()], labels, 3, said["effects"].format(sigma=answer.sigma),
+                         said["note" if "other place" in answer.x0 else "note alone"], language, 1)
+    width = max(top.shape[1], below.shape[1])
+    return torch.cat([torch.nn.functional.pad(one, (0, 0, 0, width - one.shape[1]), value=1.0) for one in (top, below)])[None]

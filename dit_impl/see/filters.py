@@ -1,0 +1,161 @@
+"""The patch embedding's filters: what each of its D outputs looks for in a patch, as pictures and as numbers."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..drawing import charts
+from ..handle.backbone import Backbone, BackboneError, Dit
+from ..drawing.charts import colours, in_language, sheet
+from ..tokens.patch import patchify, unpatchify
+from ..model.stages import Hidden, StagesError
+from ..sources.diffusers_models import Flux, PixArt
+
+WORDS = {
+    "title": {"en": "Patch embedding of p = {p}: the {n} strongest of {d} filters", "zh": "图块嵌入（p = {p}）：{d} 个滤波器中最强的 {n} 个"},
+    "note": {"en": "each filter is C·p·p = {values} weights, shown by {how}; the number beside a row is the norm of its first filter\n{numbers}",
+             "zh": "每个滤波器有 C·p·p = {values} 个权重，以{how}显示；行左的数是该行第一个滤波器的范数\n{numbers}"},
+    "numbers": {"en": "norms {high:.2f} to {low:.2f}; effective rank {rank:.0f} of {full}\nlowest frequency: {flat:.2f} times white noise's share",
+                "zh": "范数 {high:.2f} 到 {low:.2f}；有效秩 {rank:.0f}（最大 {full}）\n最低频率的能量占比：白噪声的 {flat:.2f} 倍"},
+    "rgb": {"en": "the latent's linear map to RGB", "zh": "latent 到 RGB 的线性映射"},
+    "mean": {"en": "the mean over channels, blue below zero, orange above", "zh": "通道平均（蓝为负，橙为正）"},
+    "before": {"en": "before: {name}", "zh": "之前：{name}"},
+    "after": {"en": "after: {name}", "zh": "之后：{name}"},
+}
+ROW = 12  # filters in a row
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """How far filters are from white noise. low: their energy at the lowest spatial frequency over that of white noise, 1 to p².
+    rank: effective rank, of at most `full`."""
+    low: float
+    rank: float
+    full: int
+
+
+def filters_of(dit: Dit, patch_size: int = 0, device: torch.device | None = None) -> Tensor:
+    """The patch projection as filters: → [D, C, p, p] (of a video's model, those of the first frame in a patch). Found by asking the layer
+    rather than by reading its weights, which a host may keep elsewhere: an affine map's matrix is f(eye) − f(0). Raises BackboneError.
+
+    device: where a MODEL computes.
+    """
+    p = patch_size or dit.patch_size
+    if p not in dit.patch_sizes:
+        raise BackboneError(f"{dit.name} knows patch sizes {', '.join(map(str, dit.patch_sizes))}, not {p}")
+    values = dit.channels * dit.frame_patch * p * p
+    basis = torch.cat([torch.zeros(1, 1, values), torch.eye(values)[:, None]])  # [1 + values, 1, values]
+    with torch.no_grad():
+        if isinstance(dit, Backbone):
+            answer = _asked(dit, basis.to(dit.like()), p)
+        else:
+            answer = _asked_stages(dit, basis.to(device), p)
+    answer = answer[:, 0].float().cpu()  # [1 + values, D]
+    return (answer[1:] - answer[:1]).T.unflatten(1, (dit.channels, dit.frame_patch, p, p))[:, :, 0]
+
+
+def _asked(dit: Backbone, tokens: Tensor, p: int) -> Tensor:
+    """One-token pictures through the patch embedding of a model of this library or of diffusers: [B, 1, C·p·p] → [B, 1, D]."""
+    model = dit.model
+    if isinstance(model, PixArt):
+        return model.transformer.pos_embed.proj(unpatchify(tokens, p, (p, p))).flatten(2).transpose(1, 2)
+    return model.transformer.x_embedder(tokens) if isinstance(model, Flux) else model.patch_embed(tokens, p)
+
+
+def _asked_stages(dit: Dit, tokens: Tensor, p: int) -> Tensor:
+    """The same of a MODEL: some embedders take a latent, with frames or without, others raw tokens. Raises BackboneError."""
+    try:
+        stages = dit.stages
+    except StagesError as error:
+        raise BackboneError(f"its patch embedding is not known: {error}") from None
+    kind = next((w.dtype for w in stages.model.parameters() if w.dtype in (torch.float32, torch.float16, torch.bfloat16)), torch.float32)
+    tokens, f = tokens.to(kind), dit.frame_patch
+    latent = unpatchify(tokens, p, (p, p)) if f == 1 else unpatchify(tokens, p, (f, p, p), f)
+    for x in (latent, latent.unsqueeze(2) if f == 1 else latent, tokens):
+        extra = {"transformer_options": {}, "reference": None, "context_latents": (), "size": (p, p)}
+        try:
+            return stages.patch_embed(Hidden(x, None, None, None, 0, extra)).x
+        except (RuntimeError, ValueError):  # not the form that this one takes
+            continue
+    raise BackboneError(f"the patch embedding of {dit.name} takes more than {dit.channels} channels of {p}×{p} cells")
+
+
+def spectrum_statistic(filters: Tensor) -> Spectrum:
+    """How far filters are from white noise: [D, C, p, p] → Spectrum.
+
+    low: the share of the filters' energy that their means over the patch hold (the discrete Fourier transform's frequency 0), times p²:
+    1 for white noise, p² for filters that are flat across the patch. rank: exp of the entropy of the singular values' energy, normed to
+    sum 1 (Roy & Vetterli 2007, with squared values), of the matrix [D, C·p·p]: all its rows alike give 1.
+    """
+    energy = filters.square().sum().clamp_min(1e-30)
+    low = filters.mean((2, 3)).square().sum() * (filters.shape[2] * filters.shape[3]) ** 2 / energy
+    shares = torch.linalg.svdvals(filters.flatten(1).double()).square()
+    shares = shares / shares.sum().clamp_min(1e-30)
+    rank = torch.special.entr(shares).sum().exp()
+    return Spectrum(low.item(), rank.item(), len(shares))
+
+
+def as_pictures(filters: Tensor, latent_rgb: Tensor | None = None) -> Tensor:
+    """Filters as pictures, each from its own −largest to +largest: [D, C, p, p] → [D, p, p, 3]. latent_rgb [C + 1, 3]: latents → RGB."""
+    if latent_rgb is None:
+        mean = filters.mean(1)
+        return torch.stack([colours(one, signed=True) for one in mean])
+    rgb = torch.einsum("dcij,ck->dijk", filters, latent_rgb[:-1])
+    return (rgb / rgb.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12) / 2 + 0.5).clamp(0, 1)
+
+
+def mosaic(pictures: Tensor, columns: int, side: int = 40) -> Tensor:
+    """Small pictures in rows, parted by a white line: [n, p, p, 3] → [H, W, 3]."""
+    n, p = pictures.shape[:2]
+    cell = max(3, side // p) * p
+    rows = -(-n // columns)
+    made = torch.ones(rows * (cell + 2), columns * (cell + 2), 3)
+    for i, picture in enumerate(pictures):
+        top, left = i // columns * (cell + 2), i % columns * (cell + 2)
+        made[top:top + cell, left:left + cell] = picture.repeat_interleave(cell // p, 0).repeat_interleave(cell // p, 1)
+    return made
+
+
+def _with_norms(rows: Tensor, norms: list[float], language: str) -> Tensor:
+    """A mosaic with a number at the left of each of its rows: [H, W, 3] → [H, 56 + W, 3]."""
+    picture, draw = charts.canvas(56, len(rows))
+    for i, norm in enumerate(norms):
+        at = (i + 0.5) * len(rows) / len(norms)
+        draw.text((50, at), f"{norm:.2f}", fill=charts.INK, font=charts.font(charts.TEXT, language == "中文"), anchor="rm")
+    return torch.cat([charts.as_tensor(picture), rows], dim=1)
+
+
+def numbers(filters: Tensor, language: str = "English") -> str:
+    """Norms and spectrum in words."""
+    found, norms = spectrum_statistic(filters), filters.flatten(1).norm(dim=1)
+    return in_language(WORDS["numbers"], language).format(high=norms.max().item(), low=norms.min().item(), flat=found.low, rank=found.rank,
+                                                          full=found.full)
+
+
+def strongest(dit: Dit, filters: Tensor, count: int, language: str = "English", columns: int = ROW) -> Tensor:
+    """The filters of greatest norm, in order: [D, C, p, p] → [H, W, 3]."""
+    norms = filters.flatten(1).norm(dim=1)
+    order = norms.argsort(descending=True, stable=True)[:count]
+    pictures = as_pictures(filters[order], getattr(dit, "latent_rgb", None))
+    return _with_norms(mosaic(pictures, columns), norms[order][::columns].tolist(), language)
+
+
+def filters_picture(dit: Dit, patch_size: int = 0, count: int = 96, language: str = "English", columns: int = ROW, before: Dit | None = None,
+                    device: torch.device | None = None) -> Tensor:
+    """A DIT's strongest filters, sorted by norm, with title and numbers: → [H, W, 3] in 0..1. before: another one's beside them, such as
+    the same model untrained. Raises BackboneError."""
+    p = patch_size or dit.patch_size
+    shown = [(one, filters_of(one, p, device)) for one in (before, dit) if one is not None]
+    said = {name: in_language(words, language) for name, words in WORDS.items()}
+    if before is not None:
+        columns = columns * 2 // 3
+    rgb = getattr(dit, "latent_rgb", None)
+    pictures = [strongest(one, filters, count, language, columns) for one, filters in shown]
+    labels = [""] if before is None else [said[name].format(name=one.name) + "\n" + numbers(filters, language)
+                                          for name, (one, filters) in zip(("before", "after"), shown)]
+    filters = shown[-1][1]
+    note = said["note"].format(values=filters[0].numel(), how=said["mean" if rgb is None else "rgb"],
+                               numbers=numbers(filters, language) if before is None else "")
+    title = said["title"].format(p=p, n=min(count, len(filters)), d=len(filters))
+    return sheet(pictures, labels, len(pictures), title, note.strip(), language)

@@ -1,0 +1,99 @@
+"""The way from noise to picture: what the model is given, the picture it sees in it, and where it goes, at some of the steps."""
+
+from dataclasses import dataclass
+from typing import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..drawing import charts
+from ..step import stages as inside
+from .attention_maps import chosen_steps
+from ..handle.backbone import Conditioning, Dit
+from ..drawing.charts import in_language
+from ..sampling.walk import last_step
+from ..tokens.wire import unfold, with_tokens
+
+MOST = 4  # steps that are shown where none are named
+BLOCKS = 12  # of a step that are shown
+SIDE = 150
+WORDS = {
+    "title": {"en": "From noise to picture: {steps} steps by {solver}, cfg {cfg:g}", "zh": "从噪声到图片：{steps} 步，{solver}，cfg {cfg:g}"},
+    "x": {"en": "x: the noisy latent that the model is given", "zh": "x：给模型的含噪 latent"},
+    "x0": {"en": "x0: the clean picture that the model sees in it", "zh": "x0：模型从中看到的干净图片"},
+    "velocity": {"en": "velocity (x − x0)/σ: what the solver takes away", "zh": "速度 (x − x0)/σ：求解器要去掉的部分"},
+    "label": {"en": "step {step}\nσ = {sigma:.3f}", "zh": "第 {step} 步\nσ = {sigma:.3f}"},
+    "note": {"en": "each is a latent, decoded by the VAE; σ from {high:.3g} (noise) to {low:.3g}",
+             "zh": "每张都是 latent，由 VAE 解码；σ 从 {high:.3g}（噪声）到 {low:.3g}"},
+}
+KINDS = ("x", "x0", "velocity")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A step: x before it, the model's x0 and the velocity dx/dσ = (x − x0)/σ, all DIT_TOKENS."""
+    step: int
+    sigma: float
+    x: dict
+    x0: dict
+    velocity: dict
+
+
+def moments(dit: Dit, tokens: dict, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float, solver: str,
+            at_steps: str, start_step: int = 0, end_step: int | None = None,
+            report: Callable[[int, dict, Tensor], None] = lambda *_: None) -> tuple[list[Moment], dict, dict]:
+    """Denoise as `Dit.denoise` does: → (the chosen steps, tokens and x0 at the end). report(done, wire, x0). Raises as `Dit.denoise` does.
+
+    The run is cut before and after each chosen step, which changes no bit of it.
+    """
+    handle = dit.reading(tokens["patch_size"])
+    end_step = last_step(start_step, end_step, sigmas)
+    found, wire, x0, at = [], tokens, tokens, start_step
+    wanted = chosen_steps(at_steps, start_step, end_step, MOST)
+    cuts = sorted({start_step, end_step, *wanted, *(step + 1 for step in wanted)})
+    for at, stop in zip(cuts, cuts[1:]):
+        def tell(done: int, _: int, x0: Tensor, first=at - start_step, wire=wire) -> None:
+            report(first + done, wire, x0)
+        before = wire
+        wire, x0 = handle.denoise(before, sigmas, positive, negative, cfg, solver, at, stop, tell)
+        if at in wanted:
+            x, sigma = before["tokens"], sigmas[at].item()
+            found.append(Moment(at, sigma, before, x0, with_tokens(before, (x - x0["tokens"].to(x)) / sigma)))
+    return found, wire, x0
+
+
+def by_block(dit: Dit, tokens: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None,
+             cfg: float) -> dict[int, Tensor]:
+    """x0 of a step as the final layer reads it after each block, the last one's being the step's own: → {block: picture [H, W, 3]}.
+
+    What language models' people call the logit lens (nostalgebraist 2020). At most BLOCKS of them, evenly spread. Raises StagesError.
+    """
+    wire = inside.condition(dit, tokens, positive, None if cfg == 1 else dit.unconditional if negative is None else negative, sigmas, step)
+    wire = inside.position_embed(dit, inside.patch_embed(dit, wire))
+    count = len(dit.stages.kinds)
+    shown = set(torch.linspace(0, count - 1, min(count, BLOCKS)).round().int().tolist())
+    pictures = {}
+    for block in range(count):
+        wire = inside.run_blocks(dit, wire, str(block))
+        if block in shown:
+            pictures[block] = dit.picture(tokens, inside.guide(inside.final_layer(dit, wire), cfg)["tokens"])
+    return pictures
+
+
+def decoded(found: Sequence[Moment], decode: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """The first picture of the batch (a video's first frame) at each chosen step: → {"x", "x0", "velocity"}, each [steps, H, W, 3] in 0..1."""
+    def picture(wire: dict) -> Tensor:
+        image = decode(unfold({**wire, "tokens": wire["tokens"][:1]}))
+        return (image[:, 0] if image.dim() == 5 else image)[0, ..., :3].float().cpu().clamp(0, 1)
+    return {kind: torch.stack([picture(getattr(moment, kind)) for moment in found]) for kind in KINDS}
+
+
+def contact_sheet(found: Sequence[Moment], pictures: dict[str, Tensor], sigmas: Tensor, solver: str, cfg: float,
+                  language: str = "English") -> Tensor:
+    """A row each for x, x0 and velocity, step and σ below each: → [1, H, W, 3] in 0..1."""
+    said = {name: in_language(words, language) for name, words in WORDS.items()}
+    labels = [said["label"].format(step=moment.step, sigma=moment.sigma) for moment in found]
+    rows = [charts.sheet([charts.fitted(one, SIDE) for one in pictures[kind]], labels, MOST, said[kind], "", language, 1) for kind in KINDS]
+    note = said["note"].format(high=sigmas[0].item(), low=sigmas[-1].item())
+    title = said["title"].format(steps=len(sigmas) - 1, solver=solver, cfg=cfg)
+    return charts.sheet([torch.cat(list(charts.batch(rows)))], [""], 1, title, note, language, 1)[None]

@@ -1,0 +1,225 @@
+"""Patch-size adapters: a patch size that a frozen model was taught later, as one small file, and a model that has one.
+
+The model's own sizes are read by its own weights, bit for bit as before. A taught size is read by a copy of the model whose attention and
+MLP have the adapter merged into them; all other weights are shared. FlexiDiT (Anagnostidis et al. 2025), §3.2.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+import hashlib
+import json
+from pathlib import Path
+
+from safetensors.torch import save_file
+import torch
+from torch import Tensor, nn
+
+from .adapter_layers import extended, merge, new_parameters, shared_copy
+from ..handle.backbone import Backbone, BackboneError, Dit
+from .checkpoints import METADATA_KEY, CheckpointError, check, listed, read_safetensors
+from ..model.dit import DiT
+from .atomic import replace_atomically
+from .layouts import LayoutError
+from ..model.mmdit import Hidden, MMDiT
+
+KEY = "patch_size_adapter"  # in a file's metadata
+SAMPLED = 1024  # values of each weight that a fingerprint looks at
+_KINDS = {"patch_size": int, "start": int, "rank": int, "wide_rank": int, "base": str, "name": str, "architecture": dict, "facts": dict}
+_LEAST = {"patch_size": 1, "start": 1, "rank": 1, "wide_rank": 0}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What was taught. start: the model's size that it began from; rank: of the low-rank additions, wide_rank: of those to embedding and
+    head, 0 where all their weights were learnt. base: `fingerprint` of the model it is for; name, architecture: that model's. facts: of the
+    training, for people to read. weights: by the names they have in an `extended` model."""
+    patch_size: int
+    start: int
+    rank: int
+    wide_rank: int
+    base: str
+    name: str
+    architecture: Mapping
+    facts: Mapping
+    weights: Mapping[str, Tensor]
+
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return sum(weight.numel() for weight in self.weights.values())
+
+    def __str__(self) -> str:
+        whole = self.facts.get("base_parameters")
+        share = f", {self.size / whole:.1%} of the model's" if whole else ""
+        told = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in self.facts.items() if key != "base_parameters")
+        return f"patch size {self.patch_size} for {self.name}: {self.size:,} parameters{share}" + (f"; {told}" if told else "")
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """A name that a model's weights have and others do not, whatever type they are kept in: every weight's key and shape and some 1,024 of
+    its values."""
+    found = hashlib.sha256()
+    for key, value in sorted(state.items()):
+        values = value.detach().flatten()
+        sample = values[::max(1, len(values) // SAMPLED)].float().cpu()
+        found.update(f"{key} {list(value.shape)}".encode() + sample.numpy().tobytes())
+    return found.hexdigest()[:32]
+
+
+def base_state(model: nn.Module) -> Mapping[str, Tensor]:
+    """The weights that a model's fingerprint is of."""
+    return model.base_state() if hasattr(model, "base_state") else model.state_dict()
+
+
+def fits(adapter: Adapter, state: Mapping[str, Tensor], sizes: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]], name: str) -> None:
+    """Raise CheckpointError unless an adapter is for the model of these weights and patch sizes, and its own have these shapes."""
+    p, found = adapter.patch_size, fingerprint(state)
+    if found != adapter.base:
+        raise CheckpointError(f"the adapter for patch size {p} is for {adapter.name or 'another model'} ({adapter.base[:8]}), "
+                              f"not for {name} ({found[:8]})")
+    if p in sizes or adapter.start not in sizes:
+        raise CheckpointError(f"the adapter is for patch size {p} from {adapter.start}, {name} has {', '.join(map(str, sizes))}")
+    try:
+        check(shapes, adapter.weights)
+    except LayoutError as error:
+        raise CheckpointError(f"the adapter for patch size {p} does not fit its model: {error}") from None
+
+
+class _Adapted:
+    """A model that chooses by patch size between its own weights and copies of itself that were taught a size. Put before MMDiT or DiT."""
+    adapters: tuple[Adapter, ...]
+    taught: nn.ModuleDict
+
+    def _by_size(self, name: str, patch_size: int):
+        """A stage of the model that reads this size."""
+        taught = self.taught[str(patch_size)] if str(patch_size) in self.taught else None
+        return getattr(super(), name) if taught is None else getattr(taught, name)
+
+    def patch_embed(self, tokens: Tensor, patch_size: int) -> Tensor:
+        return self._by_size("patch_embed", patch_size)(tokens, patch_size)
+
+    def position_embedding(self, grid: tuple[int, int], patch_size: int) -> Tensor:
+        return self._by_size("position_embedding", patch_size)(grid, patch_size)
+
+    def condition(self, t: Tensor, given: Tensor, patch_size: int) -> Tensor:
+        return self._by_size("condition", patch_size)(t, given, patch_size)
+
+    def run_blocks(self, hidden: Hidden, start: int = 0, stop: int | None = None) -> Hidden:
+        return self._by_size("run_blocks", hidden.patch_size)(hidden, start, stop)
+
+    def head(self, hidden: Hidden) -> Tensor:
+        return self._by_size("head", hidden.patch_size)(hidden)
+
+
+class AdaptedMMDiT(_Adapted, MMDiT):
+    """An MM-DiT with adapters."""
+
+
+class AdaptedDiT(_Adapted, DiT):
+    """A class-conditional DiT with adapters."""
+
+
+def adapters_of(dit: Dit) -> tuple[Adapter, ...]:
+    """The adapters that a DIT carries."""
+    return getattr(dit, "adapters", None) or getattr(getattr(dit, "model", None), "adapters", ())
+
+
+def adapter_of(dit: Dit, patch_size: int = 0) -> Adapter:
+    """The adapter for a patch size that a DIT carries, 0 for the last. Raises BackboneError."""
+    carried = {adapter.patch_size: adapter for adapter in adapters_of(dit)}
+    if not carried:
+        raise BackboneError(f"{dit.name} carries no adapter: teach it a patch size with Train DiT, or load an adapter")
+    if patch_size and patch_size not in carried:
+        raise BackboneError(f"{dit.name} carries adapters for patch sizes {', '.join(map(str, carried))}, not {patch_size}")
+    return carried[patch_size or list(carried)[-1]]
+
+
+def apply_adapter(dit: Dit, adapter: Adapter) -> Dit:
+    """→ a DIT that reads one more patch size, over the same weights; `dit` is left as it is. An adapter of the same size takes the place of
+    one that was there. Raises CheckpointError for an adapter of another model, BackboneError for a model that can have none."""
+    if hasattr(dit, "with_adapter"):  # a MODEL, which the host knows how to change
+        return dit.with_adapter(adapter)
+    model = base_of(dit)
+    p, sizes = adapter.patch_size, model.config.patch_sizes
+    taught = _taught(model, adapter, dit.name)
+    others = {str(other.patch_size): dit.model.taught[str(other.patch_size)] for other in adapters_of(dit) if other.patch_size != p}
+    made = shared_copy(model)
+    # the copy's layers may be a host's own, so it can't be built anew from its configuration
+    made.__class__ = AdaptedMMDiT if isinstance(model, MMDiT) else AdaptedDiT
+    made.adapters = (*(other for other in adapters_of(dit) if other.patch_size != p), adapter)
+    made.config = replace(model.config, patch_sizes=(*sizes, *(one.patch_size for one in made.adapters)))
+    made.taught = nn.ModuleDict({**others, str(p): taught})
+    _tie(made)
+    return replace(dit, model=made.eval())
+
+
+def _tie(model: nn.Module) -> None:
+    """Let the taught copies hold the very parameters that they share with the model: a host that moves them to a device moves them once."""
+    own = {(p.data_ptr(), p.shape): p for name, p in model.named_parameters() if not name.startswith("taught.")}
+    for module in model.taught.modules():
+        for name, p in module.named_parameters(recurse=False):
+            module.register_parameter(name, own.get((p.data_ptr(), p.shape), p))
+
+
+def base_of(dit: Dit) -> MMDiT | DiT:
+    """A DIT's model without its adapters. Raises BackboneError for one that can have none."""
+    if not isinstance(dit, Backbone):
+        raise BackboneError(f"{dit.name} is a MODEL that can have no patch-size adapter")
+    if hasattr(dit.model, "extended"):  # a host's model, which is taught in its own way
+        return dit.model
+    if not isinstance(dit.model, (MMDiT, DiT)):
+        raise BackboneError(f"{dit.name} runs whole, by diffusers: a patch-size adapter is for models with stages")
+    if not isinstance(dit.model, _Adapted):
+        return dit.model
+    model = shared_copy(dit.model)
+    model.__class__ = MMDiT if isinstance(model, MMDiT) else DiT
+    model.config = replace(model.config, patch_sizes=tuple(p for p in model.config.patch_sizes if str(p) not in model.taught))
+    del model.taught, model.adapters
+    return model
+
+
+def _taught(model: MMDiT | DiT, adapter: Adapter, name: str) -> nn.Module:
+    """The copy of a model that reads the adapter's size. Raises CheckpointError where the adapter is not for this model."""
+    state, sizes = model.state_dict(), model.config.patch_sizes
+    if adapter.start not in sizes:
+        fits(adapter, state, sizes, {}, name)
+    made = extended(model, adapter.patch_size, adapter.start, adapter.rank, adapter.wide_rank)
+    fresh = new_parameters(made)
+    fits(adapter, state, sizes, {name: tuple(p.shape) for name, p in fresh.items()}, name)
+    with torch.no_grad():
+        for key, parameter in fresh.items():
+            parameter.copy_(adapter.weights[key])
+    return merge(made).eval()
+
+
+def save_adapter(adapter: Adapter, path: Path) -> None:
+    """Write an adapter as one safetensors file; `path` is there whole or not at all."""
+    account = {key: value for key, value in asdict(replace(adapter, weights={})).items() if key != "weights"}
+    tensors = {name: weight.detach().cpu().contiguous() for name, weight in adapter.weights.items()}
+    metadata = {"format": "pt", KEY: json.dumps(account)}
+    replace_atomically(path, lambda aside: save_file(tensors, aside, metadata=metadata))
+
+
+def load_adapter(path: Path) -> Adapter:
+    """Read what `save_adapter` wrote. Raises CheckpointError."""
+    tensors, metadata = read_safetensors(path)
+    if KEY not in metadata:
+        what = " (it is a model: use Load DiT)" if METADATA_KEY in metadata else ""
+        raise CheckpointError(f"{path}: no patch-size adapter{what}; its metadata has no {KEY!r}")
+    try:
+        account = dict(json.loads(metadata[KEY]))
+        for name, kind in _KINDS.items():
+            if type(account[name]) is not kind:
+                raise ValueError(f"{name} is {str(account[name])[:80]!r}")
+        for name, least in _LEAST.items():
+            if account[name] < least:
+                raise ValueError(f"{name} is {account[name]}, not at least {least}")
+        adapter = Adapter(**{name: account[name] for name in _KINDS}, weights=tensors)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(f"{path}: its metadata {KEY!r} is no account of an adapter: {' '.join(reason.split())[:200]}") from None
+    broken = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken or not tensors:
+        raise CheckpointError(f"{path}: {f'{listed(broken)} holds values that are NaN or infinite' if broken else 'it holds no weights'}")
+    # what is mapped from a file would change with it
+    return replace(adapter, weights={name: value.clone() for name, value in tensors.items()})

@@ -1,0 +1,120 @@
+"""The text encoders of a diffusers folder behind the calls that ComfyUI makes of a CLIP. The transformers library runs them; what
+becomes of a prompt is each pipeline's own `encode_prompt`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+import importlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Callable
+
+import torch
+from torch import nn
+
+from .checkpoints import CheckpointError, listed
+from ..model.conditioning import Conditioning
+from .diffusers_parts import Load, part_of, read_json, shards, variant_of
+
+ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
+TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast")
+
+
+def _sd3(pipeline, text: str, device: torch.device) -> Conditioning:
+    states, _, pooled, _ = pipeline.encode_prompt(text, None, None, device=device, do_classifier_free_guidance=False)
+    return [[states, {"pooled_output": pooled}]]
+
+
+def _flux(pipeline, text: str, device: torch.device) -> Conditioning:
+    states, pooled, _ = pipeline.encode_prompt(text, None, device=device)
+    return [[states, {"pooled_output": pooled}]]
+
+
+def _pixart(pipeline, text: str, device: torch.device) -> Conditioning:
+    states, mask, _, _ = pipeline.encode_prompt(text, do_classifier_free_guidance=False, device=device)
+    return [[states, {"pooled_output": None, "attention_mask": mask}]]
+
+
+@dataclass(frozen=True)
+class Text:
+    """Pipelines that know how a transformer's prompts are made, the first by default; how many encoders it has, and can't do without."""
+    pipelines: tuple[str, ...]
+    encode: Callable[..., Conditioning]
+    encoders: int
+    needed: int
+
+
+TEXT_OF = {
+    "SD3Transformer2DModel": Text(("StableDiffusion3Pipeline",), _sd3, 3, 2),
+    "FluxTransformer2DModel": Text(("FluxPipeline",), _flux, 2, 2),
+    "PixArtTransformer2DModel": Text(("PixArtAlphaPipeline", "PixArtSigmaPipeline"), _pixart, 1, 1),
+}
+
+
+class DiffusersCLIP:
+    """Text encoders that are read when the first prompt comes. Their files are looked for at once."""
+
+    def __init__(self, folder: Path, index: Mapping, transformer: str, context_width: int | None, load: Load):
+        self.folder, self.text, self.context_width, self._load = folder, TEXT_OF[transformer], context_width, load
+        named = index.get("_class_name")
+        self.pipeline_name = named if named in self.text.pipelines else self.text.pipelines[0]
+        self.parts: dict[str, str | None] = {}
+        for i in range(self.text.encoders):
+            number = f"_{i + 1}" if i else ""
+            for part, known in (("text_encoder" + number, ENCODERS), ("tokenizer" + number, TOKENIZERS)):
+                kind = self.parts[part] = part_of(folder, index, part, "transformers")
+                if kind is None and i < self.text.needed:
+                    raise CheckpointError(f"{folder.name}/model_index.json names no {part}")
+                if kind is not None and kind not in known:
+                    raise CheckpointError(f"{folder.name}: its {part} is a {kind[:80]}, known are {', '.join(known)}")
+                if kind in ENCODERS:
+                    read_json(folder / part / "config.json")
+                    shards(folder / part, "model")
+                elif kind is not None and (folder / part / "tokenizer_config.json").is_file():
+                    read_json(folder / part / "tokenizer_config.json")
+        self._pipeline = None
+        self.encoders = nn.ModuleList()
+
+    def tokenize(self, text: str, **_) -> dict[str, list]:
+        """The prompt itself: the pipeline cuts it into each encoder's tokens. Raises CheckpointError where there is no transformers."""
+        self._read()
+        return {"prompt": [text]}
+
+    @torch.no_grad()
+    def encode_from_tokens_scheduled(self, tokens: dict[str, list], **_) -> Conditioning:
+        """→ CONDITIONING: states [1, T, E] with what else the transformer reads, on the CPU."""
+        pipeline = self._read()
+        self._load([self.encoders])
+        ((states, extras),) = self.text.encode(pipeline, tokens["prompt"][0], next(self.encoders.parameters()).device)
+        return [[states.float().cpu(), {name: value if value is None else value.float().cpu() for name, value in extras.items()}]]
+
+    def _read(self):
+        if self._pipeline is None:
+            try:
+                transformers, diffusers = (importlib.import_module(name) for name in ("transformers", "diffusers"))
+            except ImportError as error:
+                raise CheckpointError(f"the text encoders of {self.folder.name} are run by the transformers and diffusers libraries: "
+                                      f"pip install {error.name}") from None
+            loaded = {part: kind and self._read_part(transformers, part, kind) for part, kind in self.parts.items()}
+            self.encoders = nn.ModuleList(part for part in loaded.values() if isinstance(part, nn.Module))
+            pipeline = getattr(diffusers, self.pipeline_name)(**loaded, vae=None, transformer=None, scheduler=None)
+            # SD3 without its third encoder has zeros of this width in its place
+            pipeline.transformer = SimpleNamespace(config=SimpleNamespace(joint_attention_dim=self.context_width))
+            self._pipeline = pipeline
+        return self._pipeline
+
+    def _read_part(self, transformers, part: str, kind: str):
+        """An encoder or a tokenizer, by a class of the transformers library and local files alone."""
+        folder, local = self.folder / part, {"local_files_only": True, "trust_remote_code": False}
+        try:
+            if kind in TOKENIZERS:
+                return getattr(transformers, kind).from_pretrained(str(folder), **local)
+            encoder, info = getattr(transformers, kind).from_pretrained(
+                str(folder), use_safetensors=True, variant=variant_of(folder, "model") or None, dtype="auto",
+                output_loading_info=True, **local)
+        except Exception as error:  # whatever the library makes of files that do not fit
+            raise CheckpointError(f"{self.folder.name}/{part}: not a {kind} that can be read "
+                                  f"({' '.join(str(error).split())[:200]})") from None
+        for fault in ("missing_keys", "mismatched_keys"):
+            if info[fault]:
+                raise CheckpointError(f"{self.folder.name}/{part}: {fault.replace('_', ' ')} {listed(map(str, info[fault]))}")
+        return encoder.eval().requires_grad_(False)

@@ -1,0 +1,93 @@
+"""A DIT as one safetensors file: a checkpoint whose metadata also says what the model's latents, times and classes mean."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..handle.backbone import Backbone, Dit
+from .checkpoints import CheckpointError, load_model, read_safetensors, save_model
+from ..model.dit import DiT
+from ..sampling.flow import DDPM, Flow, RectifiedFlow
+from ..model.mmdit import MMDiT
+from ..tokens.wire import LatentFormat, latent_format
+from .diffusers_models import is_wrapped, load_wrapped
+
+KEY = "dit"  # in the metadata; "config" beside it is the architecture
+FLOWS = {"rectified flow": RectifiedFlow, "ddpm": DDPM}
+FORMAT = ("scale", "shift", "std")
+
+# Published checkpoints bring no such account of themselves. SD3: Esser et al. 2024; DiT: Peebles & Xie 2022, with SD 1's VAE.
+PUBLISHED = {
+    MMDiT: (16, 1.5305, 0.0609, RectifiedFlow(shift=3.0)),
+    DiT: (4, 0.18215, 0.0, DDPM()),
+}
+
+
+def save_dit(dit: Dit, path: Path) -> None:
+    """Write a DIT, in the type its weights have; `path` is there whole or not at all. Raises CheckpointError."""
+    if not isinstance(dit, Backbone):
+        raise CheckpointError(f"{dit.name} is not of this library: save the MODEL it came from with ComfyUI's own nodes")
+    if carried := getattr(dit.model, "adapters", ()):
+        raise CheckpointError(f"{dit.name} carries an adapter for patch size {carried[-1].patch_size}, whose attention is not the model's own: "
+                              "keep it with Save Adapter")
+    kind = next(name for name, flow in FLOWS.items() if isinstance(dit.flow, flow))
+    account = {
+        "name": dit.name, "downscale": dit.downscale, "picture_size": dit.picture_size,
+        "flow": {"kind": kind, **asdict(dit.flow)},
+        "latent_format": {name: dit.latent_format[name].tolist() for name in FORMAT},
+        "latent_rgb": None if dit.latent_rgb is None else dit.latent_rgb.tolist(),
+        "class_names": dict(dit.class_names),
+        "training": dict(dit.facts),
+    }
+    save_model(dit.model, path, extra_metadata={KEY: json.dumps(account)})
+
+
+def load_dit(path: Path, ops=nn, device: torch.device | None = None) -> Backbone:
+    """Read what `save_dit` wrote, or a published SD3, SD3.5 or DiT. The weights keep their type. Raises CheckpointError."""
+    metadata = read_safetensors(path)[1]
+    model = load_wrapped(path) if is_wrapped(metadata) else load_model(path, dtype=None, ops=ops)
+    model.eval().requires_grad_(False)
+    if KEY not in metadata:
+        return _published(path, model, device)
+    try:
+        account = json.loads(metadata[KEY])
+        dit = Backbone(
+            model, _read_format(account["latent_format"]), _read_flow(account["flow"]), str(account["name"]),
+            int(account["downscale"]), int(account["picture_size"]),
+            None if account["latent_rgb"] is None else torch.tensor(account["latent_rgb"]),
+            {int(number): str(name) for number, name in account["class_names"].items()}, device, dict(account.get("training", {})))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(f"{path}: its metadata {KEY!r} is no account of a DIT: {' '.join(reason.split())[:200]}") from None
+    channels = model.config.in_channels
+    if {len(values) for values in dit.latent_format.values()} != {channels}:
+        raise CheckpointError(f"{path}: its latent_format is not of the {channels} channels of its model")
+    return dit
+
+
+def _published(path: Path, model: MMDiT | DiT, device: torch.device | None) -> Backbone:
+    channels, scale, shift, flow = PUBLISHED[type(model)]
+    if model.config.in_channels != channels:
+        raise CheckpointError(f"{path}: no {KEY!r} in its metadata says how it reads latents of {model.config.in_channels} channels")
+    cells = model.config.position_base * model.config.patch_size
+    space = latent_format(torch.full((channels,), scale), torch.full((channels,), shift))
+    return Backbone(model, space, flow, path.stem, picture_size=1024 if isinstance(model, MMDiT) else int(cells) * 8, device=device)
+
+
+def _read_flow(values: Mapping) -> Flow:
+    settings = dict(values)
+    kind = settings.pop("kind")
+    if kind not in FLOWS:
+        raise ValueError(f"flow is {kind!r}, not one of {', '.join(FLOWS)}")
+    return FLOWS[kind](**settings)
+
+
+def _read_format(values: Mapping) -> LatentFormat:
+    tensors: list[Tensor] = [torch.tensor(values[name], dtype=torch.float32) for name in FORMAT]
+    if any(tensor.dim() != 1 or not tensor.isfinite().all() for tensor in tensors):
+        raise ValueError("latent_format is not a number for each channel")
+    return latent_format(*tensors)

@@ -1,0 +1,143 @@
+"""The small default model that ships with the pack: VAE, text encoder and flexible MM-DiT in models/embedded/."""
+
+from functools import lru_cache
+import json
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..handle.backbone import Backbone
+from .checkpoints import CheckpointError, load_model, load_strictly, read_safetensors, save_model, without_storage
+from ..sampling.flow import RectifiedFlow
+from ..model.mmdit import MMDiT
+from ..model.text import TextConfig, TextEncoder, Tokenizer
+from ..tokens.wire import LatentFormat, check_finite, latent_format
+from ..model.vae import VAE, VAEConfig
+
+log = logging.getLogger(__name__)
+
+FOLDER = Path(__file__).resolve().parents[2] / "models" / "embedded"
+
+
+def _save(module: nn.Module, path: Path, **metadata) -> None:
+    save_model(module, path, dtype=torch.float16, extra_metadata={k: json.dumps(v) for k, v in metadata.items()})
+
+
+def save_vae(vae: VAE, path: Path) -> None:
+    """Write a VAE, in half precision, with its configuration."""
+    _save(vae, path)
+
+
+def save_dit(model: MMDiT, text: TextEncoder, scale: Tensor, shift: Tensor, folder: Path) -> None:
+    """Write a DiT and its text encoder, in half precision. scale, shift [C]: DiT space = (VAE latent − shift)·scale."""
+    _save(text, folder / "text.safetensors")
+    _save(model, folder / "dit.safetensors", latent_format={"scale": scale.tolist(), "shift": shift.tolist()})
+
+
+def _load(path: Path, config_type, build) -> nn.Module:
+    """Read a module that `_save` wrote, in float32. Raises CheckpointError."""
+    tensors, metadata = read_safetensors(path)
+    try:
+        values = json.loads(metadata["config"])
+        config = config_type(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its metadata describes no {config_type.__name__}: {error}") from None
+    with without_storage():
+        module = build(config)
+    return load_strictly(module, tensors, str(path)).eval().requires_grad_(False)
+
+
+def load_vae(path: Path = FOLDER / "vae.safetensors") -> VAE:
+    """Read a VAE that `save_vae` wrote, in float32. Raises CheckpointError."""
+    return _load(path, VAEConfig, VAE)
+
+
+def load_text(path: Path = FOLDER / "text.safetensors") -> TextEncoder:
+    """Read a text encoder that `save_dit` wrote, in float32. Raises CheckpointError."""
+    return _load(path, TextConfig, TextEncoder)
+
+
+def load_dit(path: Path = FOLDER / "dit.safetensors") -> tuple[MMDiT, LatentFormat]:
+    """Read a DiT that `save_dit` wrote, in float32, with its latents' scale and shift. Raises CheckpointError."""
+    model = load_model(path).eval().requires_grad_(False)
+    try:
+        values = json.loads(read_safetensors(path)[1]["latent_format"])
+        return model, latent_format(torch.tensor(values["scale"]), torch.tensor(values["shift"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its metadata has no latent_format of scale and shift: {error}") from None
+
+
+class EmbeddedCLIP:
+    """The text encoder behind the calls that ComfyUI's CLIPTextEncode makes of a CLIP."""
+
+    def __init__(self, encoder: TextEncoder):
+        self.encoder, self.tokenizer = encoder, Tokenizer(encoder.config)
+
+    def tokenize(self, text: str, **_) -> dict[str, list]:
+        """Text → {"words": [[(token number, weight), …]], "ignored": words left out, for they are outside the vocabulary}; these are logged."""
+        ids, ignored = self.tokenizer(text)
+        if ignored:
+            log.warning("Embedded CLIP ignored words it does not know or has no room for: %s", ", ".join(ignored))
+        return {"words": [[(i, 1.0) for i in ids]], "ignored": ignored}
+
+    @torch.no_grad()
+    def encode_from_tokens_scheduled(self, tokens: dict[str, list], **_) -> list:
+        """Token numbers → CONDITIONING: [[states [1, T, E], {"pooled_output": [1, E], "words": [T], "ignored": […]}]], which names the tokens."""
+        ids = torch.tensor([[i for i, _ in row] for row in tokens["words"]])
+        states, pooled = self.encoder(ids)
+        words = [self.encoder.config.vocabulary[i] for i in ids[0].tolist()]
+        return [[states, {"pooled_output": pooled, "words": words, "ignored": tokens.get("ignored", [])}]]
+
+
+class EmbeddedVAE:
+    """The VAE behind the calls that ComfyUI's nodes make of one: pictures [B, H, W, 3] in 0..1, latents [B, C, H/8, W/8]."""
+
+    def __init__(self, vae: VAE):
+        self.vae = vae
+        self.latent_channels, self.downscale_ratio = vae.config.latent_channels, vae.config.downscale
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """[B, H, W, 3 or more] in 0..1 → [B, C, H/8, W/8]. Sizes that 8 does not divide are cropped around the middle."""
+        d = self.downscale_ratio
+        height, width = (length // d * d for length in pixels.shape[1:3])
+        if not height or not width:
+            raise ValueError(f"a picture is at least {d}×{d} pixels, this one is {pixels.shape[2]}×{pixels.shape[1]}")
+        check_finite(pixels, "picture")
+        top, left = (pixels.shape[1] - height) // 2, (pixels.shape[2] - width) // 2
+        cut = pixels[:, top:top + height, left:left + width, :3]
+        with torch.no_grad():
+            return self.vae.encode(cut.movedim(-1, 1).float() * 2 - 1)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """[B, C, h, w] → [B, 8h, 8w, 3] in 0..1."""
+        if latent.dim() != 4 or latent.shape[1] != self.latent_channels:
+            raise ValueError(f"this VAE decodes latents of {self.latent_channels} channels, not {list(latent.shape)}")
+        check_finite(latent, "latent")
+        with torch.no_grad():
+            return (self.vae.decode(latent.float()).movedim(1, -1) / 2 + 0.5).clamp(0, 1)
+
+    def encode_tiled(self, pixels: Tensor, **_) -> Tensor:
+        return self.encode(pixels)
+
+    def decode_tiled(self, latent: Tensor, **_) -> Tensor:
+        return self.decode(latent)
+
+    def spacial_compression_encode(self) -> int:
+        return self.downscale_ratio
+
+    spacial_compression_decode = spacial_compression_encode
+
+    def temporal_compression_decode(self) -> None:
+        return None
+
+
+@lru_cache(maxsize=1)
+def load_embedded(folder: Path = FOLDER) -> tuple[Backbone, EmbeddedCLIP, EmbeddedVAE]:
+    """The default model's three parts, read once a process."""
+    vae = load_vae(folder / "vae.safetensors")
+    model, space = load_dit(folder / "dit.safetensors")
+    backbone = Backbone(model, space, RectifiedFlow(model.config.prediction, shift=2.0),
+                        "the embedded DiT", vae.config.downscale, 256, vae.latent_rgb())
+    return backbone, EmbeddedCLIP(load_text(folder / "text.safetensors")), EmbeddedVAE(vae)

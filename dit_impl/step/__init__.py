@@ -1,0 +1,1 @@
+"""One denoising step by its stages."""

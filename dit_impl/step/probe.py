@@ -1,0 +1,146 @@
+"""Questions to a model that its stages answer: do these wires compute what it computes, and which blocks matter."""
+
+from dataclasses import dataclass
+from typing import Callable
+
+import torch
+from torch import Tensor
+
+from ..drawing import charts
+from . import stages as inside
+from ..handle.backbone import Conditioning, Dit
+from ..tokens.numbers import in_words
+from ..model.stages import StagesError
+
+WORDS = {
+    "title": {"en": "change of x0 when a block is left out, as a share of its size", "zh": "去掉一个块时 x0 的改变，占其大小的比例"},
+    "axis": {"en": "block; orange: each noise level, blue: their mean", "zh": "块；橙色：每个噪声水平，蓝色：它们的平均"},
+}
+
+
+@dataclass(frozen=True)
+class Parity:
+    """largest: absolute difference in x0. stage: the first after which the wires differ from the model, "" where none does."""
+    largest: float
+    stage: str
+
+    def __str__(self) -> str:
+        if not self.largest:
+            return "equal, bit for bit"
+        return f"differs by up to {self.largest:.3g}; first after {self.stage or 'guidance'}"
+
+
+def _away_from(dit: Dit, negative: Conditioning | None, cfg: float) -> Conditioning | None:
+    """What guidance goes away from; None for cfg 1, which has none. Raises StagesError."""
+    if cfg == 1:
+        return None
+    if negative is None and dit.unconditional is None:
+        raise StagesError(f"cfg {cfg:g} needs a negative: wire one, or set cfg to 1")
+    return dit.unconditional if negative is None else negative
+
+
+def parity(dit: Dit, prediction: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None, cfg: float) -> Parity:
+    """A prediction that wires made, after Guidance, against the whole model's own x0 at the same tokens. Raises StagesError."""
+    if "trace" not in prediction:
+        raise StagesError("prediction is not from Final Layer or Guidance")
+    negative = _away_from(dit, negative, cfg)
+    start = {**{key: value for key, value in prediction.items() if key not in ("call", "guided", "trace")}, "tokens": prediction["call"].x}
+    x0 = inside.guide(prediction, 1.0)["tokens"]
+    own = dit.denoise(start, sigmas, positive, negative, cfg, start_step=step, end_step=step + 1)[1]["tokens"].to(x0)
+    largest = (x0 - own).abs().max().item()
+    if not largest:
+        return Parity(0.0, "")
+    wire = inside.condition(dit, start, positive, negative, sigmas, step)
+    wire = inside.position_embed(dit, inside.patch_embed(dit, wire))
+    native = dict(wire["trace"])
+    for i in range(len(dit.stages.kinds)):
+        wire = inside.run_blocks(dit, wire, str(i))
+    native |= dict(wire["trace"][3:]) | dict(inside.final_layer(dit, wire)["trace"][-1:])
+    made = dict(prediction["trace"])
+    for name in ("condition", "patches", "positions"):
+        if name not in made:
+            return Parity(largest, f"{name}, which was left out")
+    for name, value in prediction["trace"]:
+        if name not in native or not torch.equal(value, native[name]):
+            return Parity(largest, name)
+    return Parity(largest, "")
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """change [levels, blocks]: how far x0 moves when a block is left out, as a share of its own size; sigmas: [levels]."""
+    change: Tensor
+    sigmas: Tensor
+    kinds: list[str]
+
+    def least(self, count: int) -> list[int]:
+        """The blocks that matter least, in order of their place."""
+        return sorted(self.ranking[:count])
+
+    @property
+    def ranking(self) -> list[int]:
+        """All blocks, those that matter least first."""
+        return self.change.mean(0).argsort(stable=True).tolist()
+
+    def ranked(self) -> str:
+        """A line for each block, those that matter least first: number, kind, change."""
+        mean = self.change.mean(0).tolist()
+        return "\n".join(f"{i} {self.kinds[i]} {mean[i]:.2%}" for i in self.ranking)
+
+    def skip_lists(self, count: int) -> tuple[str, str, str]:
+        """Those blocks as core's SkipLayerGuidanceDiT takes them, double and single layers, and the rest as DiT Blocks takes them."""
+        skipped = self.least(count)
+        first_single = self.kinds.index("single") if "single" in self.kinds else len(self.kinds)
+        double = ", ".join(str(i) for i in skipped if i < first_single)
+        single = ", ".join(str(i - first_single) for i in skipped if i >= first_single)
+        return double, single, in_words([i for i in range(len(self.kinds)) if i not in skipped])
+
+
+def ablate(dit: Dit, clean: dict, sigmas: Tensor, levels: int, positive: Conditioning, negative: Conditioning | None, cfg: float, seed: int,
+           reporter: Callable[[int], Callable[[int], None]] = lambda total: lambda done: None) -> Ablation:
+    """Leave out each block in turn at a few noise levels spread over the schedule. `clean`: tokens of a finished picture.
+
+    `reporter(total)` gives what is called with the number done after every block. Raises StagesError, ValueError."""
+    negative = _away_from(dit, negative, cfg)
+    steps = sorted({round((k + 0.5) * (len(sigmas) - 1) / levels - 0.5) for k in range(levels)})
+    kinds, rows = dit.stages.kinds, []
+    report = reporter(len(steps) * len(kinds))
+    for row, step in enumerate(steps):
+        noisy, _ = dit.add_noise({key: value for key, value in clean.items() if key != "memory"}, sigmas, step, seed)
+        wire = inside.condition(dit, noisy, positive, negative, sigmas, step)
+        before = inside.position_embed(dit, inside.patch_embed(dit, wire))
+
+        def x0_of(wire: dict) -> Tensor:
+            return inside.guide(inside.final_layer(dit, wire), cfg)["tokens"]
+        whole = x0_of(inside.run_blocks(dit, before))
+        changes = []
+        for i in range(len(kinds)):
+            after = inside.run_blocks(dit, before, in_words(list(range(i + 1, len(kinds)))))
+            changes.append((x0_of(after) - whole).square().mean().sqrt() / whole.square().mean().sqrt())
+            if i < len(kinds) - 1:
+                before = inside.run_blocks(dit, before, str(i))
+            report(row * len(kinds) + i + 1)
+        rows.append(torch.stack(changes).float().cpu())
+    return Ablation(torch.stack(rows), sigmas[steps], kinds)
+
+
+def bar_chart(ablation: Ablation, language: str = "English", width: int = 704, height: int = 384) -> Tensor:
+    """A bar for each block, the mean over noise levels, with a tick for each level: → [1, height, width, 3] in 0..1."""
+    made, draw = charts.canvas(width, height)
+    mean, face = ablation.change.mean(0), charts.font(charts.TEXT, language == "中文")
+    left, bottom, top = 60, height - 56, 44
+    room, highest = (width - left - 16) / len(mean), max(ablation.change.max().item(), 1e-9)
+    draw.text((left, 8), charts.in_language(WORDS["title"], language), fill=charts.INK, font=face)
+    draw.text((left - 6, top), f"{highest:.2g}", fill=charts.FAINT, font=face, anchor="rm")
+    draw.line([(left, bottom), (width - 16, bottom)], fill=charts.FAINT)
+    every = max(1, -(-int(face.getlength("00 ")) // max(1, int(room))))  # so that numbers do not touch
+    for i, value in enumerate(mean.tolist()):
+        x = left + i * room
+        level = lambda share: bottom - share / highest * (bottom - top)  # noqa: E731
+        draw.rectangle([x + room * 0.15, level(value), x + room * 0.85, bottom], fill=charts.CURVES[0])
+        for one in ablation.change[:, i].tolist():
+            draw.line([(x + room * 0.15, level(one)), (x + room * 0.85, level(one))], fill=charts.CURVES[5], width=3)
+        if i % every == 0:
+            draw.text((x + room / 2, bottom + 6), str(i), fill=charts.INK, font=face, anchor="ma")
+    draw.text((left, height - 26), charts.in_language(WORDS["axis"], language), fill=charts.FAINT, font=face)
+    return charts.as_tensor(made)[None]

@@ -1,0 +1,258 @@
+"""The stage nodes' work: from DIT_TOKENS through DIT_HIDDEN back to DIT_TOKENS. `stages.py` says what the wire holds.
+
+A prediction is DIT_TOKENS too, with `call`, the step that it answers, and `guided`, whether it has become x0 already.
+"""
+
+from contextlib import ExitStack
+import math
+
+import torch
+from torch import Tensor
+import torch.nn.functional as F
+
+from ..handle.backbone import Backbone, Conditioning, Dit
+from ..sampling.flow import RectifiedFlow
+from ..model.position import resized, sincos_1d
+from ..model.stages import Hidden, StagesError, TokenStages, only_itself, parse_blocks
+from ..tokens.wire import same_format, to_tokens, with_tokens
+
+BLOCK = "block {}"  # how a trace names the last block that was run
+ATTENTION_MODES = ("full", "itself")
+POSITION_MODES = ("model", "none", "shuffled", "1-D", "scaled")
+
+
+def check(dit: Dit, wire: dict, *needed: str) -> None:
+    """Raise StagesError unless a DIT_HIDDEN is this model's and has been through the stages it needs."""
+    if wire["model"] != dit.name:
+        raise StagesError(f"the hidden states come from {wire['model']}, the dit is {dit.name}")
+    theirs, ours = wire.get("shape"), _shape(dit)
+    if theirs and theirs != ours:
+        raise StagesError(f"the hidden states come from another model of this name ({dit.name}), of {theirs[0]} blocks with {theirs[1]} heads; the dit has "
+                          f"{ours[0]} with {ours[1]}")
+    stages = {"condition": "Condition", "patches": "Patch Embed"}
+    for stage in needed:
+        if stage not in wire["done"]:
+            raise StagesError(f"the hidden states have not been through {stages[stage]}")
+
+
+def _shape(dit: Dit) -> tuple[int, int]:
+    """Blocks and heads: what tells a model from others of its name, such as SD3 and SD3.5."""
+    return len(dit.stages.kinds), dit.stages.heads
+
+
+def checksum(tokens: Tensor) -> Tensor:
+    """A number [] that two tensors share if they are equal, and hardly ever if not: places and signs count."""
+    flat = tokens.detach().double().flatten()
+    return flat @ torch.linspace(1, 2, len(flat), dtype=flat.dtype, device=flat.device)
+
+
+def _after(wire: dict, hidden: Hidden, stage: str, name: str = "") -> dict:
+    """The wire after a stage, with its name and checksum added to the trace."""
+    return {**wire, "hidden": hidden, "done": wire["done"] | {stage}, "trace": (*wire["trace"], (name or stage, checksum(hidden.x)))}
+
+
+def _words(positive: Conditioning) -> dict:
+    """What the text's tokens are called, where the CONDITIONING says it, for the wire."""
+    return {"words": positive[0][1]["words"]} if positive and "words" in positive[0][1] else {}
+
+
+def condition(dit: Dit, x: dict, positive: Conditioning, negative: Conditioning | None, sigmas: Tensor, step: int) -> dict:
+    """Begin a step: lay out its batch [uncond, cond], embed time and text. Raw tokens, or hidden states without them → DIT_HIDDEN.
+
+    Raises StagesError, ScheduleError, BackboneError.
+    """
+    if "hidden" not in x:
+        begun = {**dit.begin(x, sigmas, step, positive, negative), **_words(positive)}
+        return _after({**begun, "trace": (), "shape": _shape(dit)}, begun["hidden"], "condition")
+    check(dit, x)
+    if x["call"]:
+        raise StagesError("the hidden states are conditioned already")
+    begun = {**dit.begin(x["tokens"], sigmas, step, positive, negative), **_words(positive)}
+    parts = len(begun["call"].layout)
+    hidden = begun["hidden"].but(x=x["hidden"].x.repeat(parts, 1, 1), index=x["hidden"].index)
+    return _after({**begun, "done": x["done"], "trace": x["trace"], "shape": x["shape"]}, hidden, "condition")
+
+
+def patch_embed(dit: Dit, x: dict) -> dict:
+    """Raw patches to the model's width, by its patch embedding: DIT_TOKENS, or DIT_HIDDEN after Condition → DIT_HIDDEN."""
+    if "hidden" in x:
+        check(dit, x)
+        if "patches" in x["done"]:
+            raise StagesError("the patches are embedded already")
+        return _after(x, dit.stages.patch_embed(x["hidden"]), "patches")
+    dit.check_tokens(x)
+    if not isinstance(dit, Backbone) or not isinstance(dit.flow, RectifiedFlow) or x.get("noise_mask") is not None:
+        raise StagesError(f"{dit.name} embeds patches of a step that has begun: put Condition before Patch Embed")
+    raw = Hidden(x["tokens"].to(dit.like(), copy=True), None, None, None, 0, {"grid": x["grid"], "patch_size": x["patch_size"]})
+    wire = {"tokens": x, "done": frozenset(), "call": None, "model": dit.name, "shape": _shape(dit), "trace": ()}
+    return _after(wire, dit.stages.patch_embed(raw), "patches")
+
+
+def position_embed(dit: Dit, wire: dict, mode: str = "model", seed: int = 0) -> dict:
+    """Tell image tokens where they stand: DIT_HIDDEN → DIT_HIDDEN. Dosovitskiy et al. 2020 (ViT), §3.1; Peebles & Xie 2022, §3.2.
+
+    mode: "model", its own; "none", a bag of patches; "shuffled", its own table with rows exchanged; "1-D", sines and cosines of the
+    reading order alone; "scaled", a table of the trained grid laid over this one. Only "model" applies where positions are rotary,
+    for those turn queries and keys inside attention and are not added to tokens. Raises StagesError.
+    """
+    check(dit, wire, "patches")
+    stages, hidden = dit.stages, wire["hidden"]
+    own = stages.position_embed(hidden)
+    if mode == "model":
+        return _after(wire, own, "positions")
+    if own.position is not None:
+        raise StagesError(f'{dit.name} has rotary positions, which attention applies: mode "model" alone fits it, not "{mode}"')
+    if mode == "none":
+        return _after(wire, hidden, "positions")
+    count, width = hidden.x.shape[1:]
+    if mode == "shuffled":
+        table = stages.position_embed(hidden.but(x=torch.zeros_like(hidden.x[:1]))).x
+        table = table[:, torch.randperm(count, generator=torch.Generator().manual_seed(seed))]
+    elif mode == "1-D":
+        table = sincos_1d(width, torch.arange(count))[None]
+    elif mode == "scaled":
+        grid = wire["tokens"]["grid"]
+        if not isinstance(stages, TokenStages):
+            table = stages.scaled_positions(hidden, grid)
+        elif stages.model.config.position == "cropped":
+            p = hidden.extra["patch_size"]
+            side = max(1, round(dit.picture_size / dit.downscale / p))
+            table = resized(stages.model.position_embedding((side, side), p)[0], grid)
+        else:  # its own are laid over every grid
+            return _after(wire, own, "positions")
+    else:
+        raise StagesError(f"mode is one of {', '.join(POSITION_MODES)}, not {mode!r}")
+    return _after(wire, hidden.but(x=hidden.x + table.to(hidden.x)), "positions")
+
+
+def run_blocks(dit: Dit, wire: dict, blocks: str = "all", strength: float = 1.0, graft: dict | None = None,
+               mask: Tensor | None = None, attention: str = "full") -> dict:
+    """Blocks in the order given. `strength` scales what each adds; `graft` first replaces image tokens by another run's, where
+    `mask` [B or 1, h', w'] is above a half, everywhere without one; with `attention` "itself" no image token reads another:
+    DIT_HIDDEN → DIT_HIDDEN. Raises StagesError."""
+    check(dit, wire, "condition", "patches")
+    hidden = wire["hidden"]
+    if dit.stages.positions == "rotary" and hidden.position is None:
+        raise StagesError(f"{dit.name} has rotary positions, which its blocks need: put Position Embed before DiT Blocks")
+    if graft is not None:
+        check(dit, graft, "patches")
+        hidden = hidden.but(x=_grafted(wire, graft, mask))
+    if attention not in ATTENTION_MODES:
+        raise StagesError(f"attention is one of {', '.join(ATTENTION_MODES)}, not {attention!r}")
+    stages, indices = dit.stages, parse_blocks(blocks, len(dit.stages.kinds))
+    with ExitStack() as during:
+        if attention == "itself":
+            look = only_itself(stages.attentions(hidden, wire["tokens"]["tokens"].shape[1]))
+            for i in set(indices):
+                during.enter_context(stages.observe(i, look))
+        after = stages.run_blocks(hidden, indices, strength)
+    return _after(wire, after, "blocks", BLOCK.format(after.index - 1))
+
+
+def _grafted(wire: dict, graft: dict, mask: Tensor | None) -> Tensor:
+    """Image tokens [B, N, D] with those of another run in the place of the masked ones. Raises StagesError."""
+    x, theirs, grid = wire["hidden"].x, graft["hidden"].x, wire["tokens"]["grid"]
+    if theirs.shape[1:] != x.shape[1:]:
+        raise StagesError(f"the graft has {theirs.shape[1]} tokens of width {theirs.shape[2]}, the hidden states have {x.shape[1]} of {x.shape[2]}")
+    _check_grids(graft["tokens"], wire["tokens"], "the graft", "the hidden states")
+    layouts = [one["call"].layout if one["call"] else ("cond",) for one in (graft, wire)]
+    samples = len(x) // len(layouts[1])
+    other = theirs[rows_beside(layouts[0], len(theirs) // len(layouts[0]), layouts[1], samples)]
+    if mask is None:
+        return other
+    first = wire["hidden"].extra.get("img_offset", 0)  # some models have reference pictures before the picture, some after it
+    picture = slice(first, first + math.prod(grid))
+    chosen, mixed = token_mask(mask, grid, samples).repeat(len(layouts[1]), 1, 1).to(x), x.clone()
+    mixed[:, picture] = torch.lerp(x[:, picture], other[:, picture], chosen)
+    return mixed
+
+
+def rows_beside(theirs: tuple[str, ...], count: int, ours: tuple[str, ...], samples: int) -> list[int]:
+    """For each row of a batch of `ours` × samples, the row of one of `theirs` × count that stands beside it: a shorter batch repeats,
+    uncond goes with uncond."""
+    parts = range(len(ours)) if theirs == ours else [theirs.index(part) if part in theirs else len(theirs) - 1 for part in ours]
+    return [part * count + sample % count for part in parts for sample in range(samples)]
+
+
+def _check_grids(a: dict, b: dict, first: str, second: str) -> None:
+    """Raise StagesError unless two DIT_TOKENS are cut alike."""
+    (one, p), (two, q) = ((wire["grid"], wire["patch_size"]) for wire in (a, b))
+    if (one, p) != (two, q):
+        shapes = ["×".join(map(str, grid)) for grid in (one, two)]
+        raise StagesError(f"{first} has a {shapes[0]} grid of patches of {p}, {second} a {shapes[1]} grid of patches of {q}")
+
+
+def token_mask(mask: Tensor, grid: tuple[int, ...], batch: int) -> Tensor:
+    """A MASK [B, H, W] as 0 or 1 for each token of a grid, by what covers most of it: → [batch, N, 1]."""
+    share = F.adaptive_avg_pool2d(mask.reshape(-1, 1, *mask.shape[-2:]).float(), grid[-2:])
+    frames = grid[0] if len(grid) == 3 else 1
+    chosen = (share > 0.5).float().flatten(2).movedim(1, 2).repeat(1, frames, 1)
+    return chosen[torch.arange(batch) % len(chosen)]
+
+
+def block_plan(kinds: list[str], blocks: str) -> dict:
+    """What DiT Blocks runs, for the editor: → {"groups": [[first, last, kind]] of all blocks, "runs": [numbers]}. Raises StagesError."""
+    groups: list[list] = []
+    for i, kind in enumerate(kinds):
+        if groups and groups[-1][2] == kind:
+            groups[-1][1] = i
+        else:
+            groups.append([i, i, kind])
+    return {"groups": groups, "runs": parse_blocks(blocks, len(kinds))}
+
+
+def final_layer(dit: Dit, wire: dict) -> dict:
+    """Image tokens back to patch values: DIT_HIDDEN → the model's prediction for every part of the batch, as DIT_TOKENS."""
+    check(dit, wire, "condition", "patches")
+    answer = dit.stages.head(wire["hidden"])
+    tokens = answer if answer.dim() == 3 else to_tokens(answer.float(), wire["tokens"])
+    trace = (*wire["trace"], ("final layer", checksum(tokens)))
+    return {**with_tokens(wire["tokens"], tokens), "call": wire["call"], "guided": False, "trace": trace}
+
+
+def guide(prediction: dict, cfg: float, negative: dict | None = None) -> dict:
+    """Classifier-free guidance u + (c − u)·cfg on x0 (Ho & Salimans 2022, equation 6): predictions → x0, as DIT_TOKENS.
+
+    `negative`: the prediction of a branch of its own, or one already guided; else the unconditional part of the batch. Either may
+    itself be guided, so that guidances chain. Raises StagesError.
+    """
+    if negative is not None:
+        conditional, unconditional = _x0(prediction, "prediction", 1.0), _x0(negative, "negative", 1.0)
+        sigmas = [wire["call"].sigma.item() for wire in (prediction, negative)]
+        if sigmas[0] != sigmas[1]:
+            raise StagesError(f"prediction and negative are of different steps: sigma {sigmas[0]:.4g} and {sigmas[1]:.4g}")
+        _check_grids(prediction, negative, "prediction", "negative")
+        if conditional.shape != unconditional.shape:
+            raise StagesError(f"prediction and negative have shapes {list(conditional.shape)} and {list(unconditional.shape)}")
+        if not same_format(prediction["latent_format"], negative["latent_format"]):
+            raise StagesError("prediction and negative are in different latent spaces: both come from models of one VAE")
+        x0 = unconditional + (conditional - unconditional) * cfg
+    else:
+        x0 = _x0(prediction, "prediction", cfg)
+    return {**with_tokens(prediction, x0), "guided": True}
+
+
+def _x0(wire: dict, what: str, cfg: float) -> Tensor:
+    """A prediction as x0 [B, N, C·p·p], guided by the unconditional part of its batch."""
+    if "call" not in wire:
+        raise StagesError(f"{what} is not from Final Layer or Guidance")
+    if not wire["guided"]:
+        if cfg != 1 and "uncond" not in wire["call"].layout:
+            raise StagesError(f"cfg {cfg:g} needs a negative: wire one into Condition, or the prediction of another branch into negative")
+        return wire["call"].to_x0(wire["tokens"], cfg)
+    if cfg != 1:
+        raise StagesError(f"{what} is guided already; for cfg {cfg:g} wire what to go away from into negative")
+    return wire["tokens"]
+
+
+def sampler_step(dit: Dit, tokens: dict, prediction: dict, sigmas: Tensor, step: int, solver: str) -> tuple[dict, dict]:
+    """The solver's move: → (tokens at the next noise level, x0), both DIT_TOKENS. Raises StagesError, ValueError."""
+    x0, call = _x0(prediction, "prediction", 1.0), prediction["call"]
+    if step < len(sigmas) and sigmas[step].float().to(call.sigma) != call.sigma:
+        raise StagesError(f"the prediction was made at sigma {call.sigma.item():.4g}, step {step} is at {sigmas[step].item():.4g}")
+    _check_grids(prediction, tokens, "the prediction", "tokens")
+    if not same_format(prediction["latent_format"], tokens["latent_format"]):
+        raise StagesError("the prediction and the tokens are in different latent spaces: wire the same dit into both")
+    if x0.shape != tokens["tokens"].shape:
+        raise StagesError(f"the prediction has shape {list(x0.shape)}, the tokens {list(tokens['tokens'].shape)}")
+    return dit.advance(tokens, x0, sigmas, step, solver)

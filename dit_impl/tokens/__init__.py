@@ -1,0 +1,1 @@
+"""Patches and the DIT_TOKENS wire: cut, choose, edit, and other patch sizes."""

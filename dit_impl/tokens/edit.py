@@ -1,0 +1,240 @@
+"""Operations on the tokens of either wire: DIT_TOKENS' raw patches [B, N, C·p·p], or DIT_HIDDEN's image tokens [B, N, D].
+
+Tokens that change places take along what else stands at a place: a solver's memory, and the clean tokens, noise and noise mask of
+inpainting. Tokens that change values drop the memory, which speaks of the old ones; a multistep solver then begins anew.
+In hidden states and predictions nothing but the tokens themselves changes: rotary positions, and the step's own tokens, stay.
+"""
+
+import math
+from typing import Callable
+
+import torch
+from torch import Tensor
+
+from ..step.stages import rows_beside, token_mask
+from .wire import TokensError, mask_tokens, same_format, to_latent, to_tokens
+
+FILLS = ("same place", "one token", "mean", "zeros")
+MAPS = ("norm", "principal components")
+
+
+# --- either wire ----------------------------------------------------------------------------------------------------
+
+def values(wire: dict) -> Tensor:
+    """The tokens of a picture's grid: → [B, N, C·p·p] of raw tokens, [parts·B, N, D] of hidden states. Raises TokensError."""
+    return wire["hidden"].x[:, _span(wire)] if "hidden" in wire else wire["tokens"]
+
+
+def with_values(wire: dict, tokens: Tensor) -> dict:
+    """The same wire with other values."""
+    return {name: kept for name, kept in _replaced(wire, tokens).items() if name != "memory"}
+
+
+def _replaced(wire: dict, tokens: Tensor) -> dict:
+    if "hidden" not in wire:
+        return {**wire, "tokens": tokens}
+    x, span = wire["hidden"].x, _span(wire)
+    return {**wire, "hidden": wire["hidden"].but(x=torch.cat([x[:, :span.start], tokens.to(x), x[:, span.stop:]], dim=1))}
+
+
+def _span(wire: dict) -> slice:
+    """Where the picture stands among hidden states: some models put reference pictures before it, some after it."""
+    if "patches" not in wire["done"]:
+        raise TokensError("the hidden states hold no embedded tokens yet: put Patch Embed before")
+    first = wire["hidden"].extra.get("img_offset", 0)
+    return slice(first, first + math.prod(_grid(wire)))
+
+
+def _grid(wire: dict) -> tuple[int, ...]:
+    return (wire["tokens"] if "hidden" in wire else wire)["grid"]
+
+
+def _layout(wire: dict) -> tuple[str, ...]:
+    """What the parts of the batch are: [uncond, cond] in a step that has begun and is not yet guided."""
+    return wire["call"].layout if wire.get("call") and not wire.get("guided") else ("cond",)
+
+
+def _samples(wire: dict) -> int:
+    """Pictures in the batch, each of them in every part of it."""
+    return len(wire["hidden"].x if "hidden" in wire else wire["tokens"]) // len(_layout(wire))
+
+
+def _like(source: dict, wire: dict) -> Tensor:
+    """The tokens of `source` that stand beside each of `wire`'s: a shorter batch repeats, uncond goes with uncond."""
+    rows = rows_beside(_layout(source), _samples(source), _layout(wire), _samples(wire))
+    return values(source)[rows].to(values(wire))
+
+
+def _check_pair(a: dict, b: dict, first: str, second: str) -> None:
+    """Raise TokensError unless two wires hold tokens of one kind, model and grid."""
+    kinds = ["hidden states" if "hidden" in wire else "raw tokens" for wire in (a, b)]
+    if kinds[0] != kinds[1]:
+        raise TokensError(f"{first} holds {kinds[0]}, {second} holds {kinds[1]}: both must be of one kind")
+    if "hidden" in a and a["model"] != b["model"]:
+        raise TokensError(f"{first} comes from {a['model']}, {second} from {b['model']}")
+    if "hidden" not in a and not same_format(a["latent_format"], b["latent_format"]):
+        raise TokensError(f"{first} and {second} are in different latent spaces: wire the same dit into both Patchify nodes")
+    shapes = [f"a {'×'.join(map(str, _grid(wire)))} grid of tokens of {values(wire).shape[-1]} values" for wire in (a, b)]
+    if "hidden" not in a:
+        shapes = [f"{shape}, patches {wire['patch_size']} wide" for shape, wire in zip(shapes, (a, b))]
+    if shapes[0] != shapes[1]:
+        raise TokensError(f"{first} has {shapes[0]}, {second} has {shapes[1]}")
+
+
+# --- which tokens ---------------------------------------------------------------------------------------------------
+
+def rectangle(grid: tuple[int, ...], column: int, row: int, width: int, height: int) -> tuple[slice, slice]:
+    """Rows and columns of a rectangle of tokens; width or height 0 goes to the grid's edge. Raises TokensError."""
+    h, w = grid[-2:]
+    width, height = width or max(1, w - column), height or max(1, h - row)
+    if not (0 <= column < column + width <= w and 0 <= row < row + height <= h):
+        raise TokensError(f"{width}×{height} tokens from column {column}, row {row} are not all inside the grid of {w} columns and {h} rows")
+    return slice(row, row + height), slice(column, column + width)
+
+
+def select(wire: dict, column: int, row: int, width: int, height: int, mask: Tensor | None = None) -> Tensor:
+    """The tokens in a rectangle, of these the ones that `mask` mostly covers if given: → MASK [1 or B, h, w] of 0 and 1."""
+    h, w = _grid(wire)[-2:]
+    chosen = torch.zeros(1, h, w)
+    chosen[:, *rectangle((h, w), column, row, width, height)] = 1
+    return chosen if mask is None else chosen * token_mask(mask.cpu(), (h, w), _samples(wire)).view(-1, h, w)
+
+
+def _where(mask: Tensor | None, wire: dict, changed: Tensor) -> dict:
+    """`changed` values where the mask has them, the wire's own elsewhere."""
+    if mask is None:
+        return with_values(wire, changed)
+    chosen = token_mask(mask, _grid(wire), _samples(wire)).bool().repeat(len(_layout(wire)), 1, 1)
+    return with_values(wire, torch.where(chosen.to(changed.device), changed, values(wire)))
+
+
+# --- other values ---------------------------------------------------------------------------------------------------
+
+def mix(a: dict, b: dict, amount: float, mask: Tensor | None = None) -> dict:
+    """a + (b − a)·amount, where the mask has it. Raises TokensError."""
+    _check_pair(a, b, "a", "b")
+    return _where(mask, a, torch.lerp(values(a), _like(b, a), amount))
+
+
+def scale(wire: dict, factor: float, mask: Tensor | None = None) -> dict:
+    """Tokens times a factor, where the mask has it."""
+    return _where(mask, wire, values(wire) * factor)
+
+
+def replace(wire: dict, fill: str, row: int = 0, column: int = 0, source: dict | None = None, mask: Tensor | None = None) -> dict:
+    """Tokens of another wire, or of this one, in place of these, where the mask has it. Raises TokensError.
+
+    fill: "same place"; "one token", the one at (row, column), everywhere; "mean" of all tokens; "zeros".
+    """
+    if source is None and fill == "same place":
+        raise TokensError('"same place" takes the tokens of another wire: wire one into source')
+    if source is not None:
+        _check_pair(wire, source, "x", "source")
+    tokens = values(wire) if source is None else _like(source, wire)
+    if fill == "one token":
+        rows, columns = rectangle(_grid(wire), column, row, 1, 1)
+        tokens = tokens.unflatten(1, _grid(wire))[..., rows, columns, :].flatten(1, -2)[:, :1]
+    elif fill == "mean":
+        tokens = tokens.mean(dim=1, keepdim=True)
+    elif fill == "zeros":
+        tokens = torch.zeros_like(tokens)
+    elif fill != "same place":
+        raise TokensError(f"fill is one of {', '.join(FILLS)}, not {fill!r}")
+    return _where(mask, wire, tokens.expand_as(values(wire)))
+
+
+# --- other places ---------------------------------------------------------------------------------------------------
+
+def roll(wire: dict, rows: int, columns: int) -> dict:
+    """Shift tokens down and to the right; what leaves the grid comes in on the other side."""
+    return permute(wire, _places(wire).roll((rows, columns), (-2, -1)).flatten())
+
+
+def swap(wire: dict, column: int, row: int, to_column: int, to_row: int, width: int, height: int) -> dict:
+    """Exchange two rectangles of tokens, in every frame of a video. Raises TokensError."""
+    first, second = (rectangle(_grid(wire), *corner, width, height) for corner in ((column, row), (to_column, to_row)))
+    if abs(to_column - column) < width and abs(to_row - row) < height:
+        raise TokensError(f"the {width}×{height} rectangles at column {column}, row {row} and at column {to_column}, row {to_row} overlap")
+    places = _places(wire)
+    order = places.clone()
+    order[..., *first], order[..., *second] = places[..., *second], places[..., *first]
+    return permute(wire, order.flatten())
+
+
+def shuffle(wire: dict, seed: int, mask: Tensor | None = None) -> dict:
+    """Exchange tokens at random: all of them, or those that the mask has among themselves. The same way in every part of the batch."""
+    places = _places(wire).flatten()
+    if mask is None:
+        return permute(wire, places[torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))])
+    order = places.repeat(_samples(wire), 1)
+    for row, chosen in zip(order, token_mask(mask.cpu(), _grid(wire), len(order))[..., 0].bool()):
+        among = places[chosen]
+        row[among] = among[torch.randperm(len(among), generator=torch.Generator().manual_seed(seed))]
+    return permute(wire, order)
+
+
+def _places(wire: dict) -> Tensor:
+    """The number of each place of the grid."""
+    return torch.arange(math.prod(_grid(wire))).view(_grid(wire))
+
+
+def permute(wire: dict, order: Tensor) -> dict:
+    """The token from place order[i] goes to place i: order [N], or [B, N] for each sample its own. Raises TokensError."""
+    order = order.view(-1, order.shape[-1])
+
+    def move(x: Tensor) -> Tensor:
+        places = order.to(x.device).repeat(len(x) // len(order), 1)
+        return x[torch.arange(len(x), device=x.device)[:, None], places]
+    moved = _replaced(wire, move(values(wire)))
+    if "hidden" in wire or wire.get("call"):
+        return moved
+    if "memory" in wire:
+        moved["memory"] = {**wire["memory"], "x0": move(wire["memory"]["x0"])}
+    if "start" in wire:
+        moved["start"] = _moved_start(wire, move)
+    if wire.get("noise_mask") is not None:
+        if len(wire["grid"]) == 3:
+            raise TokensError("tokens of a video that has a noise mask cannot change places")
+        moved["noise_mask"] = to_latent(move(mask_tokens(wire)), wire)[:, :1]
+    return moved
+
+
+def _moved_start(wire: dict, move: Callable[[Tensor], Tensor]) -> dict:
+    start = {**wire["start"], "clean": move(wire["start"]["clean"]), "noise": move(wire["start"]["noise"])}
+    if "latent" in start:  # the clean tokens once more, as a MODEL's own sampling takes them
+        start["latent"] = to_latent(move(to_tokens(start["latent"], wire)), wire)
+    return start
+
+
+# --- a picture of them ----------------------------------------------------------------------------------------------
+
+def token_map(wire: dict, show: str, size: int) -> Tensor:
+    """Tokens as a picture, each a square of `size` pixels: → IMAGE [B, h·size, w·size, 3]; every part of the batch, every frame.
+
+    show: "norm", the length of each token as grey; "principal components", the first three as red, green and blue. Black and white are
+    the least and the greatest of the whole batch, so that its pictures compare. Raises TokensError.
+    """
+    tokens = values(wire).float().cpu()
+    if not torch.isfinite(tokens).all():
+        raise TokensError("the tokens hold values that are NaN or infinite")
+    if show == "norm":
+        shades = tokens.norm(dim=-1, keepdim=True).expand(-1, -1, 3)
+    elif show == "principal components":
+        shades = principal_components(tokens.flatten(0, 1), 3).view(*tokens.shape[:2], 3)
+    else:
+        raise TokensError(f"show is one of {', '.join(MAPS)}, not {show!r}")
+    least, greatest = shades.amin(dim=(0, 1)), shades.amax(dim=(0, 1))
+    shades = (shades - least) / (greatest - least).clamp_min(torch.finfo(torch.float32).tiny)
+    h, w = _grid(wire)[-2:]
+    return shades.reshape(-1, h, w, 3).repeat_interleave(size, dim=1).repeat_interleave(size, dim=2)
+
+
+def principal_components(x: Tensor, count: int) -> Tensor:
+    """Coordinates along the directions of greatest variance: [M, D] → [M, count], zeros past D. Pearson 1901.
+
+    A direction's sign is free; here its greatest entry is positive.
+    """
+    centred = x - x.mean(dim=0)
+    directions = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, :count]  # [D, count]
+    directions = directions * directions.gather(0, directions.abs().argmax(dim=0, keepdim=True)).sign()
+    return torch.nn.functional.pad(centred @ directions, (0, count - directions.shape[1]))

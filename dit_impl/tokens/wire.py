@@ -1,0 +1,184 @@
+"""DIT_TOKENS: raw patch tokens on the wire, a plain dict as LATENT is.
+
+    tokens         [B, N, C·p·p], each patch flattened as (C, p_row, p_col), row-major over the grid
+    patch_size     p
+    grid           (h, w) in tokens, N = h·w
+    channels       C
+    size           (H, W) of the latent before padding
+    latent_format  {"scale": [C], "shift": [C], "std": [C]}: DiT space = (VAE latent − shift)·scale / std
+    memory         (optional) what a multistep solver keeps: {"x0": tokens, "sigma": []}
+    start          (optional) where Add Noise began: {"clean": tokens, "noise": tokens, "seed": number}
+    noise_mask, batch_index   (optional) as in LATENT
+    pixels         (optional) True where the patches are of an IMAGE's pixels, not of a latent
+
+A video's latent has frames: size (T, H, W), grid (t, h, w), and `frame_patch` f, the frames in a patch (C, f, p_row, p_col).
+"""
+
+import torch
+from torch import Tensor
+import torch.nn.functional as F
+
+from .patch import patchify, token_grid, unpatchify
+from .numbers import parse_ranges
+
+LatentFormat = dict[str, Tensor]
+CARRIED = ("noise_mask", "batch_index")  # what a LATENT holds beside its samples
+
+
+class TokensError(ValueError):
+    """Tokens or a latent that don't fit: one line that names the rule and the value."""
+
+
+def latent_format(scale: Tensor, shift: Tensor, std: Tensor | None = None) -> LatentFormat:
+    """How a model reads a VAE's latents: DiT space = (VAE latent − shift)·scale / std, each [C]."""
+    return {"scale": scale, "shift": shift, "std": torch.ones_like(scale) if std is None else std}
+
+
+def identity_format(channels: int) -> LatentFormat:
+    """The format of a latent that is taken as it is."""
+    return latent_format(torch.ones(channels), torch.zeros(channels))
+
+
+def same_format(a: LatentFormat, b: LatentFormat) -> bool:
+    """Whether two latent formats are the same map."""
+    return all(torch.equal(a[name], b[name]) for name in ("scale", "shift", "std"))
+
+
+def _shaped(values: Tensor, like: Tensor) -> Tensor:
+    return values.to(like).view(1, -1, *[1] * (like.dim() - 2))
+
+
+def into_dit_space(latent: Tensor, latent_format: LatentFormat) -> Tensor:
+    """VAE latent → DiT space: [B, C, …] → same. An empty (all-zero) latent stays empty, as in ComfyUI."""
+    if not latent.any():
+        return latent
+    scale, shift, std = (_shaped(latent_format[name], latent) for name in ("scale", "shift", "std"))
+    return (latent - shift) * scale / std
+
+
+def out_of_dit_space(latent: Tensor, latent_format: LatentFormat) -> Tensor:
+    """DiT space → VAE latent: [B, C, …] → same."""
+    scale, shift, std = (_shaped(latent_format[name], latent) for name in ("scale", "shift", "std"))
+    return latent * std / scale + shift
+
+
+def check_latent(latent: Tensor, patch_size: int, frame_patch: int = 1, what: str = "latent") -> None:
+    """Raise TokensError unless a latent is a finite [B, C, H, W] or [B, C, T, H, W] that patches of p fit into."""
+    if latent.dim() not in (4, 5):
+        raise TokensError(f"a latent is [B, C, H, W], or [B, C, T, H, W] with frames, not {list(latent.shape)}")
+    if patch_size < 1:
+        raise TokensError(f"patch_size is at least 1, not {patch_size}")
+    for name, length in zip(("height", "width"), latent.shape[-2:]):
+        if length < patch_size:
+            raise TokensError(f"{what} {name} {length} is smaller than patch_size {patch_size}")
+    if latent.dim() == 5 and latent.shape[2] % frame_patch:
+        raise TokensError(f"latent frames {latent.shape[2]} are no multiple of the model's {frame_patch} frames to a patch")
+    check_finite(latent, what)
+
+
+def check_finite(values: Tensor, what: str) -> None:
+    """Raise TokensError where a latent, a picture or tokens hold a NaN or an infinity."""
+    if not torch.isfinite(values).all():
+        raise TokensError(f"the {what} holds {(~torch.isfinite(values)).sum().item()} values that are NaN or infinite")
+
+
+def fold(latent: Tensor, patch_size: int, latent_format: LatentFormat | None = None, frame_patch: int = 1, **carried) -> dict:
+    """Latent, as a VAE gives it → DIT_TOKENS: [B, C, H, W] or [B, C, T, H, W] → dict, with what is `carried` beside it.
+
+    Raises TokensError.
+    """
+    check_latent(latent, patch_size, frame_patch, "image" if "pixels" in carried else "latent")
+    latent_format = latent_format or identity_format(latent.shape[1])
+    if not latent.any():  # an empty latent takes the model's channels, as in ComfyUI
+        latent = latent.new_zeros(latent.shape[0], len(latent_format["scale"]), *latent.shape[2:])
+    if len(latent_format["scale"]) != latent.shape[1]:
+        raise TokensError(f"the model's latents have {len(latent_format['scale'])} channels, this one has {latent.shape[1]}")
+    wire = {"patch_size": patch_size, "grid": token_grid(*latent.shape[-2:], patch_size), "channels": latent.shape[1],
+            "size": tuple(latent.shape[2:]), "latent_format": latent_format}
+    if latent.dim() == 5:
+        wire |= {"grid": (latent.shape[2] // frame_patch, *wire["grid"]), "frame_patch": frame_patch}
+    return {**wire, **carried, "tokens": to_tokens(into_dit_space(latent.float(), latent_format), wire)}
+
+
+def fold_image(image: Tensor, patch_size: int) -> dict:
+    """IMAGE → DIT_TOKENS of pixels, without a model: [B, H, W, C] → dict. Dosovitskiy et al. 2020 (ViT), §3.1. Raises TokensError."""
+    if image.dim() != 4:
+        raise TokensError(f"an image is [B, H, W, C], not {list(image.shape)}")
+    return fold(image.movedim(-1, 1), patch_size, pixels=True)
+
+
+def to_tokens(latent: Tensor, wire: dict) -> Tensor:
+    """A latent in DiT space as tokens of a wire's grid: [B, C, …] → [B, N, C·p·p]."""
+    return patchify(latent, wire["patch_size"], wire.get("frame_patch", 1))
+
+
+def to_latent(tokens: Tensor, wire: dict) -> Tensor:
+    """Tokens of a wire's grid as a latent, still in DiT space: [B, N, C·p·p] → [B, C, …]."""
+    return unpatchify(tokens, wire["patch_size"], wire["size"], wire.get("frame_patch", 1))
+
+
+def unfold(wire: dict) -> Tensor:
+    """DIT_TOKENS → latent, as a VAE takes it: dict → [B, C, H, W] or [B, C, T, H, W]. Raises TokensError for NaN."""
+    check_finite(wire["tokens"], "tokens' wire")
+    return out_of_dit_space(to_latent(wire["tokens"], wire), wire["latent_format"])
+
+
+def with_tokens(wire: dict, tokens: Tensor, memory: dict | None = None) -> dict:
+    """The same grid with other values; `memory` replaces what a solver carried."""
+    changed = {**wire, "tokens": tokens, "memory": memory}
+    if memory is None:
+        del changed["memory"]
+    return changed
+
+
+def noise_like(wire: dict, seed: int) -> Tensor:
+    """The noise KSampler draws for this seed, in tokens: → [B, N, C·p·p]. Drawn in latent layout on the CPU, then folded,
+    so that it is the same picture of noise for every patch size. With batch_index, sample i gets the noise of that number."""
+    generator, shape = torch.Generator().manual_seed(seed), (wire["channels"], *wire["size"])
+    numbers = wire.get("batch_index")
+    if numbers is None:
+        return to_tokens(torch.randn(len(wire["tokens"]), *shape, generator=generator), wire)
+    drawn = [torch.randn(1, *shape, generator=generator) for _ in range(max(numbers) + 1)]
+    return to_tokens(torch.cat([drawn[i] for i in numbers]), wire)
+
+
+def mask_tokens(wire: dict) -> Tensor | None:
+    """Where a noise mask lets a picture change, 0..1, for every value of every token: → [B, N, C·p·p], or None."""
+    mask = wire.get("noise_mask")
+    if mask is None:
+        return None
+    mask = F.interpolate(mask.reshape(-1, 1, *mask.shape[-2:]).float(), size=wire["size"][-2:], mode="bilinear")
+    mask = mask[torch.arange(len(wire["tokens"])) % len(mask)].expand(-1, wire["channels"], -1, -1)
+    return to_tokens(mask, wire)
+
+
+def selection(wire: dict, text: str) -> Tensor:
+    """Tokens chosen by their numbers, "0-3,16-19" in reading order, all of them if none is: → MASK [1, h, w] of 0 and 1. Raises TokensError."""
+    *_, h, w = wire["grid"]
+    try:
+        numbers = parse_ranges(text, h * w, "token", "the grid")
+    except ValueError as error:
+        raise TokensError(f"selection: {error}") from None
+    mask = torch.zeros(h * w) if numbers else torch.ones(h * w)
+    mask[numbers] = 1
+    return mask.view(1, h, w)
+
+
+def grey_picture(wire: dict, tokens: Tensor) -> Tensor:
+    """The mean of a latent's channels, from black to white, of the first in the batch (a video's first frame): → [H, W, 3] in 0..1."""
+    shade = to_latent(tokens[:1].float().cpu(), wire)[0].mean(0)
+    shade = shade[0] if shade.dim() == 3 else shade
+    least, greatest = shade.min(), shade.max()
+    return ((shade - least) / (greatest - least).clamp_min(1e-6))[..., None].expand(-1, -1, 3)
+
+
+def describe(wire: dict) -> str:
+    """The token arithmetic in words: `1024 tokens of 16 values: a 32×32 grid of 2×2 patches of a 64×64×4 latent`."""
+    *frames, h, w = wire["grid"]
+    *_, height, width = wire["size"]
+    p, count, values = wire["patch_size"], *wire["tokens"].shape[1:]
+    patch, grid, size = f"{p}×{p}", f"{h}×{w}", f"{height}×{width}×{wire['channels']}"
+    if frames:
+        patch, grid, size = f"{wire['frame_patch']}×{patch}", f"{frames[0]}×{grid}", f"{wire['size'][0]}×{size}"
+    text = f"{count} tokens of {values} values: a {grid} grid of {patch} patches of a {size} {'image' if 'pixels' in wire else 'latent'}"
+    return text if (h * p, w * p) == (height, width) else f"{text}, padded to {h * p}×{w * p}"

@@ -1,0 +1,78 @@
+"""`dit-blocks train` of the default model: a TOML file in, trained weights out."""
+
+from dataclasses import dataclass, fields
+import logging
+from pathlib import Path
+
+import torch
+
+from ...sources.embedded import FOLDER, load_dit, load_text, load_vae, save_dit, save_vae
+from ..launch import launched
+from ..toml import RecipeError, checked, fits, read_toml
+from .train_dit import DiTRecipe, train_dit
+from .train_vae import VAERecipe, train_vae
+
+PARTS = ("vae", "dit", "text")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a recipe file says. state: folder of what training resumes from; weights: folder that weights go to.
+
+    start: folder of the weights to begin with where there is no state, None for random ones.
+    """
+    state: Path
+    weights: Path
+    start: Path | None
+    vae: VAERecipe
+    dit: DiTRecipe
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a TOML file. Raises RecipeError."""
+    content = read_toml(path)
+    unknown = set(content) - {"state", "weights", "start", "vae", "dit"}
+    if unknown:
+        raise RecipeError(f"{path}: unknown entry {sorted(unknown)[0]!r}; known are state, weights, start, [vae] and [dit]")
+    folders = {"state": "state", "weights": ".", "start": "", **{key: value for key, value in content.items() if key not in ("vae", "dit")}}
+    for name, value in folders.items():
+        fits(f"{path}: {name}", value, str)
+    vae, dit = (kind(**checked(content.get(name, {}), {field.name: field.default for field in fields(kind)}, f"{path}: [{name}]"))
+                for name, kind in (("vae", VAERecipe), ("dit", DiTRecipe)))
+    base = path.parent
+    if (base / folders["weights"]).resolve() == FOLDER:
+        raise RecipeError(f"{path}: weights is {FOLDER}, which holds the default model that ships: name another folder, and copy the files")
+    return Recipe(base / folders["state"], base / folders["weights"], base / folders["start"] if folders["start"] else None, vae, dit)
+
+
+def _check_state(path: Path) -> None:
+    """Raise RecipeError where a state is there that can't be read, before anything else is trained."""
+    try:
+        if path.exists():
+            torch.load(path, weights_only=True, mmap=True)
+    except Exception as error:  # whatever a broken file makes of it
+        raise RecipeError(f"{path} is no state of a training: {' '.join(str(error).split())[:100]}; move it away to start anew") from None
+
+
+def is_recipe(path: Path) -> bool:
+    """Whether a TOML file is a recipe of the default model, rather than a training of one's own (`config.py`). Raises RecipeError."""
+    return not {"model", "set", "train"} & set(read_toml(path))
+
+
+def train(path: Path) -> None:
+    """Train VAE, then DiT and text encoder, each from where it stopped. Weights on disk are always whole and the newest. Raises RecipeError."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    recipe = read_recipe(Path(path))
+    if launched():
+        raise RecipeError(f"{path} is a recipe of the default model, which one process follows: leave accelerate launch out")
+    for state in ("vae_state.pt", "dit_state.pt"):
+        _check_state(recipe.state / state)
+    files = {name: recipe.weights / f"{name}.safetensors" for name in PARTS}
+    start = {name: recipe.start / file.name for name, file in files.items()} if recipe.start else {}
+    if start and not files["vae"].exists() and not (recipe.state / "vae_state.pt").exists():
+        save_vae(load_vae(start["vae"]), files["vae"])
+    if not files["vae"].exists() or (recipe.state / "vae_state.pt").exists():
+        save_vae(train_vae(recipe.vae, recipe.state), files["vae"])
+    fresh = start and not (recipe.state / "dit_state.pt").exists()
+    begin = (load_dit(start["dit"])[0], load_text(start["text"])) if fresh else None
+    train_dit(recipe.dit, load_vae(files["vae"]), recipe.state, lambda *parts: save_dit(*parts, folder=recipe.weights), begin)

@@ -1,0 +1,352 @@
+"""A MODEL that was taught one more patch size, and the same model to teach one to. Imported only where there is a MODEL.
+
+Followed: comfy/ldm/modules/diffusionmodules/mmdit.py and comfy/ldm/flux/model.py of ComfyUI 0.33. Nothing is put into the model for longer
+than a call: a function wrapper on a clone leads some of its modules through the adapter while it reads patches of the new size.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+import math
+import re
+
+import comfy.model_management
+import torch
+from torch import Tensor, nn
+import torch.nn.functional as F
+
+from ...dit_impl.model import position
+from ...dit_impl.sources.adapter_layers import LOW_RANK
+from ...dit_impl.sources.adapters import Adapter, fits
+from ...dit_impl.handle.backbone import Backbone, BackboneError
+from ...dit_impl.sources.checkpoints import translate
+from ...dit_impl.model.conditioning import TextConditions
+from ...dit_impl.sampling.flow import RectifiedFlow
+from ...dit_impl.sources.layouts import recognise
+from ...dit_impl.tokens.patch import channels_last_rows, pad_to_patches, patchify, token_grid, unpatchify
+from ...dit_impl.tokens.other_sizes import resize_embedding, resize_head
+from ...dit_impl.model.stages import Hidden, Stages
+from .patched_model import ADAPTERS, PATCH_SIZE, flow_of, patch_sizes_of
+from .stages import FluxStages, MMDiTStages, stages_of
+from .stages.base import followed
+
+
+class Worn:
+    """An adapter's weights over a transformer of ComfyUI. `low_rank`: which of its linear layers learn; embed, head, time: which of its modules
+    are the patch embedding, the head and the embedding of time."""
+    low_rank: re.Pattern
+    upstream: str
+    embed, head, time = "x_embedder", "final_layer.linear", "t_embedder"
+
+    def __init__(self, patch_size: int, weights: Mapping[str, Tensor]):
+        self.patch_size, self.weights, self._cast = patch_size, weights, {}
+
+    def part(self, name: str, like: Tensor) -> Tensor:
+        """One of the weights where and in what the model computes."""
+        weight, key = self.weights[name], (name, like.device, like.dtype)
+        if weight.requires_grad:
+            return weight.to(like)
+        if key not in self._cast:
+            self._cast[key] = weight.to(like)
+        return self._cast[key]
+
+    def linear(self, name: str, x: Tensor) -> Tensor:
+        """The new embedding or head: [..., in] → [..., out]."""
+        name = f"{name}.{self.patch_size}"
+        bias = self.part(f"{name}.bias", x) if f"{name}.bias" in self.weights else None
+        return F.linear(x, self.part(f"{name}.weight", x), bias)
+
+    @contextmanager
+    def on(self, transformer: nn.Module) -> Iterator[None]:
+        """While it lasts, the transformer reads patches of the new size; afterwards it is what it was."""
+        missing, changed, sizes = object(), [], []
+
+        def pad(_, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+            # the models bring a latent up to whole patches of their own size only
+            x, *rest = args
+            sizes.append(x.shape[-2:])
+            return (pad_to_patches(x, self.patch_size), *rest), kwargs
+
+        def crop(_, args: tuple, answer: Tensor) -> Tensor:
+            height, width = sizes.pop()
+            return answer[..., :height, :width]
+        hooks = [transformer.register_forward_pre_hook(pad, with_kwargs=True), transformer.register_forward_hook(crop)]
+        try:
+            for owner, name, new in self.changes(transformer):
+                changed.append((owner, name, vars(owner).get(name, missing)))
+                vars(owner)[name] = new
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for owner, name, old in reversed(changed):
+                if old is missing:
+                    del vars(owner)[name]
+                else:
+                    vars(owner)[name] = old
+
+    def changes(self, transformer: nn.Module) -> Iterator[tuple[nn.Module, str, object]]:
+        """What is another while it is worn: (whose, attribute, value)."""
+        def low(layer: nn.Module, path: str) -> Callable:
+            own = layer.forward
+            return lambda x: own(x) + F.linear(F.linear(x, self.part(f"{path}.a", x)), self.part(f"{path}.b", x))
+        for key in self.weights:
+            if key.endswith(".a"):
+                layer = transformer.get_submodule(key[:-2])
+                yield layer, "forward", low(layer, key[:-2])
+        embed, head, time = (transformer.get_submodule(name) for name in (self.embed, self.head, self.time))
+        own_time = time.forward
+        yield embed, "forward", lambda x: self.linear("x_embedder", self.tokens(x))
+        yield head, "forward", lambda x: self.linear("final_layer.linear", x)
+
+        def moved(*args, **kwargs) -> Tensor:
+            vector = own_time(*args, **kwargs)
+            return vector + self.part("patch_embedder.vector", vector)
+        yield time, "forward", moved
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """What the model gives its patch embedding → raw tokens [B, N, C·p·p]."""
+        return x
+
+    @classmethod
+    def own_parts(cls, transformer: nn.Module, patch_size: int) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+        """Embedding [D, C·p·p], its bias, head [C·p·p, D] and its bias of the model's own size; no bias where it has none."""
+        embed, head = transformer.get_submodule(cls.embed), transformer.get_submodule(cls.head)
+        return embed.weight, embed.bias, head.weight, head.bias
+
+    @classmethod
+    def fresh(cls, transformer: nn.Module, patch_size: int, own: int, rank: int) -> dict[str, Tensor]:
+        """Weights to begin with: PI-resized embedding and head, no patch-size vector, low-rank additions that add nothing yet."""
+        embed, embed_bias, head, head_bias = (part if part is None else part.detach().float() for part in cls.own_parts(transformer, own))
+        made = {"x_embedder.weight": resize_embedding(embed, own, patch_size), "final_layer.linear.weight": resize_head(head, own, patch_size)}
+        if embed_bias is not None:
+            made["x_embedder.bias"] = embed_bias
+        if head_bias is not None:
+            made["final_layer.linear.bias"] = resize_head(head_bias[:, None], own, patch_size).flatten()
+        made = {f"{name.rpartition('.')[0]}.{patch_size}.{name.rpartition('.')[2]}": value for name, value in made.items()}
+        made["patch_embedder.vector"] = torch.zeros(len(embed), device=embed.device)
+        for name, layer in transformer.named_modules():
+            if cls.low_rank.fullmatch(name) and hasattr(layer, "in_features"):
+                made[f"{name}.a"] = torch.randn(rank, layer.in_features, device=embed.device) / math.sqrt(layer.in_features)
+                made[f"{name}.b"] = torch.zeros(layer.out_features, rank, device=embed.device)
+        return {name: value.clone() for name, value in made.items()}
+
+
+class MMDiTWorn(Worn):
+    """Over SD3 and SD3.5, by the names that this library's own MMDiT has: an adapter fits either."""
+    low_rank, upstream = LOW_RANK, MMDiTStages.upstream
+    _table: tuple[float, float, int] | None = None
+
+    def changes(self, transformer):
+        yield from super().changes(transformer)
+        p, own = self.patch_size, transformer.x_embedder.patch_size[0]
+        if self._table is None:
+            self._table = table_of(transformer)
+        start, base, side = self._table
+
+        def places(hw: tuple[int, int], device=None) -> Tensor:
+            grid = position.cropped_positions(token_grid(*hw, p), p / own, side, base / side, start)
+            return position.sincos_2d(transformer.hidden_size, *grid)[None].to(device)
+        yield transformer, "cropped_pos_embed", places
+        yield transformer, "unpatchify", lambda x, hw: unpatchify(x, p, tuple(hw))
+
+    def tokens(self, x):
+        return patchify(x, self.patch_size)
+
+    @classmethod
+    def own_parts(cls, transformer, patch_size):
+        embed, head = transformer.x_embedder.proj, transformer.final_layer.linear
+        rows = channels_last_rows(len(head.weight), patch_size)
+        return embed.weight.flatten(1), embed.bias, head.weight[rows], head.bias[rows]
+
+
+class FluxWorn(Worn):
+    """Over Flux."""
+    low_rank = re.compile(r"double_blocks\.\d+\.(img|txt)_(attn\.(qkv|proj)|mlp\.[02])|single_blocks\.\d+\.linear[12]")
+    upstream, embed, time = FluxStages.upstream, "img_in", "time_in"
+
+    def changes(self, transformer):
+        yield from super().changes(transformer)
+        scale, own = self.patch_size / transformer.patch_size, transformer.process_img
+
+        def process(x: Tensor, *args, transformer_options: dict = {}, **kwargs) -> tuple[Tensor, Tensor]:
+            # patch i covers what is of the model's own patches from scale·i to scale·(i + 1): its middle is told
+            rope = transformer_options.get("rope_options") or {}
+            rope = {**rope, **{f"scale_{axis}": rope.get(f"scale_{axis}", 1.0) * scale for axis in "xy"},
+                    **{f"shift_{axis}": rope.get(f"shift_{axis}", 0.0) + (scale - 1) / 2 for axis in "xy"}}
+            return own(x, *args, transformer_options={**transformer_options, "rope_options": rope}, **kwargs)
+        yield transformer, "process_img", process
+        yield transformer, "patch_size", self.patch_size
+
+
+KINDS = (MMDiTWorn, FluxWorn)
+
+
+def kind_of(transformer: nn.Module, name: str) -> type[Worn]:
+    """How an adapter goes over this transformer. Raises BackboneError."""
+    for kind in KINDS:
+        if followed(transformer, kind.upstream):
+            return kind
+    raise BackboneError(f"{name} can have no patch-size adapter: it is for SD3, SD3.5 and Flux, and for the pack's own models")
+
+
+def table_of(transformer: nn.Module) -> tuple[float, float, int]:
+    """SD3's position table: its first coordinate, the length it covers, its side."""
+    side, start, unit = position.table_coordinates(transformer.pos_embed[0].cpu())
+    return start, unit * side, side
+
+
+def base_state(model) -> dict[str, Tensor]:
+    """A MODEL's own weights, whatever patches lie on them now: by this library's names where it has such a model, so that a DIT and a MODEL of
+    the same weights share their adapters."""
+    prefix = "diffusion_model."
+    tensors = dict(model.model.diffusion_model.state_dict())
+    tensors |= {key.removeprefix(prefix): kept.weight for key, kept in model.backup.items() if key.startswith(prefix)}
+    layout = recognise(set(tensors))
+    return translate(layout, tensors, {})[1] if layout else tensors
+
+
+def with_adapter(model, adapter: Adapter, name: str):
+    """→ ModelPatcher over the same weights that reads patches of the adapter's size too, where `transformer_options` ask for it. Raises
+    BackboneError, CheckpointError."""
+    transformer = model.model.diffusion_model
+    kind = kind_of(transformer, name)
+    own = patch_sizes_of(model)[0][0]
+    fresh = kind.fresh(transformer, adapter.patch_size, own, adapter.rank)
+    fits(adapter, base_state(model), (own,), {key: tuple(value.shape) for key, value in fresh.items()}, name)
+    worn, clone = kind(adapter.patch_size, adapter.weights), model.clone()
+    clone.model_options[ADAPTERS] = {**model.model_options.get(ADAPTERS, {}), adapter.patch_size: (adapter, worn)}
+    former = model.model_options.get("model_function_wrapper")
+
+    def wrapper(apply_model, args: dict) -> Tensor:
+        def call() -> Tensor:
+            return former(apply_model, args) if former else apply_model(args["input"], args["timestep"], **args["c"])
+        if args["c"].get("transformer_options", {}).get(PATCH_SIZE) != worn.patch_size:
+            return call()
+        if args["c"].get("control") is not None:
+            raise BackboneError(f"ControlNet's residuals are for patches of {own}: end it before the steps at {worn.patch_size}, or after them")
+        with worn.on(transformer):
+            return call()
+    clone.set_model_unet_function_wrapper(wrapper)
+    return clone
+
+
+@contextmanager
+def training() -> Iterator[None]:
+    """While it lasts, ComfyUI computes what has a gradient, as for its own training nodes."""
+    before = comfy.model_management.in_training
+    comfy.model_management.in_training = True
+    # its blocks change their tokens in place after they were saved for the backward pass
+    kept = torch.autograd.graph.saved_tensors_hooks(lambda t: t if t.grad_fn is None else t.clone(), lambda t: t)
+    try:
+        with kept:
+            yield
+    finally:
+        comfy.model_management.in_training = before
+
+
+@dataclass(frozen=True)
+class HostConfig:
+    """What a MODEL is, for an adapter's metadata."""
+    architecture: str
+    patch_sizes: tuple[int, ...]
+    in_channels: int
+
+
+class HostTransformer(nn.Module):
+    """A MODEL's transformer behind the call that this library's own models answer: tokens in, tokens out; with weights, also at a new size."""
+
+    def __init__(self, transformer: nn.Module, kind: type[Worn], config: HostConfig, conditions: TextConditions, last_time: float,
+                 dtype: torch.dtype, state: Mapping[str, Tensor] | None = None, worn: Worn | None = None):
+        """dtype: what it computes in, whatever its weights are kept in."""
+        super().__init__()
+        self.dtype = dtype
+        self.transformer, self.kind, self.config, self.conditions, self.last_time = transformer, kind, config, conditions, last_time
+        self.state, self.worn = state, worn
+        # a parameter's name holds no dots
+        self.learnt = nn.ParameterDict({name.replace(".", "|"): weight for name, weight in worn.weights.items()} if worn else {})
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int], patch_size: int, t: Tensor, context: Tensor, pooled: Tensor | None = None,
+                guidance: Tensor | None = None) -> Tensor:
+        """[B, N, C·p·p], times 0..1000 [B], text [B, T, E], pooled text [B, P] → prediction [B, N, C·p·p]."""
+        x = unpatchify(tokens, patch_size, tuple(length * patch_size for length in grid)).to(self.dtype)
+        more = {} if guidance is None else {"guidance": guidance}
+        with training(), self.worn.on(self.transformer) if self.worn and patch_size == self.worn.patch_size else nullcontext():
+            answer = self.transformer(x, t / 1000 * self.last_time, context=context, y=pooled, transformer_options={}, **more)
+        return patchify(answer.float(), patch_size)
+
+    def patch_embed(self, tokens: Tensor, patch_size: int) -> Tensor:
+        """Raw tokens of the size that is learnt [B, N, C·p·p] → embedded ones [B, N, D], as they stand now."""
+        return self.worn.linear("x_embedder", tokens)
+
+    def base_state(self) -> Mapping[str, Tensor]:
+        return self.state
+
+    def extended(self, patch_size: int, start: int, rank: int) -> "HostTransformer":
+        """The same transformer with weights for a new size, which learn."""
+        fresh = self.kind.fresh(self.transformer, patch_size, start, rank)
+        worn = self.kind(patch_size, {name: nn.Parameter(value) for name, value in fresh.items()})
+        config = replace(self.config, patch_sizes=(*self.config.patch_sizes, patch_size))
+        return HostTransformer(self.transformer, self.kind, config, self.conditions, self.last_time, self.dtype, self.state, worn)
+
+    def new_parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self.worn.weights)
+
+
+class HostBackbone(Backbone):
+    """A MODEL as a DIT of this library, for training."""
+
+    def like(self) -> Tensor:
+        return torch.empty(0, dtype=self.model.dtype, device=next(self.model.parameters()).device)
+
+
+def as_backbone(dit) -> Backbone:
+    """A MODEL's DIT as one that can be taught a patch size. Raises BackboneError."""
+    model, transformer = dit.model, dit.model.model.diffusion_model
+    kind, stages, flow = kind_of(transformer, dit.name), stages_of(transformer), flow_of(model)
+    if not isinstance(flow, RectifiedFlow):
+        raise BackboneError(f"{dit.name} is no rectified flow: a patch size can't be taught to it here")
+    sampling = model.get_model_object("model_sampling")
+    last = float(sampling.timestep(torch.tensor(1.0)))
+    middle = float(sampling.sigma(torch.tensor(last / 2)))  # of shifted times s·t / (1 + (s − 1)·t) at t = 1/2
+    params = getattr(transformer, "params", None)
+    pooled = params.vec_in_dim if params else transformer.y_embedder.mlp[0].in_features  # None where it reads no pooled text
+    conditions = TextConditions(stages.context_width, pooled, guided=bool(params and params.guidance_embed))
+    config = HostConfig(type(transformer).__name__, (dit.patch_size,), dit.channels)
+    made = HostTransformer(transformer, kind, config, conditions, last, model.model.get_dtype_inference(), base_state(model))
+    return HostBackbone(made, dit.latent_format, RectifiedFlow(shift=middle / (1 - middle)), dit.name, dit.downscale)
+
+
+class WornStages:
+    """Stages of a MODEL's transformer that wear the adapter of the size which a step reads; all else is the stages' own."""
+    run_blocks = Stages.run_blocks  # which runs `block` below
+
+    def __init__(self, stages: Stages, transformer: nn.Module, adapters: Mapping[int, tuple[Adapter, Worn]]):
+        self.stages, self.transformer, self.adapters = stages, transformer, adapters
+
+    def __getattr__(self, name: str):
+        return getattr(self.stages, name)
+
+    def _worn(self, options: Mapping):
+        taught = self.adapters.get(options.get(PATCH_SIZE))
+        return taught[1].on(self.transformer) if taught else nullcontext()
+
+    def condition(self, *args, **kwargs) -> Hidden:
+        with self._worn(kwargs.get("transformer_options", {})):
+            return self.stages.condition(*args, **kwargs)
+
+    def patch_embed(self, hidden: Hidden) -> Hidden:
+        with self._worn(hidden.extra["transformer_options"]):
+            return self.stages.patch_embed(hidden)
+
+    def position_embed(self, hidden: Hidden) -> Hidden:
+        with self._worn(hidden.extra["transformer_options"]):
+            return self.stages.position_embed(hidden)
+
+    def block(self, i, x, context, hidden, options):
+        with self._worn(options):
+            return self.stages.block(i, x, context, hidden, options)
+
+    def head(self, hidden: Hidden) -> Tensor:
+        with self._worn(hidden.extra["transformer_options"]):
+            return self.stages.head(hidden)

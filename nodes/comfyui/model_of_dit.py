@@ -1,0 +1,99 @@
+"""A DIT of this library as a ComfyUI MODEL, for KSampler and all that takes a MODEL. Imported only in ComfyUI.
+
+Followed: comfy/model_base.py and comfy/supported_models_base.py of ComfyUI 0.33.
+"""
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.supported_models_base
+import torch
+from torch import Tensor, nn
+
+from ...dit_impl.handle.backbone import Backbone, Dit
+from ...dit_impl.sampling.flow import RectifiedFlow
+from ...dit_impl.tokens.patch import patchify, token_grid, unpatchify
+from ...dit_impl.tokens.wire import into_dit_space, out_of_dit_space
+from .patched_model import PATCH_SIZE
+
+
+class DitLatentFormat(comfy.latent_formats.LatentFormat):
+    """The scale and shift of a DIT's latents, as ComfyUI asks for them."""
+
+    def __init__(self, dit: Dit):
+        self.numbers = dit.latent_format
+        self.scale_factor, self.latents_mean, self.latents_std = (self.numbers[name] for name in ("scale", "shift", "std"))
+        self.latent_channels, self.spacial_downscale_ratio = dit.channels, dit.downscale
+        rgb = dit.latent_rgb
+        if rgb is not None:  # from VAE latents to 0..1; ComfyUI's is from DiT space to −1..1
+            scale, shift, std = (self.numbers[name][:, None] for name in ("scale", "shift", "std"))
+            self.latent_rgb_factors = (2 * rgb[:-1] * std / scale).tolist()
+            self.latent_rgb_factors_bias = (2 * (rgb[-1] + (rgb[:-1] * shift).sum(0)) - 1).tolist()
+
+    def process_in(self, latent: Tensor) -> Tensor:
+        return into_dit_space(latent, self.numbers)
+
+    def process_out(self, latent: Tensor) -> Tensor:
+        return out_of_dit_space(latent, self.numbers)
+
+
+class LatentTransformer(nn.Module):
+    """A token transformer behind the call that ComfyUI makes of a diffusion model: latents in, latents out."""
+
+    def __init__(self, dit: Backbone):
+        super().__init__()
+        self.model, self.patch_size, self.patch_sizes = dit.model, dit.patch_size, dit.patch_sizes
+        self.answers_x0 = isinstance(dit.flow, RectifiedFlow) and dit.flow.prediction == "x0"
+        self.dtype = next(dit.model.parameters()).dtype
+
+    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, control=None, transformer_options=None,
+                **arguments) -> Tensor:
+        """[B, C, H, W], times 0..1000 [B], what the model is conditioned on → velocity, ε or v, [B, C, H, W]."""
+        p, size = (transformer_options or {}).get(PATCH_SIZE, self.patch_size), x.shape[-2:]
+        if context is not None:
+            arguments["context"] = context
+        prediction = unpatchify(self.model(patchify(x, p), token_grid(*size, p), p, timesteps, **arguments), p, tuple(size))
+        if self.answers_x0:  # ComfyUI asks a rectified flow for the velocity ε − x0 = (x − x0) / σ
+            return (x - prediction) / (timesteps.to(x) / 1000).view(-1, 1, 1, 1)
+        return prediction
+
+
+class DitModel(comfy.model_base.BaseModel):
+    """ComfyUI's model around a DIT: what it is conditioned on, and how its noise is scheduled."""
+
+    def __init__(self, dit: Backbone):
+        config = comfy.supported_models_base.BASE.__new__(comfy.supported_models_base.BASE)
+        config.unet_config = {"disable_unet_model_creation": True, "in_channels": dit.channels}
+        config.sampling_settings = {"shift": getattr(dit.flow, "shift", 1.0)}
+        config.latent_format = DitLatentFormat(dit)
+        kinds = comfy.model_base.ModelType
+        kind = kinds.FLOW if isinstance(dit.flow, RectifiedFlow) else {"epsilon": kinds.EPS, "v": kinds.V_PREDICTION}[dit.flow.prediction]
+        super().__init__(config, kind)
+        if kind is not kinds.FLOW:
+            self.model_sampling.set_sigmas(dit.flow.sigmas.float())
+        self.diffusion_model = LatentTransformer(dit)
+        self.conditions, self.name = dit.model.conditions, dit.name
+
+    def extra_conds(self, **kwargs) -> dict:
+        arguments = self.conditions.read(kwargs, kwargs["cross_attn"], "conditioning", self.name)
+        context = arguments.pop("context", None)
+        made = {name: comfy.conds.CONDRegular(value) for name, value in arguments.items()}
+        return made if context is None else {**made, "c_crossattn": comfy.conds.CONDCrossAttn(context)}
+
+
+def as_model(dit: Dit):
+    """→ ModelPatcher over the DIT's own weights. Raises ValueError for a DIT that is a MODEL's.
+
+    The nodes of the pack load the DIT by the same patcher, so that a LoRA on the MODEL is gone when they sample.
+    """
+    if getattr(dit, "taught", None):  # a MODEL that an adapter changed
+        return dit.model
+    if not isinstance(dit, Backbone):
+        raise ValueError(f"{dit.name} is a MODEL already: wire that")
+    patcher = getattr(dit.model, "comfy_patcher", None)
+    if patcher is None or not isinstance(patcher.model, DitModel):
+        patcher = dit.model.comfy_patcher = comfy.model_patcher.CoreModelPatcher(
+            DitModel(dit), comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device())
+    return patcher.clone()
