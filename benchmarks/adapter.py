@@ -15,19 +15,20 @@ import time
 from safetensors.torch import save_file
 import torch
 
+from dit_blocks.dit_impl.errors import BackboneError
+from dit_blocks.dit_impl.handle.backbone import Backbone
 from dit_blocks.dit_impl.sources.adapters import adapter_of, save_adapter
-from dit_blocks.dit_impl.handle.backbone import Backbone, BackboneError
+from dit_blocks.dit_impl.sources.atomic import replace_atomically
 from dit_blocks.dit_impl.sources.checkpoints import read_safetensors
 from dit_blocks.dit_impl.sources.embedded import load_embedded
-from dit_blocks.dit_impl.sources.atomic import replace_atomically
 from dit_blocks.dit_impl.tokens.patch import token_grid
-from dit_blocks.dit_impl.training.default_model import scenes
 from dit_blocks.dit_impl.training.adapter import Distilling, teach_patch_size
+from dit_blocks.dit_impl.training.default_model import scenes
 from dit_blocks.dit_impl.training.default_model.evaluate import BATCH, accuracy
+from dit_blocks.dit_impl.training.default_model.train_dit import share_evenly
 from dit_blocks.dit_impl.training.loop import Alone, Draws, Settings
 from dit_blocks.dit_impl.training.optimizers import optimizers_of
 from dit_blocks.dit_impl.training.sets import TrainingSet
-from dit_blocks.dit_impl.training.default_model.train_dit import share_evenly
 
 PICTURES, SIDE, WARM_UP, TIMED = 4096, 256, 3, 6
 SETTINGS = Settings(batch=16, learning_rate=4e-3, scheduler="cosine", warmup=50, precision="bfloat16", ema=0.995, drop=0.1, weight_decay=0.0,

@@ -17,8 +17,8 @@ import time
 import torch
 
 from dit_blocks.dit_impl.handle.backbone import Backbone
-from dit_blocks.dit_impl.sources.checkpoints import load_model
 from dit_blocks.dit_impl.sampling.flow import RectifiedFlow
+from dit_blocks.dit_impl.sources.checkpoints import load_model
 from dit_blocks.dit_impl.tokens.wire import identity_format
 from dit_blocks.dit_impl.training.loop import Settings, train
 from dit_blocks.dit_impl.training.objectives import Denoising, training_copy
@@ -91,7 +91,8 @@ def peak(name: str, steps: int) -> float:
 
 def memory_of(name: str, steps: int) -> float:
     pictures(), transformer()
-    import diffusers.optimization, diffusers.training_utils  # noqa: E401, F401  so that neither loop pays for the import
+    import diffusers.optimization  # noqa: E401, F401  so that neither loop pays for the import
+    import diffusers.training_utils
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew; getrusage's would be the parent's
     before = high_water()
     LOOPS[name](steps)

@@ -11,7 +11,7 @@ from .patch import Patchify, PatchifyImage, Unpatchify
 from .patch_schedule import PatchSchedule, PatchScheduleModel
 from .pictures import ContentAndPlace, PatchFilters, PipelineReport, TokenPCA, TokenSimilarity, Trajectory
 from .probe import BlockAblation, Parity
-from .textbook import DiffusionLoss, NoiseAtTime, TrainStep, Trainable
+from .textbook import DiffusionLoss, NoiseAtTime, Trainable, TrainStep
 from .tokens import MixTokens, ReplaceTokens, RollTokens, ScaleTokens, ShuffleTokens, SwapTokens, TokenMap, TokenMask
 from .training import NewDiT, Train, TrainingScenes, TrainingSet
 from .transformer import Condition, FinalLayer, Guidance, PatchEmbed, PositionEmbed, RunBlocks, SamplerStep

@@ -5,7 +5,7 @@ from comfy_api.v0_0_2 import io, ui
 from ..dit_impl.sources.adapters import adapter_of, apply_adapter, load_adapter, save_adapter
 from .comfyui import host
 from .load import _pick
-from .wires import Dit, dit_input, names_errors
+from .wires import DitSocket, dit_input, names_errors
 
 CATEGORY = "DiT Blocks/train"
 
@@ -25,7 +25,7 @@ class LoadAdapter(io.ComfyNode):
                 io.Combo.Input("file", options=list(host.adapter_files()),
                                tooltip="A .safetensors file in models/loras, as Save Adapter writes it."),
             ],
-            outputs=[Dit.Output("adapted", display_name="dit", tooltip="The same weights, with one more patch size.")],
+            outputs=[DitSocket.Output("adapted", display_name="dit", tooltip="The same weights, with one more patch size.")],
         )
 
     @classmethod

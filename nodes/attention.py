@@ -2,14 +2,22 @@
 
 from comfy_api.v0_0_2 import io, ui
 
+from ..dit_impl.sampling.solvers import SOLVERS
+from ..dit_impl.sampling.walk import last_step
 from ..dit_impl.see import attention_maps, attention_pictures, position_similarity
 from ..dit_impl.see.attention_maps import DIRECTIONS, Question
-from ..dit_impl.sampling.walk import last_step
-from ..dit_impl.sampling.solvers import SOLVERS
 from .comfyui import host
 from .wires import (
-    STEP_MAX, Hidden, Tokens, dit_input, keeps_gradients, language_input, names_errors, sigmas_input, tokens_input,
-    tokens_or_hidden_input
+    STEP_MAX,
+    HiddenSocket,
+    TokensSocket,
+    dit_input,
+    keeps_gradients,
+    language_input,
+    names_errors,
+    sigmas_input,
+    tokens_input,
+    tokens_or_hidden_input,
 )
 
 CATEGORY = "DiT Blocks/see"
@@ -43,7 +51,7 @@ class AttentionMap(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 dit_input(),
-                Hidden.Input("hidden", tooltip="Hidden states before the block, as DiT Blocks takes them."),
+                HiddenSocket.Input("hidden", tooltip="Hidden states before the block, as DiT Blocks takes them."),
                 *_question_inputs(),
                 language_input(optional=False),
                 io.Boolean.Input("every_query", default=False, optional=True,
@@ -54,7 +62,7 @@ class AttentionMap(io.ComfyNode):
                 io.Image.Output("image", display_name="image", tooltip="The map or the bars, with their scale in percent."),
                 io.Mask.Output("map", display_name="map", tooltip="The map on the token grid, the largest share is 1. Without a map, where the "
                                                                   "query stands."),
-                Hidden.Output("hidden_out", display_name="hidden", tooltip="Hidden states after the block, equal to those of DiT Blocks."),
+                HiddenSocket.Output("hidden_out", display_name="hidden", tooltip="Hidden states after the block, equal to those of DiT Blocks."),
                 io.String.Output("text", display_name="text", tooltip="The rows' sum, the largest shares, and the memory that was taken."),
             ],
         )
@@ -99,8 +107,8 @@ class AttentionSteps(io.ComfyNode):
             outputs=[
                 io.Image.Output("image", display_name="image", tooltip="A map or bars for each chosen step, with its sigma."),
                 io.Mask.Output("maps", display_name="maps", tooltip="The maps on the token grid, one a step; the largest share of each is 1."),
-                Tokens.Output("denoised_tokens", display_name="tokens", tooltip="Tokens at the last noise level, equal to DiT Denoise's."),
-                Tokens.Output("denoised", display_name="denoised", tooltip="x0 at the last step, equal to DiT Denoise's."),
+                TokensSocket.Output("denoised_tokens", display_name="tokens", tooltip="Tokens at the last noise level, equal to DiT Denoise's."),
+                TokensSocket.Output("denoised", display_name="denoised", tooltip="x0 at the last step, equal to DiT Denoise's."),
             ],
         )
 
@@ -108,8 +116,7 @@ class AttentionSteps(io.ComfyNode):
     @names_errors
     def execute(cls, dit, tokens, sigmas, positive, cfg, solver, block, head, direction, query, word, at_steps, language, negative=None,
                 start_step=0, end_step=STEP_MAX) -> io.NodeOutput:
-        if negative is None and dit.unconditional is None and cfg != 1:
-            raise ValueError(f"cfg {cfg:g} needs a negative conditioning; wire one, or set cfg to 1")
+        dit.away_from(negative, cfg)  # refuses guidance without a negative before anything is loaded
         report = host.reporter(last_step(start_step, end_step, sigmas) - start_step)
         host.load(dit.modules())
         host.throw_if_interrupted()
@@ -148,7 +155,7 @@ class PositionSimilarity(io.ComfyNode):
     @names_errors
     def execute(cls, dit, x, query, language) -> io.NodeOutput:
         host.load(dit.modules())
-        found = position_similarity.similarity(dit, x, query)
+        found = position_similarity.compare_positions(dit, x, query)
         picture, text = position_similarity.drawing(found, dit.name, language), position_similarity.described(found, language)
         shown = ui.PreviewImage(picture, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
         return io.NodeOutput(picture, position_similarity.maps(found), text, ui=shown)

@@ -2,10 +2,10 @@
 
 from comfy_api.v0_0_2 import io, ui
 
-from ..dit_impl.cost import arithmetic as budget
+from ..dit_impl.cost import arithmetic
 from ..dit_impl.drawing import charts
-from ..dit_impl.see import compare
 from ..dit_impl.sampling.solvers import SOLVERS
+from ..dit_impl.see import compare
 from .comfyui import host
 from .patch_schedule import CATEGORY
 from .wires import decoder, dit_input, language_input, names_errors, sigmas_input
@@ -22,7 +22,7 @@ class Budget(io.ComfyNode):
             search_aliases=["FLOPs", "tokens", "cost", "why patches"],
             is_output_node=True,
             inputs=[
-                io.Combo.Input("preset", options=list(budget.PRESETS), default="SD3-medium", tooltip="A known model; a wired dit wins over it."),
+                io.Combo.Input("preset", options=list(arithmetic.PRESETS), default="SD3-medium", tooltip="A known model; a wired dit wins over it."),
                 io.Int.Input("width", default=1024, min=8, max=16384, step=8, tooltip="Of the picture, in pixels."),
                 io.Int.Input("height", default=1024, min=8, max=16384, step=8, tooltip="Of the picture, in pixels."),
                 io.Int.Input("patch_size", default=0, min=0, max=256, tooltip="0 is the model's own."),
@@ -46,13 +46,13 @@ class Budget(io.ComfyNode):
     @names_errors
     def execute(cls, preset, width, height, patch_size, batch_size, unit, dit=None, vae_factor=0, text_tokens=-1,
                 language="English") -> io.NodeOutput:
-        shape = budget.architecture(dit) if dit is not None else budget.PRESETS[preset]
+        shape = arithmetic.architecture(dit) if dit is not None else arithmetic.PRESETS[preset]
         if vae_factor:
-            shape = budget.replace(shape, downscale=vae_factor)
-        rows = budget.why_patches(shape, width, height, patch_size, language, batch=batch_size, text=None if text_tokens < 0 else text_tokens)
+            shape = arithmetic.replace(shape, downscale=vae_factor)
+        rows = arithmetic.why_patches(shape, width, height, patch_size, language, batch=batch_size, text=None if text_tokens < 0 else text_tokens)
         title = charts.in_language({"en": f"{shape.name}, {width}×{height} pixels", "zh": f"{shape.name}，{width}×{height} 像素"}, language)
-        words = f"{title}\n{budget.table(rows, unit, language)}"
-        return io.NodeOutput(words, budget.chart(rows, unit, language), rows[0][1].tokens, ui=ui.PreviewText(words))
+        words = f"{title}\n{arithmetic.table(rows, unit, language)}"
+        return io.NodeOutput(words, arithmetic.chart(rows, unit, language), rows[0][1].tokens, ui=ui.PreviewText(words))
 
 
 class Compare(io.ComfyNode):
@@ -89,8 +89,7 @@ class Compare(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, dit, latent, sigmas, positive, vae, rows, seed, cfg, solver, negative=None, language="English") -> io.NodeOutput:
-        if negative is None and dit.unconditional is None and cfg != 1:
-            raise ValueError(f"cfg {cfg:g} needs a negative conditioning; wire one, or set cfg to 1")
+        dit.away_from(negative, cfg)  # refuses guidance without a negative before anything is loaded
         plans = compare.parse_rows(rows)
         host.load(dit.modules())
         runs = compare.compare(dit, decoder(vae), latent, plans, sigmas, seed, positive, negative, cfg, solver,

@@ -3,16 +3,26 @@
 from comfy_api.v0_0_2 import io, ui
 import torch
 
-from ..dit_impl.handle import patch_schedule
 from ..dit_impl.cost.answers import shape_of
-from ..dit_impl.sampling.walk import last_step
+from ..dit_impl.handle import patch_schedule
 from ..dit_impl.handle.patch_schedule import PatchSchedule, Row
-from ..dit_impl.sampling.solvers import SOLVERS
 from ..dit_impl.sampling.schedules import SCHEDULERS
+from ..dit_impl.sampling.solvers import SOLVERS
+from ..dit_impl.sampling.walk import last_step
+from ..dit_impl.step.by_block import by_block
 from ..dit_impl.tokens.wire import check_finite
-from ..dit_impl.see.trajectory import by_block
 from .comfyui import host
-from .wires import STEP_MAX, PatchScheduleWire, Tokens, dit_input, names_errors, patch_method_input, sigmas_input, step_input, tokens_input
+from .wires import (
+    STEP_MAX,
+    PatchScheduleSocket,
+    TokensSocket,
+    dit_input,
+    names_errors,
+    patch_method_input,
+    sigmas_input,
+    step_input,
+    tokens_input,
+)
 
 FRAMES = 64  # of a trajectory, on the node
 
@@ -59,8 +69,8 @@ class AddNoise(io.ComfyNode):
                              tooltip="Which noise."),
             ],
             outputs=[
-                Tokens.Output("noisy", display_name="tokens", tooltip="The tokens with noise."),
-                Tokens.Output("noise", display_name="noise", tooltip="The noise alone."),
+                TokensSocket.Output("noisy", display_name="tokens", tooltip="The tokens with noise."),
+                TokensSocket.Output("noise", display_name="noise", tooltip="The noise alone."),
             ],
         )
 
@@ -90,16 +100,15 @@ def _denoise_inputs(*steps):
 
 def _denoise_outputs():
     return [
-        Tokens.Output("denoised_tokens", display_name="tokens", tooltip="Tokens at the next noise level."),
-        Tokens.Output("denoised", display_name="denoised", tooltip="x0: the clean tokens as the model sees them at the last step."),
+        TokensSocket.Output("denoised_tokens", display_name="tokens", tooltip="Tokens at the next noise level."),
+        TokensSocket.Output("denoised", display_name="denoised", tooltip="x0: the clean tokens as the model sees them at the last step."),
     ]
 
 
 def _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step, plan, seen=lambda wire, x0: None, quick_look=False,
          before=None):
     """→ tokens, x0, what was not native. `seen` is handed the tokens of every step, `before` what each starts from."""
-    if negative is None and dit.unconditional is None and cfg != 1:
-        raise ValueError(f"cfg {cfg:g} needs a negative conditioning; wire one, or set cfg to 1")
+    dit.away_from(negative, cfg)  # refuses guidance without a negative before anything is loaded
     report = host.reporter(last_step(start_step, end_step, sigmas) - start_step)
     host.load(dit.modules())
     host.throw_if_interrupted()
@@ -109,7 +118,7 @@ def _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_s
     def tell(done, wire, x0):
         seen(wire, x0)
         report(done, dit.preview(wire, x0))
-    done = patch_schedule.denoise(dit, tokens, plan, sigmas, positive, negative, cfg, solver, start_step, end_step, tell, before)
+    done = patch_schedule.denoise_by_schedule(dit, tokens, plan, sigmas, positive, negative, cfg, solver, start_step, end_step, tell, before)
     check_finite(done[0]["tokens"], "model's answer")
     return done
 
@@ -157,7 +166,7 @@ class Denoise(io.ComfyNode):
                 io.Int.Input("start_step", default=0, min=0, max=STEP_MAX, tooltip="The first step to take."),
                 io.Int.Input("end_step", default=STEP_MAX, min=1, max=STEP_MAX,
                              tooltip="The step to stop before; anything past the schedule means its end."),
-            ) + [PatchScheduleWire.Input("patch_schedule", optional=True, tooltip="Patch sizes over the steps, in place of the tokens' own; "
+            ) + [PatchScheduleSocket.Input("patch_schedule", optional=True, tooltip="Patch sizes over the steps, in place of the tokens' own; "
                                          "its methods count, not patch_method."),
                  io.Boolean.Input("quick_look", default=False, optional=True,
                                   tooltip="First show a picture of the coarsest patches in 4 steps; the real one then takes its place."),

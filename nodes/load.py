@@ -8,7 +8,7 @@ from ..dit_impl.sources.diffusers_folder import load_folder
 from ..dit_impl.sources.dit_file import load_dit, save_dit
 from ..dit_impl.sources.embedded import load_embedded
 from .comfyui import host
-from .wires import Dit, dit_input, names_errors
+from .wires import DitSocket, dit_input, names_errors
 
 
 def _pick(name: str, known: dict[str, Path], what: str, where: str) -> Path:
@@ -30,7 +30,7 @@ class LoadEmbedded(io.ComfyNode):
                         "and 8. Example prompt: a large red circle at the top left on a navy background.",
             search_aliases=["default model", "DiT loader", "patch embedding", "块嵌入"],
             outputs=[
-                Dit.Output("dit", display_name="dit", tooltip="The diffusion transformer."),
+                DitSocket.Output("dit", display_name="dit", tooltip="The diffusion transformer."),
                 io.Clip.Output("clip", display_name="clip", tooltip="Its text encoder; also for core's CLIP Text Encode."),
                 io.Vae.Output("vae", display_name="vae", tooltip="Its VAE, 8x down; also for core's VAE Encode and VAE Decode."),
             ],
@@ -55,7 +55,7 @@ class LoadDiffusers(io.ComfyNode):
             inputs=[io.Combo.Input("folder", options=list(host.diffusers_folders()),
                                    tooltip="A folder in models/diffusers with a model_index.json.")],
             outputs=[
-                Dit.Output("dit", display_name="dit", tooltip="The diffusion transformer, in the type its weights are stored in."),
+                DitSocket.Output("dit", display_name="dit", tooltip="The diffusion transformer, in the type its weights are stored in."),
                 io.Clip.Output("clip", display_name="clip", tooltip="Its text encoders; also for core's CLIP Text Encode. They are read when the "
                                "first prompt comes. A class-conditional DiT has none: use Class Label."),
                 io.Vae.Output("vae", display_name="vae", tooltip="Its VAE; also for core's VAE Encode and VAE Decode."),
@@ -80,7 +80,7 @@ class LoadCheckpoint(io.ComfyNode):
             search_aliases=["DiT loader", "checkpoint", "load diffusion model", "SD3", "DiT-XL", "块嵌入"],
             inputs=[io.Combo.Input("file", options=list(host.dit_files()),
                                    tooltip="A .safetensors file in models/diffusion_models. Pickles are never opened.")],
-            outputs=[Dit.Output("dit", display_name="dit", tooltip="The diffusion transformer, in the type its weights are stored in.")],
+            outputs=[DitSocket.Output("dit", display_name="dit", tooltip="The diffusion transformer, in the type its weights are stored in.")],
         )
 
     @classmethod

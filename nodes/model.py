@@ -2,7 +2,7 @@
 
 from comfy_api.v0_0_2 import io
 
-from .wires import Dit, dit_input, names_errors
+from .wires import DitSocket, dit_input, names_errors
 
 
 class FromModel(io.ComfyNode):
@@ -16,14 +16,14 @@ class FromModel(io.ComfyNode):
                         "on the MODEL. The steps give, bit for bit, what KSampler gives.",
             search_aliases=["model to dit", "SD3", "Flux", "Qwen-Image", "Wan"],
             inputs=[io.Model.Input("model", tooltip="From any loader, LoRA or model patch.")],
-            outputs=[Dit.Output("dit", display_name="dit", tooltip="The MODEL's transformer.")],
+            outputs=[DitSocket.Output("dit", display_name="dit", tooltip="The MODEL's transformer.")],
         )
 
     @classmethod
     @names_errors
     def execute(cls, model) -> io.NodeOutput:
-        from .comfyui.handle_of_model import ModelDit  # there is no MODEL outside ComfyUI
-        return io.NodeOutput(ModelDit(model))
+        from .comfyui.handle_of_model import HandleOfModel  # there is no MODEL outside ComfyUI
+        return io.NodeOutput(HandleOfModel(model))
 
 
 class ToModel(io.ComfyNode):

@@ -3,9 +3,9 @@
 from comfy_api.v0_0_2 import io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..dit_impl.tokens import wire
 from ..dit_impl.cost.answers import shape_of
-from .wires import Tokens, dit_input, names_errors, tokens_input
+from ..dit_impl.tokens import select, wire
+from .wires import TokensSocket, dit_input, names_errors, tokens_input
 
 
 class Patchify(io.ComfyNode):
@@ -28,7 +28,7 @@ class Patchify(io.ComfyNode):
                                         "is all of them."),
             ],
             outputs=[
-                Tokens.Output("tokens", display_name="tokens", tooltip="Raw patch tokens."),
+                TokensSocket.Output("tokens", display_name="tokens", tooltip="Raw patch tokens."),
                 io.Mask.Output("selected", display_name="selection", tooltip="1 for each chosen token, for the mask of the token nodes."),
             ],
         )
@@ -39,7 +39,7 @@ class Patchify(io.ComfyNode):
         if patch_size == 0 and dit is None:
             raise ValueError("patch_size 0 means the model's own: wire a dit, or give a size")
         tokens = dit.fold(latent, patch_size) if dit else wire.fold(latent["samples"], patch_size)
-        mask = wire.selection(tokens, selection)
+        mask = select.selection(tokens, selection)
         return io.NodeOutput(tokens, mask, ui={"text": (wire.describe(tokens),), "dit_blocks": (_facts(tokens, dit),)})
 
 
@@ -70,7 +70,7 @@ class PatchifyImage(io.ComfyNode):
                 io.Int.Input("patch_size", default=16, min=1, max=512, tooltip="Side of a patch in pixels. Half the size is four times the "
                                                                                "tokens."),
             ],
-            outputs=[Tokens.Output("tokens", display_name="tokens", tooltip="Patches of pixels, for the token nodes and Unpatchify.")],
+            outputs=[TokensSocket.Output("tokens", display_name="tokens", tooltip="Patches of pixels, for the token nodes and Unpatchify.")],
         )
 
     @classmethod

@@ -3,7 +3,7 @@
 from comfy_api.v0_0_2 import io
 
 from ..dit_impl.handle.patch_schedule import parse_schedule
-from .wires import PatchScheduleWire, names_errors, patch_method_input
+from .wires import PatchScheduleSocket, names_errors, patch_method_input
 
 CATEGORY = "DiT Blocks/patch size"
 
@@ -34,7 +34,7 @@ class PatchSchedule(io.ComfyNode):
                 patch_method_input(),
                 _coarse_cfg_input(),
             ],
-            outputs=[PatchScheduleWire.Output("patch_schedule", display_name="patch_schedule", tooltip="For DiT Denoise.")],
+            outputs=[PatchScheduleSocket.Output("patch_schedule", display_name="patch_schedule", tooltip="For DiT Denoise.")],
         )
 
     @classmethod

@@ -3,13 +3,23 @@
 from comfy_api.v0_0_2 import io, ui
 
 from ..dit_impl.drawing import charts
-from ..dit_impl.see import content_place, filters, report, similarity, trajectory
-from ..dit_impl.sampling.walk import last_step
 from ..dit_impl.sampling.solvers import SOLVERS
+from ..dit_impl.sampling.walk import last_step
+from ..dit_impl.see import content_place, filters, report, similarity, trajectory
 from .comfyui import host
 from .wires import (
-    STEP_MAX, Dit, Hidden, Tokens, decoder, dit_input, language_input, names_errors, sigmas_input, step_input, tokens_input,
-    tokens_or_hidden_input
+    STEP_MAX,
+    DitSocket,
+    HiddenSocket,
+    TokensSocket,
+    decoder,
+    dit_input,
+    language_input,
+    names_errors,
+    sigmas_input,
+    step_input,
+    tokens_input,
+    tokens_or_hidden_input,
 )
 
 CATEGORY = "DiT Blocks/see"
@@ -40,7 +50,7 @@ class PatchFilters(io.ComfyNode):
                 dit_input(),
                 io.Int.Input("patch_size", default=0, min=0, max=64, tooltip="Which of the model's patch embeddings; 0 is its own size."),
                 io.Int.Input("count", default=96, min=1, max=4096, tooltip="How many filters, those of greatest norm."),
-                Dit.Input("before", optional=True, tooltip="A second model with this patch size, shown at the left: before training."),
+                DitSocket.Input("before", optional=True, tooltip="A second model with this patch size, shown at the left: before training."),
                 language_input(),
             ],
             outputs=[
@@ -117,7 +127,7 @@ class TokenSimilarity(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, x, query, centred, picture=None, language="English") -> io.NodeOutput:
-        seen, grid = similarity.similarity(x, query, centred, language, picture), similarity.grid_of(x)
+        seen, grid = similarity.token_similarity(x, query, centred, language, picture), similarity.grid_of(x)
         rows = ui.PreviewImage(charts.colours(seen.rows, -1.0, 1.0, signed=True)[None]).as_dict()["images"][0]
         facts = {"grid": [grid.t * grid.h, grid.w], "query": query, "rows": rows, "live": len(seen.rows) > 1 or grid.count == 1}
         return io.NodeOutput(seen.image, seen.map.clamp(0, 1), ui={"dit_blocks": (facts,)})
@@ -154,7 +164,7 @@ class Trajectory(io.ComfyNode):
                 io.Image.Output("x", display_name="x", tooltip="What the model is given at each chosen step."),
                 io.Image.Output("x0", display_name="x0", tooltip="The clean picture that it sees there."),
                 io.Image.Output("velocity", display_name="velocity", tooltip="(x − x0)/σ."),
-                Tokens.Output("denoised_tokens", display_name="tokens", tooltip="Tokens at the last noise level, equal to DiT Denoise's."),
+                TokensSocket.Output("denoised_tokens", display_name="tokens", tooltip="Tokens at the last noise level, equal to DiT Denoise's."),
             ],
         )
 
@@ -162,8 +172,7 @@ class Trajectory(io.ComfyNode):
     @names_errors
     def execute(cls, dit, tokens, sigmas, positive, vae, cfg, solver, at_steps, negative=None, start_step=0, end_step=STEP_MAX,
                 language="English") -> io.NodeOutput:
-        if negative is None and dit.unconditional is None and cfg != 1:
-            raise ValueError(f"cfg {cfg:g} needs a negative conditioning; wire one, or set cfg to 1")
+        dit.away_from(negative, cfg)  # refuses guidance without a negative before anything is loaded
         report_step = host.reporter(last_step(start_step, end_step, sigmas) - start_step)
         host.load(dit.modules())
         host.throw_if_interrupted()
@@ -188,8 +197,8 @@ class PipelineReport(io.ComfyNode):
             inputs=[
                 io.Image.Input("image", optional=True, tooltip="The picture."),
                 io.Latent.Input("latent", optional=True, tooltip="Its latent, from a VAE."),
-                Tokens.Input("tokens", optional=True, tooltip="Its tokens, from Patchify."),
-                Hidden.Input("hidden", optional=True, tooltip="Its embedded tokens, from any stage."),
+                TokensSocket.Input("tokens", optional=True, tooltip="Its tokens, from Patchify."),
+                HiddenSocket.Input("hidden", optional=True, tooltip="Its embedded tokens, from any stage."),
                 dit_input(optional=True, tooltip="The model, for FLOPs and pixels to a latent cell."),
                 language_input(),
             ],
@@ -229,7 +238,7 @@ class ContentAndPlace(io.ComfyNode):
                 io.Float.Input("cfg", default=1.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance; 1 asks positive alone."),
                 io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Of the noise and of the shuffles."),
                 io.Conditioning.Input("negative", optional=True, tooltip="What guidance goes away from; needed for cfg other than 1."),
-                Tokens.Input("other", optional=True, tooltip="Clean tokens of another picture of the same size."),
+                TokensSocket.Input("other", optional=True, tooltip="Clean tokens of another picture of the same size."),
                 language_input(),
             ],
             outputs=[
@@ -243,11 +252,10 @@ class ContentAndPlace(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, dit, tokens, sigmas, step, positive, vae, query, cfg, seed, negative=None, other=None, language="English") -> io.NodeOutput:
-        if negative is None and dit.unconditional is None and cfg != 1:
-            raise ValueError(f"cfg {cfg:g} needs a negative conditioning; wire one, or set cfg to 1")
+        dit.away_from(negative, cfg)  # refuses guidance without a negative before anything is loaded
         host.load(dit.modules())
         host.throw_if_interrupted()
-        answer = content_place.ask(dit, tokens, sigmas, step, positive, negative, cfg, seed, query, other)
+        answer = content_place.take_and_replace(dit, tokens, sigmas, step, positive, negative, cfg, seed, query, other)
         decoded = content_place.pictures(answer, decoder(vae))
         picture = content_place.drawing(answer, decoded, language)
         return io.NodeOutput(picture, charts.batch(list(decoded.values())), ui=_shown(cls, picture))

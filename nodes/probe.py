@@ -4,7 +4,7 @@ from comfy_api.v0_0_2 import io, ui
 
 from ..dit_impl.step import probe
 from .comfyui import host
-from .wires import Tokens, dit_input, language_input, names_errors, sigmas_input, step_input, tokens_input
+from .wires import TokensSocket, dit_input, language_input, names_errors, sigmas_input, step_input, tokens_input
 
 CATEGORY = "DiT Blocks/probe"
 
@@ -22,7 +22,7 @@ class Parity(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 dit_input(),
-                Tokens.Input("prediction", tooltip="From Guidance, or from Final Layer where there is one conditioning."),
+                TokensSocket.Input("prediction", tooltip="From Guidance, or from Final Layer where there is one conditioning."),
                 sigmas_input(),
                 step_input("The step that the prediction is for."),
                 io.Conditioning.Input("positive", tooltip="As in Condition."),

@@ -6,22 +6,22 @@ import json
 from pathlib import Path
 import tomllib
 
-from ..dit_impl.cost import answers as costs
+from ..dit_impl.cost import answers
 from ..dit_impl.sources.embedded import load_embedded
 from ..dit_impl.step.stages import block_plan
 
 
 async def cost(request):
-    """POST {"shape", "size", "batch", "cfg", "walk"} → what it costs. See `costs.answer`."""
+    """POST {"shape", "size", "batch", "cfg", "walk"} → what it costs. See `answers.cost_answer`."""
     from aiohttp import web
     try:
-        return web.json_response(costs.answer(await request.json()))
+        return web.json_response(answers.cost_answer(await request.json()))
     except (json.JSONDecodeError, ValueError) as error:
         return web.json_response({"error": str(error)}, status=400)
 
 
 async def blocks(request):
-    """POST {"kinds", "blocks"} → which blocks the model has and DiT Blocks runs. See `inside.block_plan`; "embedded" is the default model."""
+    """POST {"kinds", "blocks"} → which blocks the model has and DiT Blocks runs. See `step.stages.block_plan`; "embedded" is the default model."""
     from aiohttp import web
     try:
         question = await request.json()

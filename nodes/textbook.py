@@ -6,7 +6,7 @@ from ..dit_impl.training import textbook
 from ..dit_impl.training.losses import TARGETS, TIMES, WEIGHTINGS
 from ..dit_impl.training.objectives import SCOPES
 from .comfyui import host
-from .wires import Dit, Loss, Tokens, dit_input, keeps_gradients, names_errors, tokens_input
+from .wires import DitSocket, LossSocket, TokensSocket, dit_input, keeps_gradients, names_errors, tokens_input
 
 CATEGORY = "DiT Blocks/train"
 
@@ -42,7 +42,7 @@ class Trainable(io.ComfyNode):
                         "along the wires. The model that came in stays as it was.",
             search_aliases=["requires_grad", "autograd", "unfreeze"],
             inputs=[dit_input(tooltip="From New DiT, or any model of the pack's own."), scope_input()],
-            outputs=[Dit.Output("trainable", display_name="dit", tooltip="The copy that learns.")],
+            outputs=[DitSocket.Output("trainable", display_name="dit", tooltip="The copy that learns.")],
         )
 
     @classmethod
@@ -74,8 +74,8 @@ class NoiseAtTime(io.ComfyNode):
                 times_input(),
             ],
             outputs=[
-                Tokens.Output("noisy", display_name="tokens", tooltip="The tokens with noise; they remember what they were."),
-                Tokens.Output("noise", display_name="noise", tooltip="The noise ε alone."),
+                TokensSocket.Output("noisy", display_name="tokens", tooltip="The tokens with noise; they remember what they were."),
+                TokensSocket.Output("noise", display_name="noise", tooltip="The noise ε alone."),
                 io.Sigmas.Output("sigmas", display_name="sigmas", tooltip="The noise level, then 0: for Condition, with step 0."),
             ],
         )
@@ -99,9 +99,9 @@ class DiffusionLoss(io.ComfyNode):
             search_aliases=["MSE", "denoising loss", "training loss", "损失"],
             is_output_node=True,
             inputs=[dit_input(tooltip="The model that the prediction comes from."),
-                    Tokens.Input("prediction", tooltip="From Final Layer, without Guidance; its tokens from Noise at a Time."), *loss_inputs()],
+                    TokensSocket.Input("prediction", tooltip="From Final Layer, without Guidance; its tokens from Noise at a Time."), *loss_inputs()],
             outputs=[
-                Loss.Output("loss", display_name="loss", tooltip="For Train Step."),
+                LossSocket.Output("loss", display_name="loss", tooltip="For Train Step."),
                 io.Float.Output("value", display_name="value", tooltip="The loss as a number."),
                 io.Image.Output("map", display_name="map", tooltip="The error of each token, white where it is largest."),
             ],
@@ -129,14 +129,14 @@ class TrainStep(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 dit_input(tooltip="The same Trainable DiT that the loss comes from."),
-                Loss.Input("loss", tooltip="From Diffusion Loss."),
+                LossSocket.Input("loss", tooltip="From Diffusion Loss."),
                 io.Float.Input("learning_rate", default=1e-3, min=0.0, max=10.0, step=1e-5, round=1e-8, tooltip="How far a step goes."),
                 io.Float.Input("weight_decay", default=0.01, min=0.0, max=1.0, step=0.001, round=1e-6, tooltip="How fast weights fade."),
                 io.Float.Input("clip", default=1.0, min=0.0, max=1000.0, step=0.1, round=0.001,
                                tooltip="A gradient longer than this is brought down to it."),
             ],
             outputs=[
-                Dit.Output("taught", display_name="dit", tooltip="The model after the step; it learns on, with AdamW's memory."),
+                DitSocket.Output("taught", display_name="dit", tooltip="The model after the step; it learns on, with AdamW's memory."),
                 io.Float.Output("value", display_name="loss", tooltip="The loss before the step."),
                 io.Float.Output("norm", display_name="gradient_norm", tooltip="How long the gradient was, before it was clipped."),
             ],

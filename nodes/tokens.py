@@ -2,8 +2,9 @@
 
 from comfy_api.v0_0_2 import io
 
-from ..dit_impl.tokens import edit as token_ops
-from .wires import TokensOrHidden, names_errors, tokens_or_hidden_input
+from ..dit_impl.see import token_map
+from ..dit_impl.tokens import edit
+from .wires import TokensOrHiddenSocket, names_errors, tokens_or_hidden_input
 
 CATEGORY = "DiT Blocks/tokens"
 GRID_MAX = 4096
@@ -18,7 +19,7 @@ def _grid_input(id: str, tooltip: str, default: int = 0, min: int = 0):
 
 
 def _output(tooltip: str):
-    return TokensOrHidden.Output("x_out", display_name="x", tooltip=f"{tooltip} Raw tokens or hidden states, as they came in.")
+    return TokensOrHiddenSocket.Output("x_out", display_name="x", tooltip=f"{tooltip} Raw tokens or hidden states, as they came in.")
 
 
 class TokenMask(io.ComfyNode):
@@ -45,7 +46,7 @@ class TokenMask(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, x, column, row, width, height, mask=None) -> io.NodeOutput:
-        return io.NodeOutput(token_ops.select(x, column, row, width, height, mask))
+        return io.NodeOutput(edit.select(x, column, row, width, height, mask))
 
 
 class MixTokens(io.ComfyNode):
@@ -70,7 +71,7 @@ class MixTokens(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, a, b, amount, mask=None) -> io.NodeOutput:
-        return io.NodeOutput(token_ops.mix(a, b, amount, mask))
+        return io.NodeOutput(edit.mix(a, b, amount, mask))
 
 
 class SwapTokens(io.ComfyNode):
@@ -97,7 +98,7 @@ class SwapTokens(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, x, column, row, to_column, to_row, width, height) -> io.NodeOutput:
-        return io.NodeOutput(token_ops.swap(x, column, row, to_column, to_row, width, height))
+        return io.NodeOutput(edit.swap(x, column, row, to_column, to_row, width, height))
 
 
 class RollTokens(io.ComfyNode):
@@ -121,7 +122,7 @@ class RollTokens(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, x, rows, columns) -> io.NodeOutput:
-        return io.NodeOutput(token_ops.roll(x, rows, columns))
+        return io.NodeOutput(edit.roll(x, rows, columns))
 
 
 class ShuffleTokens(io.ComfyNode):
@@ -144,7 +145,7 @@ class ShuffleTokens(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, x, seed, mask=None) -> io.NodeOutput:
-        return io.NodeOutput(token_ops.shuffle(x, seed, mask))
+        return io.NodeOutput(edit.shuffle(x, seed, mask))
 
 
 class ScaleTokens(io.ComfyNode):
@@ -167,7 +168,7 @@ class ScaleTokens(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, x, factor, mask=None) -> io.NodeOutput:
-        return io.NodeOutput(token_ops.scale(x, factor, mask))
+        return io.NodeOutput(edit.scale(x, factor, mask))
 
 
 class ReplaceTokens(io.ComfyNode):
@@ -181,7 +182,7 @@ class ReplaceTokens(io.ComfyNode):
             search_aliases=["paste tokens", "swap tokens between pictures", "ablate tokens", "zero tokens", "mean token"],
             inputs=[
                 tokens_or_hidden_input("Tokens to replace."),
-                io.Combo.Input("fill", options=list(token_ops.FILLS), default="same place",
+                io.Combo.Input("fill", options=list(edit.FILLS), default="same place",
                                tooltip="same place: the source's tokens, each at its own place. one token: the source's token at row and "
                                        "column. mean: of all the source's tokens. zeros: nothing."),
                 _grid_input("row", 'Row of the "one token".'),
@@ -196,7 +197,7 @@ class ReplaceTokens(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, x, fill, row, column, source=None, mask=None) -> io.NodeOutput:
-        return io.NodeOutput(token_ops.replace(x, fill, row, column, source, mask))
+        return io.NodeOutput(edit.replace(x, fill, row, column, source, mask))
 
 
 class TokenMap(io.ComfyNode):
@@ -211,7 +212,7 @@ class TokenMap(io.ComfyNode):
             search_aliases=["preview tokens", "token norm", "PCA", "feature map"],
             inputs=[
                 tokens_or_hidden_input("Tokens to look at."),
-                io.Combo.Input("show", options=list(token_ops.MAPS), default="principal components",
+                io.Combo.Input("show", options=list(token_map.MAPS), default="principal components",
                                tooltip="norm: each token's length as grey. principal components: the three directions in which they differ "
                                        "most, as red, green and blue."),
                 io.Int.Input("scale", default=16, min=1, max=128, tooltip="Pixels along a token's side."),
@@ -222,4 +223,4 @@ class TokenMap(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, x, show, scale) -> io.NodeOutput:
-        return io.NodeOutput(token_ops.token_map(x, show, scale))
+        return io.NodeOutput(token_map.token_map(x, show, scale))

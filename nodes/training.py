@@ -2,15 +2,15 @@
 
 from comfy_api.v0_0_2 import io, ui
 
+from ..dit_impl.errors import TrainingError
 from ..dit_impl.sources import new_dit
 from ..dit_impl.training import run, sets
 from ..dit_impl.training.loop import PRECISIONS, SCHEDULERS, Settings
 from ..dit_impl.training.optimizers import OPTIMIZERS
 from ..dit_impl.training.run import ADAPTER
-from ..dit_impl.training.state import TrainingError
 from .comfyui import host
 from .textbook import CATEGORY, loss_inputs, scope_input, times_input
-from .wires import Dit, TrainingSetWire, dit_input, language_input, names_errors
+from .wires import DitSocket, TrainingSetSocket, dit_input, language_input, names_errors
 
 
 class NewDiT(io.ComfyNode):
@@ -37,10 +37,10 @@ class NewDiT(io.ComfyNode):
                                tooltip="What it answers. velocity and x0: a rectified flow; epsilon and v: a DDPM."),
                 io.Int.Input("picture_size", default=256, min=16, max=8192, step=8, tooltip="Side of the pictures it is made for, in pixels."),
                 io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Of the random weights."),
-                Dit.Input("like", optional=True, tooltip="A model whose latent space and previews it shares."),
+                DitSocket.Input("like", optional=True, tooltip="A model whose latent space and previews it shares."),
                 io.Clip.Input("clip", optional=True, tooltip="The text encoder that it will read."),
             ],
-            outputs=[Dit.Output("dit", display_name="dit", tooltip="The untrained model.")],
+            outputs=[DitSocket.Output("dit", display_name="dit", tooltip="The untrained model.")],
         )
 
     @classmethod
@@ -75,7 +75,7 @@ class TrainingSet(io.ComfyNode):
                 io.String.Input("cache", default="", optional=True, tooltip="A name: latents are kept in a file of the output folder and mapped from "
                                 "there, for large sets. Empty keeps them in memory."),
             ],
-            outputs=[TrainingSetWire.Output("training_set", display_name="training_set", tooltip="For Train DiT.")],
+            outputs=[TrainingSetSocket.Output("training_set", display_name="training_set", tooltip="For Train DiT.")],
         )
 
     @classmethod
@@ -117,7 +117,7 @@ class TrainingScenes(io.ComfyNode):
                                                                                      "small model learns sooner."),
             ],
             outputs=[
-                TrainingSetWire.Output("training_set", display_name="training_set", tooltip="For Train DiT."),
+                TrainingSetSocket.Output("training_set", display_name="training_set", tooltip="For Train DiT."),
                 io.Image.Output("images", display_name="images", tooltip="The first pictures, at most 16."),
                 io.String.Output("captions", display_name="captions", is_output_list=True, tooltip="Their captions, a list."),
             ],
@@ -144,7 +144,7 @@ class Train(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 dit_input(tooltip="What is to learn; it stays as it is, a copy learns."),
-                TrainingSetWire.Input("training_set", tooltip="From Training Set or Training Scenes."),
+                TrainingSetSocket.Input("training_set", tooltip="From Training Set or Training Scenes."),
                 io.String.Input("name", default="my_dit", tooltip="Folder below output/dit_blocks/training for state and log."),
                 scope_input(ADAPTER),
                 io.Int.Input("steps", default=500, min=1, max=10_000_000, tooltip="Steps of the optimizer, of all runs together."),
@@ -174,7 +174,7 @@ class Train(io.ComfyNode):
                                tooltip="adamw, or muon for the matrices of attention, MLPs, patch embedding and head: fewer steps, each a little longer."),
             ],
             outputs=[
-                Dit.Output("taught", display_name="dit", tooltip="The model that has learnt, or the one that came in with its adapter."),
+                DitSocket.Output("taught", display_name="dit", tooltip="The model that has learnt, or the one that came in with its adapter."),
                 io.Custom("LOSS_MAP").Output("loss_map", display_name="loss_map", tooltip="For core's Plot Loss Graph."),
                 io.Image.Output("filters", display_name="filters", tooltip="The patch embedding's filters as they change, a picture for each look."),
                 io.Image.Output("samples", display_name="samples", tooltip="The samples in order; the filters where none were drawn."),

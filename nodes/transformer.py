@@ -2,20 +2,31 @@
 
 from comfy_api.v0_0_2 import io
 
-from ..dit_impl.step import stages as inside
-from ..dit_impl.sampling.solvers import SOLVERS
+from ..dit_impl.sampling.solvers import ONE_CALL
+from ..dit_impl.step import stages as step_stages
+from ..dit_impl.step.guidance import guide
 from .comfyui import host
-from .wires import Hidden, Tokens, dit_input, keeps_gradients, names_errors, sigmas_input, step_input, tokens_input, tokens_or_hidden_input
+from .wires import (
+    HiddenSocket,
+    TokensSocket,
+    dit_input,
+    keeps_gradients,
+    names_errors,
+    sigmas_input,
+    step_input,
+    tokens_input,
+    tokens_or_hidden_input,
+)
 
 CATEGORY = "DiT Blocks/inside"
 
 
 def _hidden_input(tooltip: str = "Hidden states from the stage before."):
-    return Hidden.Input("hidden", tooltip=tooltip)
+    return HiddenSocket.Input("hidden", tooltip=tooltip)
 
 
 def _hidden_output(tooltip: str):
-    return Hidden.Output("hidden_out", display_name="hidden", tooltip=tooltip)
+    return HiddenSocket.Output("hidden_out", display_name="hidden", tooltip=tooltip)
 
 
 class Condition(io.ComfyNode):
@@ -44,7 +55,7 @@ class Condition(io.ComfyNode):
     @keeps_gradients
     def execute(cls, dit, x, positive, sigmas, step, negative=None) -> io.NodeOutput:
         host.load(dit.modules())
-        return io.NodeOutput(inside.condition(dit, x, positive, negative, sigmas, step))
+        return io.NodeOutput(step_stages.condition(dit, x, positive, negative, sigmas, step))
 
 
 class PatchEmbed(io.ComfyNode):
@@ -66,7 +77,7 @@ class PatchEmbed(io.ComfyNode):
     @keeps_gradients
     def execute(cls, dit, x) -> io.NodeOutput:
         host.load(dit.modules())
-        return io.NodeOutput(inside.patch_embed(dit, x))
+        return io.NodeOutput(step_stages.patch_embed(dit, x))
 
 
 class PositionEmbed(io.ComfyNode):
@@ -82,7 +93,7 @@ class PositionEmbed(io.ComfyNode):
             inputs=[
                 dit_input(),
                 _hidden_input("Embedded patches."),
-                io.Combo.Input("mode", options=list(inside.POSITION_MODES), default="model",
+                io.Combo.Input("mode", options=list(step_stages.POSITION_MODES), default="model",
                                tooltip="model: its own. none: a bag of patches. shuffled: its own, rows exchanged. 1-D: reading order alone. "
                                        "scaled: the trained grid laid over this one."),
                 io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Of the shuffle."),
@@ -95,7 +106,7 @@ class PositionEmbed(io.ComfyNode):
     @keeps_gradients
     def execute(cls, dit, hidden, mode, seed) -> io.NodeOutput:
         host.load(dit.modules())
-        return io.NodeOutput(inside.position_embed(dit, hidden, mode, seed))
+        return io.NodeOutput(step_stages.position_embed(dit, hidden, mode, seed))
 
 
 class RunBlocks(io.ComfyNode):
@@ -114,9 +125,9 @@ class RunBlocks(io.ComfyNode):
                 io.String.Input("blocks", default="all", tooltip='Which, in order: "all", "0-11", "0,2,4-7", "11-0"; empty for none.'),
                 io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.05, round=0.001,
                                tooltip="Scales what each block adds to its input: 1 is the model, 0 skips."),
-                Hidden.Input("graft", optional=True, tooltip="Hidden states of another run, whose image tokens come in first."),
+                HiddenSocket.Input("graft", optional=True, tooltip="Hidden states of another run, whose image tokens come in first."),
                 io.Mask.Input("graft_mask", optional=True, tooltip="Which tokens are grafted; all without it."),
-                io.Combo.Input("attention", options=list(inside.ATTENTION_MODES), default="full", optional=True,
+                io.Combo.Input("attention", options=list(step_stages.ATTENTION_MODES), default="full", optional=True,
                                tooltip="full: the model's own. itself: no image token reads another (perturbed attention); text is read."),
             ],
             outputs=[_hidden_output("Hidden states after these blocks.")],
@@ -128,7 +139,7 @@ class RunBlocks(io.ComfyNode):
     def execute(cls, dit, hidden, blocks, strength, graft=None, graft_mask=None, attention="full") -> io.NodeOutput:
         host.load(dit.modules())
         host.throw_if_interrupted()
-        done = inside.run_blocks(dit, hidden, blocks, strength, graft, graft_mask, attention)
+        done = step_stages.run_blocks(dit, hidden, blocks, strength, graft, graft_mask, attention)
         return io.NodeOutput(done, ui={"dit_blocks": ({"kinds": dit.stages.kinds},)})
 
 
@@ -142,7 +153,7 @@ class FinalLayer(io.ComfyNode):
             description="A modulated norm and one linear map: image tokens back to patch values, the model's prediction for each conditioning.",
             search_aliases=["output head", "proj_out", "输出层"],
             inputs=[dit_input(), _hidden_input("Hidden states after the last block you want.")],
-            outputs=[Tokens.Output("prediction", display_name="prediction", tooltip="The whole batch's prediction, for Guidance.")],
+            outputs=[TokensSocket.Output("prediction", display_name="prediction", tooltip="The whole batch's prediction, for Guidance.")],
         )
 
     @classmethod
@@ -150,7 +161,7 @@ class FinalLayer(io.ComfyNode):
     @keeps_gradients
     def execute(cls, dit, hidden) -> io.NodeOutput:
         host.load(dit.modules())
-        return io.NodeOutput(inside.final_layer(dit, hidden))
+        return io.NodeOutput(step_stages.final_layer(dit, hidden))
 
 
 class Guidance(io.ComfyNode):
@@ -164,19 +175,19 @@ class Guidance(io.ComfyNode):
                         "own CFG functions decide.",
             search_aliases=["CFG", "classifier-free guidance"],
             inputs=[
-                Tokens.Input("prediction", tooltip="From Final Layer."),
+                TokensSocket.Input("prediction", tooltip="From Final Layer."),
                 io.Float.Input("cfg", default=3.0, min=-100.0, max=100.0, step=0.1, round=0.01, tooltip="How far to go; 1 is the conditional "
                                                                                                          "prediction itself."),
-                Tokens.Input("negative", optional=True, tooltip="The prediction of a branch of its own: a negative prompt, skipped blocks, an "
+                TokensSocket.Input("negative", optional=True, tooltip="The prediction of a branch of its own: a negative prompt, skipped blocks, an "
                                                                 "earlier guidance's rival."),
             ],
-            outputs=[Tokens.Output("guided", display_name="prediction", tooltip="One prediction, as x0.")],
+            outputs=[TokensSocket.Output("guided", display_name="prediction", tooltip="One prediction, as x0.")],
         )
 
     @classmethod
     @names_errors
     def execute(cls, prediction, cfg, negative=None) -> io.NodeOutput:
-        return io.NodeOutput(inside.guide(prediction, cfg, negative))
+        return io.NodeOutput(guide(prediction, cfg, negative))
 
 
 class SamplerStep(io.ComfyNode):
@@ -191,18 +202,18 @@ class SamplerStep(io.ComfyNode):
             inputs=[
                 dit_input(),
                 tokens_input("The tokens that the step started from."),
-                Tokens.Input("prediction", tooltip="From Guidance, or from Final Layer where there is one conditioning."),
+                TokensSocket.Input("prediction", tooltip="From Guidance, or from Final Layer where there is one conditioning."),
                 sigmas_input(),
                 step_input("The step that the prediction is for."),
-                io.Combo.Input("solver", options=[s for s in SOLVERS if s != "heun"], default="euler", tooltip="How the move is made."),
+                io.Combo.Input("solver", options=list(ONE_CALL), default="euler", tooltip="How the move is made."),
             ],
             outputs=[
-                Tokens.Output("stepped", display_name="tokens", tooltip="Tokens at the next noise level."),
-                Tokens.Output("denoised", display_name="denoised", tooltip="x0: the clean tokens as the model sees them."),
+                TokensSocket.Output("stepped", display_name="tokens", tooltip="Tokens at the next noise level."),
+                TokensSocket.Output("denoised", display_name="denoised", tooltip="x0: the clean tokens as the model sees them."),
             ],
         )
 
     @classmethod
     @names_errors
     def execute(cls, dit, tokens, prediction, sigmas, step, solver) -> io.NodeOutput:
-        return io.NodeOutput(*inside.sampler_step(dit, tokens, prediction, sigmas, step, solver))
+        return io.NodeOutput(*step_stages.sampler_step(dit, tokens, prediction, sigmas, step, solver))

@@ -8,16 +8,16 @@ import torch
 from ..dit_impl.drawing.charts import LANGUAGES
 from ..dit_impl.tokens.other_sizes import METHODS
 
-Dit = io.Custom("DIT")
-Tokens = io.Custom("DIT_TOKENS")
-Hidden = io.Custom("DIT_HIDDEN")
-TrainingSetWire = io.Custom("DIT_TRAINING_SET")
-Loss = io.Custom("DIT_LOSS")
-PatchScheduleWire = io.Custom("DIT_PATCH_SCHEDULE")
-TokensOrHidden = io.Custom(f"{Tokens.io_type},{Hidden.io_type}")  # an output is of the kind that came in
+DitSocket = io.Custom("DIT")
+TokensSocket = io.Custom("DIT_TOKENS")
+HiddenSocket = io.Custom("DIT_HIDDEN")
+TrainingSetSocket = io.Custom("DIT_TRAINING_SET")
+LossSocket = io.Custom("DIT_LOSS")
+PatchScheduleSocket = io.Custom("DIT_PATCH_SCHEDULE")
+TokensOrHiddenSocket = io.Custom(f"{TokensSocket.io_type},{HiddenSocket.io_type}")  # an output is of the kind that came in
 
 STEP_MAX = 10000
-_KINDS = {Tokens.io_type: "tokens", Hidden.io_type: "hidden states", TokensOrHidden.io_type: "tokens or hidden states"}
+_KINDS = {TokensSocket.io_type: "tokens", HiddenSocket.io_type: "hidden states", TokensOrHiddenSocket.io_type: "tokens or hidden states"}
 
 
 def names_errors(execute):
@@ -65,9 +65,9 @@ def _check_kinds(cls, inputs: dict) -> None:
             continue
         if not isinstance(wire, dict) or not ("hidden" in wire or "patch_size" in wire):
             raise ValueError(f"{socket.id} takes {_KINDS[kind]}, this is {_what(wire)}")
-        if kind == Tokens.io_type and "hidden" in wire:
+        if kind == TokensSocket.io_type and "hidden" in wire:
             raise ValueError(f"{socket.id} takes raw tokens, these are hidden states: put Final Layer before")
-        if kind == Hidden.io_type and "hidden" not in wire:
+        if kind == HiddenSocket.io_type and "hidden" not in wire:
             raise ValueError(f"{socket.id} takes hidden states, these are raw tokens: put Condition or Patch Embed before")
 
 
@@ -81,15 +81,15 @@ def _what(wire: object) -> str:
 
 
 def dit_input(optional: bool = False, tooltip: str = "The model, from a DiT loader."):
-    return Dit.Input("dit", optional=optional, tooltip=tooltip)
+    return DitSocket.Input("dit", optional=optional, tooltip=tooltip)
 
 
 def tokens_input(tooltip: str = "Raw patch tokens."):
-    return Tokens.Input("tokens", tooltip=tooltip)
+    return TokensSocket.Input("tokens", tooltip=tooltip)
 
 
 def tokens_or_hidden_input(tooltip: str, id: str = "x", optional: bool = False):
-    return TokensOrHidden.Input(id, optional=optional, tooltip=tooltip)
+    return TokensOrHiddenSocket.Input(id, optional=optional, tooltip=tooltip)
 
 
 def sigmas_input():

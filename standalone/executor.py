@@ -11,15 +11,14 @@ from typing import Any, Callable, Mapping, Sequence
 
 import torch
 
+from . import loops
 from .comfy_api_standin.graph_utils import ExecutionBlocker, is_link, set_default_prefix
 from .errors import Interrupted, NodeError, one_line
 from .folders import Folders, use
-from . import loops
 from .live_graph import LiveGraph
 from .node_types import NodeType
 from .validate import Checked, Circle, check, depth_first, describe, unwrap
 from .watcher import Watcher
-
 
 _UNIQUE = count()
 

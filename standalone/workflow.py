@@ -11,7 +11,6 @@ from .errors import WorkflowError, one_line
 from .graph_to_prompt import Outer, Place, convert
 from .node_types import NodeType, Socket
 
-
 LINK_KEYS = {"id", "origin_id", "origin_slot", "target_id", "target_slot"}
 
 

@@ -5,8 +5,8 @@ import torch
 
 from dit_blocks.dit_impl.handle.backbone import Backbone
 from dit_blocks.dit_impl.model.dit import DiT, DiTConfig
-from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
 from dit_blocks.dit_impl.model.mmdit import MMDiT, MMDiTConfig
+from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
 from dit_blocks.dit_impl.tokens.wire import identity_format
 from dit_blocks.standalone import comfy_api_standin
 

@@ -7,11 +7,10 @@ from pathlib import Path
 import sys
 import tempfile
 
-import torch
-
 from host_model_check import out, unet, wires
 from host_models import ksampler, run_cases, start
 from host_patch_check import own_size, scheduled
+import torch
 
 
 def dit_of(model):
@@ -84,7 +83,8 @@ def schedules_are_wires(name, make):
 
 
 def stages_are_the_whole(name, make):
-    from dit_blocks.dit_impl.step import stages as inside
+    from dit_blocks.dit_impl.step import stages as step_stages
+    from dit_blocks.dit_impl.step.guidance import guide
     from dit_blocks.nodes.denoise import AddNoise, Schedule
     from dit_blocks.nodes.patch import Patchify
     model, positive, negative, samples = make(size=(12, 10))
@@ -95,9 +95,9 @@ def stages_are_the_whole(name, make):
         tokens, _ = out(Patchify, latent={"samples": samples}, patch_size=p, dit=dit)
         (sigmas,) = out(Schedule, dit=dit, steps=4, scheduler="simple", denoise=1.0)
         tokens, _ = out(AddNoise, dit=dit, tokens=tokens, sigmas=sigmas, step=0, seed=5)
-        wire = inside.condition(dit, tokens, positive, negative, sigmas, 0)
-        wire = inside.position_embed(dit, inside.patch_embed(dit, wire))
-        prediction = inside.guide(inside.final_layer(dit, inside.run_blocks(dit, wire, "all")), 4.0)
+        wire = step_stages.condition(dit, tokens, positive, negative, sigmas, 0)
+        wire = step_stages.position_embed(dit, step_stages.patch_embed(dit, wire))
+        prediction = guide(step_stages.final_layer(dit, step_stages.run_blocks(dit, wire, "all")), 4.0)
         _, x0 = dit.denoise(tokens, sigmas, positive, negative, 4.0, "euler", 0, 1)
         assert torch.equal(prediction["tokens"], x0["tokens"]), (p, (prediction["tokens"] - x0["tokens"]).abs().max())
     assert attributes(model) == before
@@ -159,10 +159,11 @@ def it_learns(name, make):
 
 def the_node_teaches_it(name, make, dtype=None):
     """Train DiT over a MODEL: it learns, is seen as it learns, at its new size, and is left as it was."""
-    from dit_blocks.nodes.training import Train
+    import folder_paths
+
     from dit_blocks.dit_impl.sources.adapters import adapter_of
     from dit_blocks.dit_impl.training.sets import TrainingSet
-    import folder_paths
+    from dit_blocks.nodes.training import Train
     made = model, positive, negative, samples = make(size=(12, 10), batch=4, dtype=dtype)
     expected, before, p = ksampler(*made), attributes(model), own_size(model) + 1
     how = dict(scope="patch-size adapter", batch=4, learning_rate=3e-3, scheduler="cosine", warmup=1, precision="float32", accumulate=1,
@@ -193,8 +194,8 @@ def out_model(dit):
 
 def a_dit_and_a_model_share_it(name, make):
     """An adapter of SD3 as a DIT of the pack's own fits the same weights as a MODEL, and both draw the same by it."""
-    from dit_blocks.dit_impl.sources.adapters import apply_adapter
     from dit_blocks.dit_impl.handle.backbone import Backbone
+    from dit_blocks.dit_impl.sources.adapters import apply_adapter
     from dit_blocks.dit_impl.sources.checkpoints import load_model
     model, positive, negative, samples = make(size=(12, 9))  # whole patches: a DIT keeps what it padded, a MODEL pads anew at each step
     state = {key: value.clone() for key, value in model.model.diffusion_model.state_dict().items()}
@@ -212,9 +213,10 @@ def a_dit_and_a_model_share_it(name, make):
 
 
 def refusals(name, make):
+    from host_models import MODELS
+
     from dit_blocks.dit_impl.sources.adapters import apply_adapter
     from dit_blocks.dit_impl.training.adapter import Distilling
-    from host_models import MODELS
 
     def refused(message, run):
         try:

@@ -8,10 +8,9 @@ The queries and keys that a map is compared with are taken where ComfyUI compute
 from contextlib import contextmanager
 import sys
 
-import torch
-
 from host_models import MODELS, TEXT, run_cases, start
 from host_stages_check import refused, tensors
+import torch
 
 CROSS = ("pixart", "pixart_alpha", "wan", "wan_i2v")  # text asks nothing
 ROTARY = ("flux_dev", "flux_schnell", "flux2", "lumina2", "z_image", "qwen_image", "wan", "wan_i2v")
@@ -21,14 +20,14 @@ BATCH = 2
 
 def begun(made, positions=True):
     """A MODEL as a DIT, and hidden states before its first block: of a batch [uncond, cond]."""
-    from dit_blocks.dit_impl.step import stages as inside
-    from dit_blocks.nodes.comfyui.handle_of_model import ModelDit
+    from dit_blocks.dit_impl.step import stages as step_stages
+    from dit_blocks.nodes.comfyui.handle_of_model import HandleOfModel
     model, positive, negative, latent = made
-    dit = ModelDit(model)
+    dit = HandleOfModel(model)
     sigmas = dit.schedule(4, "simple")
     tokens, _ = dit.add_noise(dit.fold({"samples": latent}), sigmas, 0, 5)
-    wire = inside.patch_embed(dit, inside.condition(dit, tokens, positive, negative, sigmas, 1))
-    return dit, inside.position_embed(dit, wire) if positions else wire, tokens, sigmas
+    wire = step_stages.patch_embed(dit, step_stages.condition(dit, tokens, positive, negative, sigmas, 1))
+    return dit, step_stages.position_embed(dit, wire) if positions else wire, tokens, sigmas
 
 
 @contextmanager
@@ -66,7 +65,7 @@ def text_places(name, dit, wire):
 
 def rows_are_softmax(name, make):
     from dit_blocks.dit_impl.see import attention_maps
-    from dit_blocks.dit_impl.step import stages as inside
+    from dit_blocks.dit_impl.step import stages as step_stages
     dit, wire, *_ = begun(make(batch=BATCH))
     count = wire["tokens"]["tokens"].shape[1]
     text, before = text_places(name, dit, wire)
@@ -76,7 +75,7 @@ def rows_are_softmax(name, make):
     spans = {"image": image, "text": range(TEXT) if cross else text}
     numbers = {"image to image": 0, "image to text": (2 if name == "wan_i2v" else 1) if cross else 0, "text to image": 0}
     for block in range(len(dit.stages.kinds)):
-        plain = inside.run_blocks(dit, wire, str(block))
+        plain = step_stages.run_blocks(dit, wire, str(block))
         for direction, (queries, keys) in attention_maps.DIRECTIONS.items():
             if cross and queries == "text":
                 try:
@@ -98,14 +97,14 @@ def rows_are_softmax(name, make):
                 assert len(full[0]) == seen.plan.keys and seen.rows.weights.nbytes + 4 == seen.plan.row_bytes
     _, seen = attention_maps.attention_map(dit, wire, attention_maps.Question(0, -1, "image to text", 0, "2-3"), PLENTY)
     with computed() as calls:
-        inside.run_blocks(dit, wire, "0")
+        step_stages.run_blocks(dit, wire, "0")
     full = naive(calls[numbers["image to text"]], BATCH, -1)[image.start:image.stop]
     assert (seen.shares.flatten() - full[:, [spans["text"][i] for i in (2, 3)]].sum(1)).abs().max() < 1e-5
 
 
 def image_tokens_read_only_themselves(name, make):
     """Perturbed attention: what one image token holds reaches another through attention, and not where each reads itself alone."""
-    from dit_blocks.dit_impl.step import stages as inside
+    from dit_blocks.dit_impl.step import stages as step_stages
     dit, wire, *_ = begun(make(batch=BATCH))
     first = wire["hidden"].extra.get("img_offset", 0)  # where a reference picture's tokens come before
     last = first + wire["tokens"]["tokens"].shape[1] - 1
@@ -113,22 +112,22 @@ def image_tokens_read_only_themselves(name, make):
     x[:, last] += 1
     other = {**wire, "hidden": wire["hidden"].but(x=x)}
     for block in map(str, range(len(dit.stages.kinds))):
-        full, moved = (inside.run_blocks(dit, given, block)["hidden"].x[:, first:last] for given in (wire, other))
+        full, moved = (step_stages.run_blocks(dit, given, block)["hidden"].x[:, first:last] for given in (wire, other))
         assert not torch.equal(full, moved), f"block {block} reads nothing"
         if name.startswith("pixart"):
-            refused(lambda: inside.run_blocks(dit, wire, block, attention="itself"), "PixArt", "takes no mask")
+            refused(lambda: step_stages.run_blocks(dit, wire, block, attention="itself"), "PixArt", "takes no mask")
             continue
-        alone, moved = (inside.run_blocks(dit, given, block, attention="itself")["hidden"].x[:, first:last] for given in (wire, other))
+        alone, moved = (step_stages.run_blocks(dit, given, block, attention="itself")["hidden"].x[:, first:last] for given in (wire, other))
         assert torch.equal(alone, moved) and not torch.equal(alone, full), f"block {block} reads other image tokens"
-    assert torch.equal(inside.run_blocks(dit, wire, "0")["hidden"].x, inside.run_blocks(dit, wire, "0", attention="full")["hidden"].x)
+    assert torch.equal(step_stages.run_blocks(dit, wire, "0")["hidden"].x, step_stages.run_blocks(dit, wire, "0", attention="full")["hidden"].x)
 
 
 def scaled_positions_are_the_trained_ones(name, make):
     """On its own grid the trained table as it is; on half of it the mean of four places. Others say why not."""
-    from dit_blocks.dit_impl.step import stages as inside
+    from dit_blocks.dit_impl.step import stages as step_stages
     dit, wire, *_ = begun(make(batch=BATCH), positions=False)
     if name in ROTARY or name.startswith("pixart"):
-        return refused(lambda: inside.position_embed(dit, wire, "scaled"), *(["rotary"] if name in ROTARY else ["scales its own", "PixArt"]))
+        return refused(lambda: step_stages.position_embed(dit, wire, "scaled"), *(["rotary"] if name in ROTARY else ["scales its own", "PixArt"]))
     stages, hidden = dit.stages, wire["hidden"]
     side = stages.model.h_max if name == "auraflow" else stages.model.pos_embed_max_size
     own = stages.scaled_positions(hidden, (side, side))
@@ -136,7 +135,7 @@ def scaled_positions_are_the_trained_ones(name, make):
     assert torch.equal(own, stages.position_embed(hidden.but(x=nowhere, extra={"size": (side * stages.patch_size,) * 2})).x)
     half = torch.nn.functional.avg_pool2d(own.unflatten(1, (side, side)).movedim(-1, 1), 2).flatten(2).transpose(1, 2)
     torch.testing.assert_close(stages.scaled_positions(hidden, (side // 2, side // 2)), half)
-    placed = inside.position_embed(dit, wire, "scaled")["hidden"]
+    placed = step_stages.position_embed(dit, wire, "scaled")["hidden"]
     assert torch.equal(placed.x, hidden.x + stages.scaled_positions(hidden, wire["tokens"]["grid"]))
 
 
@@ -159,7 +158,7 @@ def over_steps_is_denoise(name, make):
 
 def an_earlier_override_is_kept(name, make):
     from dit_blocks.dit_impl.see import attention_maps
-    from dit_blocks.dit_impl.step import stages as inside
+    from dit_blocks.dit_impl.step import stages as step_stages
     made = make()
     model, seen = made[0].clone(), []
 
@@ -169,13 +168,13 @@ def an_earlier_override_is_kept(name, make):
     model.model_options["transformer_options"]["optimized_attention_override"] = override
     dit, wire, *_ = begun((model, *made[1:]))
     seen.clear()
-    plain = inside.run_blocks(dit, wire, "0")
+    plain = step_stages.run_blocks(dit, wire, "0")
     theirs, calls = len(seen), seen.copy()
     seen.clear()
     after, _ = attention_maps.attention_map(dit, wire, attention_maps.Question(0, -1, "image to image", 3), PLENTY)
     assert torch.equal(after["hidden"].x, plain["hidden"].x) and seen == calls and theirs > 0
     assert after["hidden"].extra["transformer_options"]["optimized_attention_override"] is override
-    other = inside.run_blocks(*begun(made)[:2], "0")
+    other = step_stages.run_blocks(*begun(made)[:2], "0")
     assert not torch.equal(other["hidden"].x, plain["hidden"].x)
 
 
@@ -195,13 +194,13 @@ def a_replaced_block_is_refused(name, make):
 
 def positions_alone(name, make):
     from dit_blocks.dit_impl.see import attention_rows, position_similarity
-    from dit_blocks.dit_impl.step import stages as inside
+    from dit_blocks.dit_impl.step import stages as step_stages
     for positions in (True, False):
         dit, wire, *_ = begun(make(batch=BATCH), positions)
         if name in ROTARY and not positions:
-            refused(lambda: inside.run_blocks(dit, wire, "0"), "rotary positions", "put Position Embed before")
+            refused(lambda: step_stages.run_blocks(dit, wire, "0"), "rotary positions", "put Position Embed before")
         count = wire["tokens"]["tokens"].shape[1]
-        found = [position_similarity.similarity(dit, wire, query) for query in (0, count - 1)]
+        found = [position_similarity.compare_positions(dit, wire, query) for query in (0, count - 1)]
         assert found[0].kind == ("rotary" if name in ROTARY else "learned" if name == "auraflow" else "2-D sin-cos")
         assert all(each.own.numel() == count and each.own.abs().max() <= 1 + 1e-5 for each in found)
         assert abs(found[0].own.flatten()[-1] - found[1].own.flatten()[0]) < 1e-5 and abs(found[0].own.flatten()[0] - 1) < 1e-5
@@ -209,7 +208,7 @@ def positions_alone(name, make):
             induced_score(dit, wire, found[0])
     raw = wire["tokens"]
     try:
-        position_similarity.similarity(dit, raw, 0)
+        position_similarity.compare_positions(dit, raw, 0)
     except ValueError as error:
         assert "hidden states after Patch Embed" in str(error)
     else:
@@ -220,8 +219,9 @@ def positions_alone(name, make):
 def induced_score(dit, wire, found):
     """By ComfyUI's own rotation of a constant unit vector, over the whole sequence."""
     from comfy.ldm.flux.math import apply_rope1
-    from dit_blocks.dit_impl.step import stages as inside
-    hidden = (wire if wire["hidden"].position is not None else inside.position_embed(dit, wire))["hidden"]
+
+    from dit_blocks.dit_impl.step import stages as step_stages
+    hidden = (wire if wire["hidden"].position is not None else step_stages.position_embed(dit, wire))["hidden"]
     table = hidden.position
     length, width = max(table.shape[1:3]), 2 * table.shape[3]
     planes = torch.zeros(len(table), 1, length, width).unflatten(-1, (-1, 2))

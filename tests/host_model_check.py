@@ -12,10 +12,9 @@ import subprocess
 import sys
 import time
 
-import torch
-
 from host_models import MODELS, ksampler, run_cases, start
 from host_stages_check import lora
+import torch
 
 
 def out(node, **inputs) -> tuple:
@@ -132,6 +131,7 @@ def keeps_regions_and_windows(name, make):
 def keeps_what_it_samples(name, make):
     """A cancelled or failed run leaves the MODEL as it was, and memory does not grow."""
     from comfy.model_management import InterruptProcessingException
+
     from dit_blocks.nodes.comfyui import host
     made = make(batch=2)
     expected, kept = ksampler(*made), host.throw_if_interrupted
@@ -255,6 +255,7 @@ def tokens_of_another_model(name=None, make=None):
 def dit_to_model(name=None, make=None):
     """KSampler on the embedded model draws what Denoise draws; a LoRA on that MODEL leaves the DIT as it was."""
     import comfy.sd
+
     from dit_blocks.nodes.denoise import AddNoise, Denoise, Schedule
     from dit_blocks.nodes.load import LoadEmbedded
     from dit_blocks.nodes.model import FromModel, ToModel
@@ -301,7 +302,7 @@ def refusals(name, make):
         else:
             raise AssertionError(f"not refused: {message}")
     refused("Patchify: the model's latents have 16 channels, this one has 4", samples=torch.randn(1, 4, 8, 8))
-    refused("DiT Denoise: cfg 4 needs a negative conditioning", negative=None)
+    refused("DiT Denoise: cfg 4 needs a negative", negative=None)
     refused("DiT Denoise: positive conditioning has width 33, SD3 (MODEL) reads width 32", positive=[[torch.zeros(1, 7, 33), {}]])
     refused("DiT Denoise: ddim is for DDPM models", sampler="ddim")
 

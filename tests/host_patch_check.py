@@ -5,10 +5,9 @@
 
 import sys
 
-import torch
-
 from host_model_check import out, unet, wires
 from host_models import MODELS, ksampler, run_cases, start
+import torch
 
 
 def scheduled(model, rows: str, **more):
@@ -95,10 +94,10 @@ def refusals(name, make):
 
 def the_embedded_model_is_native(name, make):
     """The default model as a MODEL reads its own three sizes by their own weights: KSampler is Denoise with the same schedule."""
-    from dit_blocks.nodes.load import LoadEmbedded
-    from dit_blocks.nodes.model import ToModel
     from dit_blocks.dit_impl.handle import patch_schedule
     from dit_blocks.dit_impl.tokens.wire import unfold
+    from dit_blocks.nodes.load import LoadEmbedded
+    from dit_blocks.nodes.model import ToModel
     dit, clip, vae = out(LoadEmbedded)
     (model,) = out(ToModel, dit=dit)
     positive, negative = (clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("a large red circle in the center", ""))
@@ -107,7 +106,7 @@ def the_embedded_model_is_native(name, make):
     for method in ("native", "resample"):  # also where it has weights that are not to be used
         core = ksampler(scheduled(model, rows, patch_method=method), positive, negative, empty, steps=10, cfg=2.0)
         plan = patch_schedule.parse_schedule(rows, method)
-        ours, _, approximate = patch_schedule.denoise(dit, tokens, plan, sigmas, positive, negative, 2.0, "euler", 0, 10)
+        ours, _, approximate = patch_schedule.denoise_by_schedule(dit, tokens, plan, sigmas, positive, negative, 2.0, "euler", 0, 10)
         assert bool(approximate) == (method == "resample")
         difference = (vae.decode(unfold(ours)) - vae.decode(core)).abs().mean().item()
         assert difference <= 1 / 255, (method, difference)

@@ -5,10 +5,9 @@
 
 import sys
 
-import torch
-
-from host_models import MODELS, run_cases, start
 from host_model_check import out
+from host_models import MODELS, run_cases, start
+import torch
 
 ADDED = ("sd3", "sd35_medium", "pixart", "pixart_alpha", "auraflow")  # models that add positions to tokens
 
@@ -76,6 +75,7 @@ def flops_are_those_that_torch_counts(name, make):
     """A pass of the model in all its stages, its attention computed as two products of matrices, which torch's counter sees."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
+
     from dit_blocks.dit_impl.cost.arithmetic import architecture, budget
     from dit_blocks.dit_impl.see.report import flops
     from dit_blocks.nodes.pictures import PipelineReport
@@ -102,10 +102,11 @@ def flops_are_those_that_torch_counts(name, make):
 
 def full_size_costs_are_the_published_ones(*_):
     """TFLOPs a step at 1024×1024 and billions of parameters, of models without weights."""
-    import comfy.ops
     from comfy.ldm.flux.model import Flux
     from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper
     from comfy.ldm.pixart.pixartms import PixArtMS
+    import comfy.ops
+
     from dit_blocks.dit_impl.cost.arithmetic import budget
     from dit_blocks.nodes.comfyui.stages import stages_of
     bare = {"dtype": torch.bfloat16, "device": "meta", "operations": comfy.ops.disable_weight_init}
@@ -132,13 +133,13 @@ def trajectory_is_denoise(name, make):
 
 
 def content_and_place(name, make):
+    from dit_blocks.dit_impl.errors import StagesError
     from dit_blocks.dit_impl.see import content_place
-    from dit_blocks.dit_impl.step import stages as inside
-    from dit_blocks.dit_impl.model.stages import StagesError
+    from dit_blocks.dit_impl.step import stages as step_stages
     model, positive, _, samples = make()
     dit, sigmas, clean, _, _ = begun(model, positive, samples)
     try:
-        answer = content_place.ask(dit, clean, sigmas, 1, positive, None, 1.0, 5, 1)
+        answer = content_place.take_and_replace(dit, clean, sigmas, 1, positive, None, 1.0, 5, 1)
     except StagesError as error:
         assert name not in ADDED and "adds no positions to its tokens" in str(error) and "\n" not in str(error), error
         return

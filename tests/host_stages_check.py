@@ -5,9 +5,8 @@
 
 import sys
 
-import torch
-
 from host_models import MODELS, ksampler, run_cases, start
+import torch
 
 REPLACEABLE = ("sd3", "sd35_medium", "flux_dev", "flux_schnell", "flux2", "auraflow", "qwen_image", "wan",
                "wan_i2v")  # have patches_replace
@@ -25,7 +24,7 @@ def stages_of(model):
 
 
 def refused(run, *words: str) -> None:
-    from dit_blocks.nodes.comfyui.stages.base import StagesError
+    from dit_blocks.dit_impl.errors import StagesError
     try:
         run()
     except StagesError as error:
@@ -286,21 +285,23 @@ def begun(model, samples, steps=4):
 
 def by_stages(dit, tokens, sigmas, positive, negative=None, blocks="all"):
     """The prediction of the first step."""
-    from dit_blocks.dit_impl.step import stages as inside
-    hidden = inside.condition(dit, tokens, positive, negative, sigmas, 0)
-    hidden = inside.position_embed(dit, inside.patch_embed(dit, hidden))
-    return inside.final_layer(dit, inside.run_blocks(dit, hidden, blocks))
+    from dit_blocks.dit_impl.step import stages as step_stages
+    from dit_blocks.dit_impl.step.guidance import guide
+    hidden = step_stages.condition(dit, tokens, positive, negative, sigmas, 0)
+    hidden = step_stages.position_embed(dit, step_stages.patch_embed(dit, hidden))
+    return step_stages.final_layer(dit, step_stages.run_blocks(dit, hidden, blocks))
 
 
 def a_branch_for_each_conditioning(name, make):
     """It differs from the batch in the order of sums alone: as a share of the largest value, for PixArt's x0 at σ = 157 reach 1,500."""
-    from dit_blocks.dit_impl.step import stages as inside
+    from dit_blocks.dit_impl.step import stages as step_stages
+    from dit_blocks.dit_impl.step.guidance import guide
     model, positive, negative, samples = make(batch=2)
     dit, sigmas, tokens = begun(model, samples)
     together = by_stages(dit, tokens, sigmas, positive, negative)
     branches = {"cond": by_stages(dit, tokens, sigmas, positive), "uncond": by_stages(dit, tokens, sigmas, negative)}
     parts = dict(zip(together["call"].layout, together["tokens"].chunk(2)))
-    apart, batched = inside.guide(branches["cond"], 4.0, branches["uncond"]), inside.guide(together, 4.0)
+    apart, batched = guide(branches["cond"], 4.0, branches["uncond"]), guide(together, 4.0)
     errors = {part: relative(branches[part]["tokens"], answer) for part, answer in parts.items()}
     errors["x0"] = relative(apart["tokens"], batched["tokens"])
     assert max(errors.values()) < 1e-5, errors
@@ -315,7 +316,9 @@ def relative(x, y) -> float:
 def skip_lists_are_read_by_core(name, make):
     """Skip-layer guidance by core's node, given Block Ablation's lists, is g + s·(c − w) of the wires, given its other list."""
     from comfy_extras.nodes_slg import SkipLayerGuidanceDiT
-    from dit_blocks.dit_impl.step import stages as inside
+
+    from dit_blocks.dit_impl.step import stages as step_stages
+    from dit_blocks.dit_impl.step.guidance import guide
     from dit_blocks.nodes.probe import BlockAblation
     model, positive, negative, samples = make(batch=2)
     dit, sigmas, tokens = begun(model, samples)
@@ -324,13 +327,14 @@ def skip_lists_are_read_by_core(name, make):
     guiding = SkipLayerGuidanceDiT.execute(model, 1.5, 0.0, 1.0, double_layers=double, single_layers=single).result[0]
     x0 = begun(guiding, samples)[0].denoise(tokens, sigmas, positive, negative, 4.0, start_step=0, end_step=1)[1]["tokens"]
     prediction, worse = by_stages(dit, tokens, sigmas, positive, negative), by_stages(dit, tokens, sigmas, positive, blocks=blocks)
-    guided, cond, skipped = (inside.guide(*one)["tokens"] for one in ((prediction, 4.0), (prediction, 1.0), (worse, 1.0)))
+    guided, cond, skipped = (guide(*one)["tokens"] for one in ((prediction, 4.0), (prediction, 1.0), (worse, 1.0)))
     assert relative(guided + 1.5 * (cond - skipped), x0) < 1e-5 and relative(guided, x0) > 1e-3
 
 
 def other_models_are_refused(name=None, make=None):
-    import comfy.ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+    import comfy.ops
+
     from dit_blocks.nodes.comfyui.stages import ADAPTERS, stages_of
     unet = UNetModel(image_size=8, in_channels=4, model_channels=32, out_channels=4, num_res_blocks=[1], channel_mult=(1,), num_heads=2,
                      use_spatial_transformer=True, transformer_depth=[1], transformer_depth_middle=1, transformer_depth_output=[1, 1],

@@ -6,6 +6,7 @@ from pathlib import Path
 import shutil
 
 from comfyui_host import ROOT
+
 from dit_blocks.nodes.replacements import renamed
 
 OLD, NEW = "DiTBlocksCutUp", "DiTBlocksPatchify"

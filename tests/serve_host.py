@@ -10,8 +10,8 @@ import sys
 import time
 
 import aiohttp
-
 from comfyui_host import ROOT, Host
+
 from dit_blocks.standalone import pack
 from dit_blocks.standalone.node_types import NodeType
 from dit_blocks.standalone.workflow import read_workflow

@@ -3,30 +3,31 @@
 from dataclasses import asdict, replace
 import json
 
+from conftest import conditioning
 import pytest
 from safetensors.torch import save_file
 import torch
 
-from conftest import conditioning
-from dit_blocks.dit_impl.step import stages as inside
+from dit_blocks.dit_impl.errors import BackboneError, CheckpointError, TrainingError
 from dit_blocks.dit_impl.handle import patch_schedule
+from dit_blocks.dit_impl.handle.backbone import Backbone, DitHandle
+from dit_blocks.dit_impl.model.dit import DiT, DiTConfig
+from dit_blocks.dit_impl.model.mmdit import MMDiT, MMDiTConfig
+from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
 from dit_blocks.dit_impl.sources.adapter_layers import LowRank, extended, merge, new_parameters
 from dit_blocks.dit_impl.sources.adapters import KEY, AdaptedMMDiT, adapter_of, apply_adapter, fingerprint, load_adapter, save_adapter
-from dit_blocks.dit_impl.handle.backbone import Backbone, BackboneError, Dit
-from dit_blocks.dit_impl.sources.checkpoints import CheckpointError, read_safetensors
-from dit_blocks.dit_impl.model.dit import DiT, DiTConfig
+from dit_blocks.dit_impl.sources.checkpoints import read_safetensors
 from dit_blocks.dit_impl.sources.dit_file import save_dit
-from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
-from dit_blocks.dit_impl.model.mmdit import MMDiT, MMDiTConfig
+from dit_blocks.dit_impl.step import stages as step_stages
+from dit_blocks.dit_impl.step.guidance import guide
 from dit_blocks.dit_impl.tokens.other_sizes import Reading
 from dit_blocks.dit_impl.tokens.wire import identity_format, unfold
 from dit_blocks.dit_impl.training.adapter import Distilling, finer, ranks, teach_patch_size
 from dit_blocks.dit_impl.training.loop import Alone, Draws, Settings
 from dit_blocks.dit_impl.training.objectives import training_copy
 from dit_blocks.dit_impl.training.sets import TrainingSet
-from dit_blocks.dit_impl.training.state import TrainingError
-from dit_blocks.nodes.comfyui import host
 from dit_blocks.nodes.adapter import LoadAdapter, SaveAdapter
+from dit_blocks.nodes.comfyui import host
 from dit_blocks.standalone import pack
 from dit_blocks.standalone.folders import Folders, use
 
@@ -95,7 +96,7 @@ def drawn(dit: Backbone, rows: str, side: int = 12, **how) -> torch.Tensor:
     sigmas = dit.schedule(4)
     plan = patch_schedule.parse_schedule(rows)
     noisy, _ = dit.add_noise(dit.fold({"samples": torch.zeros(1, 4, side, side)}, plan.rows[0].patch_size), sigmas, 0, 5)
-    clean, *_ = patch_schedule.denoise(dit, noisy, plan, sigmas, text(dit), None if isinstance(dit.model, DiT) else text(dit, 2), 2.0, "euler", 0, 4)
+    clean, *_ = patch_schedule.denoise_by_schedule(dit, noisy, plan, sigmas, text(dit), None if isinstance(dit.model, DiT) else text(dit, 2), 2.0, "euler", 0, 4)
     return unfold(clean)
 
 
@@ -188,9 +189,9 @@ def test_stages_in_a_row_are_the_whole(dit):
     sigmas = taught.schedule(4)
     for p in taught.patch_sizes:
         noisy, _ = taught.add_noise(taught.fold({"samples": torch.zeros(1, 4, 12, 12)}, p), sigmas, 0, 5)
-        wire = inside.condition(taught, noisy, text(taught), None, sigmas, 0)
-        wire = inside.position_embed(taught, inside.patch_embed(taught, wire))
-        prediction = inside.guide(inside.final_layer(taught, inside.run_blocks(taught, wire, "all")), 1.0)
+        wire = step_stages.condition(taught, noisy, text(taught), None, sigmas, 0)
+        wire = step_stages.position_embed(taught, step_stages.patch_embed(taught, wire))
+        prediction = guide(step_stages.final_layer(taught, step_stages.run_blocks(taught, wire, "all")), 1.0)
         _, x0 = taught.denoise(noisy, sigmas, text(taught), None, 1.0, "euler", 0, 1)
         assert torch.equal(prediction["tokens"], x0["tokens"])
 
@@ -264,7 +265,7 @@ def test_a_model_in_half_precision_stays_in_it(dit, wide_rank):
 
 
 def test_models_that_can_have_none(backbone):
-    class Other(Dit):
+    class Other(DitHandle):
         name = "SD3 (MODEL)"
     with pytest.raises(BackboneError, match=r"^SD3 \(MODEL\) is a MODEL"):
         apply_adapter(Other(), random_adapter(backbone)[0])

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from dit_blocks.dit_impl.see import attention_maps, attention_pictures, attention_rows
+from dit_blocks.dit_impl.errors import StagesError
+from dit_blocks.dit_impl.handle.backbone import Backbone
 from dit_blocks.dit_impl.model import blocks
-from dit_blocks.dit_impl.step import stages as inside
+from dit_blocks.dit_impl.model.dit import DiT, DiTConfig
+from dit_blocks.dit_impl.sampling.flow import DDPM
+from dit_blocks.dit_impl.see import attention_maps, attention_pictures, attention_rows
 from dit_blocks.dit_impl.see.attention_maps import DIRECTIONS, Question
 from dit_blocks.dit_impl.see.attention_rows import MEAN
-from dit_blocks.dit_impl.handle.backbone import Backbone
-from dit_blocks.dit_impl.model.dit import DiT, DiTConfig
 from dit_blocks.dit_impl.sources.embedded import load_embedded
-from dit_blocks.dit_impl.sampling.flow import DDPM
-from dit_blocks.dit_impl.model.stages import StagesError
+from dit_blocks.dit_impl.step import stages as step_stages
 from dit_blocks.dit_impl.tokens.wire import identity_format
 from dit_blocks.nodes.attention import AttentionMap, AttentionSteps
 from dit_blocks.nodes.denoise import Denoise
@@ -46,8 +46,8 @@ def noisy(dit, sigmas, size=(32, 32), patch_size=0, batch=1) -> dict:
 def embedded_step(size=(32, 32), patch_size=0, batch=1, negative=True) -> tuple:
     """The default model and hidden states before its first block."""
     dit, sigmas = load_embedded()[0], load_embedded()[0].schedule(4)
-    wire = inside.condition(dit, noisy(dit, sigmas, size, patch_size, batch), text(PROMPT), text("") if negative else None, sigmas, 0)
-    return dit, inside.position_embed(dit, inside.patch_embed(dit, wire))
+    wire = step_stages.condition(dit, noisy(dit, sigmas, size, patch_size, batch), text(PROMPT), text("") if negative else None, sigmas, 0)
+    return dit, step_stages.position_embed(dit, step_stages.patch_embed(dit, wire))
 
 
 def class_step() -> tuple:
@@ -57,8 +57,8 @@ def class_step() -> tuple:
         torch.nn.init.normal_(parameter, std=0.1)
     dit = Backbone(model.eval().requires_grad_(False), identity_format(4), DDPM(), "a class DiT", picture_size=64)
     sigmas = dit.schedule(4)
-    wire = inside.condition(dit, noisy(dit, sigmas, (8, 12), 2, 2), dit.class_conditioning("3"), dit.unconditional, sigmas, 0)
-    return dit, inside.position_embed(dit, inside.patch_embed(dit, wire))
+    wire = step_stages.condition(dit, noisy(dit, sigmas, (8, 12), 2, 2), dit.class_conditioning("3"), dit.unconditional, sigmas, 0)
+    return dit, step_stages.position_embed(dit, step_stages.patch_embed(dit, wire))
 
 
 @contextmanager
@@ -142,7 +142,7 @@ def test_a_text_as_long_as_the_picture_is_still_no_picture():
 def test_the_hidden_states_are_those_of_dit_blocks(question):
     dit, wire = embedded_step(negative=question.block == 0)
     given = wire["hidden"].x.clone()
-    plain = inside.run_blocks(dit, wire, str(question.block))
+    plain = step_stages.run_blocks(dit, wire, str(question.block))
     out = AttentionMap.execute(dit=dit, hidden=wire, language="English", every_query=question.every, **{
         name: getattr(question, name) for name in ("block", "head", "direction", "query", "word")}).result
     after = out[2]
@@ -160,7 +160,7 @@ def test_a_class_conditional_dit_has_image_tokens_alone(monkeypatch):
     with recorded(monkeypatch) as calls:
         after, seen = attention_maps.attention_map(dit, wire, Question(1, MEAN, "image to image", 23), PLENTY)
     q, k = calls[0]
-    assert torch.equal(after["hidden"].x, inside.run_blocks(dit, wire, "1")["hidden"].x)
+    assert torch.equal(after["hidden"].x, step_stages.run_blocks(dit, wire, "1")["hidden"].x)
     torch.testing.assert_close(seen.shares.double(), naive(q[2], k[2], MEAN)[23].view(4, 6), atol=1e-5, rtol=0)
     assert seen.shares.sum() == pytest.approx(1, abs=1e-5)
     with pytest.raises(StagesError, match="^a class DiT has no text tokens here, so there is no image to text attention$"):
@@ -177,7 +177,7 @@ def test_what_a_second_attention_of_a_block_sees_is_left_out(monkeypatch, positi
         torch.nn.init.normal_(parameter, std=0.1)
     dit = Backbone(model.eval().requires_grad_(False), identity_format(4), name="a dual DiT", picture_size=64)
     sigmas = dit.schedule(4)
-    wire = inside.patch_embed(dit, inside.condition(dit, noisy(dit, sigmas, (8, 8)), positive, None, sigmas, 0))
+    wire = step_stages.patch_embed(dit, step_stages.condition(dit, noisy(dit, sigmas, (8, 8)), positive, None, sigmas, 0))
     with recorded(monkeypatch) as calls:
         _, seen = attention_maps.attention_map(dit, wire, Question(0, 1, "image to image", 2), PLENTY)
     assert len(calls) == 2 and calls[1][0].shape[2] == 16
@@ -197,8 +197,8 @@ def test_over_steps_denoises_as_denoise_does(solver, cfg, patch_size):
     # the map of a step is that of its hidden states
     if solver == "euler":
         before = dit.denoise(tokens, sigmas, positive, negative, cfg, solver, 1, 4)[0]
-        wire = inside.position_embed(dit, inside.patch_embed(dit, inside.condition(dit, before, positive, negative, sigmas, 4)))
-        _, seen = attention_maps.attention_map(dit, inside.run_blocks(dit, wire, "0-2"), Question(3, MEAN, "image to text", 0, "ring"), PLENTY)
+        wire = step_stages.position_embed(dit, step_stages.patch_embed(dit, step_stages.condition(dit, before, positive, negative, sigmas, 4)))
+        _, seen = attention_maps.attention_map(dit, step_stages.run_blocks(dit, wire, "0-2"), Question(3, MEAN, "image to text", 0, "ring"), PLENTY)
         torch.testing.assert_close(attention_pictures.masks(seen)[0], maps[1])
 
 
@@ -206,13 +206,13 @@ def test_over_steps_denoises_as_denoise_does(solver, cfg, patch_size):
                                       Question(2, MEAN, "image to text", 100, every=True), Question(2, 1, "image to image", 100, every=True)])
 def test_the_time_of_a_block_is_hardly_more_when_it_is_captured(question):
     dit, wire = embedded_step()
-    plan, _ = attention_maps.ask(dit, wire, question)
+    plan, _ = attention_maps.plan_capture(dit, wire, question)
     look = attention_rows.onlooker_of(plan, 1, 2, lambda rows: None, dit.name)
 
     def seconds(watched: bool) -> float:
         start = time.thread_time()  # of this thread: other work on the machine does not count
         with dit.stages.observe(2, look) if watched else nullcontext():
-            inside.run_blocks(dit, wire, "2")
+            step_stages.run_blocks(dit, wire, "2")
         return time.thread_time() - start
     seconds(True), seconds(False)
     rounds = [(seconds(True), seconds(False)) for _ in range(40)]
@@ -221,13 +221,13 @@ def test_the_time_of_a_block_is_hardly_more_when_it_is_captured(question):
 
 def test_the_time_of_a_pass_over_many_tokens_is_hardly_more_when_all_of_a_block_is_captured():
     dit, wire = embedded_step((64, 64))
-    plan, _ = attention_maps.ask(dit, wire, Question(2, MEAN, "image to image", 100, every=True))
+    plan, _ = attention_maps.plan_capture(dit, wire, Question(2, MEAN, "image to image", 100, every=True))
     look = attention_rows.onlooker_of(plan, 1, 2, lambda rows: None, dit.name)
 
     def seconds(watched: bool) -> float:
         start = time.thread_time()
         with dit.stages.observe(2, look) if watched else nullcontext():
-            inside.run_blocks(dit, wire, "all")
+            step_stages.run_blocks(dit, wire, "all")
         return time.thread_time() - start
     seconds(True), seconds(False)
     assert statistics.median(seconds(True) / seconds(False) for _ in range(7)) < 1.15
@@ -239,11 +239,11 @@ def test_the_time_of_a_pass_over_many_tokens_is_hardly_more_when_all_of_a_block_
 def test_memory_is_as_it_was_predicted(question, chunk, monkeypatch):
     monkeypatch.setattr(attention_rows, "CHUNK", chunk)
     dit, wire = embedded_step((64, 64))
-    plan, words = attention_maps.ask(dit, wire, question)
+    plan, words = attention_maps.plan_capture(dit, wire, question)
     q, k = (torch.randn(dit.stages.heads, plan.keys, plan.head_dim) for _ in range(2))
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as told:
         rows = attention_rows.take(plan, q, k, plan.head_dim ** -0.5, None)
-        masks = attention_pictures.masks(attention_maps.answer(question, plan, rows, words, wire))
+        masks = attention_pictures.masks(attention_maps.read_maps(question, plan, rows, words, wire))
     now = most = 0
     for event in told.profiler.kineto_results.events():
         if event.name() == "[memory]":
@@ -256,14 +256,14 @@ def test_memory_is_as_it_was_predicted(question, chunk, monkeypatch):
 
 def test_what_does_not_fit_is_refused_before_anything_runs(monkeypatch):
     dit, wire = embedded_step()
-    monkeypatch.setattr(inside, "run_blocks", lambda *_: pytest.fail("it ran"))
-    plan, _ = attention_maps.ask(dit, wire, Question(2, MEAN, "image to image", 3, every=True))
+    monkeypatch.setattr(step_stages, "run_blocks", lambda *_: pytest.fail("it ran"))
+    plan, _ = attention_maps.plan_capture(dit, wire, Question(2, MEAN, "image to image", 3, every=True))
     free = plan.work_bytes + 100 * plan.row_bytes + 5
     with pytest.raises(StagesError, match=r"^256 rows of attention over 256 columns take 837 kB, 676 kB are free: 100 rows would fit$"):
         attention_maps.attention_map(dit, wire, Question(2, MEAN, "image to image", 3, every=True), free)
     monkeypatch.setattr(attention_rows, "CHUNK", 2 ** 20)
     dit, wire = embedded_step((64, 64))
-    plan, _ = attention_maps.ask(dit, wire, Question(2, MEAN, "image to image", 3, every=True))
+    plan, _ = attention_maps.plan_capture(dit, wire, Question(2, MEAN, "image to image", 3, every=True))
     free = 900 * (plan.row_bytes + plan.map_bytes) + 5  # its maps are what takes most
     assert plan.work_bytes < len(plan.rows) * plan.map_bytes and plan.bytes > free
     with pytest.raises(StagesError, match="^1024 rows of attention over 1024 columns take 8.39 MB, 7.38 MB are free: 900 rows would fit$"):
@@ -302,13 +302,13 @@ def test_more_that_is_refused():
             AttentionSteps.execute(at_steps=at_steps, **run)
     with pytest.raises(ValueError, match="^Attention over Steps: at_steps names steps of 2 to 3, not '0'"):
         AttentionSteps.execute(at_steps="0", start_step=2, **run)
-    with pytest.raises(ValueError, match="^Attention over Steps: cfg 3 needs a negative conditioning"):
+    with pytest.raises(ValueError, match="^Attention over Steps: cfg 3 needs a negative"):
         AttentionSteps.execute(at_steps="", **(run | {"cfg": 3.0}))
     coarse = dit.reading(6)
     with pytest.raises(StagesError, match="which has no stages of its own"):
         attention_maps.over_steps(coarse, noisy(dit, sigmas, patch_size=6), sigmas, text(PROMPT), None, 1.0, "euler", 0, 4,
                                   Question(0, -1, "image to image"), "", PLENTY)
-    raw = inside.patch_embed(dit, tokens)
+    raw = step_stages.patch_embed(dit, tokens)
     with pytest.raises(ValueError, match="^Attention Map: the hidden states have not been through Condition"):
         AttentionMap.execute(dit=dit, hidden=raw, block=0, head=-1, direction="image to image", query=0, word="", language="English")
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dit_blocks.dit_impl.handle.backbone import BackboneError
 from dit_blocks.dit_impl.cost.arithmetic import PRESETS, Architecture, architecture, budget, chart, table, why_patches
+from dit_blocks.dit_impl.errors import BackboneError
 from dit_blocks.dit_impl.model.dit import DiT, DiTConfig
-from dit_blocks.dit_impl.sources.embedded import load_embedded
 from dit_blocks.dit_impl.model.mmdit import MMDiT, MMDiTConfig
 from dit_blocks.dit_impl.model.stages import Stages
+from dit_blocks.dit_impl.sources.embedded import load_embedded
 
 PAPER = {"S": (6.06, 1.41, 0.36), "B": (23.01, 5.56, 1.42), "L": (80.71, 19.70, 5.01), "XL": (118.64, 29.05, 7.39)}  # /2, /4, /8, at 256²
 

@@ -7,10 +7,11 @@ import pytest
 from safetensors.torch import load_file, save_file
 import torch
 
-from dit_blocks.dit_impl.sources.checkpoints import CheckpointError, load_model, load_strictly, read_safetensors, save_model
+from dit_blocks.dit_impl.errors import CheckpointError
 from dit_blocks.dit_impl.model.dit import DiT, DiTConfig
 from dit_blocks.dit_impl.model.mmdit import MMDiT, MMDiTConfig
 from dit_blocks.dit_impl.model.position import sincos_2d
+from dit_blocks.dit_impl.sources.checkpoints import load_model, load_strictly, read_safetensors, save_model
 
 FLEXIBLE = MMDiTConfig(patch_sizes=(2, 4, 8), head_hidden=48, in_channels=4, width=32, depth=2, heads=4, context_width=12, pooled_width=8,
                        qk_norm=True, position="picture", position_table=16, position_base=16, prediction="x0")

@@ -7,20 +7,19 @@ import shutil
 import subprocess
 
 import pytest
+from test_web import ROOT, needs_node
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dit_blocks.dit_impl.see import compare
-from dit_blocks.dit_impl.cost import answers as costs
+from dit_blocks.dit_impl.cost import answers
 from dit_blocks.dit_impl.cost.arithmetic import PRESETS, Architecture, architecture, budget
+from dit_blocks.dit_impl.handle.patch_schedule import parse_schedule
+from dit_blocks.dit_impl.see import compare
 from dit_blocks.dit_impl.sources.embedded import load_embedded
 from dit_blocks.dit_impl.tokens.patch import token_grid
-from dit_blocks.dit_impl.handle.patch_schedule import parse_schedule
 from dit_blocks.nodes import routes
 from dit_blocks.nodes.denoise import Denoise
-
-from test_web import ROOT, needs_node
 
 WALK = {"steps": 6, "scheduler": "simple", "denoise": 1.0, "rows": "2"}
 
@@ -28,14 +27,14 @@ WALK = {"steps": 6, "scheduler": "simple", "denoise": 1.0, "rows": "2"}
 def walked(**given) -> dict:
     """The answer's walk over a latent of 16×16 cells of the default model."""
     of_all = {name: given.pop(name) for name in ("batch", "cfg") if name in given}
-    return costs.answer({"shape": "embedded", "size": [16, 16], **of_all, "walk": WALK | given})["walk"]
+    return answers.cost_answer({"shape": "embedded", "size": [16, 16], **of_all, "walk": WALK | given})["walk"]
 
 
 @pytest.mark.parametrize("name,size", [("SD3-medium", (128, 128)), ("DiT-XL/2", (32, 40)), ("Flux-dev", (90, 64))])
 @pytest.mark.parametrize("batch,guided", [(1, None), (3, False), (2, True)])
 def test_every_patch_size_costs_what_budget_says(name, size, batch, guided):
     shape = PRESETS[name]
-    told = costs.by_patch_size(shape, size, batch, guided)
+    told = answers.by_patch_size(shape, size, batch, guided)
     assert list(told) == list(range(1, min(*size, 64) + 1)) and told[shape.patch_size]["share"] == 1
     for p, one in told.items():
         step = budget(shape, size[1] * shape.downscale, size[0] * shape.downscale, p, batch, guided=guided)
@@ -47,7 +46,7 @@ def test_a_denoising_costs_what_compare_says():
     dit, sigmas = load_embedded()[0], torch.linspace(1, 0, 21)
     plan, whole = parse_schedule("8 until 25%, 4 until 70%, then 2"), parse_schedule("2")
     shares = [compare.cost(dit, one, sigmas, (256, 256), 1, True)[1] for one in (plan, whole)]
-    told = costs.of_walk(architecture(dit), (32, 32), plan, sigmas, cfg=3)
+    told = answers.of_walk(architecture(dit), (32, 32), plan, sigmas, cfg=3)
     assert told["flops"] == 2 * shares[0] and told["share"] == pytest.approx(shares[0] / shares[1])
     assert [(one["patch_size"], one["steps"], one["tokens"]) for one in told["stretches"]] == [(8, 5, 16), (4, 9, 64), (2, 6, 256)]
 
@@ -76,22 +75,22 @@ def test_torch_counts_the_same_for_a_whole_denoising(given):
 def test_a_model_whose_layers_were_counted_is_told_of_too():
     shape = Architecture("Flux (MODEL)", "counted", 64, 2, channels=4, text=20, guided=False, image=5000, words=4000, read=300, once=70, joint=128,
                          registers=3, multiple=32)
-    told = costs.answer(json.loads(json.dumps({"shape": asdict(shape), "size": [16, 16]})))
+    told = answers.cost_answer(json.loads(json.dumps({"shape": asdict(shape), "size": [16, 16]})))
     assert told["own"] == 2 and told["sizes"][2]["flops"] == 2 * budget(shape, 128, 128).macs and told["sizes"][4]["share"] < 1
 
 
 def test_an_answer_is_plain_json_and_reads_its_own_shapes():
-    shape = costs.shape_of(load_embedded()[0])
+    shape = answers.shape_of(load_embedded()[0])
     asked = {"shape": "embedded", "size": [32, 32], "walk": {"steps": 20, "rows": "4 until 50%, then 2"}}
-    told = json.loads(json.dumps(costs.answer(asked)))
-    assert told == json.loads(json.dumps(costs.answer({**asked, "shape": json.loads(json.dumps(shape))})))
+    told = json.loads(json.dumps(answers.cost_answer(asked)))
+    assert told == json.loads(json.dumps(answers.cost_answer({**asked, "shape": json.loads(json.dumps(shape))})))
     assert told["own"] == 2 and told["sizes"]["4"]["tokens"] == 64 and 0 < told["walk"]["share"] < 1
-    by_size = [costs.answer({**asked, "walk": {"steps": 20, **given}})["walk"] for given in ({"patch_size": 2}, {"patch_size": 0}, {"rows": "2"}, {})]
+    by_size = [answers.cost_answer({**asked, "walk": {"steps": 20, **given}})["walk"] for given in ({"patch_size": 2}, {"patch_size": 0}, {"rows": "2"}, {})]
     assert all(walk == by_size[0] and walk["share"] == 1 for walk in by_size)
 
 
 def test_without_a_shape_there_are_tokens_and_values():
-    told = costs.answer({"shape": None, "channels": 5, "size": [9, 20]})
+    told = answers.cost_answer({"shape": None, "channels": 5, "size": [9, 20]})
     assert told["sizes"][4] == {"grid": (3, 5), "tokens": 15, "values": 80} and len(told["sizes"]) == 9
 
 
@@ -125,7 +124,7 @@ LEAST = {"name": "x", "kind": "dit", "width": 64, "blocks": 1}
        ({"steps": 4, "scheduler": []}, "scheduler is"), ({"steps": 4, "start_step": 4}, "step 4 is outside"), ({"steps": 4, "start_step": 2, "end_step": 1}, "end_step 1 is not after")])], ids=str)
 def test_a_question_that_makes_no_sense_is_one_line(question, says):
     with pytest.raises(ValueError, match=f"^{says}") as error:
-        costs.answer(question)
+        answers.cost_answer(question)
     assert "\n" not in str(error.value) and len(str(error.value)) < 200
 
 

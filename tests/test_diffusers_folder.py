@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from dit_blocks.dit_impl.model.conditioning import label_conditioning
-from dit_blocks.dit_impl.sources.diffusers_folder import load_folder
 from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
+from dit_blocks.dit_impl.sources.diffusers_folder import load_folder
 from dit_blocks.nodes.denoise import AddNoise, Denoise, Schedule
 from dit_blocks.nodes.load import LoadCheckpoint, LoadDiffusers, SaveCheckpoint
 from dit_blocks.nodes.patch import Patchify, Unpatchify

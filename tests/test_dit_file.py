@@ -7,11 +7,11 @@ import pytest
 from safetensors.torch import save_file
 import torch
 
-from dit_blocks.dit_impl.handle.backbone import Backbone, Dit
-from dit_blocks.dit_impl.sources.checkpoints import read_safetensors
+from dit_blocks.dit_impl.handle.backbone import Backbone, DitHandle
 from dit_blocks.dit_impl.model.dit import DiT, DiTConfig
-from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
 from dit_blocks.dit_impl.model.position import sincos_2d
+from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
+from dit_blocks.dit_impl.sources.checkpoints import read_safetensors
 from dit_blocks.dit_impl.tokens.wire import latent_format, same_format
 from dit_blocks.nodes.comfyui import host
 from dit_blocks.nodes.denoise import AddNoise, Denoise, Schedule
@@ -105,7 +105,7 @@ def test_a_prefix_that_leaves_the_output_folder(backbone, folders, prefix):
 
 
 def test_a_dit_that_is_not_ours(folders):
-    class Other(Dit):
+    class Other(DitHandle):
         name = "SD3 (MODEL)"
     with pytest.raises(ValueError, match=r"^Save DiT: SD3 \(MODEL\) is not of this library: save the MODEL it came from"):
         SaveCheckpoint.execute(dit=Other(), filename_prefix="x")

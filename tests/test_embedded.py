@@ -3,14 +3,15 @@
 import json
 import shutil
 
+import patch_swap
 from PIL import Image
 import pytest
 import torch
 
-from dit_blocks.dit_impl.sources.checkpoints import CheckpointError
+from dit_blocks.dit_impl.errors import CheckpointError
+from dit_blocks.dit_impl.handle.patch_schedule import parse_schedule
 from dit_blocks.dit_impl.sources.embedded import FOLDER, load_embedded
 from dit_blocks.dit_impl.tokens.wire import fold
-from dit_blocks.dit_impl.handle.patch_schedule import parse_schedule
 from dit_blocks.dit_impl.training.default_model import scenes
 from dit_blocks.dit_impl.training.default_model.evaluate import accuracy, draw_prompts, photographs, procedural, vae_psnr
 from dit_blocks.dit_impl.training.default_model.reader import read_scene
@@ -18,7 +19,6 @@ from dit_blocks.standalone import pack
 from dit_blocks.standalone.cli import main
 from dit_blocks.standalone.executor import Executor
 from dit_blocks.standalone.folders import Folders
-import patch_swap
 
 ELSEWHERE = ("sd3_5", "flux_dev", "ksampler_parity", "train_from_scratch")  # test_host_workflows.py, test_train_nodes.py
 EXAMPLES = [path for path in sorted((FOLDER.parent.parent / "example_workflows").glob("*.json")) if path.stem not in ELSEWHERE]

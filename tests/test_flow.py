@@ -1,7 +1,8 @@
 """Noise levels, predictions and times, against ComfyUI's and diffusers' formulas."""
 
 from diffusers import DDIMScheduler
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import pytest
 import torch
 

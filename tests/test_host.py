@@ -3,17 +3,17 @@
 import json
 import time
 
+from comfyui_host import ROOT, Host, needs_comfyui
 import numpy as np
+import patch_swap
 from PIL import Image
 import pytest
+from test_embedded import BRIEFLY, briefly
 
-from comfyui_host import ROOT, Host, needs_comfyui
 from dit_blocks.standalone import pack
 from dit_blocks.standalone.cli import main
 from dit_blocks.standalone.node_types import NodeType
 from dit_blocks.standalone.workflow import read_workflow
-import patch_swap
-from test_embedded import BRIEFLY, briefly
 
 NEED_COMFYUI = ("sd3_5", "flux_dev", "ksampler_parity")  # test_host_workflows.py
 EXAMPLES = [path for path in sorted((ROOT / "example_workflows").glob("*.json")) if path.stem not in NEED_COMFYUI]

@@ -9,9 +9,8 @@ import json
 import os
 import subprocess
 
-import pytest
-
 from comfyui_host import COMFYUI, HERE, PYTHON, ROOT, needs_comfyui
+import pytest
 
 pytestmark = needs_comfyui
 SCRIPTS = ("host_stages_check", "host_model_check", "host_patch_check", "host_attention_check", "host_see_check", "host_adapter_check")

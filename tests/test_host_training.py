@@ -2,10 +2,10 @@
 
 import time
 
+from comfyui_host import Host, needs_comfyui
 from PIL import Image
 import pytest
 
-from comfyui_host import Host, needs_comfyui
 from dit_blocks.dit_impl.sources.dit_file import load_dit
 
 pytestmark = needs_comfyui

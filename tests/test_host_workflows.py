@@ -3,11 +3,11 @@
 import json
 from types import SimpleNamespace
 
+from comfyui_host import HERE, ROOT, Host, needs_comfyui
 import numpy as np
 from PIL import Image
 import pytest
 
-from comfyui_host import HERE, ROOT, Host, needs_comfyui
 from dit_blocks.standalone.cli import main
 from dit_blocks.standalone.workflow import parse_workflow
 

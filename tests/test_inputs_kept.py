@@ -7,6 +7,7 @@ from functools import cache
 from typing import Iterator
 
 import pytest
+from test_adapter import random_adapter
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +16,6 @@ from dit_blocks.dit_impl.sources.embedded import load_embedded
 from dit_blocks.nodes import NODES
 from dit_blocks.standalone import pack
 from dit_blocks.standalone.folders import Folders, current, use
-from test_adapter import random_adapter
 
 NOTHING_WIRED = {"LoadEmbedded", "LoadDiffusers", "LoadCheckpoint", "PatchSchedule"}
 NEED_COMFYUI = {"FromModel", "ToModel", "PatchScheduleModel"}  # take or give a MODEL: host_model_check.py, host_patch_check.py

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from dit_blocks.dit_impl.model import blocks
-from dit_blocks.dit_impl.step import stages as inside
+from dit_blocks.dit_impl.errors import StagesError
 from dit_blocks.dit_impl.handle.backbone import Backbone
-from dit_blocks.dit_impl.sources.embedded import load_embedded
-from dit_blocks.dit_impl.sampling.flow import RectifiedFlow
+from dit_blocks.dit_impl.model import blocks
 from dit_blocks.dit_impl.model.mmdit import MMDiT, MMDiTConfig
-from dit_blocks.dit_impl.model.stages import Hidden, StagesError, parse_blocks
+from dit_blocks.dit_impl.model.stages import Hidden, parse_blocks
+from dit_blocks.dit_impl.sampling.flow import RectifiedFlow
+from dit_blocks.dit_impl.sources.embedded import load_embedded
+from dit_blocks.dit_impl.step import stages as step_stages
 from dit_blocks.dit_impl.tokens.wire import identity_format
 from dit_blocks.nodes.denoise import AddNoise, DenoiseStep
 from dit_blocks.nodes.transformer import Condition, FinalLayer, Guidance, PatchEmbed, PositionEmbed, RunBlocks, SamplerStep
@@ -293,7 +294,7 @@ def test_the_scaled_positions_of_a_cropped_table_are_the_trained_ones():
     def added(size, mode):
         hidden = {"hidden": Hidden(torch.zeros(1, size * size, 64), None, None, None, 0, {"grid": (size, size), "patch_size": 2}),
                   "tokens": {"grid": (size, size)}, "model": dit.name, "done": {"patches"}, "trace": (), "call": None}
-        return inside.position_embed(dit, hidden, mode)["hidden"].x
+        return step_stages.position_embed(dit, hidden, mode)["hidden"].x
     assert torch.equal(added(8, "scaled"), added(8, "model"))  # the trained grid: 128 pixels, 16 cells, 8 patches
     trained = added(8, "model").unflatten(1, (8, 8)).movedim(-1, 1)
     torch.testing.assert_close(added(4, "scaled"), torch.nn.functional.avg_pool2d(trained, 2).flatten(2).transpose(1, 2))
@@ -302,5 +303,5 @@ def test_the_scaled_positions_of_a_cropped_table_are_the_trained_ones():
 
 def test_a_checksum_sees_places_and_signs():
     x = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
-    assert inside.checksum(x) == inside.checksum(x.clone())
-    assert len({inside.checksum(one).item() for one in (x, -x, x.flip(1), x.roll(1, 1))}) == 4
+    assert step_stages.checksum(x) == step_stages.checksum(x.clone())
+    assert len({step_stages.checksum(one).item() for one in (x, -x, x.flip(1), x.roll(1, 1))}) == 4

@@ -3,15 +3,15 @@
 from dataclasses import replace
 
 import pytest
+from test_attention import PLENTY, PROMPT, embedded_step, noisy, text
 import torch
 
-from dit_blocks.dit_impl.see import attention_maps, attention_pictures, content_place, position_similarity, report, similarity, trajectory
-from dit_blocks.dit_impl.cost import arithmetic as budget
+from dit_blocks.dit_impl.cost import arithmetic
 from dit_blocks.dit_impl.drawing import charts
-from dit_blocks.dit_impl.step import probe
+from dit_blocks.dit_impl.see import attention_maps, attention_pictures, content_place, position_similarity, report, similarity, trajectory
 from dit_blocks.dit_impl.see.attention_maps import Question
 from dit_blocks.dit_impl.sources.embedded import load_embedded
-from test_attention import PLENTY, PROMPT, embedded_step, noisy, text
+from dit_blocks.dit_impl.step import probe
 
 NODE, LETTERS = 400, 10
 SIGMAS = torch.linspace(1, 0, 21)
@@ -35,7 +35,7 @@ def moments(count: int):
 def apart():
     dit, _, _ = load_embedded()
     sigmas, tokens = dit.schedule(4), dit.fold({"samples": torch.randn(1, 16, 32, 32)})
-    answer = content_place.ask(dit, tokens, sigmas, 1, text(PROMPT), None, 1.0, 0, 5, tokens)
+    answer = content_place.take_and_replace(dit, tokens, sigmas, 1, text(PROMPT), None, 1.0, 0, 5, tokens)
     return content_place.drawing(answer, {name: torch.rand(256, 256, 3) for name in ("noisy", *answer.x0)})
 
 
@@ -52,12 +52,12 @@ PICTURES = {
     "attention to words over 8 steps": lambda: attention_pictures.over_steps(dict.fromkeys(range(8), seen("image to text", 5)), SIGMAS, "English"),
     "trajectory": lambda: moments(4), "trajectory of 20": lambda: moments(20),
     "components": lambda: similarity.pca(tokens()).image,
-    "similarity": lambda: similarity.similarity(tokens(), 3, image=torch.rand(1, 256, 256, 3)).image,
-    "positions": lambda: position_similarity.drawing(position_similarity.similarity(load_embedded()[0], tokens(), 3), "a model", "English"),
+    "similarity": lambda: similarity.token_similarity(tokens(), 3, image=torch.rand(1, 256, 256, 3)).image,
+    "positions": lambda: position_similarity.drawing(position_similarity.compare_positions(load_embedded()[0], tokens(), 3), "a model", "English"),
     "content and place": apart,
     "report": lambda: report.drawing(report.collect(torch.rand(1, 256, 256, 3), {"samples": torch.zeros(1, 16, 32, 32)}, tokens(),
                                                     dit=load_embedded()[0])),
-    "budget": lambda: budget.chart(budget.why_patches(budget.PRESETS["SD3-medium"], 1024, 1024)),
+    "budget": lambda: arithmetic.chart(arithmetic.why_patches(arithmetic.PRESETS["SD3-medium"], 1024, 1024)),
     "ablation": lambda: probe.bar_chart(probe.Ablation(torch.rand(3, 24), torch.ones(3), ["joint"] * 24)),
 }
 

@@ -6,8 +6,8 @@ from PIL import Image
 import pytest
 import torch
 
-from dit_blocks.dit_impl.sources.embedded import load_embedded
 from dit_blocks.dit_impl.sampling.flow import DDPM
+from dit_blocks.dit_impl.sources.embedded import load_embedded
 from dit_blocks.dit_impl.tokens.wire import latent_format
 from dit_blocks.nodes import NODES
 from dit_blocks.nodes.comfyui import host
@@ -197,7 +197,7 @@ def wrong(wire, **changes):
     (lambda s: {"sigmas": None}, "DiT Denoise: sigmas are a list of at least 2 noise levels, not None"),
     (lambda s: {"positive": [[torch.zeros(1, 5, 33), {}]]}, "DiT Denoise: positive conditioning has width 33, a small DiT reads width 32"),
     (lambda s: {"positive": [[torch.zeros(1, 5, 32), {}]]}, "DiT Denoise: positive conditioning has no pooled_output"),
-    (lambda s: {"cfg": 4.0}, "DiT Denoise: cfg 4 needs a negative conditioning; wire one, or set cfg to 1"),
+    (lambda s: {"cfg": 4.0}, "DiT Denoise: cfg 4 needs a negative: wire one, or set cfg to 1"),
 ])
 def test_wrong_inputs_are_one_line_that_names_the_node(start, positive, change, message):
     inputs = {**start, "positive": positive, "cfg": 1.0, "solver": "euler", "start_step": 0, "end_step": 8}

@@ -3,14 +3,14 @@
 from dataclasses import replace
 
 import pytest
+from test_training_loop import data
 import torch
 
+from dit_blocks.dit_impl.errors import TrainingError
 from dit_blocks.dit_impl.training.adapter import Distilling
 from dit_blocks.dit_impl.training.loop import Settings, train
 from dit_blocks.dit_impl.training.objectives import Denoising, training_copy
 from dit_blocks.dit_impl.training.optimizers import optimizers_of
-from dit_blocks.dit_impl.training.state import TrainingError
-from test_training_loop import data
 
 pytest.importorskip("diffusers", reason="no diffusers (pip install diffusers)")
 SHORT = Settings(steps=4, batch=4, learning_rate=1e-3, warmup=0, weight_decay=0.0, optimizer="muon")

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 import torch
 
 from dit_blocks.dit_impl.model.blocks import timestep_embedding
-from dit_blocks.dit_impl.sources.checkpoints import load_model
 from dit_blocks.dit_impl.model.dit import DiT
-from dit_blocks.dit_impl.model.mmdit import Hidden, MMDiT
+from dit_blocks.dit_impl.model.mmdit import MMDiT, Streams
+from dit_blocks.dit_impl.sources.checkpoints import load_model
 from dit_blocks.dit_impl.tokens.patch import patchify, unpatchify
 
 SD3 = {
@@ -103,7 +103,7 @@ def test_sd3_stage_by_stage(kind, tmp_path):
     close(hidden.vector, vector)
 
     for i, block in enumerate(theirs.transformer_blocks):
-        hidden = ours.run_blocks(Hidden(x, context, vector, p), i, i + 1)
+        hidden = ours.run_blocks(Streams(x, context, vector, p), i, i + 1)
         context, x = block(hidden_states=x, encoder_hidden_states=context, temb=vector)
         close(hidden.x, x)
         if i == len(theirs.transformer_blocks) - 1:
@@ -113,7 +113,7 @@ def test_sd3_stage_by_stage(kind, tmp_path):
 
     answer = theirs.proj_out(theirs.norm_out(x, vector)).view(len(x), *grid, p, p, -1)
     predicted = torch.einsum("nhwpqc->nchpwq", answer).reshape(latent.shape)
-    close(ours.head(Hidden(x, None, vector, p)), patchify(predicted, p))
+    close(ours.head(Streams(x, None, vector, p)), patchify(predicted, p))
 
 
 def test_blocks_chain_to_the_whole(tmp_path):
@@ -220,13 +220,13 @@ def test_dit_stage_by_stage_and_whole(kind, tmp_path):
     close(hidden.x, x)
     close(hidden.vector, emb)
     for i, block in enumerate(theirs.transformer_blocks):
-        hidden = ours.run_blocks(Hidden(x, None, emb, p), i, i + 1)
+        hidden = ours.run_blocks(Streams(x, None, emb, p), i, i + 1)
         x = block(x, timestep=t, class_labels=labels)
         close(hidden.x, x)
 
     theirs_whole = theirs(latent, t, labels).sample
     epsilon = patchify(theirs_whole[:, :4], p)
-    close(ours.head(Hidden(x, None, emb, p)), epsilon)
+    close(ours.head(Streams(x, None, emb, p)), epsilon)
     close(ours.final_layer(x, emb, p), patchify(theirs_whole, p))
     close(ours(tokens, grid, p, t, labels), epsilon)
 

@@ -1,6 +1,7 @@
 """Patchify is a permutation, and pads as ComfyUI does."""
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import pytest
 import torch
 import torch.nn.functional as F

@@ -2,16 +2,16 @@
 
 import math
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import pytest
 import torch
 
-from dit_blocks.dit_impl.handle.backbone import BackboneError
-from dit_blocks.dit_impl.sampling.walk import ScheduleError
+from dit_blocks.dit_impl.errors import BackboneError, ScheduleError
+from dit_blocks.dit_impl.handle.patch_schedule import PatchSchedule, Row, denoise_by_schedule, parse_schedule
 from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
-from dit_blocks.dit_impl.tokens.patch import patchify, token_grid
 from dit_blocks.dit_impl.tokens.other_sizes import Reading, choose_method, patch_resize, repatch, resize_embedding, resize_head
-from dit_blocks.dit_impl.handle.patch_schedule import PatchSchedule, Row, denoise, parse_schedule
+from dit_blocks.dit_impl.tokens.patch import patchify, token_grid
 from dit_blocks.dit_impl.tokens.wire import fold, unfold
 
 
@@ -125,7 +125,7 @@ def test_cutting_anew_carries_all_and_goes_back(noisy, backbone, positive):
 def test_a_schedule_is_a_chain_of_denoise_nodes(backbone, positive, negative, noisy, method):
     sigmas, tokens = noisy
     plan = parse_schedule("4 until 50%, then 2", method)
-    whole, x0, said = denoise(backbone, tokens, plan, sigmas, positive, negative, 3.0, "euler", 0, 10000)
+    whole, x0, said = denoise_by_schedule(backbone, tokens, plan, sigmas, positive, negative, 3.0, "euler", 0, 10000)
     assert whole["patch_size"] == 2 and said == ("" if method == "auto" else f"p = 4 by {method}")
     coarse = fold(unfold(tokens), 4, backbone.latent_format)  # Unpatchify, Patchify
     coarse, _ = backbone.reading(4, method).denoise(coarse, sigmas, positive, negative, 3.0, end_step=3)
@@ -135,13 +135,13 @@ def test_a_schedule_is_a_chain_of_denoise_nodes(backbone, positive, negative, no
     torch.testing.assert_close(x0["tokens"], fine_x0["tokens"], atol=1e-5, rtol=1e-5)
     halves = tokens
     for start, stop in ((0, 2), (2, 6)):
-        halves, *_ = denoise(backbone, halves, plan, sigmas, positive, negative, 3.0, "euler", start, stop)
+        halves, *_ = denoise_by_schedule(backbone, halves, plan, sigmas, positive, negative, 3.0, "euler", start, stop)
     assert torch.equal(halves["tokens"], whole["tokens"])
 
 
 def test_one_row_of_the_model_s_own_size_changes_nothing(backbone, positive, noisy):
     sigmas, tokens = noisy
-    whole, *_ = denoise(backbone, tokens, parse_schedule("2"), sigmas, positive, None, 1.0, "heun", 0, 10000)
+    whole, *_ = denoise_by_schedule(backbone, tokens, parse_schedule("2"), sigmas, positive, None, 1.0, "heun", 0, 10000)
     assert torch.equal(whole["tokens"], backbone.denoise(tokens, sigmas, positive, solver="heun")[0]["tokens"])
 
 
@@ -149,14 +149,14 @@ def test_coarse_steps_take_their_own_guidance(backbone, positive, negative, nois
     sigmas, tokens = noisy
 
     def run(plan, cfg):
-        return denoise(backbone, tokens, plan, sigmas, positive, negative, cfg, "euler", 0, 3)[0]["tokens"]
+        return denoise_by_schedule(backbone, tokens, plan, sigmas, positive, negative, cfg, "euler", 0, 3)[0]["tokens"]
     assert torch.equal(run(parse_schedule("4 until 50%, then 2", "auto", 1.5), 2.0), run(parse_schedule("4 until 50%, then 2"), 3.0))
 
 
 def test_progress_counts_over_the_whole_schedule(backbone, positive, noisy):
     sigmas, tokens = noisy
     told = []
-    denoise(backbone, tokens, parse_schedule("4 until 50%, then 2"), sigmas, positive, None, 1.0, "euler", 0, 10000, lambda done, *_: told.append(done))
+    denoise_by_schedule(backbone, tokens, parse_schedule("4 until 50%, then 2"), sigmas, positive, None, 1.0, "euler", 0, 10000, lambda done, *_: told.append(done))
     assert told == [1, 2, 3, 4, 5, 6]
 
 
@@ -202,7 +202,7 @@ def test_sizes_that_no_method_serves(size, method, line):
 def test_a_size_that_can_t_be_served_is_told_before_any_step(backbone, positive, noisy):
     sigmas, tokens = noisy
     with pytest.raises(BackboneError, match="own patch size 2, not 3"):
-        denoise(backbone, tokens, PatchSchedule((Row(2, 0.5), Row(3))), sigmas, positive, None, 1.0, "euler", 0, 6,
+        denoise_by_schedule(backbone, tokens, PatchSchedule((Row(2, 0.5), Row(3))), sigmas, positive, None, 1.0, "euler", 0, 6,
                 lambda *_: pytest.fail("a step was taken"))
 
 

@@ -1,7 +1,8 @@
 """Position tables equal diffusers', at every patch size they stand in the middle of what they cover, and can be read back."""
 
 from diffusers.models.embeddings import PatchEmbed, get_2d_sincos_pos_embed
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import pytest
 import torch
 

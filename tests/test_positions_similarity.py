@@ -5,13 +5,14 @@ import math
 import pytest
 import torch
 
-from dit_blocks.dit_impl.step import stages as inside
-from dit_blocks.dit_impl.see import position_similarity
+from dit_blocks.dit_impl.errors import StagesError
 from dit_blocks.dit_impl.handle.backbone import Backbone
-from dit_blocks.dit_impl.sources.embedded import load_embedded
 from dit_blocks.dit_impl.model.mmdit import MMDiT, MMDiTConfig
-from dit_blocks.dit_impl.see.position_similarity import cosines, rotary_1d, rotary_table, similarity, turned
-from dit_blocks.dit_impl.model.stages import StagesError
+from dit_blocks.dit_impl.see import position_similarity
+from dit_blocks.dit_impl.see.position_similarity import compare_positions, rotary_1d, rotary_table, turned
+from dit_blocks.dit_impl.see.similarity import cosines
+from dit_blocks.dit_impl.sources.embedded import load_embedded
+from dit_blocks.dit_impl.step import stages as step_stages
 from dit_blocks.dit_impl.tokens.wire import identity_format
 from dit_blocks.nodes.attention import PositionSimilarity
 
@@ -37,7 +38,7 @@ def small(position: str) -> Backbone:
 def every_pair(dit, tokens) -> torch.Tensor:
     """→ [N, N]."""
     count = tokens["tokens"].shape[1]
-    return torch.stack([similarity(dit, tokens, query).own.flatten() for query in range(count)])
+    return torch.stack([compare_positions(dit, tokens, query).own.flatten() for query in range(count)])
 
 
 def lag(width: int, steps: torch.Tensor) -> torch.Tensor:
@@ -67,7 +68,7 @@ def test_a_text_model_s_positions_know_no_rows():
     dit = load_embedded()[0]
     tokens = tokens_of(dit)
     h, w = tokens["grid"]
-    found = similarity(dit, tokens, 3 * w + 4)
+    found = compare_positions(dit, tokens, 3 * w + 4)
     places = torch.arange(h * w)
     assert (found.text.flatten() - lag(dit.model.config.width, places - (3 * w + 4))).abs().max() < 1e-5
     own, text = found.own.flatten(), found.text.flatten()
@@ -81,7 +82,7 @@ def test_learned_positions_are_compared_as_they_are():
     tokens = tokens_of(dit, (16, 16))
     table = dit.model.positions
     expected = torch.nn.functional.cosine_similarity(table[5:6], table, dim=1)
-    found = similarity(dit, tokens, 5)
+    found = compare_positions(dit, tokens, 5)
     assert found.kind == "learned"
     torch.testing.assert_close(found.own.flatten(), expected)
 
@@ -89,15 +90,15 @@ def test_learned_positions_are_compared_as_they_are():
 @pytest.mark.parametrize("stage", ["tokens", "patches", "positions", "patches alone"])
 def test_any_stage_gives_the_same(backbone, positive, negative, stage):
     sigmas, tokens = backbone.schedule(4), tokens_of(backbone, (8, 12))
-    expected = similarity(backbone, tokens, 7)
+    expected = compare_positions(backbone, tokens, 7)
     x = tokens
     if stage != "tokens":
-        begun = tokens if stage == "patches alone" else inside.condition(backbone, tokens, positive, negative, sigmas, 0)
-        x = inside.patch_embed(backbone, begun)
+        begun = tokens if stage == "patches alone" else step_stages.condition(backbone, tokens, positive, negative, sigmas, 0)
+        x = step_stages.patch_embed(backbone, begun)
     if stage == "positions":
-        x = inside.position_embed(backbone, x)
+        x = step_stages.position_embed(backbone, x)
     given = x["hidden"].x.clone() if "hidden" in x else None
-    assert torch.equal(similarity(backbone, x, 7).own, expected.own)
+    assert torch.equal(compare_positions(backbone, x, 7).own, expected.own)
     assert given is None or torch.equal(given, x["hidden"].x)
 
 
@@ -105,12 +106,12 @@ def test_a_rotary_score_is_that_of_a_turned_unit_vector():
     table = rotary_1d(16, torch.arange(30))
     vectors = turned(table)
     assert (vectors.norm(dim=1) - 1).abs().max() < 1e-6
-    scores = cosines(vectors, 4)
+    scores = cosines(vectors[None], 4)[0]
     assert (scores - lag(16, torch.arange(30) - 4)).abs().max() < 1e-6
     # the same whatever the unit vector is, as long as all planes have the same share of it
     angle = torch.rand(8, dtype=torch.float64) * math.tau
     other = torch.einsum("npij,pj->npi", table, torch.stack([angle.cos(), angle.sin()], -1) / 8 ** 0.5).flatten(1)
-    assert (cosines(other, 4) - scores).abs().max() < 1e-6
+    assert (cosines(other[None], 4)[0] - scores).abs().max() < 1e-6
     packed = table[None, None]
     for position in (packed, packed.movedim(1, 2)):
         assert torch.equal(rotary_table(position, "a model"), table)

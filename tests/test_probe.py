@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from test_inside import noisy, out
 import torch
 
 from dit_blocks.dit_impl.step.probe import Ablation
@@ -10,7 +11,6 @@ from dit_blocks.dit_impl.tokens.numbers import in_words
 from dit_blocks.nodes.comfyui import host
 from dit_blocks.nodes.probe import BlockAblation, Parity
 from dit_blocks.nodes.transformer import Condition, FinalLayer, Guidance, PatchEmbed, PositionEmbed, RunBlocks
-from test_inside import noisy, out
 
 
 def hidden_before_the_blocks(dit, tokens, positive, negative, sigmas, mode="model", positions=True) -> dict:

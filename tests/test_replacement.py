@@ -2,17 +2,17 @@
 
 import copy
 
+from comfyui_host import Host, needs_comfyui
 import numpy as np
 from PIL import Image
 import pytest
+from renamed_pack import CHOSEN, ENTRY, NEW, OLD, SIZE, pack_at, prompt_then, then, today
 
-from comfyui_host import Host, needs_comfyui
 from dit_blocks.nodes import replacements
 from dit_blocks.standalone import pack
 from dit_blocks.standalone.node_types import NodeType
 from dit_blocks.standalone.replace import in_prompt
 from dit_blocks.standalone.workflow import parse_workflow
-from renamed_pack import CHOSEN, ENTRY, NEW, OLD, SIZE, pack_at, prompt_then, then, today
 
 pytest.importorskip("aiohttp", reason="no aiohttp (pip install 'dit-blocks[standalone]')")
 from serve_host import Serve  # noqa: E402

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from dit_blocks.dit_impl.sampling.walk import ScheduleError
+from dit_blocks.dit_impl.errors import ScheduleError
 from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
-from dit_blocks.dit_impl.sampling.solvers import SOLVERS, step
 from dit_blocks.dit_impl.sampling.schedules import SCHEDULERS, schedule
+from dit_blocks.dit_impl.sampling.solvers import SOLVERS, step
 from dit_blocks.dit_impl.tokens.wire import fold, noise_like, unfold
 
 

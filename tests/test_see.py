@@ -2,20 +2,20 @@
 
 import numpy as np
 import pytest
+from test_charts import DEUTERANOPE, LIGHT, linear
+from test_inside import noisy, out, started
 import torch
 
 from dit_blocks.dit_impl.drawing import charts
-from dit_blocks.dit_impl.see import filters, similarity
 from dit_blocks.dit_impl.handle.backbone import Backbone
-from dit_blocks.dit_impl.sources.embedded import load_embedded
 from dit_blocks.dit_impl.sampling.flow import DDPM
+from dit_blocks.dit_impl.see import filters, similarity
+from dit_blocks.dit_impl.sources.diffusers_models import Flux, PixArt
+from dit_blocks.dit_impl.sources.embedded import load_embedded
 from dit_blocks.dit_impl.sources.new_dit import new_dit
 from dit_blocks.dit_impl.tokens.wire import identity_format
-from dit_blocks.dit_impl.sources.diffusers_models import Flux, PixArt
 from dit_blocks.nodes.pictures import PatchFilters, TokenPCA, TokenSimilarity
 from dit_blocks.nodes.transformer import PatchEmbed, PositionEmbed
-from test_charts import DEUTERANOPE, LIGHT, linear
-from test_inside import noisy, out, started
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -204,12 +204,12 @@ def test_the_map_is_laid_out_as_the_picture_is(backbone):
 def test_the_node_is_told_every_token_s_row(backbone, monkeypatch):
     saved = []
     wire = wire_of(backbone, random(2, 4, 8, 12))
-    seen = similarity.similarity(wire, 5)
+    seen = similarity.token_similarity(wire, 5)
     unit = torch.nn.functional.normalize(wire["tokens"][0], dim=-1)
     torch.testing.assert_close(seen.rows, unit @ unit.T)
     torch.testing.assert_close(seen.rows[5].view(4, 6), seen.map[0])
     monkeypatch.setattr(similarity, "LIVE", 10)
-    large = similarity.similarity(wire, 5)
+    large = similarity.token_similarity(wire, 5)
     assert torch.equal(large.rows, seen.map[:1].reshape(1, -1))
     monkeypatch.setattr(charts, "colours", lambda values, *_, **how: saved.append(values) or torch.zeros(*values.shape, 3))
     (facts,) = TokenSimilarity.execute(x=wire, query=5, centred=False).ui["dit_blocks"]

@@ -3,18 +3,18 @@
 from copy import copy
 
 import pytest
+from test_inside import noisy, out, started
+from test_see_steps import Decoder, clean
 import torch
 
-from dit_blocks.dit_impl.step import stages as inside
-from dit_blocks.dit_impl.model.stages import StagesError
-from dit_blocks.nodes.comfyui import host
+from dit_blocks.dit_impl.errors import StagesError
+from dit_blocks.dit_impl.step import stages as step_stages
 from dit_blocks.nodes.attention import AttentionMap, AttentionSteps, PositionSimilarity
+from dit_blocks.nodes.comfyui import host
 from dit_blocks.nodes.denoise import Denoise
 from dit_blocks.nodes.pictures import ContentAndPlace, Trajectory
 from dit_blocks.nodes.probe import BlockAblation, Parity
 from dit_blocks.nodes.transformer import FinalLayer, RunBlocks
-from test_inside import noisy, out, started
-from test_see_steps import Decoder, clean
 
 CLOSED = "Sealed has no stage adapter"
 
@@ -36,7 +36,7 @@ ASKED = dict(block=0, head=-1, direction="image to image", query=0, word="", lan
 def calls(dit, own, positive, negative, **question) -> dict:
     """Node → a call of it with this model, on wires that the open model made."""
     sigmas, tokens, hidden = started(own, positive, negative)
-    hidden = inside.position_embed(own, hidden)
+    hidden = step_stages.position_embed(own, hidden)
     prediction = out(FinalLayer, dit=own, hidden=out(RunBlocks, dit=own, hidden=hidden, blocks="all", strength=1.0)[0])[0]
     asked = ASKED | question
     run = dict(dit=dit, sigmas=sigmas, positive=positive)

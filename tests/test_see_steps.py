@@ -3,21 +3,22 @@
 import re
 
 import pytest
+from test_inside import noisy, out, started
 import torch
 
-from dit_blocks.dit_impl.cost import arithmetic as budget
+from dit_blocks.dit_impl.cost import arithmetic
 from dit_blocks.dit_impl.drawing import charts
+from dit_blocks.dit_impl.errors import StagesError
 from dit_blocks.dit_impl.see import content_place, report, similarity, trajectory
-from dit_blocks.dit_impl.step import stages as inside
 from dit_blocks.dit_impl.sources.embedded import load_embedded
 from dit_blocks.dit_impl.sources.new_dit import new_dit
-from dit_blocks.dit_impl.model.stages import StagesError
+from dit_blocks.dit_impl.step import stages as step_stages
+from dit_blocks.dit_impl.step.guidance import guide
 from dit_blocks.dit_impl.tokens.wire import fold_image, unfold
 from dit_blocks.nodes.budget import Compare
 from dit_blocks.nodes.denoise import AddNoise, Denoise
 from dit_blocks.nodes.pictures import ContentAndPlace, PipelineReport, Trajectory
 from dit_blocks.nodes.transformer import PatchEmbed
-from test_inside import noisy, out, started
 
 
 class Decoder:
@@ -74,7 +75,7 @@ def test_the_sheet_and_its_pictures(backbone, positive, language):
 @pytest.mark.parametrize("changed,message", [
     ({"at_steps": "9"}, "Trajectory: this run has steps 0 to 3, there is no step 9"),
     ({"at_steps": "some"}, "Trajectory: steps are numbers and ranges such as"),
-    ({"cfg": 3.0}, "Trajectory: cfg 3 needs a negative conditioning; wire one, or set cfg to 1"),
+    ({"cfg": 3.0}, "Trajectory: cfg 3 needs a negative: wire one, or set cfg to 1"),
     ({"start_step": 4}, "Trajectory: step 4 is outside the schedule"), ({"start_step": 2, "end_step": 2}, "Trajectory: end_step 2 is not after"),
     ({"start_step": 2, "at_steps": "1"}, "Trajectory: at_steps names steps of 2 to 3, not '1'")])
 def test_a_trajectory_that_can_t_be(backbone, positive, changed, message):
@@ -123,7 +124,7 @@ def test_a_report_counts_what_the_wires_hold():
     assert [(stage.name, stage.values, stage.batch) for stage in found.stages] == [
         ("image", 128 * 96 * 3, 2), ("latent", 16 * 12 * 16, 2), ("tokens", 16 * 12 * 16, 2), ("hidden", 8 * 6 * 192, 2)]
     assert str(found.share) == "1/12" and found.why == ""
-    expected = [one for _, one in budget.why_patches(budget.architecture(dit), 96, 128, 2)]
+    expected = [one for _, one in arithmetic.why_patches(arithmetic.architecture(dit), 96, 128, 2)]
     assert [one for *_, one in found.sequence] == expected and [count for _, count, _ in found.sequence] == [48, 192, 3072, 12288]
     picture, text = out(PipelineReport, image=image, latent=latent, tokens=tokens, hidden=hidden, dit=dit)
     for words in ("16×12×16: 192 cells of 16 channels = 3,072 values", "1/12 of the image's values", "512×512×3 → 64×64×4 is 1/48",
@@ -141,7 +142,7 @@ def test_a_report_names_what_the_patch_size_changes():
 
 
 def test_flops_are_twice_the_budget_s_multiply_adds():
-    one = budget.budget(budget.PRESETS["SD3-medium"])
+    one = arithmetic.budget(arithmetic.PRESETS["SD3-medium"])
     value, unit = report.flops(one).split()
     assert float(value.replace(",", "")) * 1e12 == pytest.approx(2 * one.macs, rel=5e-3) and unit == "TFLOPs"
 
@@ -176,7 +177,7 @@ def test_a_report_of_nothing():
 def test_content_and_place_are_what_the_stages_add(backbone, positive, negative):
     _, _, hidden = started(backbone, positive, negative)
     parts = content_place.take_apart(backbone, hidden)
-    own = inside.position_embed(backbone, hidden)["hidden"].x
+    own = step_stages.position_embed(backbone, hidden)["hidden"].x
     assert torch.equal(parts.content, hidden["hidden"].x)
     torch.testing.assert_close(parts.content + parts.place, own)
     table = backbone.model.position_embedding(hidden["tokens"]["grid"], 2)
@@ -185,7 +186,7 @@ def test_content_and_place_are_what_the_stages_add(backbone, positive, negative)
 
 def test_the_whole_is_the_model_and_the_changes_are_theirs(backbone, positive, negative):
     sigmas, tokens, other = backbone.schedule(4), clean(backbone), clean(backbone, seed=1)
-    answer = content_place.ask(backbone, tokens, sigmas, 2, positive, negative, 3.0, 7, 5, other)
+    answer = content_place.take_and_replace(backbone, tokens, sigmas, 2, positive, negative, 3.0, 7, 5, other)
 
     def x0(wire: dict) -> torch.Tensor:
         return backbone.denoise(wire, sigmas, positive, negative, 3.0, start_step=2, end_step=3)[1]["tokens"]
@@ -194,15 +195,15 @@ def test_the_whole_is_the_model_and_the_changes_are_theirs(backbone, positive, n
     torch.testing.assert_close(answer.x0["other content"]["tokens"], x0(theirs), atol=1e-5, rtol=1e-5)
     assert answer.change["whole"] == answer.change["other place"] == 0
     assert all(answer.change[name] > 0 for name in ("no place", "shuffled place", "no content", "shuffled content", "other content"))
-    wire = inside.patch_embed(backbone, inside.condition(backbone, answer.noisy, positive, negative, sigmas, 2))
+    wire = step_stages.patch_embed(backbone, step_stages.condition(backbone, answer.noisy, positive, negative, sigmas, 2))
     for name, mode in (("no place", "none"), ("shuffled place", "shuffled")):
-        placed = inside.position_embed(backbone, wire, mode, 7)
-        changed = inside.guide(inside.final_layer(backbone, inside.run_blocks(backbone, placed)), 3.0)
+        placed = step_stages.position_embed(backbone, wire, mode, 7)
+        changed = guide(step_stages.final_layer(backbone, step_stages.run_blocks(backbone, placed)), 3.0)
         torch.testing.assert_close(answer.x0[name]["tokens"], changed["tokens"], atol=1e-5, rtol=1e-5)
 
 
 def test_norms_and_maps_are_of_the_conditional_part(backbone, positive):
-    answer = content_place.ask(backbone, clean(backbone), backbone.schedule(4), 1, positive, None, 1.0, 0, 7)
+    answer = content_place.take_and_replace(backbone, clean(backbone), backbone.schedule(4), 1, positive, None, 1.0, 0, 7)
     for name in ("content", "place", "sum"):
         assert answer.similar[name].shape == (4, 3) and answer.similar[name][2, 1] == pytest.approx(1, abs=1e-5)
         assert answer.norms[name].shape == (12,)
@@ -214,7 +215,7 @@ def test_norms_and_maps_are_of_the_conditional_part(backbone, positive):
 
 def test_maps_and_norms_are_of_the_clean_picture(backbone, positive):
     sigmas, tokens = backbone.schedule(8), clean(backbone)
-    answers = [content_place.ask(backbone, tokens, sigmas, step, positive, None, 1.0, seed, 5) for step, seed in ((0, 1), (6, 2))]
+    answers = [content_place.take_and_replace(backbone, tokens, sigmas, step, positive, None, 1.0, seed, 5) for step, seed in ((0, 1), (6, 2))]
     (embedded,) = out(PatchEmbed, dit=backbone, x=tokens)
     for answer in answers:
         torch.testing.assert_close(answer.norms["content"], embedded["hidden"].x[0].norm(dim=-1))
@@ -229,7 +230,7 @@ class Rotary:
 def test_models_whose_positions_are_not_added_say_so(backbone, positive, monkeypatch):
     sigmas, without = backbone.schedule(4), new_dit(64, 1, 2, (2,), 4, "none", "none")
     with pytest.raises(StagesError, match="^New DiT has no positions: its tokens are content alone$"):
-        content_place.ask(without, clean(without), without.schedule(4), 1, without.unconditional, None, 1.0, 0, 0)
+        content_place.take_and_replace(without, clean(without), without.schedule(4), 1, without.unconditional, None, 1.0, 0, 0)
     _, _, hidden = started(backbone, positive)
     monkeypatch.setattr(type(backbone), "stages", property(lambda self: Rotary()))
     with pytest.raises(StagesError) as caught:
@@ -240,7 +241,7 @@ def test_models_whose_positions_are_not_added_say_so(backbone, positive, monkeyp
 
 @pytest.mark.parametrize("changed,message", [
     ({"query": 12}, "query 12 is outside the grid of 4×3 tokens, which are 0 to 11 in reading order"), ({"step": 4}, "step 4 is outside"),
-    ({"cfg": 2.0}, "cfg 2 needs a negative conditioning; wire one, or set cfg to 1"),
+    ({"cfg": 2.0}, "cfg 2 needs a negative: wire one, or set cfg to 1"),
     ({"other": (6, 6)}, "other has 3×3 tokens of patch_size 2, tokens has 4×3 of 2: both must be of one size")])
 def test_what_can_t_be_taken_apart(backbone, positive, changed, message):
     if "other" in changed:
@@ -252,7 +253,7 @@ def test_what_can_t_be_taken_apart(backbone, positive, changed, message):
     assert str(caught.value).startswith(f"Content against Place: {message}") and "\n" not in str(caught.value)
     _, _, hidden = started(backbone, positive)
     with pytest.raises(StagesError, match="^the positions are added already: give the hidden states before Position Embed$"):
-        content_place.take_apart(backbone, inside.position_embed(backbone, hidden))
+        content_place.take_apart(backbone, step_stages.position_embed(backbone, hidden))
 
 
 def test_a_model_whose_stages_are_closed_is_one_line(backbone, positive):
@@ -276,12 +277,12 @@ def test_noisy_tokens_are_taken_apart_as_clean_as_they_were(backbone, positive):
     clean = backbone.fold({"samples": torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))})
     noisy, _ = backbone.add_noise(clean, sigmas, 1, 5)
     common = dict(sigmas=sigmas, step=1, positive=positive, negative=None, cfg=1.0, seed=5, query=3)
-    ours, theirs = (content_place.ask(backbone, tokens, **common) for tokens in (noisy, clean))
+    ours, theirs = (content_place.take_and_replace(backbone, tokens, **common) for tokens in (noisy, clean))
     assert torch.equal(ours.noisy["tokens"], noisy["tokens"]) and ours.change == theirs.change
-    first = content_place.ask(backbone, {**clean, "tokens": clean["tokens"][:1]}, **common)
+    first = content_place.take_and_replace(backbone, {**clean, "tokens": clean["tokens"][:1]}, **common)
     torch.testing.assert_close(ours.similar["place"], first.similar["place"])
     one = {**clean, "tokens": clean["tokens"][:1]}
-    assert "other content" in content_place.ask(backbone, clean, **common, other=one).change
+    assert "other content" in content_place.take_and_replace(backbone, clean, **common, other=one).change
     three = {**clean, "tokens": clean["tokens"][:1].expand(3, -1, -1)}
     with pytest.raises(ValueError, match="^other has 3 pictures, tokens has 2: one for all, or as many$"):
-        content_place.ask(backbone, clean, **common, other=three)
+        content_place.take_and_replace(backbone, clean, **common, other=three)

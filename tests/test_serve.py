@@ -5,18 +5,17 @@ import io
 import json
 import struct
 
+from comfyui_host import ROOT
 import numpy as np
 from PIL import Image
 import pytest
 
-from comfyui_host import ROOT
 from dit_blocks.standalone import cli
 
 aiohttp = pytest.importorskip("aiohttp", reason="no aiohttp (pip install 'dit-blocks[standalone]')")
 pytest.importorskip("comfyui_frontend_package", reason="no front end (pip install 'dit-blocks[standalone]')")
 
 from serve_host import EXAMPLE, TYPES, Browser, Serve, ask, asked, prompt, view  # noqa: E402
-
 
 
 @pytest.fixture(scope="module")

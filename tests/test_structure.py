@@ -15,6 +15,7 @@ from dit_blocks import comfy_entrypoint
 
 ROOT = Path(dit_blocks.__file__).parent
 LAYERS = {"dit_impl": {"dit_impl"}, "nodes": {"nodes", "dit_impl"}, "standalone": {"standalone", "nodes", "dit_impl"}}
+ROOMS = ("errors", "drawing", "tokens", "model", "sampling", "handle", "step", "sources", "cost", "see", "training")  # bottom up
 FILES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
 
 
@@ -25,13 +26,24 @@ def nodes() -> list[type]:
 
 
 def imports(path: Path) -> list[tuple[int, str]]:
-    """(level, module) of every import in a file."""
+    """(level, module) of every import in a file; a name taken from a package counts as a module of it."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found += [(0, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            found += [(node.level, node.module or alias.name) for alias in node.names]
+            found += [(node.level, ".".join(filter(None, (node.module, alias.name)))) for alias in node.names]
+    return found
+
+
+def inside_the_pack(path: Path) -> set[Path]:
+    """The pack's own files that a file imports."""
+    folder = path.relative_to(ROOT).parent.parts
+    found = set()
+    for level, module in imports(path):
+        if level:
+            target = ROOT.joinpath(*folder[:len(folder) - level + 1], *module.split("."))
+            found |= {file for file in (target.with_suffix(".py"), target.parent.with_suffix(".py")) if file in FILES}
     return found
 
 
@@ -48,6 +60,16 @@ def test_imports_go_one_way(path):
             assert top not in ("comfy", "comfy_api", "folder_paths", "nodes"), f"{path} imports the host"
         if inside[0] == "nodes" and inside[1] != "comfyui" and not level:
             assert top not in ("comfy", "folder_paths"), f"{path} imports the host; only nodes/comfyui does"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.is_relative_to(ROOT / "dit_impl")], ids=lambda path: str(path.relative_to(ROOT)))
+def test_rooms_of_the_library_import_downward_only(path):
+    def floor(file: Path) -> int:
+        return ROOMS.index(file.relative_to(ROOT / "dit_impl").parts[0].removesuffix(".py"))
+    if path == ROOT / "dit_impl" / "__init__.py":
+        return
+    for target in inside_the_pack(path):
+        assert floor(target) <= floor(path), f"{path.relative_to(ROOT)} imports {target.relative_to(ROOT)}, which is above it"
 
 
 def test_every_folder_is_packaged():

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
+from conftest import conditioning
 import pytest
 import torch
 
-from conftest import conditioning
 from dit_blocks.dit_impl.handle.backbone import Backbone
 from dit_blocks.dit_impl.model.dit import DiT, DiTConfig
 from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow

@@ -9,10 +9,10 @@ from PIL import Image
 import pytest
 import torch
 
+from dit_blocks.dit_impl.see.filters import spectrum_statistic
 from dit_blocks.dit_impl.sources.adapters import adapter_of, apply_adapter, load_adapter
 from dit_blocks.dit_impl.sources.dit_file import load_dit, save_dit
 from dit_blocks.dit_impl.sources.embedded import FOLDER, load_embedded
-from dit_blocks.dit_impl.see.filters import spectrum_statistic
 from dit_blocks.dit_impl.sources.new_dit import new_dit, text_widths
 from dit_blocks.dit_impl.tokens.wire import unfold
 from dit_blocks.dit_impl.training import run

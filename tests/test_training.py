@@ -5,15 +5,16 @@ import random
 import pytest
 import torch
 
-from dit_blocks.dit_impl.sources.embedded import FOLDER, load_dit, load_embedded, load_text, save_dit
+from dit_blocks.dit_impl.errors import RecipeError
+from dit_blocks.dit_impl.model.vae import VAE, VAEConfig
+from dit_blocks.dit_impl.sources.embedded import FOLDER, load_embedded, load_embedded_dit, load_text, save_embedded_dit
 from dit_blocks.dit_impl.tokens.wire import unfold
 from dit_blocks.dit_impl.training.default_model import scenes, textures
 from dit_blocks.dit_impl.training.default_model.evaluate import read_caption
-from dit_blocks.dit_impl.training.default_model.recipe import RecipeError, read_recipe, train
+from dit_blocks.dit_impl.training.default_model.reader import read_scene, same_scene
+from dit_blocks.dit_impl.training.default_model.recipe import read_recipe, train
 from dit_blocks.dit_impl.training.default_model.train_dit import DiTRecipe, LatentPool, train_dit
 from dit_blocks.dit_impl.training.default_model.train_vae import VAERecipe, train_vae
-from dit_blocks.dit_impl.training.default_model.reader import read_scene, same_scene
-from dit_blocks.dit_impl.model.vae import VAE, VAEConfig
 from dit_blocks.standalone.cli import main
 
 TINY_VAE = dict(latent_channels=4, width=8, depth=1, batch=2, crop=32, pool=8)
@@ -87,13 +88,13 @@ def test_dit_training_goes_on_where_it_stopped(tmp_path):
     published = []
 
     def publish(model, text, scale, shift):
-        save_dit(model, text, scale, shift, tmp_path)
+        save_embedded_dit(model, text, scale, shift, tmp_path)
         published.append({name: value.clone() for name, value in model.state_dict().items()})
     train_dit(DiTRecipe(**TINY_DIT, steps=3), vae, tmp_path, publish)
     train_dit(DiTRecipe(**TINY_DIT, steps=5), vae, tmp_path, publish)
     assert torch.load(tmp_path / "dit_state.pt", weights_only=True)["step"] == 5
     assert any(not torch.equal(published[0][name], published[-1][name]) for name in published[0])
-    model, latent_format = load_dit(tmp_path / "dit.safetensors")
+    model, latent_format = load_embedded_dit(tmp_path / "dit.safetensors")
     assert model.config.patch_sizes == (2, 4, 8) and latent_format["scale"].shape == (4,)
     assert load_text(tmp_path / "text.safetensors").config.width == 16
     for name, value in model.state_dict().items():
@@ -113,7 +114,7 @@ def test_a_recipe_begins_with_other_weights_and_goes_on_with_its_own(tmp_path):
     embeds = []
     for seed, start in ((1, ""), (2, "start = '.'"), (3, "start = 'elsewhere'")):  # other random weights to start from, were it to start over
         train(recipe(tmp_path, f"state = 'state{min(seed, 2)}'\n{start}", f"seed = {seed}", steps=seed))
-        embeds.append(load_dit(tmp_path / "dit.safetensors")[0].x_embedder["2"].weight)
+        embeds.append(load_embedded_dit(tmp_path / "dit.safetensors")[0].x_embedder["2"].weight)
     assert all((embeds[0] - embed).abs().max() < 4e-3 < embeds[0].abs().max() for embed in embeds[1:])
     assert torch.load(tmp_path / "state2" / "dit_state.pt", weights_only=True)["step"] == 3
 

@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from dit_blocks.dit_impl.errors import TrainingError
 from dit_blocks.dit_impl.sources.adapters import load_adapter
 from dit_blocks.dit_impl.sources.dit_file import load_dit
 from dit_blocks.dit_impl.training.launch import Launched
 from dit_blocks.dit_impl.training.optimizers import optimizers_of
-from dit_blocks.dit_impl.training.state import TrainingError
 from dit_blocks.standalone.cli import main
 
 pytest.importorskip("diffusers", reason="no diffusers (pip install diffusers)")

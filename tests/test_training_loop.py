@@ -10,22 +10,21 @@ import subprocess
 import sys
 import time
 
+from conftest import conditioning
 import numpy as np
 import pytest
 import torch
 
-from conftest import conditioning
-from dit_blocks.dit_impl.sources.adapters import save_adapter
-from dit_blocks.dit_impl.model.conditioning import BackboneError
-from dit_blocks.dit_impl.sources.dit_file import save_dit
+from dit_blocks.dit_impl.errors import BackboneError, SetError, TrainingError
 from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
+from dit_blocks.dit_impl.sources.adapters import save_adapter
+from dit_blocks.dit_impl.sources.dit_file import save_dit
 from dit_blocks.dit_impl.sources.new_dit import new_dit
 from dit_blocks.dit_impl.training import losses, sets
 from dit_blocks.dit_impl.training.adapter import Distilling
 from dit_blocks.dit_impl.training.loop import Alone, Batch, Draws, Settings, train, validate
 from dit_blocks.dit_impl.training.objectives import Denoising, in_scope, training_copy
-from dit_blocks.dit_impl.training.sets import SetError, TrainingSet
-from dit_blocks.dit_impl.training.state import TrainingError
+from dit_blocks.dit_impl.training.sets import TrainingSet
 
 pytest.importorskip("diffusers", reason="no diffusers (pip install diffusers)")
 FLOWS = [RectifiedFlow("velocity"), RectifiedFlow("x0"), DDPM("epsilon"), DDPM("v")]

@@ -1,4 +1,4 @@
-"""Costs as plain values, for the editor to show beside a node before anything has run. The arithmetic is budget.py's."""
+"""Costs as plain values, for the editor to show beside a node before anything has run. The formulas stand in arithmetic.py."""
 
 from dataclasses import asdict, fields
 from functools import cache
@@ -7,21 +7,23 @@ import math
 import torch
 from torch import Tensor
 
-from ..handle.backbone import BackboneError, Dit
-from .arithmetic import Architecture, Budget, architecture, budget
+from ..errors import BackboneError
+from ..handle.backbone import DitHandle
+from ..handle.patch_schedule import PatchSchedule, parse_schedule
+from ..sampling.guidance import is_guided
+from ..sampling.solvers import check_solver, model_calls
 from ..sampling.walk import last_step
 from ..sources.embedded import load_embedded
+from ..step.by_block import BLOCKS
 from ..tokens.patch import token_grid
-from ..handle.patch_schedule import PatchSchedule, parse_schedule
-from ..sampling.solvers import SOLVERS, model_calls
-from ..see.trajectory import BLOCKS
+from .arithmetic import Architecture, Budget, architecture, budget
 
 LARGEST_PATCH = 64
 KINDS = ("dit", "vit", "pixart", "mmdit", "flux", "counted")
 MAY_BE_ZERO = {field.name for field in fields(Architecture) if field.default == 0}
 
 
-def shape_of(dit: Dit) -> dict | None:
+def shape_of(dit: DitHandle) -> dict | None:
     """A DIT's shape as plain values; None where it is not known."""
     try:
         return asdict(architecture(dit))
@@ -96,7 +98,7 @@ def of_walk(shape: Architecture, size: tuple[int, int], plan: PatchSchedule, sig
     def flops(p: int, start: int, stop: int, guidance: float) -> int:
         if p > min(size):
             raise ValueError(f"patch_size {p} does not fit into a latent of {size[0]}×{size[1]} cells")
-        step = of_step(shape, size, p, batch, guidance != 1)
+        step = of_step(shape, size, p, batch, is_guided(guidance))
         # each step once more, and the final layer after every block that is shown
         captured = step.macs + step.head * (min(shape.blocks + shape.single, BLOCKS) - 1) if capture_blocks else 0
         return 2 * (model_calls(solver, sigmas, start, stop) * step.macs + (stop - start) * captured)
@@ -117,8 +119,7 @@ def read_walk(given: object, shape: Architecture, default: bool) -> dict:
     if not isinstance(given, dict):
         raise ValueError(f"a walk is an object with steps, not {given!r:.40}")
     steps, solver = _whole(given.get("steps"), "steps", 1, 10000), given.get("solver", "euler")
-    if solver not in SOLVERS:
-        raise ValueError(f"solver is one of {', '.join(SOLVERS)}, not {solver!r:.40}")
+    check_solver(solver)
     scheduler, denoise = given.get("scheduler", "simple"), _number(given.get("denoise", 1), "denoise", 0.01, 1)
     sigmas = load_embedded()[0].schedule(steps, scheduler, denoise) if default else torch.linspace(1, 0, steps + 1)
     rows = given.get("rows", str(_whole(given.get("patch_size", 0), "patch_size", 0, 4096) or shape.patch_size))
@@ -131,7 +132,7 @@ def read_walk(given: object, shape: Architecture, default: bool) -> dict:
             "capture_blocks": given.get("capture_blocks") is True}
 
 
-def answer(question: object) -> dict:
+def cost_answer(question: object) -> dict:
     """{"shape" or "channels", "size": [H, W], "batch", "cfg", "walk"} → {"own", "sizes", "walk" if asked}. Raises ValueError.
 
     size: of the latent in cells; cfg: None is guided as usual for the model; walk: see `read_walk`."""
@@ -144,7 +145,7 @@ def answer(question: object) -> dict:
     if question.get("shape") is None and "channels" in question:
         return {"own": 0, "sizes": without_model(_whole(question["channels"], "channels", 1, 10 ** 6), size)}
     shape = read_shape(question.get("shape"))
-    guided = None if cfg is None else _number(cfg, "cfg", 0, 1000) != 1
+    guided = None if cfg is None else is_guided(_number(cfg, "cfg", 0, 1000))
     told = {"own": shape.patch_size, "sizes": by_patch_size(shape, size, batch, guided)}
     if question.get("walk") is not None:
         walk = read_walk(question["walk"], shape, question["shape"] == "embedded")

@@ -10,12 +10,11 @@ import math
 from torch import Tensor
 
 from ..drawing import charts
-from ..handle.backbone import Backbone, BackboneError, Dit
+from ..errors import BackboneError, StagesError
+from ..handle.backbone import Backbone, DitHandle
 from ..model.dit import DiT
 from ..model.mmdit import MMDiT
 from ..tokens.patch import token_grid
-from ..model.stages import StagesError
-
 
 WORDS = {
     "on": {"en": "{on}, {how}", "zh": "{on}，{how}"}, "latent": {"en": "latent", "zh": "latent"}, "pixels": {"en": "pixels", "zh": "像素"},
@@ -99,7 +98,7 @@ class Budget:
         return self.attention + self.rest
 
 
-def architecture(dit: Dit) -> Architecture:
+def architecture(dit: DitHandle) -> Architecture:
     """A DIT's shape: of this library's own models, and of a MODEL with stages. Raises BackboneError for others."""
     model = dit.model if isinstance(dit, Backbone) else None
     if not isinstance(model, (MMDiT, DiT)):

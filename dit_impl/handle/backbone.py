@@ -6,20 +6,22 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor, nn
 
-from .class_names import find_class
-from ..model.conditioning import Arguments, BackboneError, Conditioning, batches, join, label_conditioning
-from ..sampling.walk import Inpainting, Report, check_step, last_step, walk, with_noise
+from ..errors import BackboneError, StagesError
+from ..model.conditioning import Arguments, Conditioning, batches, join, label_conditioning
 from ..model.dit import DiT
-from ..sampling.flow import DDPM, Flow, RectifiedFlow
 from ..model.mmdit import MMDiT
-from ..tokens.other_sizes import Reading, choose_method
-from ..sampling.solvers import PredictX0
+from ..model.stages import Call, Stages, TokenStages
+from ..sampling.flow import Flow, RectifiedFlow
+from ..sampling.guidance import guided, is_guided
 from ..sampling.schedules import schedule
-from ..model.stages import Call, Stages, StagesError, TokenStages
+from ..sampling.solvers import PredictX0, check_solver
+from ..sampling.walk import Inpainting, Report, check_step, last_step, walk, with_noise
+from ..tokens.other_sizes import Reading, choose_method
 from ..tokens.wire import CARRIED, LatentFormat, fold, grey_picture, same_format, unfold
+from .class_names import find_class
 
 
-class Dit:
+class DitHandle:
     """What flows on a DIT wire, whatever holds the weights.
 
     name: for messages. patch_sizes: those the model can read, its own first. frame_patch: frames to a patch, for videos.
@@ -52,6 +54,14 @@ class Dit:
         """A class by its number or name, or no class for an empty label. Raises BackboneError."""
         raise BackboneError(f"{self.name} reads text, not a class label: use CLIP Text Encode")
 
+    def away_from(self, negative: Conditioning | None, cfg: float) -> Conditioning | None:
+        """What guidance goes away from: the negative, or the model's own no-class; None for cfg 1. Raises BackboneError where it lacks."""
+        if not is_guided(cfg):
+            return None
+        if negative is None and self.unconditional is None:
+            raise BackboneError(f"cfg {cfg:g} needs a negative: wire one, or set cfg to 1")
+        return self.unconditional if negative is None else negative
+
     def check_space(self, wire: dict) -> None:
         """Raise BackboneError unless these tokens, of whatever patch size, are cut from this model's latents."""
         if wire["channels"] != self.channels:
@@ -68,12 +78,12 @@ class Dit:
         if not torch.isfinite(wire["tokens"]).all():
             raise BackboneError("the tokens hold values that are NaN or infinite")
 
-    def reading(self, patch_size: int, method: str = "auto") -> "Dit":
+    def reading(self, patch_size: int, method: str = "auto") -> "DitHandle":
         """A handle on the same weights that reads patches of this size by this method, itself where they are native. Raises BackboneError."""
         chosen = choose_method(self.patch_sizes, patch_size, method, self.name)
         return self if chosen == "native" else self.approximate(Reading(chosen, self.patch_size, patch_size, self.frame_patch))
 
-    def approximate(self, reading: Reading) -> "Dit":
+    def approximate(self, reading: Reading) -> "DitHandle":
         """A handle on the same weights that reads patches of a size that is not native to it."""
         raise NotImplementedError
 
@@ -106,8 +116,8 @@ class Dit:
     def advance(self, wire: dict, x0: Tensor, sigmas: Tensor, step: int, solver: str) -> tuple[dict, dict]:
         """End a step: the solver's move from its tokens, given x0 [B, N, C·p·p]: → (tokens, x0) on the wire. Raises ValueError."""
         check_step(step, sigmas)
-        if solver == "heun":
-            raise ValueError("heun calls the model twice a step; use DiT Denoise Step, or another solver")
+        if check_solver(solver).calls != 1:
+            raise ValueError(f"{solver} calls the model more than once a step; use DiT Denoise Step, or another solver")
         return walk(lambda *_: x0, wire, sigmas, solver, step, step + 1, x0.device)
 
     def picture(self, wire: dict, tokens: Tensor) -> Tensor:
@@ -120,7 +130,7 @@ class Dit:
 
 
 @dataclass(eq=False)
-class Backbone(Dit):
+class Backbone(DitHandle):
     """A transformer of this library.
 
     downscale: pixels to a latent cell. picture_size: the side, in pixels, that the model was trained for.
@@ -170,8 +180,7 @@ class Backbone(Dit):
                 cfg: float = 1.0, solver: str = "euler", start_step: int = 0, end_step: int | None = None,
                 report: Report = lambda *_: None) -> tuple[dict, dict]:
         end_step = last_step(start_step, end_step, sigmas)
-        if solver == "ddim" and not isinstance(self.flow, DDPM):
-            raise ValueError("ddim is for DDPM models; for a rectified flow the same step is euler")
+        check_solver(solver, isinstance(self.flow, RectifiedFlow))
         device = self.like().device
         model, kept = self.denoiser(wire, positive, negative, cfg), Inpainting(wire, self.flow, device)
 
@@ -203,7 +212,7 @@ class Backbone(Dit):
         One model call a step, on the batch [uncond, cond], as KSampler lays it out (Ho & Salimans 2022, equation 6).
         Several conditionings on one wire are averaged. Raises BackboneError.
         """
-        layout, arguments = self._conditions(wire, positive, (self.unconditional if negative is None else negative) if cfg != 1 else None)
+        layout, arguments = self._conditions(wire, positive, self.away_from(negative, cfg))
 
         def predict_x0(x: Tensor, sigma: Tensor) -> Tensor:
             inputs, times = self._inputs(x, sigma, layout)
@@ -250,11 +259,8 @@ class Backbone(Dit):
         batched = x.repeat(len(layout), 1, 1)
         x0 = self.flow.to_x0(prediction, batched, sigma.to(x).expand(len(batched))).unflatten(0, (len(layout), len(x)))
         unconds = layout.count("uncond")
-        guided = x0[unconds:].mean(0)
-        if unconds and cfg != 1:
-            uncond = x0[:unconds].mean(0)
-            guided = uncond + (guided - uncond) * cfg
-        return guided
+        cond = x0[unconds:].mean(0)
+        return guided(cond, x0[:unconds].mean(0), cfg) if unconds and is_guided(cfg) else cond
 
 
 @dataclass(eq=False, kw_only=True)

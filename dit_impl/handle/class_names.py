@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from difflib import get_close_matches
 
-from ..model.conditioning import BackboneError
+from ..errors import BackboneError
 
 
 def _spelled(name: str) -> str:

@@ -7,9 +7,11 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-from .backbone import Conditioning, Dit
-from ..sampling.walk import ScheduleError, last_step
+from ..errors import ScheduleError
+from ..sampling.guidance import is_guided
+from ..sampling.walk import last_step
 from ..tokens.other_sizes import choose_method, repatch
+from .backbone import Conditioning, DitHandle
 
 _ROW = re.compile(r"(?P<p>\d+)(?:\s+until\s+(?:(?P<share>\d+(?:\.\d+)?)\s*%|sigma\s+(?P<sigma>\d+(?:\.\d+)?)))?")
 
@@ -59,7 +61,7 @@ class PatchSchedule:
 
     def guidance(self, patch_size: int, cfg: float) -> float:
         """The cfg of a step with patches of this size."""
-        return cfg * self.coarse_cfg if patch_size > self.finest and cfg != 1 else cfg
+        return cfg * self.coarse_cfg if patch_size > self.finest and is_guided(cfg) else cfg
 
 
 def parse_schedule(text: str, method: str = "auto", coarse_cfg: float = 1.0) -> PatchSchedule:
@@ -91,7 +93,7 @@ def parse_schedule(text: str, method: str = "auto", coarse_cfg: float = 1.0) -> 
 QUICK_STEPS = 4
 
 
-def quick_look(dit: Dit, wire: dict, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float,
+def quick_look(dit: DitHandle, wire: dict, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float,
                start_step: int, end_step: int) -> Tensor | None:
     """What the picture will be about, by the coarsest patches in a few steps of the same stretch: → [H, W, 3] in 0..1.
 
@@ -109,13 +111,13 @@ def quick_look(dit: Dit, wire: dict, sigmas: Tensor, positive: Conditioning, neg
     return dit.picture(x0, x0["tokens"])
 
 
-def denoise(dit: Dit, wire: dict, plan: PatchSchedule, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float,
+def denoise_by_schedule(dit: DitHandle, wire: dict, plan: PatchSchedule, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float,
             solver: str, start_step: int, end_step: int, report: Callable[[int, dict, Tensor], None] = lambda *_: None,
             before: Callable[[int, dict, float], None] | None = None) -> tuple[dict, dict, str]:
-    """`Dit.denoise` with a patch size for each step: → (tokens, the last x0, what was not native or "").
+    """`DitHandle.denoise` with a patch size for each step: → (tokens, the last x0, what was not native or "").
 
     Tokens are cut anew where the size changes. A solver's memory goes with them. report(done, wire, x0) after each step;
-    before(step, wire, cfg) is handed what each starts from. Raises as `Dit.denoise` does.
+    before(step, wire, cfg) is handed what each starts from. Raises as `DitHandle.denoise` does.
     """
     stretches = plan.stretches(sigmas, start_step, last_step(start_step, end_step, sigmas))
     if before:  # one step at a time, which changes no bit

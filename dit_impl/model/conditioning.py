@@ -11,15 +11,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..errors import BackboneError
+
 Conditioning = list
 Arguments = dict[str, Tensor]  # of a model, by name, each with B in front
 
 GUIDANCE = 3.5  # of Flux dev where a CONDITIONING brings none, as in ComfyUI and diffusers
 OVER_TEXT = ("context", "mask")  # arguments with a place for each text token
-
-
-class BackboneError(ValueError):
-    """An input that this model can't take: one line that names the rule and the value."""
 
 
 class Conditions(Protocol):

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from . import position
 from .blocks import DiTBlock, FinalLayer, VectorEmbedder, initialise, learned_table, timestep_embedding
 from .conditioning import LabelConditions
-from .mmdit import Hidden
+from .mmdit import Streams
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,13 @@ class DiT(nn.Module):
             vector = vector + self.patch_embedder(index)
         return vector
 
-    def embed(self, tokens: Tensor, grid: tuple[int, int], patch_size: int, t: Tensor, labels: Tensor) -> Hidden:
-        """First stage: raw tokens [B, N, C·p·p], times [B] and class labels [B] → Hidden, which has no text."""
+    def embed(self, tokens: Tensor, grid: tuple[int, int], patch_size: int, t: Tensor, labels: Tensor) -> Streams:
+        """First stage: raw tokens [B, N, C·p·p], times [B] and class labels [B] → Streams, which has no text."""
         x = self.patch_embed(tokens, patch_size)
         x = x + self.position_embedding(grid, patch_size).to(x)
-        return Hidden(x, None, self.condition(t, labels, patch_size), patch_size)
+        return Streams(x, None, self.condition(t, labels, patch_size), patch_size)
 
-    def run_blocks(self, hidden: Hidden, start: int = 0, stop: int | None = None) -> Hidden:
+    def run_blocks(self, hidden: Streams, start: int = 0, stop: int | None = None) -> Streams:
         """Middle stage: blocks[start:stop]."""
         x = hidden.x
         for block in self.blocks[start:stop]:
@@ -98,10 +98,10 @@ class DiT(nn.Module):
                 x = checkpoint(block, x, hidden.vector, use_reentrant=False)
             else:
                 x = block(x, hidden.vector)
-        return Hidden(x, None, hidden.vector, hidden.patch_size)
+        return Streams(x, None, hidden.vector, hidden.patch_size)
 
-    def head(self, hidden: Hidden) -> Tensor:
-        """Last stage: Hidden → predicted tokens [B, N, C·p·p], without the variance of a model that learned one."""
+    def head(self, hidden: Streams) -> Tensor:
+        """Last stage: Streams → predicted tokens [B, N, C·p·p], without the variance of a model that learned one."""
         answer = self.final_layer(hidden.x, hidden.vector, hidden.patch_size)
         return answer[..., :self.config.in_channels * hidden.patch_size ** 2]
 

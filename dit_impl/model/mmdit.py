@@ -40,7 +40,7 @@ class MMDiTConfig:
 
 
 @dataclass
-class Hidden:
+class Streams:
     """What flows between the stages: image tokens [B, N, D], text tokens [B, T, D], conditioning vector [B, D]."""
     x: Tensor
     context: Tensor | None
@@ -97,13 +97,13 @@ class MMDiT(nn.Module):
         return vector
 
     def embed(self, tokens: Tensor, grid: tuple[int, int], patch_size: int, t: Tensor,
-              context: Tensor, pooled: Tensor) -> Hidden:
-        """First stage: raw tokens [B, N, C·p·p], times [B], text [B, T, E] and pooled text [B, P] → Hidden."""
+              context: Tensor, pooled: Tensor) -> Streams:
+        """First stage: raw tokens [B, N, C·p·p], times [B], text [B, T, E] and pooled text [B, P] → Streams."""
         x = self.patch_embed(tokens, patch_size)
         x = x + self.position_embedding(grid, patch_size).to(x)
-        return Hidden(x, self.context_embedder(context), self.condition(t, pooled, patch_size), patch_size)
+        return Streams(x, self.context_embedder(context), self.condition(t, pooled, patch_size), patch_size)
 
-    def run_blocks(self, hidden: Hidden, start: int = 0, stop: int | None = None) -> Hidden:
+    def run_blocks(self, hidden: Streams, start: int = 0, stop: int | None = None) -> Streams:
         """Middle stage: blocks[start:stop]."""
         x, context = hidden.x, hidden.context
         for block in self.joint_blocks[start:stop]:
@@ -111,10 +111,10 @@ class MMDiT(nn.Module):
                 context, x = checkpoint(block, context, x, hidden.vector, use_reentrant=False)
             else:
                 context, x = block(context, x, hidden.vector)
-        return Hidden(x, context, hidden.vector, hidden.patch_size)
+        return Streams(x, context, hidden.vector, hidden.patch_size)
 
-    def head(self, hidden: Hidden) -> Tensor:
-        """Last stage: Hidden → predicted tokens [B, N, C·p·p]."""
+    def head(self, hidden: Streams) -> Tensor:
+        """Last stage: Streams → predicted tokens [B, N, C·p·p]."""
         return self.final_layer(hidden.x, hidden.vector, hidden.patch_size)
 
     def forward(self, tokens: Tensor, grid: tuple[int, int], patch_size: int, t: Tensor,

@@ -20,13 +20,10 @@ from typing import Any, Callable, Iterable, Sequence
 
 from torch import Tensor, nn
 
+from ..errors import StagesError
+from ..tokens.numbers import parse_ranges
 from . import mmdit
 from .blocks import onlooker
-from ..tokens.numbers import parse_ranges
-
-
-class StagesError(ValueError):
-    """Something that the stages cannot do, or would do wrongly: one line that names the rule and the value."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +117,7 @@ class Stages:
         raise NotImplementedError
 
     def architecture(self, name: str, channels: int, downscale: int):
-        """Its shape, a `budget.Architecture`, with the name, latent channels and pixels to a cell of its DIT. Raises StagesError where its
+        """Its shape, a `cost.arithmetic.Architecture`, with the name, latent channels and pixels to a cell of its DIT. Raises StagesError where its
         layers can't be counted."""
         raise StagesError(f"there is no count of the layers of {self.name}")
 
@@ -224,11 +221,11 @@ class TokenStages(Stages):
     def block(self, i, x, context, hidden, options):
         if context is None and hasattr(self.model, "joint_blocks"):
             raise StagesError(f"block {i} needs the text tokens, which the last block ({len(self.kinds) - 1}) has dropped")
-        out = self.model.run_blocks(mmdit.Hidden(x, context, hidden.vector, hidden.extra["patch_size"]), i, i + 1)
+        out = self.model.run_blocks(mmdit.Streams(x, context, hidden.vector, hidden.extra["patch_size"]), i, i + 1)
         return out.x, out.context
 
     def head(self, hidden: Hidden) -> Tensor:
-        return self.model.head(mmdit.Hidden(hidden.x, hidden.context, hidden.vector, hidden.extra["patch_size"]))
+        return self.model.head(mmdit.Streams(hidden.x, hidden.context, hidden.vector, hidden.extra["patch_size"]))
 
 
 def parse_blocks(text: str, count: int) -> list[int]:

@@ -5,9 +5,9 @@ import re
 
 import torch
 from torch import Tensor, nn
-
-from .blocks import Mlp, QKV
 import torch.nn.functional as F
+
+from .blocks import QKV, Mlp
 
 PAD, START, END = "<pad>", "<start>", "<end>"
 SYNONYMS = {"big": "large", "huge": "large", "tiny": "small", "little": "small", "grey": "gray", "centre": "center",

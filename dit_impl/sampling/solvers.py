@@ -7,7 +7,6 @@ from typing import Callable
 from torch import Tensor
 
 PredictX0 = Callable[[Tensor, Tensor], Tensor]  # (x, sigma []) → x0, shaped as x
-SOLVERS = ("euler", "heun", "dpmpp_2m", "ddim")
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,36 @@ def dpmpp_2m(x: Tensor, x0: Tensor, sigma: Tensor, next_sigma: Tensor, memory: M
     return (log_snr(next_sigma).neg().exp() / log_snr(sigma).neg().exp()) * x - (-h).expm1() * x0
 
 
+@dataclass(frozen=True)
+class Solver:
+    """One way to step. move(predict_x0, x, x0, sigma, next_sigma, memory) → x at next_sigma; calls: of the model in a step, one of
+    which is made before `move`; ddpm_only: on a rectified flow it is another solver's step."""
+    move: Callable[[PredictX0, Tensor, Tensor, Tensor, Tensor, Memory | None], Tensor]
+    calls: int = 1
+    ddpm_only: bool = False
+
+
+SOLVERS = {
+    "euler": Solver(lambda predict_x0, x, x0, sigma, next_sigma, memory: euler(x, x0, sigma, next_sigma)),
+    "heun": Solver(lambda predict_x0, x, x0, sigma, next_sigma, memory: heun(predict_x0, x, x0, sigma, next_sigma), calls=2),
+    "dpmpp_2m": Solver(lambda predict_x0, x, x0, sigma, next_sigma, memory: dpmpp_2m(x, x0, sigma, next_sigma, memory)),
+    "ddim": Solver(lambda predict_x0, x, x0, sigma, next_sigma, memory: euler(x, x0, sigma, next_sigma), ddpm_only=True),
+}
+ONE_CALL = tuple(name for name, solver in SOLVERS.items() if solver.calls == 1)  # those that a prediction made beforehand is enough for
+
+
+def check_solver(name: str, rectified: bool = False) -> Solver:
+    """The solver of this name. Raises ValueError for an unknown one, and for one that makes no sense on a rectified flow."""
+    if name not in SOLVERS:
+        raise ValueError(f"solver is one of {', '.join(SOLVERS)}, not {name!r:.40}")
+    if SOLVERS[name].ddpm_only and rectified:
+        raise ValueError(f"{name} is for DDPM models; for a rectified flow the same step is euler")
+    return SOLVERS[name]
+
+
 def model_calls(solver: str, sigmas: Tensor, start: int, stop: int) -> int:
-    """How often steps start … stop − 1 of a schedule call the model: heun twice, but once where it lands on 0."""
-    return stop - start + (int(sigmas[start + 1:stop + 1].count_nonzero()) if solver == "heun" else 0)
+    """How often steps start … stop − 1 of a schedule call the model. A step that lands on 0 calls it once, whatever the solver."""
+    return stop - start + (check_solver(solver).calls - 1) * int(sigmas[start + 1:stop + 1].count_nonzero())
 
 
 def step(solver: str, predict_x0: PredictX0, x: Tensor, sigma: Tensor, next_sigma: Tensor,
@@ -58,13 +84,6 @@ def step(solver: str, predict_x0: PredictX0, x: Tensor, sigma: Tensor, next_sigm
 
     x: any shape; sigma, next_sigma: [], float32. Raises ValueError for an unknown solver.
     """
-    if solver not in SOLVERS:
-        raise ValueError(f"solver is one of {', '.join(SOLVERS)}, not {solver!r}")
+    move = check_solver(solver).move
     x0 = predict_x0(x, sigma)
-    if solver == "heun":
-        x = heun(predict_x0, x, x0, sigma, next_sigma)
-    elif solver == "dpmpp_2m":
-        x = dpmpp_2m(x, x0, sigma, next_sigma, memory)
-    else:
-        x = euler(x, x0, sigma, next_sigma)
-    return x, x0, Memory(x0, sigma)
+    return move(predict_x0, x, x0, sigma, next_sigma, memory), x0, Memory(x0, sigma)

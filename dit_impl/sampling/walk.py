@@ -5,15 +5,14 @@ from typing import Callable
 import torch
 from torch import Tensor
 
+from ..errors import ScheduleError
+from ..tokens.select import mask_tokens
+from ..tokens.wire import noise_like, with_tokens
 from .flow import Flow
-from .solvers import Memory, PredictX0, step as solver_step
-from ..tokens.wire import mask_tokens, noise_like, with_tokens
+from .solvers import Memory, PredictX0
+from .solvers import step as solver_step
 
 Report = Callable[[int, int, Tensor], None]  # (done, of, x0)
-
-
-class ScheduleError(ValueError):
-    """A schedule, or a place in it, that can't be used: one line that names the rule and the value."""
 
 
 def check_sigmas(sigmas: Tensor) -> None:

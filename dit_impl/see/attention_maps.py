@@ -7,16 +7,16 @@ from typing import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..step import stages as inside
+from ..errors import ScheduleError, StagesError
 from ..handle import patch_schedule
-from .attention_rows import Plan, Rows, capture, find, onlooker_of, picture_tokens, plan, sample_of, unseen
-from ..handle.backbone import Conditioning, Dit
-from ..sampling.walk import ScheduleError, last_step
+from ..handle.backbone import Conditioning, DitHandle
 from ..handle.patch_schedule import PatchSchedule, Row
-from ..tokens.numbers import parse_ranges
-from ..model.stages import StagesError
 from ..model.text import SYNONYMS
+from ..sampling.walk import last_step
+from ..step import stages as step_stages
+from ..tokens.numbers import parse_ranges
 from ..tokens.wire import check_finite
+from .attention_rows import Plan, Rows, capture, find, onlooker_of, picture_tokens, plan, sample_of, unseen
 
 DIRECTIONS = {"image to image": ("image", "image"), "image to text": ("image", "text"), "text to image": ("text", "image")}
 
@@ -47,7 +47,7 @@ class Seen:
     grid: tuple[int, ...]
 
 
-def places_of(word: str, dit: Dit, wire: dict, count: int) -> list[int]:
+def places_of(word: str, dit: DitHandle, wire: dict, count: int) -> list[int]:
     """Words of the prompt, or numbers of text tokens such as "3" or "3-5" → numbers among the text tokens. Raises StagesError."""
     if re.fullmatch(r"[\d\s,-]+", word):
         try:
@@ -72,7 +72,7 @@ def places_of(word: str, dit: Dit, wire: dict, count: int) -> list[int]:
     return places
 
 
-def ask(dit: Dit, wire: dict, question: Question) -> tuple[Plan, list[int] | None]:
+def plan_capture(dit: DitHandle, wire: dict, question: Question) -> tuple[Plan, list[int] | None]:
     """→ what to watch, and the text tokens that the question names. Raises StagesError."""
     if question.direction not in DIRECTIONS:
         raise StagesError(f"direction is one of {', '.join(DIRECTIONS)}, not {question.direction!r}")
@@ -89,7 +89,7 @@ def ask(dit: Dit, wire: dict, question: Question) -> tuple[Plan, list[int] | Non
     return made, words
 
 
-def answer(question: Question, plan: Plan, rows: Rows, words: list[int] | None, wire: dict) -> Seen:
+def read_maps(question: Question, plan: Plan, rows: Rows, words: list[int] | None, wire: dict) -> Seen:
     """Rows that were captured → what the question asked."""
     weights, grid = rows.weights, tuple(wire["tokens"]["grid"])
     *_, h, w = grid
@@ -109,14 +109,14 @@ def answer(question: Question, plan: Plan, rows: Rows, words: list[int] | None, 
     return Seen(question, plan, rows, shares.view(-1, w) if on_grid else shares, maps.reshape(-1, h, w), words, wire.get("words"), grid)
 
 
-def attention_map(dit: Dit, wire: dict, question: Question, free: float) -> tuple[dict, Seen]:
+def attention_map(dit: DitHandle, wire: dict, question: Question, free: float) -> tuple[dict, Seen]:
     """Run one block and look at its attention: DIT_HIDDEN → (DIT_HIDDEN, as DiT Blocks gives it, and the answer). Raises StagesError."""
-    inside.check(dit, wire, "condition", "patches")
+    step_stages.check(dit, wire, "condition", "patches")
     check_finite(wire["hidden"].x, "hidden state")
-    made, words = ask(dit, wire, question)
+    made, words = plan_capture(dit, wire, question)
     made.check(free)
     after, (rows,) = capture(dit, wire, [made])
-    return after, answer(question, made, rows, words, wire)
+    return after, read_maps(question, made, rows, words, wire)
 
 
 def chosen_steps(text: str, start: int, end: int, most: int = 8) -> list[int]:
@@ -132,15 +132,15 @@ def chosen_steps(text: str, start: int, end: int, most: int = 8) -> list[int]:
     return steps
 
 
-def over_steps(dit: Dit, tokens: dict, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float, solver: str,
+def over_steps(dit: DitHandle, tokens: dict, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float, solver: str,
                start_step: int, end_step: int, question: Question, at_steps: str, free: float,
                report: Callable[[int, dict, Tensor], None] = lambda *_: None) -> tuple[dict, dict, dict[int, Seen]]:
-    """Denoise, watched at some steps: → (tokens, x0) as `Dit.denoise` gives them, and an answer for each step. Raises StagesError."""
+    """Denoise, watched at some steps: → (tokens, x0) as `DitHandle.denoise` gives them, and an answer for each step. Raises StagesError."""
     end_step = last_step(start_step, end_step, sigmas)
     wanted, found, now = set(chosen_steps(at_steps, start_step, end_step)), {}, [start_step]
-    against = None if cfg == 1 else dit.unconditional if negative is None else negative
-    wire = inside.patch_embed(dit, inside.condition(dit, tokens, positive, against, sigmas, start_step))
-    made, words = ask(dit, wire, question)
+    against = dit.away_from(negative, cfg)
+    wire = step_stages.patch_embed(dit, step_stages.condition(dit, tokens, positive, against, sigmas, start_step))
+    made, words = plan_capture(dit, wire, question)
     made.check(free, len(wanted))
 
     def keep(rows: Rows) -> None:
@@ -153,7 +153,7 @@ def over_steps(dit: Dit, tokens: dict, sigmas: Tensor, positive: Conditioning, n
         report(done, shown, x0)
     with dit.stages.observe(made.block, lambda *seen: look(*seen) if now[0] in wanted else None):
         one_size = PatchSchedule((Row(tokens["patch_size"]),))
-        tokens, x0, _ = patch_schedule.denoise(dit, tokens, one_size, sigmas, positive, negative, cfg, solver, start_step, end_step, tell)
+        tokens, x0, _ = patch_schedule.denoise_by_schedule(dit, tokens, one_size, sigmas, positive, negative, cfg, solver, start_step, end_step, tell)
     if len(found) < len(wanted):
         unseen(dit, made)
-    return tokens, x0, {step: answer(question, made, rows, words, wire) for step, rows in sorted(found.items())}
+    return tokens, x0, {step: read_maps(question, made, rows, words, wire) for step, rows in sorted(found.items())}

@@ -10,9 +10,10 @@ from typing import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..step import stages as inside
-from ..handle.backbone import Dit
-from ..model.stages import Attention, Look, StagesError
+from ..errors import StagesError
+from ..handle.backbone import DitHandle
+from ..model.stages import Attention, Look
+from ..step import stages as step_stages
 
 MEAN = -1  # in the place of a head
 CHUNK = 2 ** 24  # bytes of scores that are worked on at a time
@@ -93,7 +94,7 @@ def picture_tokens(wire: dict) -> int:
     return wire["tokens"]["tokens"].shape[1]
 
 
-def find(dit: Dit, wire: dict, queries: str, keys: str) -> tuple[int, Attention]:
+def find(dit: DitHandle, wire: dict, queries: str, keys: str) -> tuple[int, Attention]:
     """Which of a block's attentions joins these kinds of token: → its number and itself. Raises StagesError."""
     found = dit.stages.attentions(wire["hidden"], picture_tokens(wire))
     for number, attention in enumerate(found):
@@ -104,7 +105,7 @@ def find(dit: Dit, wire: dict, queries: str, keys: str) -> tuple[int, Attention]
     raise StagesError(f"{dit.name} has no text tokens here, so there is no {queries} to {keys} attention")
 
 
-def plan(dit: Dit, wire: dict, block: int, head: int, queries: str, keys: str, rows: Sequence[int] | None = None,
+def plan(dit: DitHandle, wire: dict, block: int, head: int, queries: str, keys: str, rows: Sequence[int] | None = None,
          columns: Sequence[int] | None = None) -> Plan:
     """What to watch in a block of the hidden states' step. rows, columns: among those of their kind, all for None. Raises StagesError."""
     stages, hidden = dit.stages, wire["hidden"]
@@ -176,17 +177,17 @@ def onlooker_of(plan: Plan, sample: int, batch: int, keep: Callable[[Rows], None
     return look
 
 
-def capture(dit: Dit, wire: dict, plans: Sequence[Plan]) -> tuple[dict, list[Rows]]:
+def capture(dit: DitHandle, wire: dict, plans: Sequence[Plan]) -> tuple[dict, list[Rows]]:
     """Run the blocks of plans in their order, watched: → the hidden states, as DiT Blocks gives them, and each plan's rows."""
     batch, sample, found = len(wire["hidden"].x), sample_of(wire), []
     for one in plans:
         seen: list[Rows] = []
         with dit.stages.observe(one.block, onlooker_of(one, sample, batch, seen.append, dit.name)):
-            wire = inside.run_blocks(dit, wire, str(one.block))
+            wire = step_stages.run_blocks(dit, wire, str(one.block))
         found += seen or [unseen(dit, one)]
     return wire, found
 
 
-def unseen(dit: Dit, plan: Plan):
+def unseen(dit: DitHandle, plan: Plan):
     """Raise StagesError for attention that was not seen."""
     raise StagesError(f"block {plan.block} of {dit.name} showed no attention: it is replaced or compiled by a patch on the MODEL")

@@ -7,12 +7,13 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-from ..drawing import charts
-from ..handle.backbone import BackboneError, Conditioning, Dit
 from ..cost.arithmetic import architecture, budget
-from ..sampling.walk import ScheduleError
+from ..drawing import charts
+from ..errors import BackboneError, ScheduleError
+from ..handle.backbone import Conditioning, DitHandle
+from ..handle.patch_schedule import PatchSchedule, denoise_by_schedule, parse_schedule
+from ..sampling.guidance import is_guided
 from ..tokens.other_sizes import METHODS
-from ..handle.patch_schedule import PatchSchedule, denoise, parse_schedule
 from ..tokens.wire import unfold
 
 WORDS = {
@@ -54,7 +55,7 @@ def parse_rows(text: str) -> list[tuple[str, PatchSchedule]]:
     return rows
 
 
-def cost(dit: Dit, plan: PatchSchedule, sigmas: Tensor, size: tuple[int, int], batch: int, guided: bool) -> tuple[int, int]:
+def cost(dit: DitHandle, plan: PatchSchedule, sigmas: Tensor, size: tuple[int, int], batch: int, guided: bool) -> tuple[int, int]:
     """Tokens and multiply-adds over all steps; 0 of the latter where the model's shape is not known. size: pixels, (height, width)."""
     try:
         shape = architecture(dit)
@@ -69,19 +70,19 @@ def cost(dit: Dit, plan: PatchSchedule, sigmas: Tensor, size: tuple[int, int], b
     return tokens, macs
 
 
-def compare(dit: Dit, decode: Callable[[Tensor], Tensor], latent: dict, rows: list[tuple[str, PatchSchedule]], sigmas: Tensor, seed: int,
+def compare(dit: DitHandle, decode: Callable[[Tensor], Tensor], latent: dict, rows: list[tuple[str, PatchSchedule]], sigmas: Tensor, seed: int,
             positive: Conditioning, negative: Conditioning | None, cfg: float, solver: str,
             report: Callable[[int, Tensor | None], None] = lambda *_: None) -> list[Run]:
-    """Draw the picture in each way: → a Run a row. decode: latent → [B, H, W, 3]. Raises as `Dit.denoise` does."""
+    """Draw the picture in each way: → a Run a row. decode: latent → [B, H, W, 3]. Raises as `DitHandle.denoise` does."""
     runs, steps = [], len(sigmas) - 1
     for number, (label, plan) in enumerate(rows):
         clean = dit.fold(latent, plan.rows[0].patch_size)
         noisy, _ = dit.add_noise(clean, sigmas, 0, seed)
         began = time.perf_counter()
-        tokens, *_ = denoise(dit, noisy, plan, sigmas, positive, negative, cfg, solver, 0, steps,
+        tokens, *_ = denoise_by_schedule(dit, noisy, plan, sigmas, positive, negative, cfg, solver, 0, steps,
                              lambda done, wire, x0, before=number * steps: report(before + done, dit.preview(wire, x0)))
         seconds, image = time.perf_counter() - began, decode(unfold(tokens))
-        spent = cost(dit, plan, sigmas, tuple(length * dit.downscale for length in clean["size"][-2:]), len(image), cfg != 1)
+        spent = cost(dit, plan, sigmas, tuple(length * dit.downscale for length in clean["size"][-2:]), len(image), is_guided(cfg))
         error = (image - runs[0].image).square().mean() if runs else torch.tensor(0.0)
         runs.append(Run(label, image, seconds, *spent, (-10 * error.log10()).item()))
     return runs

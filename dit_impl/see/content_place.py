@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from ..drawing import charts
-from ..step import stages as inside
-from ..handle.backbone import Conditioning, Dit
 from ..drawing.charts import in_language
-from .similarity import Grid, check_query, cosines, grid_of
-from ..model.stages import StagesError
+from ..errors import StagesError
+from ..handle.backbone import Conditioning, DitHandle
+from ..step import stages as step_stages
+from ..step.guidance import guide
 from ..tokens.edit import values, with_values
 from ..tokens.wire import unfold, with_tokens
+from .similarity import Grid, check_query, cosines, grid_of
 
 SIDE = 208
 WORDS = {
@@ -52,10 +53,10 @@ class Parts:
     wire: dict
 
 
-def take_apart(dit: Dit, wire: dict) -> Parts:
+def take_apart(dit: DitHandle, wire: dict) -> Parts:
     """DIT_HIDDEN after Condition, or after Patch Embed → its parts. Raises StagesError where positions are not added to tokens."""
     if "patches" not in wire["done"]:
-        wire = inside.patch_embed(dit, wire)
+        wire = step_stages.patch_embed(dit, wire)
     if "positions" in wire["done"]:
         raise StagesError("the positions are added already: give the hidden states before Position Embed")
     if dit.stages.positions == "none":
@@ -63,18 +64,18 @@ def take_apart(dit: Dit, wire: dict) -> Parts:
     if dit.stages.positions == "rotary" or dit.stages.position_embed(wire["hidden"]).position is not None:
         raise StagesError(f"{dit.name} adds no positions to its tokens, it turns queries and keys by them (rotary): see Position Similarity")
     hidden = wire["hidden"]
-    placed = inside.position_embed(dit, {**wire, "hidden": hidden.but(x=torch.zeros_like(hidden.x))})
+    placed = step_stages.position_embed(dit, {**wire, "hidden": hidden.but(x=torch.zeros_like(hidden.x))})
     content = values(wire)
     return Parts(content, values(placed).expand_as(content), wire)
 
 
-def x0_of(dit: Dit, parts: Parts, content: Tensor, place: Tensor, cfg: float) -> dict:
+def x0_of(dit: DitHandle, parts: Parts, content: Tensor, place: Tensor, cfg: float) -> dict:
     """The model's x0 for tokens put together anew: [B, N, D], [B, N, D] → DIT_TOKENS."""
     wire = {**with_values(parts.wire, content + place), "done": parts.wire["done"] | {"positions"}}
-    return inside.guide(inside.final_layer(dit, inside.run_blocks(dit, wire)), cfg)
+    return guide(step_stages.final_layer(dit, step_stages.run_blocks(dit, wire)), cfg)
 
 
-def changes(dit: Dit, parts: Parts, cfg: float, seed: int, other: Parts | None = None) -> dict[str, dict]:
+def changes(dit: DitHandle, parts: Parts, cfg: float, seed: int, other: Parts | None = None) -> dict[str, dict]:
     """x0 with either part whole, removed, shuffled, or another picture's: → case → DIT_TOKENS."""
     content, place = parts.content, parts.place
     order = torch.randperm(content.shape[1], generator=torch.Generator().manual_seed(seed)).to(content.device)
@@ -100,7 +101,7 @@ class Answer:
     change: dict[str, float]
 
 
-def ask(dit: Dit, tokens: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None, cfg: float, seed: int,
+def take_and_replace(dit: DitHandle, tokens: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None, cfg: float, seed: int,
         query: int, other: dict | None = None) -> Answer:
     """Noise clean tokens to a step's level, take them apart and put them together anew. other: clean tokens of another picture of the same
     size, which gets the same noise. Tokens from Add Noise are taken as clean as they were before. Raises StagesError, TokensError,
@@ -118,11 +119,11 @@ def ask(dit: Dit, tokens: dict, sigmas: Tensor, step: int, positive: Conditionin
 
     def begun(clean: dict) -> tuple[dict, Parts]:
         noisy, _ = dit.add_noise({key: value for key, value in clean.items() if key != "memory"}, sigmas, step, seed)
-        return noisy, take_apart(dit, inside.condition(dit, noisy, positive, negative if cfg != 1 else None, sigmas, step))
+        return noisy, take_apart(dit, step_stages.condition(dit, noisy, positive, dit.away_from(negative, cfg), sigmas, step))
     noisy, parts = begun(tokens)
     # told the least noise there is, as some models scale what they read by its level
     bare = {key: value for key, value in tokens.items() if key not in ("memory", "noise_mask")}
-    shown = take_apart(dit, inside.condition(dit, bare, positive, None, sigmas, len(sigmas) - 2))
+    shown = take_apart(dit, step_stages.condition(dit, bare, positive, None, sigmas, len(sigmas) - 2))
     x0 = changes(dit, parts, cfg, seed, begun(other)[1] if other is not None else None)
     whole = x0["whole"]["tokens"]
     size = whole.square().mean().sqrt().clamp_min(1e-12)

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from ..drawing import charts
-from ..handle.backbone import Backbone, BackboneError, Dit
 from ..drawing.charts import colours, in_language, sheet
-from ..tokens.patch import patchify, unpatchify
-from ..model.stages import Hidden, StagesError
+from ..errors import BackboneError, StagesError
+from ..handle.backbone import Backbone, DitHandle
+from ..model.stages import Hidden
 from ..sources.diffusers_models import Flux, PixArt
+from ..tokens.patch import unpatchify
 
 WORDS = {
     "title": {"en": "Patch embedding of p = {p}: the {n} strongest of {d} filters", "zh": "图块嵌入（p = {p}）：{d} 个滤波器中最强的 {n} 个"},
@@ -35,7 +36,7 @@ class Spectrum:
     full: int
 
 
-def filters_of(dit: Dit, patch_size: int = 0, device: torch.device | None = None) -> Tensor:
+def filters_of(dit: DitHandle, patch_size: int = 0, device: torch.device | None = None) -> Tensor:
     """The patch projection as filters: → [D, C, p, p] (of a video's model, those of the first frame in a patch). Found by asking the layer
     rather than by reading its weights, which a host may keep elsewhere: an affine map's matrix is f(eye) − f(0). Raises BackboneError.
 
@@ -63,7 +64,7 @@ def _asked(dit: Backbone, tokens: Tensor, p: int) -> Tensor:
     return model.transformer.x_embedder(tokens) if isinstance(model, Flux) else model.patch_embed(tokens, p)
 
 
-def _asked_stages(dit: Dit, tokens: Tensor, p: int) -> Tensor:
+def _asked_stages(dit: DitHandle, tokens: Tensor, p: int) -> Tensor:
     """The same of a MODEL: some embedders take a latent, with frames or without, others raw tokens. Raises BackboneError."""
     try:
         stages = dit.stages
@@ -133,7 +134,7 @@ def numbers(filters: Tensor, language: str = "English") -> str:
                                                           full=found.full)
 
 
-def strongest(dit: Dit, filters: Tensor, count: int, language: str = "English", columns: int = ROW) -> Tensor:
+def strongest(dit: DitHandle, filters: Tensor, count: int, language: str = "English", columns: int = ROW) -> Tensor:
     """The filters of greatest norm, in order: [D, C, p, p] → [H, W, 3]."""
     norms = filters.flatten(1).norm(dim=1)
     order = norms.argsort(descending=True, stable=True)[:count]
@@ -141,7 +142,7 @@ def strongest(dit: Dit, filters: Tensor, count: int, language: str = "English", 
     return _with_norms(mosaic(pictures, columns), norms[order][::columns].tolist(), language)
 
 
-def filters_picture(dit: Dit, patch_size: int = 0, count: int = 96, language: str = "English", columns: int = ROW, before: Dit | None = None,
+def filters_picture(dit: DitHandle, patch_size: int = 0, count: int = 96, language: str = "English", columns: int = ROW, before: DitHandle | None = None,
                     device: torch.device | None = None) -> Tensor:
     """A DIT's strongest filters, sorted by norm, with title and numbers: → [H, W, 3] in 0..1. before: another one's beside them, such as
     the same model untrained. Raises BackboneError."""

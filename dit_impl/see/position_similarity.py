@@ -9,14 +9,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-import torch.nn.functional as F
 
 from ..drawing import charts
-from ..step import stages as inside
-from .attention_rows import within
-from ..handle.backbone import Backbone, Dit
+from ..errors import StagesError
+from ..handle.backbone import Backbone, DitHandle
 from ..model.position import sincos_1d
-from ..model.stages import Hidden, StagesError
+from ..model.stages import Hidden
+from ..step import stages as step_stages
+from .attention_rows import within
+from .similarity import cosines
 
 KINDS = {"2-D sin-cos": {"en": "2-D sines and cosines, fixed", "zh": "二维正弦余弦，固定"},
          "learned": {"en": "learned, one vector a place", "zh": "学到的，每个位置一个向量"},
@@ -33,11 +34,6 @@ class Similarity:
     query: int
     grid: tuple[int, ...]
     kind: str
-
-
-def cosines(vectors: Tensor, query: int) -> Tensor:
-    """Cosine of one vector to every other: [N, D] → [N]."""
-    return F.cosine_similarity(vectors[query:query + 1].double(), vectors.double(), dim=1).float()
 
 
 def turned(table: Tensor) -> Tensor:
@@ -59,7 +55,7 @@ def rotary_table(position: object, name: str) -> Tensor:
     return position[0].flatten(0, 1)
 
 
-def positions_of(dit: Dit, x: dict) -> tuple[Tensor, str]:
+def positions_of(dit: DitHandle, x: dict) -> tuple[Tensor, str]:
     """What the model's positions make of each place of the picture: DIT_TOKENS or DIT_HIDDEN → vectors [N, D], their kind. Raises StagesError."""
     stages = dit.stages
     if stages.positions == "none":
@@ -68,8 +64,8 @@ def positions_of(dit: Dit, x: dict) -> tuple[Tensor, str]:
         dit.check_tokens(x)
         if not isinstance(dit, Backbone):
             raise StagesError(f"{dit.name} lays out positions in a step that has begun: give the hidden states after Patch Embed")
-        x = inside.patch_embed(dit, x)
-    inside.check(dit, x, "patches")
+        x = step_stages.patch_embed(dit, x)
+    step_stages.check(dit, x, "patches")
     hidden: Hidden = x["hidden"]
     if stages.positions != "rotary":
         return stages.position_embed(hidden.but(x=torch.zeros_like(hidden.x[:1]))).x[0], stages.positions
@@ -83,7 +79,7 @@ def positions_of(dit: Dit, x: dict) -> tuple[Tensor, str]:
     return turned(table[keys.keys["image"].start:keys.keys["image"].stop]), "rotary"
 
 
-def similarity(dit: Dit, x: dict, query: int) -> Similarity:
+def compare_positions(dit: DitHandle, x: dict, query: int) -> Similarity:
     """Positions of one place against all others: DIT_TOKENS or DIT_HIDDEN → Similarity. Raises StagesError, BackboneError."""
     wire = x["tokens"] if "hidden" in x else x
     grid, count = tuple(wire["grid"]), wire["tokens"].shape[1]
@@ -91,7 +87,7 @@ def similarity(dit: Dit, x: dict, query: int) -> Similarity:
     vectors, kind = positions_of(dit, x)
     width, places = vectors.shape[1], torch.arange(count)
     of_text = turned(rotary_1d(width, places)) if kind == "rotary" else sincos_1d(width, places)
-    laid = [cosines(each.cpu(), query).view(-1, grid[-1]) for each in (vectors, of_text)]
+    laid = [cosines(each.cpu()[None], query)[0].view(-1, grid[-1]) for each in (vectors, of_text)]
     return Similarity(*laid, query, grid, kind)
 
 

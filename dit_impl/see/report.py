@@ -6,12 +6,13 @@ import math
 
 from torch import Tensor
 
-from ..drawing import charts
-from ..handle.backbone import BackboneError, Dit
 from ..cost.arithmetic import Budget, architecture, why_patches
+from ..drawing import charts
 from ..drawing.charts import in_language
-from ..tokens.patch import token_grid
+from ..errors import BackboneError
+from ..handle.backbone import DitHandle
 from ..tokens.edit import values
+from ..tokens.patch import token_grid
 
 WIDTH = 704
 FAMILIAR = ((512, 512, 3), (64, 64, 4))  # what Stable Diffusion 1 and 2 make of a picture: 1/48 of the values
@@ -82,7 +83,7 @@ def share_of(part: int, whole: int) -> Fraction:
 
 
 def collect(image: Tensor | None = None, latent: dict | None = None, tokens: dict | None = None, hidden: dict | None = None,
-            dit: Dit | None = None, language: str = "English") -> Report:
+            dit: DitHandle | None = None, language: str = "English") -> Report:
     """Read what is wired: IMAGE [B, H, W, C], LATENT, DIT_TOKENS, DIT_HIDDEN → Report. Raises ValueError where nothing is."""
     if image is None and latent is None and tokens is None and hidden is None:
         raise ValueError("nothing is wired: give it an image, a latent, tokens or hidden states")
@@ -116,7 +117,7 @@ def _tokens_stage(wire: dict, tokens: Tensor, name: str, note: str, said: dict[s
     return Stage(name, _times(*wire["grid"]), said[kind].format(p=wire["patch_size"], each=each), count, each, batch, note)
 
 
-def _pixels(image: Tensor | None, latent: dict | None, tokens: dict | None, hidden: dict | None, dit: Dit | None) -> tuple[int, int, int]:
+def _pixels(image: Tensor | None, latent: dict | None, tokens: dict | None, hidden: dict | None, dit: DitHandle | None) -> tuple[int, int, int]:
     """Height and width of the picture, and pixels to a latent cell."""
     wire = tokens or (hidden or {}).get("tokens")
     cells = tuple(latent["samples"].shape[-2:]) if latent is not None else tuple(wire["size"][-2:]) if wire and "pixels" not in wire else None
@@ -129,7 +130,7 @@ def _pixels(image: Tensor | None, latent: dict | None, tokens: dict | None, hidd
     return cells[0] * scale, cells[1] * scale, scale
 
 
-def _sequence(size: tuple[int, int, int], p: int, dit: Dit | None, text: int | None, no_dit: str) -> tuple[
+def _sequence(size: tuple[int, int, int], p: int, dit: DitHandle | None, text: int | None, no_dit: str) -> tuple[
         list[tuple[str, int, Budget | None]], str]:
     """Tokens of a picture (height, width, pixels to a cell) with and without VAE and patches, and their budgets where the model's shape is known.
     text: tokens of the text stream, None for what is usual."""

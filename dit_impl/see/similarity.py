@@ -8,8 +8,9 @@ import torch.nn.functional as F
 
 from ..drawing import charts
 from ..drawing.charts import in_language
-from ..tokens.edit import principal_components, values
-from ..tokens.wire import TokensError
+from ..errors import TokensError
+from ..tokens.edit import values
+from .token_map import principal_components
 
 SIDE = 288
 # What a component adds to a colour from its one end to its other: dark to light, blue to yellow, green to red. The first two are told apart
@@ -183,7 +184,7 @@ class Similarity:
     rows: Tensor
 
 
-def similarity(wire: dict, query: int, centred: bool = False, language: str = "English", image: Tensor | None = None) -> Similarity:
+def token_similarity(wire: dict, query: int, centred: bool = False, language: str = "English", image: Tensor | None = None) -> Similarity:
     """The cosine of every token to one, of the conditional part of a batch. image [B, H, W, 3]: the picture, shown beside. Raises TokensError."""
     grid, tokens = grid_of(wire), conditional(wire)
     check_query(query, grid)

@@ -7,15 +7,13 @@ import torch
 from torch import Tensor
 
 from ..drawing import charts
-from ..step import stages as inside
-from .attention_maps import chosen_steps
-from ..handle.backbone import Conditioning, Dit
 from ..drawing.charts import in_language
+from ..handle.backbone import Conditioning, DitHandle
 from ..sampling.walk import last_step
 from ..tokens.wire import unfold, with_tokens
+from .attention_maps import chosen_steps
 
 MOST = 4  # steps that are shown where none are named
-BLOCKS = 12  # of a step that are shown
 SIDE = 150
 WORDS = {
     "title": {"en": "From noise to picture: {steps} steps by {solver}, cfg {cfg:g}", "zh": "从噪声到图片：{steps} 步，{solver}，cfg {cfg:g}"},
@@ -39,10 +37,10 @@ class Moment:
     velocity: dict
 
 
-def moments(dit: Dit, tokens: dict, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float, solver: str,
+def moments(dit: DitHandle, tokens: dict, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float, solver: str,
             at_steps: str, start_step: int = 0, end_step: int | None = None,
             report: Callable[[int, dict, Tensor], None] = lambda *_: None) -> tuple[list[Moment], dict, dict]:
-    """Denoise as `Dit.denoise` does: → (the chosen steps, tokens and x0 at the end). report(done, wire, x0). Raises as `Dit.denoise` does.
+    """Denoise as `DitHandle.denoise` does: → (the chosen steps, tokens and x0 at the end). report(done, wire, x0). Raises as `DitHandle.denoise` does.
 
     The run is cut before and after each chosen step, which changes no bit of it.
     """
@@ -60,24 +58,6 @@ def moments(dit: Dit, tokens: dict, sigmas: Tensor, positive: Conditioning, nega
             x, sigma = before["tokens"], sigmas[at].item()
             found.append(Moment(at, sigma, before, x0, with_tokens(before, (x - x0["tokens"].to(x)) / sigma)))
     return found, wire, x0
-
-
-def by_block(dit: Dit, tokens: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None,
-             cfg: float) -> dict[int, Tensor]:
-    """x0 of a step as the final layer reads it after each block, the last one's being the step's own: → {block: picture [H, W, 3]}.
-
-    What language models' people call the logit lens (nostalgebraist 2020). At most BLOCKS of them, evenly spread. Raises StagesError.
-    """
-    wire = inside.condition(dit, tokens, positive, None if cfg == 1 else dit.unconditional if negative is None else negative, sigmas, step)
-    wire = inside.position_embed(dit, inside.patch_embed(dit, wire))
-    count = len(dit.stages.kinds)
-    shown = set(torch.linspace(0, count - 1, min(count, BLOCKS)).round().int().tolist())
-    pictures = {}
-    for block in range(count):
-        wire = inside.run_blocks(dit, wire, str(block))
-        if block in shown:
-            pictures[block] = dit.picture(tokens, inside.guide(inside.final_layer(dit, wire), cfg)["tokens"])
-    return pictures
 
 
 def decoded(found: Sequence[Moment], decode: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:

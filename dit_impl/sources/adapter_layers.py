@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
-from ..model.conditioning import BackboneError
+from ..errors import BackboneError
 from ..model.dit import DiT
 from ..model.mmdit import MMDiT
 from ..tokens.other_sizes import resize_embedding, resize_head

@@ -14,13 +14,13 @@ from safetensors.torch import save_file
 import torch
 from torch import Tensor, nn
 
-from .adapter_layers import extended, merge, new_parameters, shared_copy
-from ..handle.backbone import Backbone, BackboneError, Dit
-from .checkpoints import METADATA_KEY, CheckpointError, check, listed, read_safetensors
+from ..errors import BackboneError, CheckpointError, LayoutError
+from ..handle.backbone import Backbone, DitHandle
 from ..model.dit import DiT
+from ..model.mmdit import MMDiT, Streams
+from .adapter_layers import extended, merge, new_parameters, shared_copy
 from .atomic import replace_atomically
-from .layouts import LayoutError
-from ..model.mmdit import Hidden, MMDiT
+from .checkpoints import METADATA_KEY, check, listed, read_safetensors
 
 KEY = "patch_size_adapter"  # in a file's metadata
 SAMPLED = 1024  # values of each weight that a fingerprint looks at
@@ -71,7 +71,7 @@ def base_state(model: nn.Module) -> Mapping[str, Tensor]:
     return model.base_state() if hasattr(model, "base_state") else model.state_dict()
 
 
-def fits(adapter: Adapter, state: Mapping[str, Tensor], sizes: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]], name: str) -> None:
+def check_adapter(adapter: Adapter, state: Mapping[str, Tensor], sizes: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]], name: str) -> None:
     """Raise CheckpointError unless an adapter is for the model of these weights and patch sizes, and its own have these shapes."""
     p, found = adapter.patch_size, fingerprint(state)
     if found != adapter.base:
@@ -104,10 +104,10 @@ class _Adapted:
     def condition(self, t: Tensor, given: Tensor, patch_size: int) -> Tensor:
         return self._by_size("condition", patch_size)(t, given, patch_size)
 
-    def run_blocks(self, hidden: Hidden, start: int = 0, stop: int | None = None) -> Hidden:
+    def run_blocks(self, hidden: Streams, start: int = 0, stop: int | None = None) -> Streams:
         return self._by_size("run_blocks", hidden.patch_size)(hidden, start, stop)
 
-    def head(self, hidden: Hidden) -> Tensor:
+    def head(self, hidden: Streams) -> Tensor:
         return self._by_size("head", hidden.patch_size)(hidden)
 
 
@@ -119,12 +119,12 @@ class AdaptedDiT(_Adapted, DiT):
     """A class-conditional DiT with adapters."""
 
 
-def adapters_of(dit: Dit) -> tuple[Adapter, ...]:
+def adapters_of(dit: DitHandle) -> tuple[Adapter, ...]:
     """The adapters that a DIT carries."""
     return getattr(dit, "adapters", None) or getattr(getattr(dit, "model", None), "adapters", ())
 
 
-def adapter_of(dit: Dit, patch_size: int = 0) -> Adapter:
+def adapter_of(dit: DitHandle, patch_size: int = 0) -> Adapter:
     """The adapter for a patch size that a DIT carries, 0 for the last. Raises BackboneError."""
     carried = {adapter.patch_size: adapter for adapter in adapters_of(dit)}
     if not carried:
@@ -134,7 +134,7 @@ def adapter_of(dit: Dit, patch_size: int = 0) -> Adapter:
     return carried[patch_size or list(carried)[-1]]
 
 
-def apply_adapter(dit: Dit, adapter: Adapter) -> Dit:
+def apply_adapter(dit: DitHandle, adapter: Adapter) -> DitHandle:
     """→ a DIT that reads one more patch size, over the same weights; `dit` is left as it is. An adapter of the same size takes the place of
     one that was there. Raises CheckpointError for an adapter of another model, BackboneError for a model that can have none."""
     if hasattr(dit, "with_adapter"):  # a MODEL, which the host knows how to change
@@ -161,7 +161,7 @@ def _tie(model: nn.Module) -> None:
             module.register_parameter(name, own.get((p.data_ptr(), p.shape), p))
 
 
-def base_of(dit: Dit) -> MMDiT | DiT:
+def base_of(dit: DitHandle) -> MMDiT | DiT:
     """A DIT's model without its adapters. Raises BackboneError for one that can have none."""
     if not isinstance(dit, Backbone):
         raise BackboneError(f"{dit.name} is a MODEL that can have no patch-size adapter")
@@ -182,10 +182,10 @@ def _taught(model: MMDiT | DiT, adapter: Adapter, name: str) -> nn.Module:
     """The copy of a model that reads the adapter's size. Raises CheckpointError where the adapter is not for this model."""
     state, sizes = model.state_dict(), model.config.patch_sizes
     if adapter.start not in sizes:
-        fits(adapter, state, sizes, {}, name)
+        check_adapter(adapter, state, sizes, {}, name)
     made = extended(model, adapter.patch_size, adapter.start, adapter.rank, adapter.wide_rank)
     fresh = new_parameters(made)
-    fits(adapter, state, sizes, {name: tuple(p.shape) for name, p in fresh.items()}, name)
+    check_adapter(adapter, state, sizes, {name: tuple(p.shape) for name, p in fresh.items()}, name)
     with torch.no_grad():
         for key, parameter in fresh.items():
             parameter.copy_(adapter.weights[key])

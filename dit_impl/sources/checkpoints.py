@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..errors import CheckpointError, LayoutError
 from ..model.dit import DiT, DiTConfig
-from .atomic import replace_atomically
-from .layouts import Config, Layout, LayoutError, Shapes, Source, recognise
 from ..model.mmdit import MMDiT, MMDiTConfig
+from .atomic import replace_atomically
+from .layouts import Config, Layout, Shapes, Source, recognise
 
 # Our own format: our keys, the architecture as JSON in the metadata, and tensors that travel with the weights.
 OWN_KEY, METADATA_KEY, EXTRA = r"x_embedder\.\d+\..*", "config", "extra."
@@ -24,10 +25,6 @@ PREFIX = "model.diffusion_model."  # of the transformer in checkpoints that hold
 CHOICES = {"position": ("cropped", "picture", "learned", "none"), "prediction": ("velocity", "x0", "epsilon", "v")}
 AT_LEAST_1 = ("in_channels", "width", "depth", "heads", "context_width", "pooled_width", "position_table")
 SHOWN = 3
-
-
-class CheckpointError(ValueError):
-    """A file that is not a checkpoint, or not one that fits: one line that names the file, the rule and the value."""
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

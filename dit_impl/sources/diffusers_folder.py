@@ -11,14 +11,15 @@ from typing import Any, Callable
 import torch
 from torch import Tensor, nn
 
+from ..errors import CheckpointError
 from ..handle.backbone import Backbone
-from .checkpoints import CheckpointError, load_model, read_safetensors
-from .diffusers_text import DiffusersCLIP, TEXT_OF
-from .diffusers_vae import DiffusersVAE, load_vae
 from ..sampling.flow import DDPM, Flow, RectifiedFlow
-from .diffusers_parts import Load, Unavailable, part_of, read_json, shards
 from ..tokens.wire import LatentFormat, latent_format
+from .checkpoints import load_model, read_safetensors
 from .diffusers_models import WRAPPERS, wrap
+from .diffusers_parts import Load, Unavailable, part_of, read_json, shards
+from .diffusers_text import TEXT_OF, DiffusersCLIP
+from .diffusers_vae import DiffusersVAE, load_vae
 
 OURS = ("SD3Transformer2DModel", "DiTTransformer2DModel")
 KNOWN = (*OURS, *WRAPPERS)

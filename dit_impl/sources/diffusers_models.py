@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import METADATA_KEY, CheckpointError, load_strictly, read_safetensors
+from ..errors import CheckpointError
 from ..model.conditioning import TextConditions
 from ..tokens.patch import patchify, unpatchify
+from .checkpoints import METADATA_KEY, load_strictly, read_safetensors
 
 
 @dataclass(frozen=True)

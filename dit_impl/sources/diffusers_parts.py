@@ -7,7 +7,7 @@ from typing import NoReturn, Protocol
 
 from torch import nn
 
-from .checkpoints import CheckpointError
+from ..errors import CheckpointError
 
 VARIANTS = ("", ".fp16", ".bf16")
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")

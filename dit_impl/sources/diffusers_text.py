@@ -11,8 +11,9 @@ from typing import Callable
 import torch
 from torch import nn
 
-from .checkpoints import CheckpointError, listed
+from ..errors import CheckpointError
 from ..model.conditioning import Conditioning
+from .checkpoints import listed
 from .diffusers_parts import Load, part_of, read_json, shards, variant_of
 
 ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")

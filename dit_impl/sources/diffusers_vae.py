@@ -5,10 +5,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import CheckpointError, listed, read_safetensors
-from .embedded import EmbeddedVAE
-from .diffusers_parts import Load, shards, variant_of
+from ..errors import CheckpointError
 from ..model.vae import VAEConfig
+from .checkpoints import listed, read_safetensors
+from .diffusers_parts import Load, shards, variant_of
+from .embedded import EmbeddedVAE
 
 STEM = "diffusion_pytorch_model"
 # Bytes of the largest activations: ComfyUI's measures of a KL-regularised autoencoder, for each pixel and byte of a number.

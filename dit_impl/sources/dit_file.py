@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..handle.backbone import Backbone, Dit
-from .checkpoints import CheckpointError, load_model, read_safetensors, save_model
+from ..errors import CheckpointError
+from ..handle.backbone import Backbone, DitHandle
 from ..model.dit import DiT
-from ..sampling.flow import DDPM, Flow, RectifiedFlow
 from ..model.mmdit import MMDiT
+from ..sampling.flow import DDPM, Flow, RectifiedFlow
 from ..tokens.wire import LatentFormat, latent_format
+from .checkpoints import load_model, read_safetensors, save_model
 from .diffusers_models import is_wrapped, load_wrapped
 
 KEY = "dit"  # in the metadata; "config" beside it is the architecture
@@ -27,7 +28,7 @@ PUBLISHED = {
 }
 
 
-def save_dit(dit: Dit, path: Path) -> None:
+def save_dit(dit: DitHandle, path: Path) -> None:
     """Write a DIT, in the type its weights have; `path` is there whole or not at all. Raises CheckpointError."""
     if not isinstance(dit, Backbone):
         raise CheckpointError(f"{dit.name} is not of this library: save the MODEL it came from with ComfyUI's own nodes")

@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..errors import CheckpointError
 from ..handle.backbone import Backbone
-from .checkpoints import CheckpointError, load_model, load_strictly, read_safetensors, save_model, without_storage
-from ..sampling.flow import RectifiedFlow
 from ..model.mmdit import MMDiT
 from ..model.text import TextConfig, TextEncoder, Tokenizer
-from ..tokens.wire import LatentFormat, check_finite, latent_format
 from ..model.vae import VAE, VAEConfig
+from ..sampling.flow import RectifiedFlow
+from ..tokens.wire import LatentFormat, check_finite, latent_format
+from .checkpoints import load_model, load_strictly, read_safetensors, save_model, without_storage
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def save_vae(vae: VAE, path: Path) -> None:
     _save(vae, path)
 
 
-def save_dit(model: MMDiT, text: TextEncoder, scale: Tensor, shift: Tensor, folder: Path) -> None:
+def save_embedded_dit(model: MMDiT, text: TextEncoder, scale: Tensor, shift: Tensor, folder: Path) -> None:
     """Write a DiT and its text encoder, in half precision. scale, shift [C]: DiT space = (VAE latent − shift)·scale."""
     _save(text, folder / "text.safetensors")
     _save(model, folder / "dit.safetensors", latent_format={"scale": scale.tolist(), "shift": shift.tolist()})
@@ -55,12 +56,12 @@ def load_vae(path: Path = FOLDER / "vae.safetensors") -> VAE:
 
 
 def load_text(path: Path = FOLDER / "text.safetensors") -> TextEncoder:
-    """Read a text encoder that `save_dit` wrote, in float32. Raises CheckpointError."""
+    """Read a text encoder that `save_embedded_dit` wrote, in float32. Raises CheckpointError."""
     return _load(path, TextConfig, TextEncoder)
 
 
-def load_dit(path: Path = FOLDER / "dit.safetensors") -> tuple[MMDiT, LatentFormat]:
-    """Read a DiT that `save_dit` wrote, in float32, with its latents' scale and shift. Raises CheckpointError."""
+def load_embedded_dit(path: Path = FOLDER / "dit.safetensors") -> tuple[MMDiT, LatentFormat]:
+    """Read a DiT that `save_embedded_dit` wrote, in float32, with its latents' scale and shift. Raises CheckpointError."""
     model = load_model(path).eval().requires_grad_(False)
     try:
         values = json.loads(read_safetensors(path)[1]["latent_format"])
@@ -137,7 +138,7 @@ class EmbeddedVAE:
 def load_embedded(folder: Path = FOLDER) -> tuple[Backbone, EmbeddedCLIP, EmbeddedVAE]:
     """The default model's three parts, read once a process."""
     vae = load_vae(folder / "vae.safetensors")
-    model, space = load_dit(folder / "dit.safetensors")
+    model, space = load_embedded_dit(folder / "dit.safetensors")
     backbone = Backbone(model, space, RectifiedFlow(model.config.prediction, shift=2.0),
                         "the embedded DiT", vae.config.downscale, 256, vae.latent_rgb())
     return backbone, EmbeddedCLIP(load_text(folder / "text.safetensors")), EmbeddedVAE(vae)

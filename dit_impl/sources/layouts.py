@@ -7,19 +7,16 @@ import re
 import torch
 from torch import Tensor
 
+from ..errors import LayoutError
 from ..model.dit import DiTConfig
 from ..model.mmdit import MMDiTConfig
-from ..tokens.patch import channels_last_rows
 from ..model.position import table_coordinates
+from ..tokens.patch import channels_last_rows
 
 # Peebles & Xie 2022, table 1: width → heads of DiT-S, B, L, XL. No shape tells the number of heads.
 DIT_HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
 HEAD_DIM = 64  # of every SD3 and SD3.5
 DIFFUSERS_DEFAULTS = {"sample_size": 32, "norm_eps": 1e-5}  # of DiTTransformer2DModel
-
-
-class LayoutError(ValueError):
-    """These tensors do not have the layout they seem to have."""
 
 
 class Shapes:

@@ -2,13 +2,13 @@
 
 import torch
 
-from ..handle.backbone import BackboneError, Backbone, Dit
-from .checkpoints import skeleton
+from ..errors import BackboneError, LayoutError
+from ..handle.backbone import Backbone, DitHandle
 from ..model.dit import DiTConfig
-from ..sampling.flow import DDPM, RectifiedFlow
-from .layouts import LayoutError
 from ..model.mmdit import MMDiTConfig
+from ..sampling.flow import DDPM, RectifiedFlow
 from ..tokens.wire import identity_format
+from .checkpoints import skeleton
 
 POSITIONS = {"sincos": "picture", "learned": "learned", "none": "none"}
 CONDITIONINGS = ("text", "class", "none")
@@ -36,7 +36,7 @@ def text_widths(clip) -> tuple[int, int]:
 
 
 def new_dit(width: int = 192, depth: int = 4, heads: int = 4, patch_sizes: tuple[int, ...] = (2,), channels: int = 0, position: str = "sincos",
-            conditioning: str = "text", classes: int = 10, prediction: str = "velocity", seed: int = 0, like: Dit | None = None,
+            conditioning: str = "text", classes: int = 10, prediction: str = "velocity", seed: int = 0, like: DitHandle | None = None,
             widths: tuple[int, int] | None = None, picture_size: int = 256) -> Backbone:
     """A DIT with random weights, adaLN-Zero (Peebles & Xie 2022, §3.2), that answers zero until it is trained.
 

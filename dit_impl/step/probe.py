@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from ..drawing import charts
-from . import stages as inside
-from ..handle.backbone import Conditioning, Dit
+from ..errors import StagesError
+from ..handle.backbone import Conditioning, DitHandle
 from ..tokens.numbers import in_words
-from ..model.stages import StagesError
+from . import stages as step_stages
+from .guidance import guide
 
 WORDS = {
     "title": {"en": "change of x0 when a block is left out, as a share of its size", "zh": "去掉一个块时 x0 的改变，占其大小的比例"},
@@ -30,32 +31,23 @@ class Parity:
         return f"differs by up to {self.largest:.3g}; first after {self.stage or 'guidance'}"
 
 
-def _away_from(dit: Dit, negative: Conditioning | None, cfg: float) -> Conditioning | None:
-    """What guidance goes away from; None for cfg 1, which has none. Raises StagesError."""
-    if cfg == 1:
-        return None
-    if negative is None and dit.unconditional is None:
-        raise StagesError(f"cfg {cfg:g} needs a negative: wire one, or set cfg to 1")
-    return dit.unconditional if negative is None else negative
-
-
-def parity(dit: Dit, prediction: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None, cfg: float) -> Parity:
+def parity(dit: DitHandle, prediction: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None, cfg: float) -> Parity:
     """A prediction that wires made, after Guidance, against the whole model's own x0 at the same tokens. Raises StagesError."""
     if "trace" not in prediction:
         raise StagesError("prediction is not from Final Layer or Guidance")
-    negative = _away_from(dit, negative, cfg)
+    negative = dit.away_from(negative, cfg)
     start = {**{key: value for key, value in prediction.items() if key not in ("call", "guided", "trace")}, "tokens": prediction["call"].x}
-    x0 = inside.guide(prediction, 1.0)["tokens"]
+    x0 = guide(prediction, 1.0)["tokens"]
     own = dit.denoise(start, sigmas, positive, negative, cfg, start_step=step, end_step=step + 1)[1]["tokens"].to(x0)
     largest = (x0 - own).abs().max().item()
     if not largest:
         return Parity(0.0, "")
-    wire = inside.condition(dit, start, positive, negative, sigmas, step)
-    wire = inside.position_embed(dit, inside.patch_embed(dit, wire))
+    wire = step_stages.condition(dit, start, positive, negative, sigmas, step)
+    wire = step_stages.position_embed(dit, step_stages.patch_embed(dit, wire))
     native = dict(wire["trace"])
     for i in range(len(dit.stages.kinds)):
-        wire = inside.run_blocks(dit, wire, str(i))
-    native |= dict(wire["trace"][3:]) | dict(inside.final_layer(dit, wire)["trace"][-1:])
+        wire = step_stages.run_blocks(dit, wire, str(i))
+    native |= dict(wire["trace"][3:]) | dict(step_stages.final_layer(dit, wire)["trace"][-1:])
     made = dict(prediction["trace"])
     for name in ("condition", "patches", "positions"):
         if name not in made:
@@ -96,29 +88,29 @@ class Ablation:
         return double, single, in_words([i for i in range(len(self.kinds)) if i not in skipped])
 
 
-def ablate(dit: Dit, clean: dict, sigmas: Tensor, levels: int, positive: Conditioning, negative: Conditioning | None, cfg: float, seed: int,
+def ablate(dit: DitHandle, clean: dict, sigmas: Tensor, levels: int, positive: Conditioning, negative: Conditioning | None, cfg: float, seed: int,
            reporter: Callable[[int], Callable[[int], None]] = lambda total: lambda done: None) -> Ablation:
     """Leave out each block in turn at a few noise levels spread over the schedule. `clean`: tokens of a finished picture.
 
     `reporter(total)` gives what is called with the number done after every block. Raises StagesError, ValueError."""
-    negative = _away_from(dit, negative, cfg)
+    negative = dit.away_from(negative, cfg)
     steps = sorted({round((k + 0.5) * (len(sigmas) - 1) / levels - 0.5) for k in range(levels)})
     kinds, rows = dit.stages.kinds, []
     report = reporter(len(steps) * len(kinds))
     for row, step in enumerate(steps):
         noisy, _ = dit.add_noise({key: value for key, value in clean.items() if key != "memory"}, sigmas, step, seed)
-        wire = inside.condition(dit, noisy, positive, negative, sigmas, step)
-        before = inside.position_embed(dit, inside.patch_embed(dit, wire))
+        wire = step_stages.condition(dit, noisy, positive, negative, sigmas, step)
+        before = step_stages.position_embed(dit, step_stages.patch_embed(dit, wire))
 
         def x0_of(wire: dict) -> Tensor:
-            return inside.guide(inside.final_layer(dit, wire), cfg)["tokens"]
-        whole = x0_of(inside.run_blocks(dit, before))
+            return guide(step_stages.final_layer(dit, wire), cfg)["tokens"]
+        whole = x0_of(step_stages.run_blocks(dit, before))
         changes = []
         for i in range(len(kinds)):
-            after = inside.run_blocks(dit, before, in_words(list(range(i + 1, len(kinds)))))
+            after = step_stages.run_blocks(dit, before, in_words(list(range(i + 1, len(kinds)))))
             changes.append((x0_of(after) - whole).square().mean().sqrt() / whole.square().mean().sqrt())
             if i < len(kinds) - 1:
-                before = inside.run_blocks(dit, before, str(i))
+                before = step_stages.run_blocks(dit, before, str(i))
             report(row * len(kinds) + i + 1)
         rows.append(torch.stack(changes).float().cpu())
     return Ablation(torch.stack(rows), sigmas[steps], kinds)

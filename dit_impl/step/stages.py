@@ -8,20 +8,22 @@ import math
 
 import torch
 from torch import Tensor
-import torch.nn.functional as F
 
-from ..handle.backbone import Backbone, Conditioning, Dit
-from ..sampling.flow import RectifiedFlow
+from ..errors import StagesError
+from ..handle.backbone import Backbone, Conditioning, DitHandle
 from ..model.position import resized, sincos_1d
-from ..model.stages import Hidden, StagesError, TokenStages, only_itself, parse_blocks
-from ..tokens.wire import same_format, to_tokens, with_tokens
+from ..model.stages import Hidden, TokenStages, only_itself, parse_blocks
+from ..sampling.flow import RectifiedFlow
+from ..tokens.select import rows_beside, token_mask
+from ..tokens.wire import check_cut_alike, same_format, to_tokens, with_tokens
+from .guidance import x0_of
 
 BLOCK = "block {}"  # how a trace names the last block that was run
 ATTENTION_MODES = ("full", "itself")
 POSITION_MODES = ("model", "none", "shuffled", "1-D", "scaled")
 
 
-def check(dit: Dit, wire: dict, *needed: str) -> None:
+def check(dit: DitHandle, wire: dict, *needed: str) -> None:
     """Raise StagesError unless a DIT_HIDDEN is this model's and has been through the stages it needs."""
     if wire["model"] != dit.name:
         raise StagesError(f"the hidden states come from {wire['model']}, the dit is {dit.name}")
@@ -35,7 +37,7 @@ def check(dit: Dit, wire: dict, *needed: str) -> None:
             raise StagesError(f"the hidden states have not been through {stages[stage]}")
 
 
-def _shape(dit: Dit) -> tuple[int, int]:
+def _shape(dit: DitHandle) -> tuple[int, int]:
     """Blocks and heads: what tells a model from others of its name, such as SD3 and SD3.5."""
     return len(dit.stages.kinds), dit.stages.heads
 
@@ -56,7 +58,7 @@ def _words(positive: Conditioning) -> dict:
     return {"words": positive[0][1]["words"]} if positive and "words" in positive[0][1] else {}
 
 
-def condition(dit: Dit, x: dict, positive: Conditioning, negative: Conditioning | None, sigmas: Tensor, step: int) -> dict:
+def condition(dit: DitHandle, x: dict, positive: Conditioning, negative: Conditioning | None, sigmas: Tensor, step: int) -> dict:
     """Begin a step: lay out its batch [uncond, cond], embed time and text. Raw tokens, or hidden states without them → DIT_HIDDEN.
 
     Raises StagesError, ScheduleError, BackboneError.
@@ -73,7 +75,7 @@ def condition(dit: Dit, x: dict, positive: Conditioning, negative: Conditioning 
     return _after({**begun, "done": x["done"], "trace": x["trace"], "shape": x["shape"]}, hidden, "condition")
 
 
-def patch_embed(dit: Dit, x: dict) -> dict:
+def patch_embed(dit: DitHandle, x: dict) -> dict:
     """Raw patches to the model's width, by its patch embedding: DIT_TOKENS, or DIT_HIDDEN after Condition → DIT_HIDDEN."""
     if "hidden" in x:
         check(dit, x)
@@ -88,7 +90,7 @@ def patch_embed(dit: Dit, x: dict) -> dict:
     return _after(wire, dit.stages.patch_embed(raw), "patches")
 
 
-def position_embed(dit: Dit, wire: dict, mode: str = "model", seed: int = 0) -> dict:
+def position_embed(dit: DitHandle, wire: dict, mode: str = "model", seed: int = 0) -> dict:
     """Tell image tokens where they stand: DIT_HIDDEN → DIT_HIDDEN. Dosovitskiy et al. 2020 (ViT), §3.1; Peebles & Xie 2022, §3.2.
 
     mode: "model", its own; "none", a bag of patches; "shuffled", its own table with rows exchanged; "1-D", sines and cosines of the
@@ -125,7 +127,7 @@ def position_embed(dit: Dit, wire: dict, mode: str = "model", seed: int = 0) -> 
     return _after(wire, hidden.but(x=hidden.x + table.to(hidden.x)), "positions")
 
 
-def run_blocks(dit: Dit, wire: dict, blocks: str = "all", strength: float = 1.0, graft: dict | None = None,
+def run_blocks(dit: DitHandle, wire: dict, blocks: str = "all", strength: float = 1.0, graft: dict | None = None,
                mask: Tensor | None = None, attention: str = "full") -> dict:
     """Blocks in the order given. `strength` scales what each adds; `graft` first replaces image tokens by another run's, where
     `mask` [B or 1, h', w'] is above a half, everywhere without one; with `attention` "itself" no image token reads another:
@@ -154,7 +156,7 @@ def _grafted(wire: dict, graft: dict, mask: Tensor | None) -> Tensor:
     x, theirs, grid = wire["hidden"].x, graft["hidden"].x, wire["tokens"]["grid"]
     if theirs.shape[1:] != x.shape[1:]:
         raise StagesError(f"the graft has {theirs.shape[1]} tokens of width {theirs.shape[2]}, the hidden states have {x.shape[1]} of {x.shape[2]}")
-    _check_grids(graft["tokens"], wire["tokens"], "the graft", "the hidden states")
+    check_cut_alike(graft["tokens"], wire["tokens"], "the graft", "the hidden states")
     layouts = [one["call"].layout if one["call"] else ("cond",) for one in (graft, wire)]
     samples = len(x) // len(layouts[1])
     other = theirs[rows_beside(layouts[0], len(theirs) // len(layouts[0]), layouts[1], samples)]
@@ -165,29 +167,6 @@ def _grafted(wire: dict, graft: dict, mask: Tensor | None) -> Tensor:
     chosen, mixed = token_mask(mask, grid, samples).repeat(len(layouts[1]), 1, 1).to(x), x.clone()
     mixed[:, picture] = torch.lerp(x[:, picture], other[:, picture], chosen)
     return mixed
-
-
-def rows_beside(theirs: tuple[str, ...], count: int, ours: tuple[str, ...], samples: int) -> list[int]:
-    """For each row of a batch of `ours` × samples, the row of one of `theirs` × count that stands beside it: a shorter batch repeats,
-    uncond goes with uncond."""
-    parts = range(len(ours)) if theirs == ours else [theirs.index(part) if part in theirs else len(theirs) - 1 for part in ours]
-    return [part * count + sample % count for part in parts for sample in range(samples)]
-
-
-def _check_grids(a: dict, b: dict, first: str, second: str) -> None:
-    """Raise StagesError unless two DIT_TOKENS are cut alike."""
-    (one, p), (two, q) = ((wire["grid"], wire["patch_size"]) for wire in (a, b))
-    if (one, p) != (two, q):
-        shapes = ["×".join(map(str, grid)) for grid in (one, two)]
-        raise StagesError(f"{first} has a {shapes[0]} grid of patches of {p}, {second} a {shapes[1]} grid of patches of {q}")
-
-
-def token_mask(mask: Tensor, grid: tuple[int, ...], batch: int) -> Tensor:
-    """A MASK [B, H, W] as 0 or 1 for each token of a grid, by what covers most of it: → [batch, N, 1]."""
-    share = F.adaptive_avg_pool2d(mask.reshape(-1, 1, *mask.shape[-2:]).float(), grid[-2:])
-    frames = grid[0] if len(grid) == 3 else 1
-    chosen = (share > 0.5).float().flatten(2).movedim(1, 2).repeat(1, frames, 1)
-    return chosen[torch.arange(batch) % len(chosen)]
 
 
 def block_plan(kinds: list[str], blocks: str) -> dict:
@@ -201,7 +180,7 @@ def block_plan(kinds: list[str], blocks: str) -> dict:
     return {"groups": groups, "runs": parse_blocks(blocks, len(kinds))}
 
 
-def final_layer(dit: Dit, wire: dict) -> dict:
+def final_layer(dit: DitHandle, wire: dict) -> dict:
     """Image tokens back to patch values: DIT_HIDDEN → the model's prediction for every part of the batch, as DIT_TOKENS."""
     check(dit, wire, "condition", "patches")
     answer = dit.stages.head(wire["hidden"])
@@ -210,47 +189,12 @@ def final_layer(dit: Dit, wire: dict) -> dict:
     return {**with_tokens(wire["tokens"], tokens), "call": wire["call"], "guided": False, "trace": trace}
 
 
-def guide(prediction: dict, cfg: float, negative: dict | None = None) -> dict:
-    """Classifier-free guidance u + (c − u)·cfg on x0 (Ho & Salimans 2022, equation 6): predictions → x0, as DIT_TOKENS.
-
-    `negative`: the prediction of a branch of its own, or one already guided; else the unconditional part of the batch. Either may
-    itself be guided, so that guidances chain. Raises StagesError.
-    """
-    if negative is not None:
-        conditional, unconditional = _x0(prediction, "prediction", 1.0), _x0(negative, "negative", 1.0)
-        sigmas = [wire["call"].sigma.item() for wire in (prediction, negative)]
-        if sigmas[0] != sigmas[1]:
-            raise StagesError(f"prediction and negative are of different steps: sigma {sigmas[0]:.4g} and {sigmas[1]:.4g}")
-        _check_grids(prediction, negative, "prediction", "negative")
-        if conditional.shape != unconditional.shape:
-            raise StagesError(f"prediction and negative have shapes {list(conditional.shape)} and {list(unconditional.shape)}")
-        if not same_format(prediction["latent_format"], negative["latent_format"]):
-            raise StagesError("prediction and negative are in different latent spaces: both come from models of one VAE")
-        x0 = unconditional + (conditional - unconditional) * cfg
-    else:
-        x0 = _x0(prediction, "prediction", cfg)
-    return {**with_tokens(prediction, x0), "guided": True}
-
-
-def _x0(wire: dict, what: str, cfg: float) -> Tensor:
-    """A prediction as x0 [B, N, C·p·p], guided by the unconditional part of its batch."""
-    if "call" not in wire:
-        raise StagesError(f"{what} is not from Final Layer or Guidance")
-    if not wire["guided"]:
-        if cfg != 1 and "uncond" not in wire["call"].layout:
-            raise StagesError(f"cfg {cfg:g} needs a negative: wire one into Condition, or the prediction of another branch into negative")
-        return wire["call"].to_x0(wire["tokens"], cfg)
-    if cfg != 1:
-        raise StagesError(f"{what} is guided already; for cfg {cfg:g} wire what to go away from into negative")
-    return wire["tokens"]
-
-
-def sampler_step(dit: Dit, tokens: dict, prediction: dict, sigmas: Tensor, step: int, solver: str) -> tuple[dict, dict]:
+def sampler_step(dit: DitHandle, tokens: dict, prediction: dict, sigmas: Tensor, step: int, solver: str) -> tuple[dict, dict]:
     """The solver's move: → (tokens at the next noise level, x0), both DIT_TOKENS. Raises StagesError, ValueError."""
-    x0, call = _x0(prediction, "prediction", 1.0), prediction["call"]
+    x0, call = x0_of(prediction, "prediction", 1.0), prediction["call"]
     if step < len(sigmas) and sigmas[step].float().to(call.sigma) != call.sigma:
         raise StagesError(f"the prediction was made at sigma {call.sigma.item():.4g}, step {step} is at {sigmas[step].item():.4g}")
-    _check_grids(prediction, tokens, "the prediction", "tokens")
+    check_cut_alike(prediction, tokens, "the prediction", "tokens")
     if not same_format(prediction["latent_format"], tokens["latent_format"]):
         raise StagesError("the prediction and the tokens are in different latent spaces: wire the same dit into both")
     if x0.shape != tokens["tokens"].shape:

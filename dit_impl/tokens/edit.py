@@ -11,11 +11,11 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-from ..step.stages import rows_beside, token_mask
-from .wire import TokensError, mask_tokens, same_format, to_latent, to_tokens
+from ..errors import TokensError
+from .select import mask_tokens, rectangle, rows_beside, token_mask
+from .wire import same_format, to_latent, to_tokens
 
 FILLS = ("same place", "one token", "mean", "zeros")
-MAPS = ("norm", "principal components")
 
 
 # --- either wire ----------------------------------------------------------------------------------------------------
@@ -42,10 +42,11 @@ def _span(wire: dict) -> slice:
     if "patches" not in wire["done"]:
         raise TokensError("the hidden states hold no embedded tokens yet: put Patch Embed before")
     first = wire["hidden"].extra.get("img_offset", 0)
-    return slice(first, first + math.prod(_grid(wire)))
+    return slice(first, first + math.prod(token_grid_of(wire)))
 
 
-def _grid(wire: dict) -> tuple[int, ...]:
+def token_grid_of(wire: dict) -> tuple[int, ...]:
+    """The token grid of either wire: (h, w), or (t, h, w) with frames."""
     return (wire["tokens"] if "hidden" in wire else wire)["grid"]
 
 
@@ -74,7 +75,7 @@ def _check_pair(a: dict, b: dict, first: str, second: str) -> None:
         raise TokensError(f"{first} comes from {a['model']}, {second} from {b['model']}")
     if "hidden" not in a and not same_format(a["latent_format"], b["latent_format"]):
         raise TokensError(f"{first} and {second} are in different latent spaces: wire the same dit into both Patchify nodes")
-    shapes = [f"a {'×'.join(map(str, _grid(wire)))} grid of tokens of {values(wire).shape[-1]} values" for wire in (a, b)]
+    shapes = [f"a {'×'.join(map(str, token_grid_of(wire)))} grid of tokens of {values(wire).shape[-1]} values" for wire in (a, b)]
     if "hidden" not in a:
         shapes = [f"{shape}, patches {wire['patch_size']} wide" for shape, wire in zip(shapes, (a, b))]
     if shapes[0] != shapes[1]:
@@ -83,18 +84,9 @@ def _check_pair(a: dict, b: dict, first: str, second: str) -> None:
 
 # --- which tokens ---------------------------------------------------------------------------------------------------
 
-def rectangle(grid: tuple[int, ...], column: int, row: int, width: int, height: int) -> tuple[slice, slice]:
-    """Rows and columns of a rectangle of tokens; width or height 0 goes to the grid's edge. Raises TokensError."""
-    h, w = grid[-2:]
-    width, height = width or max(1, w - column), height or max(1, h - row)
-    if not (0 <= column < column + width <= w and 0 <= row < row + height <= h):
-        raise TokensError(f"{width}×{height} tokens from column {column}, row {row} are not all inside the grid of {w} columns and {h} rows")
-    return slice(row, row + height), slice(column, column + width)
-
-
 def select(wire: dict, column: int, row: int, width: int, height: int, mask: Tensor | None = None) -> Tensor:
     """The tokens in a rectangle, of these the ones that `mask` mostly covers if given: → MASK [1 or B, h, w] of 0 and 1."""
-    h, w = _grid(wire)[-2:]
+    h, w = token_grid_of(wire)[-2:]
     chosen = torch.zeros(1, h, w)
     chosen[:, *rectangle((h, w), column, row, width, height)] = 1
     return chosen if mask is None else chosen * token_mask(mask.cpu(), (h, w), _samples(wire)).view(-1, h, w)
@@ -104,7 +96,7 @@ def _where(mask: Tensor | None, wire: dict, changed: Tensor) -> dict:
     """`changed` values where the mask has them, the wire's own elsewhere."""
     if mask is None:
         return with_values(wire, changed)
-    chosen = token_mask(mask, _grid(wire), _samples(wire)).bool().repeat(len(_layout(wire)), 1, 1)
+    chosen = token_mask(mask, token_grid_of(wire), _samples(wire)).bool().repeat(len(_layout(wire)), 1, 1)
     return with_values(wire, torch.where(chosen.to(changed.device), changed, values(wire)))
 
 
@@ -132,8 +124,8 @@ def replace(wire: dict, fill: str, row: int = 0, column: int = 0, source: dict |
         _check_pair(wire, source, "x", "source")
     tokens = values(wire) if source is None else _like(source, wire)
     if fill == "one token":
-        rows, columns = rectangle(_grid(wire), column, row, 1, 1)
-        tokens = tokens.unflatten(1, _grid(wire))[..., rows, columns, :].flatten(1, -2)[:, :1]
+        rows, columns = rectangle(token_grid_of(wire), column, row, 1, 1)
+        tokens = tokens.unflatten(1, token_grid_of(wire))[..., rows, columns, :].flatten(1, -2)[:, :1]
     elif fill == "mean":
         tokens = tokens.mean(dim=1, keepdim=True)
     elif fill == "zeros":
@@ -152,7 +144,7 @@ def roll(wire: dict, rows: int, columns: int) -> dict:
 
 def swap(wire: dict, column: int, row: int, to_column: int, to_row: int, width: int, height: int) -> dict:
     """Exchange two rectangles of tokens, in every frame of a video. Raises TokensError."""
-    first, second = (rectangle(_grid(wire), *corner, width, height) for corner in ((column, row), (to_column, to_row)))
+    first, second = (rectangle(token_grid_of(wire), *corner, width, height) for corner in ((column, row), (to_column, to_row)))
     if abs(to_column - column) < width and abs(to_row - row) < height:
         raise TokensError(f"the {width}×{height} rectangles at column {column}, row {row} and at column {to_column}, row {to_row} overlap")
     places = _places(wire)
@@ -167,7 +159,7 @@ def shuffle(wire: dict, seed: int, mask: Tensor | None = None) -> dict:
     if mask is None:
         return permute(wire, places[torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))])
     order = places.repeat(_samples(wire), 1)
-    for row, chosen in zip(order, token_mask(mask.cpu(), _grid(wire), len(order))[..., 0].bool()):
+    for row, chosen in zip(order, token_mask(mask.cpu(), token_grid_of(wire), len(order))[..., 0].bool()):
         among = places[chosen]
         row[among] = among[torch.randperm(len(among), generator=torch.Generator().manual_seed(seed))]
     return permute(wire, order)
@@ -175,7 +167,7 @@ def shuffle(wire: dict, seed: int, mask: Tensor | None = None) -> dict:
 
 def _places(wire: dict) -> Tensor:
     """The number of each place of the grid."""
-    return torch.arange(math.prod(_grid(wire))).view(_grid(wire))
+    return torch.arange(math.prod(token_grid_of(wire))).view(token_grid_of(wire))
 
 
 def permute(wire: dict, order: Tensor) -> dict:
@@ -204,37 +196,3 @@ def _moved_start(wire: dict, move: Callable[[Tensor], Tensor]) -> dict:
     if "latent" in start:  # the clean tokens once more, as a MODEL's own sampling takes them
         start["latent"] = to_latent(move(to_tokens(start["latent"], wire)), wire)
     return start
-
-
-# --- a picture of them ----------------------------------------------------------------------------------------------
-
-def token_map(wire: dict, show: str, size: int) -> Tensor:
-    """Tokens as a picture, each a square of `size` pixels: → IMAGE [B, h·size, w·size, 3]; every part of the batch, every frame.
-
-    show: "norm", the length of each token as grey; "principal components", the first three as red, green and blue. Black and white are
-    the least and the greatest of the whole batch, so that its pictures compare. Raises TokensError.
-    """
-    tokens = values(wire).float().cpu()
-    if not torch.isfinite(tokens).all():
-        raise TokensError("the tokens hold values that are NaN or infinite")
-    if show == "norm":
-        shades = tokens.norm(dim=-1, keepdim=True).expand(-1, -1, 3)
-    elif show == "principal components":
-        shades = principal_components(tokens.flatten(0, 1), 3).view(*tokens.shape[:2], 3)
-    else:
-        raise TokensError(f"show is one of {', '.join(MAPS)}, not {show!r}")
-    least, greatest = shades.amin(dim=(0, 1)), shades.amax(dim=(0, 1))
-    shades = (shades - least) / (greatest - least).clamp_min(torch.finfo(torch.float32).tiny)
-    h, w = _grid(wire)[-2:]
-    return shades.reshape(-1, h, w, 3).repeat_interleave(size, dim=1).repeat_interleave(size, dim=2)
-
-
-def principal_components(x: Tensor, count: int) -> Tensor:
-    """Coordinates along the directions of greatest variance: [M, D] → [M, count], zeros past D. Pearson 1901.
-
-    A direction's sign is free; here its greatest entry is positive.
-    """
-    centred = x - x.mean(dim=0)
-    directions = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, :count]  # [D, count]
-    directions = directions * directions.gather(0, directions.abs().argmax(dim=0, keepdim=True)).sign()
-    return torch.nn.functional.pad(centred @ directions, (0, count - directions.shape[1]))

@@ -12,7 +12,7 @@ pi_resize  FlexiViT (Beyer et al. 2023, §3.4). Patches are least-squares fitted
 Both are a pair of linear maps on tokens, `down` to the model's own patch size and `up` again, around the same model.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 from einops import rearrange, reduce
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from ..model.conditioning import BackboneError
+from ..errors import BackboneError
 from .patch import patchify, token_grid, unpatchify
 
 METHODS = ("auto", "native", "resample", "pi_resize")

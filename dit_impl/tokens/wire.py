@@ -16,17 +16,12 @@ A video's latent has frames: size (T, H, W), grid (t, h, w), and `frame_patch` f
 
 import torch
 from torch import Tensor
-import torch.nn.functional as F
 
+from ..errors import StagesError, TokensError
 from .patch import patchify, token_grid, unpatchify
-from .numbers import parse_ranges
 
 LatentFormat = dict[str, Tensor]
 CARRIED = ("noise_mask", "batch_index")  # what a LATENT holds beside its samples
-
-
-class TokensError(ValueError):
-    """Tokens or a latent that don't fit: one line that names the rule and the value."""
 
 
 def latent_format(scale: Tensor, shift: Tensor, std: Tensor | None = None) -> LatentFormat:
@@ -142,26 +137,12 @@ def noise_like(wire: dict, seed: int) -> Tensor:
     return to_tokens(torch.cat([drawn[i] for i in numbers]), wire)
 
 
-def mask_tokens(wire: dict) -> Tensor | None:
-    """Where a noise mask lets a picture change, 0..1, for every value of every token: → [B, N, C·p·p], or None."""
-    mask = wire.get("noise_mask")
-    if mask is None:
-        return None
-    mask = F.interpolate(mask.reshape(-1, 1, *mask.shape[-2:]).float(), size=wire["size"][-2:], mode="bilinear")
-    mask = mask[torch.arange(len(wire["tokens"])) % len(mask)].expand(-1, wire["channels"], -1, -1)
-    return to_tokens(mask, wire)
-
-
-def selection(wire: dict, text: str) -> Tensor:
-    """Tokens chosen by their numbers, "0-3,16-19" in reading order, all of them if none is: → MASK [1, h, w] of 0 and 1. Raises TokensError."""
-    *_, h, w = wire["grid"]
-    try:
-        numbers = parse_ranges(text, h * w, "token", "the grid")
-    except ValueError as error:
-        raise TokensError(f"selection: {error}") from None
-    mask = torch.zeros(h * w) if numbers else torch.ones(h * w)
-    mask[numbers] = 1
-    return mask.view(1, h, w)
+def check_cut_alike(a: dict, b: dict, first: str, second: str) -> None:
+    """Raise StagesError unless two DIT_TOKENS are cut alike."""
+    (one, p), (two, q) = ((wire["grid"], wire["patch_size"]) for wire in (a, b))
+    if (one, p) != (two, q):
+        shapes = ["×".join(map(str, grid)) for grid in (one, two)]
+        raise StagesError(f"{first} has a {shapes[0]} grid of patches of {p}, {second} a {shapes[1]} grid of patches of {q}")
 
 
 def grey_picture(wire: dict, tokens: Tensor) -> Tensor:

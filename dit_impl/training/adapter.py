@@ -7,16 +7,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..errors import TrainingError
+from ..handle.backbone import Backbone, DitHandle
+from ..sampling.flow import per_sample
 from ..sources.adapter_layers import extended, hollow_copy, new_parameters
 from ..sources.adapters import Adapter, apply_adapter, base_of, base_state, fingerprint
-from ..handle.backbone import Backbone, Dit
-from ..sampling.flow import per_sample
 from ..tokens.patch import patchify, token_grid, unpatchify
 from .loop import Batch, Settings, Watch, train
 from .losses import draw_sigmas, own_target
 from .objectives import arguments_of, training_copy
 from .sets import TrainingSet
-from .state import TrainingError
 
 SHARE = 0.1  # of the model's parameters, that an adapter has at most where nothing else is said
 WIDE_SHARE = 0.06  # of the model's parameters: an embedding and a head of more than this learn a change of low rank
@@ -94,7 +94,7 @@ class Distilling:
         return Adapter(self.patch_sizes[0], self.start, self.rank, self.wide_rank, self.fingerprint, self.dit.name,
                        asdict(self.base.config), told, weights)
 
-    def result(self, **facts) -> Dit:
+    def result(self, **facts) -> DitHandle:
         """The model with what it has been taught so far."""
         return apply_adapter(self.pupil, self.adapter(**facts))
 
@@ -120,8 +120,8 @@ def ranks(model: nn.Module, patch_size: int, start: int, rank: int = 0) -> tuple
     return rank or max(1, int((SHARE * whole - parts) // each)), wide_rank
 
 
-def teach_patch_size(dit: Dit, data: TrainingSet, patch_size: int, rank: int, settings: Settings, state: Path | None = None,
-                     resume: bool = False, watch: Watch = lambda *_: None, **how) -> Dit:
+def teach_patch_size(dit: DitHandle, data: TrainingSet, patch_size: int, rank: int, settings: Settings, state: Path | None = None,
+                     resume: bool = False, watch: Watch = lambda *_: None, **how) -> DitHandle:
     """→ the same model, which reads patches of one more size; `dit` is left as it is. how: see `Distilling`. Raises TrainingError."""
     with torch.inference_mode(False):
         objective = Distilling(dit, patch_size, rank, checkpointing=settings.checkpointing, seed=settings.seed, **how)

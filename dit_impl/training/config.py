@@ -6,8 +6,9 @@ import inspect
 import logging
 from pathlib import Path
 
-from ..sources.adapters import adapter_of, save_adapter
+from ..errors import TrainingError
 from ..handle.backbone import Backbone
+from ..sources.adapters import adapter_of, save_adapter
 from ..sources.dit_file import load_dit, save_dit
 from ..sources.embedded import load_embedded
 from ..sources.new_dit import new_dit, text_widths
@@ -15,8 +16,7 @@ from . import run as runs
 from .launch import Launched, launched
 from .loop import Alone, Settings
 from .sets import TrainingSet, from_pictures, procedural
-from .state import TrainingError
-from .toml import checked, fits
+from .toml import check_kind, checked
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def train_by(config: Mapping, base: Path, read_folder) -> Path:
     unknown = set(config) - {"model", "set", "train", "out"}
     if unknown:
         raise TrainingError(f"unknown entry {sorted(unknown)[0]!r}; known are out, [model], [set] and [train]")
-    fits("out", config.get("out", ""), str)
+    check_kind("out", config.get("out", ""), str)
     values = checked(config.get("train", {}), {field.name: field.default for field in fields(Settings)} | RUN, "[train]")
     chosen = {name: values.pop(name) for name in RUN if name in values}
     settings = Settings(**values)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from ..sources.adapter_layers import hollow_copy
+from ..errors import TrainingError
 from ..handle.backbone import Backbone
+from ..sources.adapter_layers import hollow_copy
 from .loop import Alone, Objective
-from .state import TrainingError
 
 
 def launched() -> bool:

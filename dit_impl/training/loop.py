@@ -12,13 +12,14 @@ from typing import Any, Callable, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..errors import TrainingError
 from ..handle.backbone import Backbone
 from ..model.conditioning import Conditioning
-from ..tokens.wire import LatentFormat, into_dit_space
 from ..sources.diffusers_models import diffusers_part
+from ..tokens.wire import LatentFormat, into_dit_space
 from .optimizers import OPTIMIZERS, optimizers_of
 from .sets import TrainingSet
-from .state import Log, State, TrainingError
+from .state import Log, State
 
 log = logging.getLogger(__name__)
 

@@ -7,14 +7,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ..handle.backbone import Backbone, Dit
-from ..model.conditioning import Arguments, BackboneError, join
+from ..errors import BackboneError, TrainingError
+from ..handle.backbone import Backbone, DitHandle
+from ..model.conditioning import Arguments, join
 from ..model.dit import DiT
 from ..model.mmdit import MMDiT
 from ..tokens.patch import patchify, token_grid
 from .loop import Batch
 from .losses import draw_sigmas, squared_error
-from .state import TrainingError
 
 SCOPES = ("everything", "patch embed and head")
 # of the patch embedding and the head, in this library's models and in those that diffusers runs
@@ -22,7 +22,7 @@ EMBED_AND_HEAD = ("x_embedder.", "final_layer.", "transformer.pos_embed.proj.", 
                   "transformer.norm_out.", "transformer.scale_shift_table")
 
 
-def training_copy(dit: Dit) -> Backbone:
+def training_copy(dit: DitHandle) -> Backbone:
     """A DIT with float32 weights of its own (a host's model keeps the type it computes in), free of inference mode, where it computes.
     Raises TrainingError for a MODEL."""
     if not isinstance(dit, Backbone):

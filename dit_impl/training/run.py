@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..handle.backbone import Backbone, Dit
 from ..drawing.charts import in_language, lines, side_by_side
+from ..handle.backbone import Backbone, DitHandle
 from ..model.conditioning import Conditioning
-from ..sources.atomic import replace_atomically
 from ..see.filters import filters_picture
+from ..sources.atomic import replace_atomically
 from ..tokens.wire import unfold
 from .adapter import Distilling
 from .loop import Alone, Objective, Settings, train
@@ -27,13 +27,13 @@ SNAPSHOTS = 24
 SAMPLE_STEPS = 12
 WORDS = {"loss": {"en": "loss", "zh": "损失"}, "validation": {"en": "validation loss", "zh": "验证损失"}, "step": {"en": "step", "zh": "步"}}
 Report = Callable[[int, Tensor | None], None]
-Sample = Callable[[Dit, int], Tensor]  # (a DIT as it stands, patch size or 0) → picture [H, W, 3] in 0..1
+Sample = Callable[[DitHandle, int], Tensor]  # (a DIT as it stands, patch size or 0) → picture [H, W, 3] in 0..1
 
 
 @dataclass(frozen=True)
 class Trained:
     """The taught model, what was told of it, and what was seen. filters, samples: [T, H, W, 3] in 0..1."""
-    dit: Dit
+    dit: DitHandle
     log: Log
     filters: Tensor
     samples: Tensor | None
@@ -71,7 +71,7 @@ class Monitor:
         """Loss, filters and the last sample side by side: → [H, W, 3] in 0..1."""
         return side_by_side([curve(log, self.language), *self.filters[-1:], *self.samples[-1:]])
 
-    def told(self, dit: Dit, log: Log) -> Trained:
+    def told(self, dit: DitHandle, log: Log) -> Trained:
         return Trained(dit, log, torch.stack(self.filters), torch.stack(self.samples) if self.samples else None, self.picture(log))
 
 
@@ -102,7 +102,7 @@ def write_log(log: Log, path: Path) -> None:
 def drawn(positive: Conditioning, size: tuple[int, int], decode: Callable[[Tensor], Tensor] | None, seed: int,
           negative: Conditioning | None = None, cfg: float = 1.0) -> Sample:
     """→ what draws one picture. size: of the latent; decode: latent → [B, H, W, 3]."""
-    def sample(dit: Dit, patch_size: int) -> Tensor:
+    def sample(dit: DitHandle, patch_size: int) -> Tensor:
         with torch.no_grad():
             sigmas = dit.schedule(SAMPLE_STEPS)
             empty = dit.fold({"samples": torch.zeros(1, dit.channels, *size)}, patch_size)
@@ -114,7 +114,7 @@ def drawn(positive: Conditioning, size: tuple[int, int], decode: Callable[[Tenso
     return sample
 
 
-def run(dit: Dit, data: TrainingSet, settings: Settings, scope: str = "everything", target: str = "own", weighting: str = "none",
+def run(dit: DitHandle, data: TrainingSet, settings: Settings, scope: str = "everything", target: str = "own", weighting: str = "none",
         times: str = "logit_normal", folder: Path | None = None, resume: bool = False, sample: Sample | None = None,
         sample_every: int = 0, report: Report = lambda *_: None, runner=Alone(), language: str = "English") -> Trained:
     """Train a copy of a Backbone. folder: where state and log go. `report(done, picture or None)` may raise to stop, which keeps the state.
@@ -131,7 +131,7 @@ def run(dit: Dit, data: TrainingSet, settings: Settings, scope: str = "everythin
     return monitor.told(replace(taught, name=dit.name, facts=facts_of(log, settings, data) | objective.account), log)
 
 
-def run_adapter(dit: Dit, data: TrainingSet, settings: Settings, patch_size: int, rank: int, times: str = "logit_normal",
+def run_adapter(dit: DitHandle, data: TrainingSet, settings: Settings, patch_size: int, rank: int, times: str = "logit_normal",
                 folder: Path | None = None, resume: bool = False, sample: Sample | None = None, sample_every: int = 0,
                 report: Report = lambda *_: None, runner=Alone(), language: str = "English") -> Trained:
     """Teach an adapter for a patch size, as `run` trains. Raises TrainingError."""

@@ -13,19 +13,15 @@ from safetensors.torch import save_file
 import torch
 from torch import Tensor
 
-from ..sources.checkpoints import read_safetensors
+from ..errors import SetError
 from ..model.conditioning import Conditioning
 from ..sources.atomic import replace_atomically
+from ..sources.checkpoints import read_safetensors
 from .default_model import scenes
-
 
 log = logging.getLogger(__name__)
 
 SHOWN = 16
-
-
-class SetError(ValueError):
-    """Pictures or captions that make no training set: one line that names the rule and the value."""
 
 
 @dataclass(frozen=True)

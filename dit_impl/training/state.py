@@ -6,15 +6,12 @@ from pathlib import Path
 
 import torch
 
+from ..errors import TrainingError
 from ..sources.atomic import save_state
 
 log = logging.getLogger(__name__)
 
 FREE = ("steps", "precision", "checkpointing")  # settings that a resumed run may change
-
-
-class TrainingError(ValueError):
-    """A training that can't begin or go on: one line that names the rule and the value."""
 
 
 @dataclass

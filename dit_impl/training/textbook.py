@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..handle.backbone import Backbone, Dit
 from ..drawing.charts import enlarged
+from ..errors import TrainingError
+from ..handle.backbone import Backbone, DitHandle
 from ..sampling.flow import DDPM
 from ..tokens.wire import noise_like, to_latent, with_tokens
 from .losses import draw_sigmas, squared_error
 from .objectives import in_scope, only, training_copy
 from .optimizers import optimizers_of
-from .state import TrainingError
 
 
 @dataclass(eq=False, kw_only=True)
@@ -31,7 +31,7 @@ class Learner(Backbone):
         return in_scope(self.model, self.scope)
 
 
-def learner(dit: Dit, scope: str = "everything") -> Learner:
+def learner(dit: DitHandle, scope: str = "everything") -> Learner:
     """A copy of a DIT whose parameters in `scope` learn. Raises TrainingError."""
     copied = training_copy(dit)
     made = Learner(**{name: getattr(copied, name) for name in Backbone.__dataclass_fields__}, scope=scope)

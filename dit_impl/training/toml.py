@@ -5,9 +5,7 @@ from pathlib import Path
 import tomllib
 from typing import Any
 
-
-class RecipeError(ValueError):
-    """A file that can't be followed: one line that names the rule and the value."""
+from ..errors import RecipeError
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -21,15 +19,15 @@ def read_toml(path: Path) -> dict[str, Any]:
 def checked(values: Any, defaults: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Entries as a function takes them, tuples for lists. where: what is put before a complaint. Raises RecipeError for a name that
     `defaults` has not, and for a value of another kind than its default."""
-    fits(where, values, dict)
+    check_kind(where, values, dict)
     for name, value in values.items():
         if name not in defaults:
             raise RecipeError(f"{where} has no setting {name!r}; it has {', '.join(sorted(defaults))}")
-        fits(f"{where} {name}", value, type(defaults[name]))
+        check_kind(f"{where} {name}", value, type(defaults[name]))
     return {name: _tuples(value) for name, value in values.items()}
 
 
-def fits(what: str, value: Any, wanted: type) -> None:
+def check_kind(what: str, value: Any, wanted: type) -> None:
     """Raise RecipeError for a value of another kind; a whole number is a number too."""
     if type(value) is not {tuple: list}.get(wanted, wanted) and not (wanted is float and type(value) is int):
         raise RecipeError(f"{what} is a {wanted.__name__}, not {value!r}")

@@ -15,23 +15,24 @@ import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
+from ...dit_impl.errors import BackboneError
+from ...dit_impl.handle.backbone import Backbone
 from ...dit_impl.model import position
-from ...dit_impl.sources.adapter_layers import LOW_RANK
-from ...dit_impl.sources.adapters import Adapter, fits
-from ...dit_impl.handle.backbone import Backbone, BackboneError
-from ...dit_impl.sources.checkpoints import translate
 from ...dit_impl.model.conditioning import TextConditions
-from ...dit_impl.sampling.flow import RectifiedFlow
-from ...dit_impl.sources.layouts import recognise
-from ...dit_impl.tokens.patch import channels_last_rows, pad_to_patches, patchify, token_grid, unpatchify
-from ...dit_impl.tokens.other_sizes import resize_embedding, resize_head
 from ...dit_impl.model.stages import Hidden, Stages
+from ...dit_impl.sampling.flow import RectifiedFlow
+from ...dit_impl.sources.adapter_layers import LOW_RANK
+from ...dit_impl.sources.adapters import Adapter, check_adapter
+from ...dit_impl.sources.checkpoints import translate
+from ...dit_impl.sources.layouts import recognise
+from ...dit_impl.tokens.other_sizes import resize_embedding, resize_head
+from ...dit_impl.tokens.patch import channels_last_rows, pad_to_patches, patchify, token_grid, unpatchify
 from .patched_model import ADAPTERS, PATCH_SIZE, flow_of, patch_sizes_of
 from .stages import FluxStages, MMDiTStages, stages_of
 from .stages.base import followed
 
 
-class Worn:
+class AppliedAdapter:
     """An adapter's weights over a transformer of ComfyUI. `low_rank`: which of its linear layers learn; embed, head, time: which of its modules
     are the patch embedding, the head and the embedding of time."""
     low_rank: re.Pattern
@@ -86,7 +87,7 @@ class Worn:
                     vars(owner)[name] = old
 
     def changes(self, transformer: nn.Module) -> Iterator[tuple[nn.Module, str, object]]:
-        """What is another while it is worn: (whose, attribute, value)."""
+        """What is another while it is applied: (whose, attribute, value)."""
         def low(layer: nn.Module, path: str) -> Callable:
             own = layer.forward
             return lambda x: own(x) + F.linear(F.linear(x, self.part(f"{path}.a", x)), self.part(f"{path}.b", x))
@@ -132,7 +133,7 @@ class Worn:
         return {name: value.clone() for name, value in made.items()}
 
 
-class MMDiTWorn(Worn):
+class AdaptedMMDiT(AppliedAdapter):
     """Over SD3 and SD3.5, by the names that this library's own MMDiT has: an adapter fits either."""
     low_rank, upstream = LOW_RANK, MMDiTStages.upstream
     _table: tuple[float, float, int] | None = None
@@ -160,7 +161,7 @@ class MMDiTWorn(Worn):
         return embed.weight.flatten(1), embed.bias, head.weight[rows], head.bias[rows]
 
 
-class FluxWorn(Worn):
+class AdaptedFlux(AppliedAdapter):
     """Over Flux."""
     low_rank = re.compile(r"double_blocks\.\d+\.(img|txt)_(attn\.(qkv|proj)|mlp\.[02])|single_blocks\.\d+\.linear[12]")
     upstream, embed, time = FluxStages.upstream, "img_in", "time_in"
@@ -179,10 +180,10 @@ class FluxWorn(Worn):
         yield transformer, "patch_size", self.patch_size
 
 
-KINDS = (MMDiTWorn, FluxWorn)
+KINDS = (AdaptedMMDiT, AdaptedFlux)
 
 
-def kind_of(transformer: nn.Module, name: str) -> type[Worn]:
+def kind_of(transformer: nn.Module, name: str) -> type[AppliedAdapter]:
     """How an adapter goes over this transformer. Raises BackboneError."""
     for kind in KINDS:
         if followed(transformer, kind.upstream):
@@ -213,19 +214,19 @@ def with_adapter(model, adapter: Adapter, name: str):
     kind = kind_of(transformer, name)
     own = patch_sizes_of(model)[0][0]
     fresh = kind.fresh(transformer, adapter.patch_size, own, adapter.rank)
-    fits(adapter, base_state(model), (own,), {key: tuple(value.shape) for key, value in fresh.items()}, name)
-    worn, clone = kind(adapter.patch_size, adapter.weights), model.clone()
-    clone.model_options[ADAPTERS] = {**model.model_options.get(ADAPTERS, {}), adapter.patch_size: (adapter, worn)}
+    check_adapter(adapter, base_state(model), (own,), {key: tuple(value.shape) for key, value in fresh.items()}, name)
+    applied, clone = kind(adapter.patch_size, adapter.weights), model.clone()
+    clone.model_options[ADAPTERS] = {**model.model_options.get(ADAPTERS, {}), adapter.patch_size: (adapter, applied)}
     former = model.model_options.get("model_function_wrapper")
 
     def wrapper(apply_model, args: dict) -> Tensor:
         def call() -> Tensor:
             return former(apply_model, args) if former else apply_model(args["input"], args["timestep"], **args["c"])
-        if args["c"].get("transformer_options", {}).get(PATCH_SIZE) != worn.patch_size:
+        if args["c"].get("transformer_options", {}).get(PATCH_SIZE) != applied.patch_size:
             return call()
         if args["c"].get("control") is not None:
-            raise BackboneError(f"ControlNet's residuals are for patches of {own}: end it before the steps at {worn.patch_size}, or after them")
-        with worn.on(transformer):
+            raise BackboneError(f"ControlNet's residuals are for patches of {own}: end it before the steps at {applied.patch_size}, or after them")
+        with applied.on(transformer):
             return call()
     clone.set_model_unet_function_wrapper(wrapper)
     return clone
@@ -256,28 +257,28 @@ class HostConfig:
 class HostTransformer(nn.Module):
     """A MODEL's transformer behind the call that this library's own models answer: tokens in, tokens out; with weights, also at a new size."""
 
-    def __init__(self, transformer: nn.Module, kind: type[Worn], config: HostConfig, conditions: TextConditions, last_time: float,
-                 dtype: torch.dtype, state: Mapping[str, Tensor] | None = None, worn: Worn | None = None):
+    def __init__(self, transformer: nn.Module, kind: type[AppliedAdapter], config: HostConfig, conditions: TextConditions, last_time: float,
+                 dtype: torch.dtype, state: Mapping[str, Tensor] | None = None, applied: AppliedAdapter | None = None):
         """dtype: what it computes in, whatever its weights are kept in."""
         super().__init__()
         self.dtype = dtype
         self.transformer, self.kind, self.config, self.conditions, self.last_time = transformer, kind, config, conditions, last_time
-        self.state, self.worn = state, worn
+        self.state, self.applied = state, applied
         # a parameter's name holds no dots
-        self.learnt = nn.ParameterDict({name.replace(".", "|"): weight for name, weight in worn.weights.items()} if worn else {})
+        self.learnt = nn.ParameterDict({name.replace(".", "|"): weight for name, weight in applied.weights.items()} if applied else {})
 
     def forward(self, tokens: Tensor, grid: tuple[int, int], patch_size: int, t: Tensor, context: Tensor, pooled: Tensor | None = None,
                 guidance: Tensor | None = None) -> Tensor:
         """[B, N, C·p·p], times 0..1000 [B], text [B, T, E], pooled text [B, P] → prediction [B, N, C·p·p]."""
         x = unpatchify(tokens, patch_size, tuple(length * patch_size for length in grid)).to(self.dtype)
         more = {} if guidance is None else {"guidance": guidance}
-        with training(), self.worn.on(self.transformer) if self.worn and patch_size == self.worn.patch_size else nullcontext():
+        with training(), self.applied.on(self.transformer) if self.applied and patch_size == self.applied.patch_size else nullcontext():
             answer = self.transformer(x, t / 1000 * self.last_time, context=context, y=pooled, transformer_options={}, **more)
         return patchify(answer.float(), patch_size)
 
     def patch_embed(self, tokens: Tensor, patch_size: int) -> Tensor:
         """Raw tokens of the size that is learnt [B, N, C·p·p] → embedded ones [B, N, D], as they stand now."""
-        return self.worn.linear("x_embedder", tokens)
+        return self.applied.linear("x_embedder", tokens)
 
     def base_state(self) -> Mapping[str, Tensor]:
         return self.state
@@ -285,12 +286,12 @@ class HostTransformer(nn.Module):
     def extended(self, patch_size: int, start: int, rank: int) -> "HostTransformer":
         """The same transformer with weights for a new size, which learn."""
         fresh = self.kind.fresh(self.transformer, patch_size, start, rank)
-        worn = self.kind(patch_size, {name: nn.Parameter(value) for name, value in fresh.items()})
+        applied = self.kind(patch_size, {name: nn.Parameter(value) for name, value in fresh.items()})
         config = replace(self.config, patch_sizes=(*self.config.patch_sizes, patch_size))
-        return HostTransformer(self.transformer, self.kind, config, self.conditions, self.last_time, self.dtype, self.state, worn)
+        return HostTransformer(self.transformer, self.kind, config, self.conditions, self.last_time, self.dtype, self.state, applied)
 
     def new_parameters(self) -> dict[str, nn.Parameter]:
-        return dict(self.worn.weights)
+        return dict(self.applied.weights)
 
 
 class HostBackbone(Backbone):
@@ -317,36 +318,36 @@ def as_backbone(dit) -> Backbone:
     return HostBackbone(made, dit.latent_format, RectifiedFlow(shift=middle / (1 - middle)), dit.name, dit.downscale)
 
 
-class WornStages:
+class StagesWithAdapters:
     """Stages of a MODEL's transformer that wear the adapter of the size which a step reads; all else is the stages' own."""
     run_blocks = Stages.run_blocks  # which runs `block` below
 
-    def __init__(self, stages: Stages, transformer: nn.Module, adapters: Mapping[int, tuple[Adapter, Worn]]):
+    def __init__(self, stages: Stages, transformer: nn.Module, adapters: Mapping[int, tuple[Adapter, AppliedAdapter]]):
         self.stages, self.transformer, self.adapters = stages, transformer, adapters
 
     def __getattr__(self, name: str):
         return getattr(self.stages, name)
 
-    def _worn(self, options: Mapping):
+    def _applied(self, options: Mapping):
         taught = self.adapters.get(options.get(PATCH_SIZE))
         return taught[1].on(self.transformer) if taught else nullcontext()
 
     def condition(self, *args, **kwargs) -> Hidden:
-        with self._worn(kwargs.get("transformer_options", {})):
+        with self._applied(kwargs.get("transformer_options", {})):
             return self.stages.condition(*args, **kwargs)
 
     def patch_embed(self, hidden: Hidden) -> Hidden:
-        with self._worn(hidden.extra["transformer_options"]):
+        with self._applied(hidden.extra["transformer_options"]):
             return self.stages.patch_embed(hidden)
 
     def position_embed(self, hidden: Hidden) -> Hidden:
-        with self._worn(hidden.extra["transformer_options"]):
+        with self._applied(hidden.extra["transformer_options"]):
             return self.stages.position_embed(hidden)
 
     def block(self, i, x, context, hidden, options):
-        with self._worn(options):
+        with self._applied(options):
             return self.stages.block(i, x, context, hidden, options)
 
     def head(self, hidden: Hidden) -> Tensor:
-        with self._worn(hidden.extra["transformer_options"]):
+        with self._applied(hidden.extra["transformer_options"]):
             return self.stages.head(hidden)

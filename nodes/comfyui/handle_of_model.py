@@ -16,11 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...dit_impl.sources.adapters import Adapter
-from ...dit_impl.handle.backbone import Backbone, BackboneError, Conditioning, Dit
+from ...dit_impl.errors import BackboneError, StagesError
+from ...dit_impl.handle.backbone import Backbone, Conditioning, DitHandle
+from ...dit_impl.model.stages import Call, Stages
+from ...dit_impl.sampling.solvers import check_solver
 from ...dit_impl.sampling.walk import Report, check_start, check_step, last_step, walk, with_noise
+from ...dit_impl.sources.adapters import Adapter
 from ...dit_impl.tokens.other_sizes import Reading
-from ...dit_impl.model.stages import Call, Stages, StagesError
 from ...dit_impl.tokens.wire import LatentFormat, into_dit_space, latent_format, out_of_dit_space, to_latent, to_tokens, unfold
 from . import adapted_model
 from .patched_model import ADAPTERS, PATCH_SIZE, patch_sizes_of, with_patch_sizes
@@ -90,7 +92,7 @@ class TokenSampler(comfy.samplers.Sampler):
         return noise
 
 
-class ModelDit(Dit):
+class HandleOfModel(DitHandle):
     """What flows on a DIT wire for a MODEL. The MODEL is never changed: the guider patches, and restores, as for KSampler."""
 
     def __init__(self, model):
@@ -111,22 +113,22 @@ class ModelDit(Dit):
         """The MODEL's transformer in stages. Raises StagesError where there is no adapter for its architecture."""
         transformer = self.model.model.diffusion_model
         stages = stages_of(transformer)
-        return adapted_model.WornStages(stages, transformer, self.taught) if self.taught else stages
+        return adapted_model.StagesWithAdapters(stages, transformer, self.taught) if self.taught else stages
 
     @property
     def adapters(self) -> tuple[Adapter, ...]:
         return tuple(adapter for adapter, _ in self.taught.values())
 
-    def with_adapter(self, adapter: Adapter) -> "ModelDit":
+    def with_adapter(self, adapter: Adapter) -> "HandleOfModel":
         """The same MODEL, which reads one more patch size. Raises BackboneError, CheckpointError."""
-        return ModelDit(adapted_model.with_adapter(self.model, adapter, self.name))
+        return HandleOfModel(adapted_model.with_adapter(self.model, adapter, self.name))
 
     def as_backbone(self) -> Backbone:
         """The MODEL's transformer as one that can be taught a patch size. Raises BackboneError."""
         return adapted_model.as_backbone(self)
 
-    def approximate(self, reading: Reading) -> "ModelDit":
-        patched = ModelDit(with_patch_sizes(self.model, {reading.patch_size}, lambda *_: reading.patch_size, reading.method))
+    def approximate(self, reading: Reading) -> "HandleOfModel":
+        patched = HandleOfModel(with_patch_sizes(self.model, {reading.patch_size}, lambda *_: reading.patch_size, reading.method))
         patched.taught.pop(reading.patch_size, None)  # which is not asked now
         patched.patch_sizes = (*patched.patch_sizes, reading.patch_size)
         return patched
@@ -229,8 +231,7 @@ class ModelDit(Dit):
         return [SimpleNamespace(comfy_patcher=self.model)]
 
     def _check_solver(self, solver: str) -> None:
-        if solver == "ddim" and isinstance(self.model.get_model_object("model_sampling"), comfy.model_sampling.CONST):
-            raise ValueError("ddim is for DDPM models; for a rectified flow the same step is euler")
+        check_solver(solver, isinstance(self.model.get_model_object("model_sampling"), comfy.model_sampling.CONST))
 
     def _start(self, wire: dict) -> tuple[Tensor, Tensor]:
         """Clean latent and noise that the tokens began with, in DiT space; zeros where that is unknown."""

@@ -9,10 +9,9 @@ import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
 import comfy.supported_models_base
-import torch
 from torch import Tensor, nn
 
-from ...dit_impl.handle.backbone import Backbone, Dit
+from ...dit_impl.handle.backbone import Backbone, DitHandle
 from ...dit_impl.sampling.flow import RectifiedFlow
 from ...dit_impl.tokens.patch import patchify, token_grid, unpatchify
 from ...dit_impl.tokens.wire import into_dit_space, out_of_dit_space
@@ -22,7 +21,7 @@ from .patched_model import PATCH_SIZE
 class DitLatentFormat(comfy.latent_formats.LatentFormat):
     """The scale and shift of a DIT's latents, as ComfyUI asks for them."""
 
-    def __init__(self, dit: Dit):
+    def __init__(self, dit: DitHandle):
         self.numbers = dit.latent_format
         self.scale_factor, self.latents_mean, self.latents_std = (self.numbers[name] for name in ("scale", "shift", "std"))
         self.latent_channels, self.spacial_downscale_ratio = dit.channels, dit.downscale
@@ -60,7 +59,7 @@ class LatentTransformer(nn.Module):
         return prediction
 
 
-class DitModel(comfy.model_base.BaseModel):
+class ModelOfDit(comfy.model_base.BaseModel):
     """ComfyUI's model around a DIT: what it is conditioned on, and how its noise is scheduled."""
 
     def __init__(self, dit: Backbone):
@@ -83,7 +82,7 @@ class DitModel(comfy.model_base.BaseModel):
         return made if context is None else {**made, "c_crossattn": comfy.conds.CONDCrossAttn(context)}
 
 
-def as_model(dit: Dit):
+def as_model(dit: DitHandle):
     """→ ModelPatcher over the DIT's own weights. Raises ValueError for a DIT that is a MODEL's.
 
     The nodes of the pack load the DIT by the same patcher, so that a LoRA on the MODEL is gone when they sample.
@@ -93,7 +92,7 @@ def as_model(dit: Dit):
     if not isinstance(dit, Backbone):
         raise ValueError(f"{dit.name} is a MODEL already: wire that")
     patcher = getattr(dit.model, "comfy_patcher", None)
-    if patcher is None or not isinstance(patcher.model, DitModel):
+    if patcher is None or not isinstance(patcher.model, ModelOfDit):
         patcher = dit.model.comfy_patcher = comfy.model_patcher.CoreModelPatcher(
-            DitModel(dit), comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device())
+            ModelOfDit(dit), comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device())
     return patcher.clone()

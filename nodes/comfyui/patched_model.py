@@ -10,11 +10,11 @@ import comfy.model_sampling
 import torch
 from torch import Tensor
 
-from ...dit_impl.handle.backbone import BackboneError
-from ...dit_impl.sampling.flow import DDPM, Flow, RectifiedFlow
-from ...dit_impl.tokens.patch import patchify, token_grid, unpatchify
-from ...dit_impl.tokens.other_sizes import Reading, choose_method
+from ...dit_impl.errors import BackboneError
 from ...dit_impl.handle.patch_schedule import PatchSchedule
+from ...dit_impl.sampling.flow import DDPM, Flow, RectifiedFlow
+from ...dit_impl.tokens.other_sizes import Reading, choose_method
+from ...dit_impl.tokens.patch import patchify, token_grid, unpatchify
 
 PATCH_SIZE = "dit_blocks_patch_size"  # in transformer_options, for models that have weights for several
 ADAPTERS = "dit_blocks_adapters"  # in model_options: patch size → what it was taught

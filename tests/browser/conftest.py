@@ -4,9 +4,8 @@ import os
 import shutil
 import time
 
-import pytest
-
 from comfyui_host import Host, needs_comfyui
+import pytest
 from serve_host import Serve
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install playwright)")

@@ -1,9 +1,9 @@
 """What nodes say that a run costs, and the picture before a change beside the one now; in subgraphs too."""
 
+from browser.widgets import WORKFLOW, capture, expect, look_at, on, page, sync_api, turn  # noqa: F401
 import pytest
 
-from dit_blocks.dit_impl.cost import answers as costs
-from browser.widgets import WORKFLOW, capture, expect, look_at, on, page, sync_api, turn  # noqa: F401
+from dit_blocks.dit_impl.cost import answers
 
 
 def short(number: float) -> str:
@@ -14,7 +14,7 @@ def short(number: float) -> str:
 
 def expect_cost(page, cfg: float = 2.0, batch: int = 1, **walk) -> None:
     """Denoise and Sigma Schedule say what the pack's Python counts for this walk."""
-    told = costs.answer({"shape": "embedded", "size": [32, 32], "cfg": cfg, "batch": batch, "walk": {"steps": 20} | walk})["walk"]
+    told = answers.cost_answer({"shape": "embedded", "size": [32, 32], "cfg": cfg, "batch": batch, "walk": {"steps": 20} | walk})["walk"]
     each = " → ".join(f"{one['tokens']:,}" for one in told["stretches"]), " → ".join(short(one["flops"]) for one in told["stretches"])
     pictures = f" in each of {batch} pictures" if batch > 1 else ""
     for box in ("trajectory", "cost"):
@@ -35,7 +35,7 @@ def test_costs_are_those_that_python_counts(page):
     turn(page, "DiTBlocksEmptyLatent", "batch_size", 3)
     capture(page)
     expect_cost(page, steps=10, patch_size=4, start_step=2, end_step=8, cfg=1.0, solver="heun", capture_blocks=True, batch=3)
-    step = costs.answer({"shape": "embedded", "size": [32, 32], "cfg": 1.0, "batch": 3})["sizes"][4]["flops"]
+    step = answers.cost_answer({"shape": "embedded", "size": [32, 32], "cfg": 1.0, "batch": 3})["sizes"][4]["flops"]
     expect(page, "grid", f"{short(step)}FLOPs a step")
     turn(page, "DiTBlocksDenoise", "end_step", 1)
     expect(page, "trajectory", "end_step 1 is not after start_step 2")

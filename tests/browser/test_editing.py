@@ -2,13 +2,13 @@
 
 import json
 
-import numpy as np
-import pytest
-
 from browser.gestures import drag, draw, later, on, prompt, search, serialize, turn, value
 from comfyui_host import ROOT
-from dit_blocks.standalone.workflow import parse_workflow
+import numpy as np
+import pytest
 from serve_host import TYPES
+
+from dit_blocks.standalone.workflow import parse_workflow
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install playwright)")
 WORKFLOW = json.loads((ROOT / "example_workflows" / "text_to_image.json").read_text(encoding="utf-8"))

@@ -2,13 +2,13 @@
 
 import json
 
-import pytest
-
 from browser.gestures import drop, later, prompt, serialize, turn, value
 from comfyui_host import ROOT, example_png
-from dit_blocks.standalone.workflow import parse_workflow
+import pytest
 from renamed_pack import ENTRY, NEW, OLD, then, today
 from serve_host import TYPES, Serve
+
+from dit_blocks.standalone.workflow import parse_workflow
 
 EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
 WORKFLOW = json.loads((ROOT / "example_workflows" / "text_to_image.json").read_text(encoding="utf-8"))

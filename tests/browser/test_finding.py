@@ -3,10 +3,9 @@
 import json
 import re
 
-import pytest
-
 from browser.gestures import on, open_search
 from comfyui_host import ROOT
+import pytest
 from serve_host import Serve
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install playwright)")

@@ -2,11 +2,10 @@
 
 import json
 
+from comfyui_host import ROOT
 import numpy as np
 from PIL import Image
 import pytest
-
-from comfyui_host import ROOT
 
 WORKFLOW = json.loads((ROOT / "example_workflows" / "one_step_at_a_time.json").read_text(encoding="utf-8"))
 WORKFLOW["nodes"] = [node for node in WORKFLOW["nodes"] if node["type"] != "MarkdownNote"]

@@ -7,13 +7,15 @@ import os
 from pathlib import Path
 import sys
 
-import pytest
-
 from browser.test_editing import test_run_on_change_draws_again_by_itself  # noqa: F401
 from browser.test_exchange import test_every_example_loads_without_a_complaint  # noqa: F401
 from browser.test_widgets import (  # noqa: F401
-    page, test_the_grid_tells_the_arithmetic_before_any_run, test_the_slider_walks_through_the_steps,
-    test_tokens_are_chosen_by_mouse_and_keys)
+    page,
+    test_the_grid_tells_the_arithmetic_before_any_run,
+    test_the_slider_walks_through_the_steps,
+    test_tokens_are_chosen_by_mouse_and_keys,
+)
+import pytest
 from serve_host import Serve
 
 FILES = Path(os.environ.get("NEWEST_FRONT_END", Path(sys.prefix) / "newest_front_end" / "comfyui_frontend_package" / "static"))

@@ -2,9 +2,8 @@
 
 import json
 
-import pytest
-
 from comfyui_host import ROOT
+import pytest
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install playwright)")
 KIND = "DiTBlocksTokenSimilarity"

@@ -2,10 +2,9 @@
 
 import json
 
-import pytest
-
 from browser.gestures import on, turn, value  # noqa: F401
 from comfyui_host import ROOT
+import pytest
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install playwright)")
 WORKFLOW = json.loads((ROOT / "example_workflows" / "text_to_image.json").read_text(encoding="utf-8"))

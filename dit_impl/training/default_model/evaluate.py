@@ -11,12 +11,12 @@ from torch import Tensor
 import torch.nn.functional as F
 
 from ...handle.backbone import Backbone
+from ...handle.patch_schedule import PatchSchedule, denoise_by_schedule, parse_schedule
 from ...sources.embedded import FOLDER, EmbeddedVAE, load_embedded
-from ...handle.patch_schedule import PatchSchedule, denoise, parse_schedule
 from ...tokens.wire import unfold
 from . import scenes, textures
-from .train_vae import psnr
 from .reader import read_scene, same_scene
+from .train_vae import psnr
 
 STEPS, CFG, BATCH = 20, 2.0, 20
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea")
@@ -50,7 +50,7 @@ def draw_prompts(prompts: list[str], plan: PatchSchedule, seed: int = 0, dit: Ba
     noisy, _ = backbone.add_noise(empty, sigmas, 0, seed)
     began = time.perf_counter()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # several times faster where it counts, the transformer
-        clean, *_ = denoise(backbone, noisy, plan, sigmas, positive, negative, CFG, "euler", 0, STEPS)
+        clean, *_ = denoise_by_schedule(backbone, noisy, plan, sigmas, positive, negative, CFG, "euler", 0, STEPS)
     seconds = time.perf_counter() - began
     return vae.decode(unfold(clean)).movedim(-1, 1), seconds
 

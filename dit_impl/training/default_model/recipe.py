@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
-from ...sources.embedded import FOLDER, load_dit, load_text, load_vae, save_dit, save_vae
+from ...errors import RecipeError
+from ...sources.embedded import FOLDER, load_embedded_dit, load_text, load_vae, save_embedded_dit, save_vae
 from ..launch import launched
-from ..toml import RecipeError, checked, fits, read_toml
+from ..toml import check_kind, checked, read_toml
 from .train_dit import DiTRecipe, train_dit
 from .train_vae import VAERecipe, train_vae
 
@@ -36,7 +37,7 @@ def read_recipe(path: Path) -> Recipe:
         raise RecipeError(f"{path}: unknown entry {sorted(unknown)[0]!r}; known are state, weights, start, [vae] and [dit]")
     folders = {"state": "state", "weights": ".", "start": "", **{key: value for key, value in content.items() if key not in ("vae", "dit")}}
     for name, value in folders.items():
-        fits(f"{path}: {name}", value, str)
+        check_kind(f"{path}: {name}", value, str)
     vae, dit = (kind(**checked(content.get(name, {}), {field.name: field.default for field in fields(kind)}, f"{path}: [{name}]"))
                 for name, kind in (("vae", VAERecipe), ("dit", DiTRecipe)))
     base = path.parent
@@ -74,5 +75,5 @@ def train(path: Path) -> None:
     if not files["vae"].exists() or (recipe.state / "vae_state.pt").exists():
         save_vae(train_vae(recipe.vae, recipe.state), files["vae"])
     fresh = start and not (recipe.state / "dit_state.pt").exists()
-    begin = (load_dit(start["dit"])[0], load_text(start["text"])) if fresh else None
-    train_dit(recipe.dit, load_vae(files["vae"]), recipe.state, lambda *parts: save_dit(*parts, folder=recipe.weights), begin)
+    begin = (load_embedded_dit(start["dit"])[0], load_text(start["text"])) if fresh else None
+    train_dit(recipe.dit, load_vae(files["vae"]), recipe.state, lambda *parts: save_embedded_dit(*parts, folder=recipe.weights), begin)

@@ -8,16 +8,15 @@ import time
 
 import torch
 from torch import Tensor
-import torch.nn.functional as F
 
-from ...sources.atomic import save_state
-from ...sampling.flow import RectifiedFlow
 from ...model.mmdit import MMDiT, MMDiTConfig
-from ...tokens.patch import patchify, token_grid
 from ...model.text import END, PAD, START, TextConfig, TextEncoder, Tokenizer
 from ...model.vae import VAE
-from . import scenes
+from ...sampling.flow import RectifiedFlow
+from ...sources.atomic import save_state
+from ...tokens.patch import patchify, token_grid
 from ..optimizers import optimizers_of
+from . import scenes
 from .train_vae import warmup_cosine
 
 log = logging.getLogger(__name__)

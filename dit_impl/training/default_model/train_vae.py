@@ -10,8 +10,8 @@ import time
 import torch
 from torch import Tensor
 
-from ...sources.atomic import save_state
 from ...model.vae import VAE, VAEConfig, kl_to_standard_normal
+from ...sources.atomic import save_state
 from . import textures
 
 log = logging.getLogger(__name__)

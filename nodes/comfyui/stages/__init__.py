@@ -2,8 +2,8 @@
 
 from torch import nn
 
+from ....dit_impl.errors import StagesError
 from .auraflow import AuraFlowStages
-from ....dit_impl.model.stages import StagesError
 from .base import ModelStages, followed
 from .flux import FluxStages
 from .lumina import LuminaStages

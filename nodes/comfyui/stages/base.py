@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from ....dit_impl.cost.arithmetic import Architecture
+from ....dit_impl.errors import StagesError
 from ....dit_impl.model.position import resized
-from ....dit_impl.model.stages import Attention, Hidden, Look, Stages, StagesError, joint_attention
+from ....dit_impl.model.stages import Attention, Hidden, Look, Stages, joint_attention
 
 TRAINED = 128  # latent cells a side of the pictures that SD3, SD3.5 and AuraFlow were trained on: 1024 pixels
 OVERRIDE = "optimized_attention_override"  # in transformer_options, is called in the place of ComfyUI's attention

@@ -7,7 +7,8 @@ Text tokens come before image tokens in every layer. The refiners, small stacks 
 import torch
 from torch import Tensor
 
-from .base import Hidden, ModelStages, StagesError, own_options
+from ....dit_impl.errors import StagesError
+from .base import Hidden, ModelStages, own_options
 
 
 class LuminaStages(ModelStages):

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from .base import Attention, Hidden, ModelStages, StagesError, or_replaced, own_options, residual
+from ....dit_impl.errors import StagesError
+from .base import Attention, Hidden, ModelStages, or_replaced, own_options, residual
 
 
 class MMDiTStages(ModelStages):

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from .base import Attention, Hidden, Look, ModelStages, StagesError, own_options
+from ....dit_impl.errors import StagesError
+from .base import Attention, Hidden, Look, ModelStages, own_options
 
 
 class PixArtStages(ModelStages):

@@ -1,0 +1,41 @@
+"""Tokens as a picture."""
+
+import torch
+from torch import Tensor
+
+from ..errors import TokensError
+from ..tokens.edit import token_grid_of, values
+
+MAPS = ("norm", "principal components")
+
+
+def token_map(wire: dict, show: str, size: int) -> Tensor:
+    """Tokens as a picture, each a square of `size` pixels: → IMAGE [B, h·size, w·size, 3]; every part of the batch, every frame.
+
+    show: "norm", the length of each token as grey; "principal components", the first three as red, green and blue. Black and white are
+    the least and the greatest of the whole batch, so that its pictures compare. Raises TokensError.
+    """
+    tokens = values(wire).float().cpu()
+    if not torch.isfinite(tokens).all():
+        raise TokensError("the tokens hold values that are NaN or infinite")
+    if show == "norm":
+        shades = tokens.norm(dim=-1, keepdim=True).expand(-1, -1, 3)
+    elif show == "principal components":
+        shades = principal_components(tokens.flatten(0, 1), 3).view(*tokens.shape[:2], 3)
+    else:
+        raise TokensError(f"show is one of {', '.join(MAPS)}, not {show!r}")
+    least, greatest = shades.amin(dim=(0, 1)), shades.amax(dim=(0, 1))
+    shades = (shades - least) / (greatest - least).clamp_min(torch.finfo(torch.float32).tiny)
+    h, w = token_grid_of(wire)[-2:]
+    return shades.reshape(-1, h, w, 3).repeat_interleave(size, dim=1).repeat_interleave(size, dim=2)
+
+
+def principal_components(x: Tensor, count: int) -> Tensor:
+    """Coordinates along the directions of greatest variance: [M, D] → [M, count], zeros past D. Pearson 1901.
+
+    A direction's sign is free; here its greatest entry is positive.
+    """
+    centred = x - x.mean(dim=0)
+    directions = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, :count]  # [D, count]
+    directions = directions * directions.gather(0, directions.abs().argmax(dim=0, keepdim=True)).sign()
+    return torch.nn.functional.pad(centred @ directions, (0, count - directions.shape[1]))

@@ -1,0 +1,42 @@
+"""Guidance as a stage: a step's prediction to x0, away from another one."""
+
+from torch import Tensor
+
+from ..errors import StagesError
+from ..sampling.guidance import guided, is_guided
+from ..tokens.wire import check_cut_alike, same_format, with_tokens
+
+
+def guide(prediction: dict, cfg: float, negative: dict | None = None) -> dict:
+    """Classifier-free guidance u + (c − u)·cfg on x0 (Ho & Salimans 2022, equation 6): predictions → x0, as DIT_TOKENS.
+
+    `negative`: the prediction of a branch of its own, or one already guided; else the unconditional part of the batch. Either may
+    itself be guided, so that guidances chain. Raises StagesError.
+    """
+    if negative is not None:
+        conditional, unconditional = x0_of(prediction, "prediction", 1.0), x0_of(negative, "negative", 1.0)
+        sigmas = [wire["call"].sigma.item() for wire in (prediction, negative)]
+        if sigmas[0] != sigmas[1]:
+            raise StagesError(f"prediction and negative are of different steps: sigma {sigmas[0]:.4g} and {sigmas[1]:.4g}")
+        check_cut_alike(prediction, negative, "prediction", "negative")
+        if conditional.shape != unconditional.shape:
+            raise StagesError(f"prediction and negative have shapes {list(conditional.shape)} and {list(unconditional.shape)}")
+        if not same_format(prediction["latent_format"], negative["latent_format"]):
+            raise StagesError("prediction and negative are in different latent spaces: both come from models of one VAE")
+        x0 = guided(conditional, unconditional, cfg)
+    else:
+        x0 = x0_of(prediction, "prediction", cfg)
+    return {**with_tokens(prediction, x0), "guided": True}
+
+
+def x0_of(wire: dict, what: str, cfg: float) -> Tensor:
+    """A prediction as x0 [B, N, C·p·p], guided by the unconditional part of its batch."""
+    if "call" not in wire:
+        raise StagesError(f"{what} is not from Final Layer or Guidance")
+    if not wire["guided"]:
+        if is_guided(cfg) and "uncond" not in wire["call"].layout:
+            raise StagesError(f"cfg {cfg:g} needs a negative: wire one into Condition, or the prediction of another branch into negative")
+        return wire["call"].to_x0(wire["tokens"], cfg)
+    if is_guided(cfg):
+        raise StagesError(f"{what} is guided already; for cfg {cfg:g} wire what to go away from into negative")
+    return wire["tokens"]

@@ -1,0 +1,55 @@
+"""Which tokens: by a rectangle of the grid, by their numbers, by a mask, and which rows of two batches belong together."""
+
+import torch
+from torch import Tensor
+import torch.nn.functional as F
+
+from ..errors import TokensError
+from .numbers import parse_ranges
+from .wire import to_tokens
+
+
+def rectangle(grid: tuple[int, ...], column: int, row: int, width: int, height: int) -> tuple[slice, slice]:
+    """Rows and columns of a rectangle of tokens; width or height 0 goes to the grid's edge. Raises TokensError."""
+    h, w = grid[-2:]
+    width, height = width or max(1, w - column), height or max(1, h - row)
+    if not (0 <= column < column + width <= w and 0 <= row < row + height <= h):
+        raise TokensError(f"{width}×{height} tokens from column {column}, row {row} are not all inside the grid of {w} columns and {h} rows")
+    return slice(row, row + height), slice(column, column + width)
+
+
+def token_mask(mask: Tensor, grid: tuple[int, ...], batch: int) -> Tensor:
+    """A MASK [B, H, W] as 0 or 1 for each token of a grid, by what covers most of it: → [batch, N, 1]."""
+    share = F.adaptive_avg_pool2d(mask.reshape(-1, 1, *mask.shape[-2:]).float(), grid[-2:])
+    frames = grid[0] if len(grid) == 3 else 1
+    chosen = (share > 0.5).float().flatten(2).movedim(1, 2).repeat(1, frames, 1)
+    return chosen[torch.arange(batch) % len(chosen)]
+
+
+def mask_tokens(wire: dict) -> Tensor | None:
+    """Where a noise mask lets a picture change, 0..1, for every value of every token: → [B, N, C·p·p], or None."""
+    mask = wire.get("noise_mask")
+    if mask is None:
+        return None
+    mask = F.interpolate(mask.reshape(-1, 1, *mask.shape[-2:]).float(), size=wire["size"][-2:], mode="bilinear")
+    mask = mask[torch.arange(len(wire["tokens"])) % len(mask)].expand(-1, wire["channels"], -1, -1)
+    return to_tokens(mask, wire)
+
+
+def selection(wire: dict, text: str) -> Tensor:
+    """Tokens chosen by their numbers, "0-3,16-19" in reading order, all of them if none is: → MASK [1, h, w] of 0 and 1. Raises TokensError."""
+    *_, h, w = wire["grid"]
+    try:
+        numbers = parse_ranges(text, h * w, "token", "the grid")
+    except ValueError as error:
+        raise TokensError(f"selection: {error}") from None
+    mask = torch.zeros(h * w) if numbers else torch.ones(h * w)
+    mask[numbers] = 1
+    return mask.view(1, h, w)
+
+
+def rows_beside(theirs: tuple[str, ...], count: int, ours: tuple[str, ...], samples: int) -> list[int]:
+    """For each row of a batch of `ours` × samples, the row of one of `theirs` × count that stands beside it: a shorter batch repeats,
+    uncond goes with uncond."""
+    parts = range(len(ours)) if theirs == ours else [theirs.index(part) if part in theirs else len(theirs) - 1 for part in ours]
+    return [part * count + sample % count for part in parts for sample in range(samples)]
