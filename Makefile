@@ -22,8 +22,8 @@ test: .venv/test
 bench: .venv/standalone
 	@for table in patch_size exploded_step loop; do $(BIN)/python -m benchmarks.$$table || exit; done
 
-.venv/standalone: pyproject.toml requirements.txt
+.venv/standalone: pyproject.toml
 	@./.ci/venv "$(PYTHON)" standalone
 
-.venv/test: pyproject.toml requirements.txt
+.venv/test: pyproject.toml
 	@./.ci/venv "$(PYTHON)" standalone,test

@@ -10,8 +10,7 @@ from aiohttp import web
 
 from ..folders import use
 from . import about, files, job_routes, pack_files, user
-from .start import MB
-from .state import STATE, State
+from .state import MB, STATE, State
 from .worker import Worker
 
 # Seconds to wait, when the server stops, for the step that a job is at.

@@ -11,7 +11,7 @@ import webbrowser
 from ..errors import WorkflowError, one_line
 from ..folders import Folders
 
-MB, MOST_MB = 1024 * 1024, 10_000
+MOST_MB = 10_000
 FRONT_END = "comfyui_frontend_package"
 
 
@@ -36,7 +36,7 @@ def serve(arguments: Namespace) -> None:
     from .app import make
     from .jobs import Jobs
     from .sockets import Sockets
-    from .state import State
+    from .state import MB, State
 
     async def tell(app: web.Application) -> None:
         print(f"DiT Blocks is at {url} (Ctrl-C stops it)", flush=True)

@@ -13,6 +13,7 @@ from ..folders import Folders
 from .jobs import Jobs
 from .sockets import Sockets
 
+MB = 1024 * 1024
 Route = tuple[str, str, Callable[[web.Request], Awaitable[web.StreamResponse]]]
 
 
