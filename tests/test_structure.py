@@ -115,31 +115,16 @@ def test_sockets_are_the_parameters_of_execute(cls):
     assert all(output.tooltip for output in schema.outputs) and schema.description
 
 
-def modules() -> dict[str, set[str]]:
-    """Module → the modules of the pack that it imports, those inside functions too."""
-    found = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
-    graph = {}
-    for name, path in found.items():
-        graph[name] = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.level:
-                inside = path.relative_to(ROOT).parts[:-node.level]
-                target = ".".join((*inside, *(node.module.split(".") if node.module else ())))
-                named = {f"{target}.{alias.name}" for alias in node.names}
-                graph[name] |= (named & set(found)) or ({target} & set(found))
-    return graph
+def test_no_file_imports_itself_by_way_of_others():
+    safe = set()
 
-
-def test_no_module_imports_itself_by_way_of_others():
-    graph, safe = modules(), set()
-
-    def circle(name: str, way: tuple[str, ...]) -> tuple[str, ...]:
-        if name in way:
-            return (*way[way.index(name):], name)
-        for other in sorted(graph[name] - safe):
-            if found := circle(other, (*way, name)):
+    def circle(path: Path, way: tuple[Path, ...]) -> tuple[Path, ...]:
+        if path in way:
+            return (*way[way.index(path):], path)
+        for other in sorted(inside_the_pack(path) - safe):
+            if found := circle(other, (*way, path)):
                 return found
-        safe.add(name)
+        safe.add(path)
         return ()
-    for name in graph:
-        assert not (found := circle(name, ())), " imports ".join(found)
+    for path in FILES:
+        assert not (found := circle(path, ())), " imports ".join(str(each.relative_to(ROOT)) for each in found)
