@@ -6,10 +6,11 @@ import torch
 
 from conftest import conditioning
 from dit_blocks.dit_impl.step import stages
-from dit_blocks.dit_impl.step.stages import rows_beside, token_mask
+from dit_blocks.dit_impl.step.guidance import guide
 from dit_blocks.dit_impl.tokens import edit
 from dit_blocks.dit_impl.tokens.patch import patchify, unpatchify
-from dit_blocks.dit_impl.tokens.wire import fold, mask_tokens, noise_like, unfold
+from dit_blocks.dit_impl.tokens.select import mask_tokens, rows_beside, token_mask
+from dit_blocks.dit_impl.tokens.wire import fold, noise_like, unfold
 
 
 def randn(*shape, seed=0) -> torch.Tensor:
@@ -147,7 +148,7 @@ def test_every_one_of_several_prompts_counts_by_stages_too(backbone):
     hidden = stages.condition(backbone, wire, positive, negative, sigmas, 1)
     assert hidden["call"].layout == ("uncond", "uncond", "cond", "cond")
     hidden = stages.run_blocks(backbone, stages.position_embed(backbone, stages.patch_embed(backbone, hidden)))
-    x0 = stages.guide(stages.final_layer(backbone, hidden), 3.0)["tokens"]
+    x0 = guide(stages.final_layer(backbone, hidden), 3.0)["tokens"]
     whole = backbone.denoise(wire, sigmas, positive, negative, 3.0, start_step=1, end_step=2)[1]["tokens"]
     assert torch.equal(x0, whole)
 

@@ -6,8 +6,8 @@ import torch
 
 from dit_blocks.dit_impl.cost import answers
 from dit_blocks.dit_impl.cost.arithmetic import Architecture, architecture, budget
-from dit_blocks.dit_impl.handle.patch_schedule import denoise, parse_schedule
-from dit_blocks.dit_impl.see.trajectory import BLOCKS
+from dit_blocks.dit_impl.handle.patch_schedule import denoise_by_schedule, parse_schedule
+from dit_blocks.dit_impl.step.by_block import BLOCKS
 from dit_blocks.nodes.denoise import Denoise
 
 
@@ -32,7 +32,7 @@ def test_fine_steps_are_guided_as_asked_whatever_the_coarse_ones_take(backbone, 
 
     def run(wire, start, stop, factor):
         plan = parse_schedule("4 until 50%, then 2", coarse_cfg=factor)
-        return denoise(backbone, wire, plan, sigmas, positive, negative, 3.0, "euler", start, stop)[0]
+        return denoise_by_schedule(backbone, wire, plan, sigmas, positive, negative, 3.0, "euler", start, stop)[0]
     middle = run(tokens, 0, 3, 1.5)
     assert not torch.allclose(middle["tokens"], run(tokens, 0, 3, 1.0)["tokens"], atol=1e-3)
     assert torch.equal(run(middle, 3, 6, 1.5)["tokens"], run(middle, 3, 6, 1.0)["tokens"])
@@ -42,7 +42,7 @@ def test_fine_steps_are_guided_as_asked_whatever_the_coarse_ones_take(backbone, 
 def test_each_step_is_told_the_guidance_it_takes(backbone, positive, negative):
     sigmas, tokens = tokens_of(backbone)
     told = []
-    denoise(backbone, tokens, parse_schedule("4 until 50%, then 2", coarse_cfg=1.5), sigmas, positive, negative, 2.0, "euler", 1, 5,
+    denoise_by_schedule(backbone, tokens, parse_schedule("4 until 50%, then 2", coarse_cfg=1.5), sigmas, positive, negative, 2.0, "euler", 1, 5,
             before=lambda step, wire, cfg: told.append((step, wire["patch_size"], cfg)))
     assert told == [(1, 4, 3.0), (2, 4, 3.0), (3, 2, 2.0), (4, 2, 2.0)]
 

@@ -5,6 +5,7 @@ import torch
 
 from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
 from dit_blocks.dit_impl.step import stages
+from dit_blocks.dit_impl.step.guidance import guide
 from dit_blocks.dit_impl.tokens.patch import patchify, unpatchify
 
 SIZE = (8, 8)
@@ -91,7 +92,7 @@ def test_a_step_by_stages_is_masked_as_the_whole_step_is(dit, positive, negative
     whole, whole_x0 = dit.denoise(noisy, sigmas, positive, negative, 3.0, end_step=1)
     hidden = stages.patch_embed(dit, stages.condition(dit, noisy, positive, negative, sigmas, 0))
     hidden = stages.run_blocks(dit, stages.position_embed(dit, hidden))
-    prediction = stages.guide(stages.final_layer(dit, hidden), 3.0)
+    prediction = guide(stages.final_layer(dit, hidden), 3.0)
     ours, x0 = stages.sampler_step(dit, noisy, prediction, sigmas, 0, "euler")
     assert torch.equal(ours["tokens"], whole["tokens"]) and torch.equal(x0["tokens"], whole_x0["tokens"])
 
