@@ -1,8 +1,10 @@
 """What patches cost, in numbers and in pictures."""
 
+from dataclasses import replace
+
 from comfy_api.v0_0_2 import io, ui
 
-from ..dit_impl.cost import arithmetic
+from ..dit_impl.cost import arithmetic, pictures
 from ..dit_impl.drawing import charts
 from ..dit_impl.sampling.solvers import SOLVERS
 from ..dit_impl.see import compare
@@ -48,11 +50,11 @@ class Budget(io.ComfyNode):
                 language="English") -> io.NodeOutput:
         shape = arithmetic.architecture(dit) if dit is not None else arithmetic.PRESETS[preset]
         if vae_factor:
-            shape = arithmetic.replace(shape, downscale=vae_factor)
-        rows = arithmetic.why_patches(shape, width, height, patch_size, language, batch=batch_size, text=None if text_tokens < 0 else text_tokens)
+            shape = replace(shape, downscale=vae_factor)
+        rows = pictures.why_patches(shape, width, height, patch_size, language, batch=batch_size, text=None if text_tokens < 0 else text_tokens)
         title = charts.in_language({"en": f"{shape.name}, {width}×{height} pixels", "zh": f"{shape.name}，{width}×{height} 像素"}, language)
-        words = f"{title}\n{arithmetic.table(rows, unit, language)}"
-        return io.NodeOutput(words, arithmetic.chart(rows, unit, language), rows[0][1].tokens, ui=ui.PreviewText(words))
+        words = f"{title}\n{pictures.table(rows, unit, language)}"
+        return io.NodeOutput(words, pictures.chart(rows, unit, language), rows[0][1].tokens, ui=ui.PreviewText(words))
 
 
 class Compare(io.ComfyNode):

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dit_blocks.dit_impl.cost.arithmetic import PRESETS, Architecture, architecture, budget, chart, table, why_patches
+from dit_blocks.dit_impl.cost.arithmetic import PRESETS, CountedArchitecture, DiTArchitecture, MMDiTArchitecture, architecture, budget
+from dit_blocks.dit_impl.cost.pictures import chart, table, why_patches
 from dit_blocks.dit_impl.errors import BackboneError
 from dit_blocks.dit_impl.model.dit import DiT, DiTConfig
 from dit_blocks.dit_impl.model.mmdit import MMDiT, MMDiTConfig
@@ -39,7 +40,7 @@ def test_torch_counts_the_same_for_an_mmdit(p, dual):
         inputs = torch.empty(2, grid[0] * grid[1], 16 * p * p), grid, p, torch.empty(2), torch.empty(2, 24, 64), torch.empty(2, 32)
         with FlopCounterMode(display=False) as counter:
             model(*inputs)
-    shape = Architecture("", "mmdit", 256, 4, text=24, dual=len(dual))
+    shape = MMDiTArchitecture("", 256, 4, text=24, dual=len(dual))
     assert 2 * budget(shape, 512, 512, p, guided=True).macs == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
@@ -48,7 +49,7 @@ def test_torch_counts_the_same_for_a_dit():
         model = DiT(DiTConfig(width=384, depth=6, heads=6))
         with FlopCounterMode(display=False) as counter:
             model(torch.empty(1, 256, 16), (16, 16), 2, torch.empty(1), torch.zeros(1, dtype=torch.long))
-    shape = Architecture("", "dit", 384, 6, channels=4, head=2, guided=False)
+    shape = DiTArchitecture("", 384, 6, channels=4, head=2, guided=False)
     assert 2 * budget(shape, 256, 256).macs == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
@@ -75,15 +76,16 @@ def test_a_dit_s_own_shape():
 
 def test_counted_layers_cost_what_the_formulas_say():
     d, blocks = 384, 6
-    formula = Architecture("", "dit", d, blocks, channels=4, head=2, guided=False)
-    counted = Architecture("", "counted", d, blocks, channels=4, head=2, guided=False, image=12 * d * d * blocks, once=6 * d * d * blocks,
-                           own=d * blocks)
+    formula = DiTArchitecture("", d, blocks, channels=4, head=2, guided=False)
+    counted = CountedArchitecture("", d, blocks, channels=4, head=2, guided=False, image_weights=12 * d * d * blocks,
+                                  fixed_weights=6 * d * d * blocks, image_to_image=d * blocks)
     for size, p in ((256, 2), (128, 4)):
         assert budget(counted, size, size, p) == budget(formula, size, size, p)
 
 
 def test_registers_and_filled_up_tokens_cost_too():
-    shape = Architecture("", "counted", 8, 1, channels=4, guided=False, image=1000, words=100, read=10, joint=8, among=2, head=0)
+    shape = CountedArchitecture("", 8, 1, channels=4, guided=False, image_weights=1000, text_weights=100,
+                                text_embedding=10, joint=8, text_to_text=2, head=0)
     image = 256 * (1000 + 8 * 16)
     assert budget(shape, 256, 256, text=20).macs == image + 20 * 110 + 2 * (8 * 276 ** 2 + 2 * 20 ** 2)
     assert budget(replace(shape, registers=8), 256, 256, text=20).macs == image + 20 * 110 + 8 * 100 + 2 * (8 * 284 ** 2 + 2 * 28 ** 2)

@@ -1,7 +1,6 @@
 """What the editor is told of costs: the same numbers as Budget's, for any latent, and one line for a question that makes no sense."""
 
 import asyncio
-from dataclasses import asdict
 import json
 import shutil
 import subprocess
@@ -13,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from dit_blocks.dit_impl.cost import answers
-from dit_blocks.dit_impl.cost.arithmetic import PRESETS, Architecture, architecture, budget
+from dit_blocks.dit_impl.cost.arithmetic import PRESETS, CountedArchitecture, architecture, budget
 from dit_blocks.dit_impl.handle.patch_schedule import parse_schedule
 from dit_blocks.dit_impl.see import compare
 from dit_blocks.dit_impl.sources.embedded import load_embedded
@@ -73,9 +72,9 @@ def test_torch_counts_the_same_for_a_whole_denoising(given):
 
 
 def test_a_model_whose_layers_were_counted_is_told_of_too():
-    shape = Architecture("Flux (MODEL)", "counted", 64, 2, channels=4, text=20, guided=False, image=5000, words=4000, read=300, once=70, joint=128,
-                         registers=3, multiple=32)
-    told = answers.cost_answer(json.loads(json.dumps({"shape": asdict(shape), "size": [16, 16]})))
+    shape = CountedArchitecture("Flux (MODEL)", 64, 2, channels=4, text=20, guided=False, image_weights=5000, text_weights=4000, text_embedding=300,
+                                fixed_weights=70, joint=128, registers=3, multiple=32)
+    told = answers.cost_answer(json.loads(json.dumps({"shape": answers.plain(shape), "size": [16, 16]})))
     assert told["own"] == 2 and told["sizes"][2]["flops"] == 2 * budget(shape, 128, 128).macs and told["sizes"][4]["share"] < 1
 
 
@@ -104,20 +103,22 @@ def test_the_page_s_grid_is_the_model_s():
     assert json.loads(done.stdout) == [list(token_grid(*case)) for case in cases]
 
 
-LEAST = {"name": "x", "kind": "dit", "width": 64, "blocks": 1}
+LEAST = {"name": "x", "kind": "mmdit", "width": 64, "blocks": 1}
 
 
 @pytest.mark.parametrize("question,says", [
     ([], "a question is"), ({"size": [8, 8]}, "a shape is"), ({"shape": {"name": "x"}, "size": [8, 8]}, "a shape is"),
     *(({"shape": LEAST | {name: value}, "size": [8, 8]}, f"a shape's {name} is") for name, value in
-      [("width", "wide"), ("width", 0), ("blocks", 0), ("patch_size", 0), ("channels", 0), ("downscale", 0), ("head", 0), ("text", -1),
-       ("kind", "unet"), ("kind", [])]),
+      [("width", "wide"), ("width", 0), ("blocks", 0), ("patch_size", 0), ("channels", 0), ("downscale", 0), ("text", -1), ("guided", 1),
+       ("name", 3), ("kind", "unet"), ("kind", [])]),
+    ({"shape": LEAST | {"head": 2}, "size": [8, 8]}, "a mmdit shape has no setting 'head'"),
+    ({"shape": LEAST | {"kind": "dit", "head": 0}, "size": [8, 8]}, "a shape's head is"),
     ({"shape": "embedded"}, "size is"), ({"shape": "embedded", "size": [0, 8]}, "size is"), ({"shape": "embedded", "size": [8, 0]}, "size is"),
     ({"shape": "embedded", "size": [8, 9999]}, "size is"), ({"channels": 0, "size": [8, 8]}, "channels is"),
     *(({"shape": "embedded", "size": [8, 8], name: value}, f"{name} is") for name, value in
       [("batch", 0), ("batch", 1.5), ("cfg", "high"), ("cfg", float("nan")), ("cfg", 10 ** 400)]),
     *(({"shape": "embedded", "size": [8, 8], "walk": walk}, says) for walk, says in
-      [([], "a walk is"), ({}, "steps is"), ({"steps": 0}, "steps is"), ({"steps": 4, "rows": "x"}, "a row is"), ({"steps": 4, "rows": 2}, "rows is"),
+      [([], "walk is an object"), ({}, "steps is missing: it is a whole number from 1"), ({"steps": 0}, "steps is"), ({"steps": 4, "rows": "x"}, "a row is"), ({"steps": 4, "rows": 2}, "rows is"),
        ({"steps": 4, "rows": ""}, "the patch schedule is empty"), ({"steps": 4, "patch_size": 16}, "patch_size 16 does not fit"),
        ({"steps": 4, "patch_size": -1}, "patch_size is"), ({"steps": 4, "rows": "16"}, "patch_size 16 does not fit"), ({"steps": 4, "solver": "best"}, "solver is"),
        ({"steps": 4, "denoise": 0}, "denoise is"), ({"steps": 4, "scheduler": "best"}, "scheduler is"),

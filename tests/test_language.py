@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from dit_blocks.dit_impl.cost import arithmetic
+from dit_blocks.dit_impl.cost import arithmetic, pictures
 from dit_blocks.dit_impl.drawing import charts
 from dit_blocks.dit_impl.see import compare
 from dit_blocks.dit_impl.sources.embedded import load_embedded
@@ -38,10 +38,10 @@ def log(validation=()) -> Log:
     return made
 
 
-ROWS = arithmetic.why_patches(arithmetic.PRESETS["SD3-medium"], 512, 512)
+ROWS = pictures.why_patches(arithmetic.PRESETS["SD3-medium"], 512, 512)
 RUNS = [compare.Run("2", torch.zeros(1, 64, 64, 3), 2.0, 1000, macs, decibels) for macs, decibels in ((0, float("inf")), (0, 20.0))]
 PICTURES = {
-    "budget": lambda language: arithmetic.chart(arithmetic.why_patches(arithmetic.PRESETS["SD3-medium"], 512, 512, language=language), language=language),
+    "budget": lambda language: pictures.chart(pictures.why_patches(arithmetic.PRESETS["SD3-medium"], 512, 512, language=language), language=language),
     "compare": lambda language: compare.sheet(RUNS, language),
     "ablation": lambda language: probe.bar_chart(probe.Ablation(torch.rand(2, 4), torch.ones(2), ["joint"] * 4), language),
     "training": lambda language: run.curve(log([(0, 1.0), (2, 0.4)]), language),

@@ -6,7 +6,7 @@ import pytest
 from test_attention import PLENTY, PROMPT, embedded_step, noisy, text
 import torch
 
-from dit_blocks.dit_impl.cost import arithmetic
+from dit_blocks.dit_impl.cost import arithmetic, pictures
 from dit_blocks.dit_impl.drawing import charts
 from dit_blocks.dit_impl.see import attention_maps, attention_pictures, content_place, position_similarity, report, similarity, trajectory
 from dit_blocks.dit_impl.see.attention_maps import Question
@@ -57,7 +57,7 @@ PICTURES = {
     "content and place": apart,
     "report": lambda: report.drawing(report.collect(torch.rand(1, 256, 256, 3), {"samples": torch.zeros(1, 16, 32, 32)}, tokens(),
                                                     dit=load_embedded()[0])),
-    "budget": lambda: arithmetic.chart(arithmetic.why_patches(arithmetic.PRESETS["SD3-medium"], 1024, 1024)),
+    "budget": lambda: pictures.chart(pictures.why_patches(arithmetic.PRESETS["SD3-medium"], 1024, 1024)),
     "ablation": lambda: probe.bar_chart(probe.Ablation(torch.rand(3, 24), torch.ones(3), ["joint"] * 24)),
 }
 

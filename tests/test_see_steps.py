@@ -124,7 +124,7 @@ def test_a_report_counts_what_the_wires_hold():
     assert [(stage.name, stage.values, stage.batch) for stage in found.stages] == [
         ("image", 128 * 96 * 3, 2), ("latent", 16 * 12 * 16, 2), ("tokens", 16 * 12 * 16, 2), ("hidden", 8 * 6 * 192, 2)]
     assert str(found.share) == "1/12" and found.why == ""
-    expected = [one for _, one in arithmetic.why_patches(arithmetic.architecture(dit), 96, 128, 2)]
+    expected = arithmetic.with_and_without_patches(arithmetic.architecture(dit), 96, 128, 2)
     assert [one for *_, one in found.sequence] == expected and [count for _, count, _ in found.sequence] == [48, 192, 3072, 12288]
     picture, text = out(PipelineReport, image=image, latent=latent, tokens=tokens, hidden=hidden, dit=dit)
     for words in ("16×12×16: 192 cells of 16 channels = 3,072 values", "1/12 of the image's values", "512×512×3 → 64×64×4 is 1/48",

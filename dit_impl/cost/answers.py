@@ -1,8 +1,9 @@
-"""Costs as plain values, for the editor to show beside a node before anything has run. The formulas stand in arithmetic.py."""
+"""Costs as plain JSON, which the editor shows beside a node before anything has run. The formulas are in arithmetic.py."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass
 from functools import cache
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -10,72 +11,91 @@ from torch import Tensor
 from ..errors import BackboneError
 from ..handle.backbone import DitHandle
 from ..handle.patch_schedule import PatchSchedule, parse_schedule
+from ..reading import Between, OneOf, check, read
 from ..sampling.guidance import is_guided
 from ..sampling.solvers import check_solver, model_calls
 from ..sampling.walk import last_step
 from ..sources.embedded import load_embedded
 from ..step.by_block import BLOCKS
 from ..tokens.patch import token_grid
-from .arithmetic import Architecture, Budget, architecture, budget
+from .arithmetic import ARCHITECTURES, Architecture, Budget, architecture, budget
 
 LARGEST_PATCH = 64
-KINDS = ("dit", "vit", "pixart", "mmdit", "flux", "counted")
-MAY_BE_ZERO = {field.name for field in fields(Architecture) if field.default == 0}
+LARGEST_SIDE = 4096  # of a latent, in cells
+MOST_STEPS = 10000
+
+
+@dataclass(frozen=True)
+class WalkWidgets:
+    """What the widgets of Sigma Schedule, Patch Schedule and DiT Denoise say. patch_size counts if there are no rows; 0 is the model's own."""
+    steps: Annotated[int, Between(1, MOST_STEPS)]
+    scheduler: str = "simple"
+    denoise: Annotated[float, Between(0.01, 1)] = 1
+    patch_size: Annotated[int, Between(0, 4096)] = 0
+    rows: str | None = None
+    coarse_cfg: Annotated[float, Between(0, 100)] = 1
+    start_step: Annotated[int, Between(0, MOST_STEPS)] = 0
+    end_step: Annotated[int, Between(1, MOST_STEPS)] = MOST_STEPS
+    solver: str = "euler"
+    capture_blocks: bool = False
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the editor asks. size: (height, width) of the latent in cells. shape: "embedded", an `Architecture` as `plain` gives it, or null where
+    only the latent's channels are known. cfg: null is guided as usual for the model. walk: see `WalkWidgets`."""
+    size: tuple[Annotated[int, Between(1, LARGEST_SIDE)], Annotated[int, Between(1, LARGEST_SIDE)]]
+    shape: str | dict | None = None
+    channels: Annotated[int, Between(1, 10 ** 6)] | None = None
+    batch: Annotated[int, Between(1, 4096)] = 1
+    cfg: Annotated[float, Between(0, 1000)] | None = None
+    walk: dict | None = None
+
+
+def plain(shape: Architecture) -> dict:
+    """An architecture as JSON: its kind and its fields."""
+    return {"kind": shape.kind, **asdict(shape)}
 
 
 def shape_of(dit: DitHandle) -> dict | None:
-    """A DIT's shape as plain values; None where it is not known."""
+    """A handle's architecture as JSON; None if it is not known."""
     try:
-        return asdict(architecture(dit))
+        return plain(architecture(dit))
     except BackboneError:
         return None
 
 
 @cache
-def embedded_shape() -> dict:
-    """The default model's shape as plain values."""
-    return asdict(architecture(load_embedded()[0]))
-
-
-def _whole(value: object, name: str, least: int, most: int) -> int:
-    if type(value) is not int or not least <= value <= most:
-        raise ValueError(f"{name} is a whole number from {least} to {most}, not {value!r:.40}")
-    return value
-
-
-def _number(value: object, name: str, least: float, most: float) -> float:
-    if type(value) not in (int, float) or not least <= value <= most:
-        raise ValueError(f"{name} is a number from {least:g} to {most:g}, not {value!r:.40}")
-    return value
+def embedded_shape() -> Architecture:
+    """The default model's architecture."""
+    return architecture(load_embedded()[0])
 
 
 def read_shape(given: object) -> Architecture:
-    """What `shape_of` gave, or "embedded" → an Architecture. Raises ValueError."""
+    """JSON from `plain`, or "embedded" for the default model → an architecture. Raises ValueError."""
     if given == "embedded":
-        given = embedded_shape()
-    known = {field.name for field in fields(Architecture)}
-    if not isinstance(given, dict) or not given.keys() <= known or not {"name", "kind", "width", "blocks"} <= given.keys():
-        raise ValueError(f"a shape is \"embedded\" or the fields of an architecture, not {given!r:.80}")
-    if given["kind"] not in KINDS:
-        raise ValueError(f"a shape's kind is one of {', '.join(KINDS)}, not {given['kind']!r:.40}")
-    for name in given.keys() - {"name", "kind", "guided"}:
-        _whole(given[name], f"a shape's {name}", 0 if name in MAY_BE_ZERO else 1, 10 ** 15)
-    return Architecture(**given)
+        return embedded_shape()
+    if not isinstance(given, dict) or "kind" not in given:
+        raise ValueError(f"a shape is \"embedded\" or an object with a kind and its fields, not {given!r:.80}")
+    kind = check("a shape's kind", given["kind"], Annotated[str, OneOf(*ARCHITECTURES)])
+    return read(ARCHITECTURES[kind], {name: value for name, value in given.items() if name != "kind"}, f"a {kind} shape", "a shape's ")
 
 
 def of_step(shape: Architecture, size: tuple[int, int], patch_size: int, batch: int = 1, guided: bool | None = None) -> Budget:
-    """What a model call costs for a latent of (H, W) cells. guided: None is as usual for the model."""
+    """The cost of a model call for a latent of (H, W) cells. guided: None is as usual for the model."""
     return budget(shape, size[1] * shape.downscale, size[0] * shape.downscale, patch_size, batch, guided=guided)
 
 
 def patch_sizes(size: tuple[int, int]) -> range:
-    """Those that are told of."""
+    """The patch sizes that an answer lists: those that fit into a latent of (H, W) cells, up to LARGEST_PATCH."""
     return range(1, min(*size, LARGEST_PATCH) + 1)
 
 
 def by_patch_size(shape: Architecture, size: tuple[int, int], batch: int = 1, guided: bool | None = None) -> dict[int, dict]:
-    """What a step costs at every patch size that fits into a latent of (H, W) cells: p → grid, tokens, values, flops, share of the
-    model's own."""
+    """What a step costs at every patch size that fits into a latent of (H, W) cells: p → grid, tokens, values, flops, share.
+
+    share: of what a step costs at the model's own patch size.
+    """
     own, costs = of_step(shape, size, min(shape.patch_size, *size), batch, guided).macs, {}
     for p in patch_sizes(size):
         step = of_step(shape, size, p, batch, guided)
@@ -84,23 +104,26 @@ def by_patch_size(shape: Architecture, size: tuple[int, int], batch: int = 1, gu
 
 
 def without_model(channels: int, size: tuple[int, int]) -> dict[int, dict]:
-    """What is known of tokens where the model's shape is not: p → grid, tokens, values."""
+    """What is known without the model's architecture: p → grid, tokens, values."""
     grids = {p: token_grid(*size, p) for p in patch_sizes(size)}
     return {p: {"grid": grid, "tokens": grid[0] * grid[1], "values": channels * p * p} for p, grid in grids.items()}
 
 
 def of_walk(shape: Architecture, size: tuple[int, int], plan: PatchSchedule, sigmas: Tensor, cfg: float, batch: int = 1,
             start_step: int = 0, end_step: int | None = None, solver: str = "euler", capture_blocks: bool = False) -> dict:
-    """What a Denoise node spends: → steps, flops, share of the same steps at the model's own patch size, and stretches of one patch size
-    with its tokens a picture and flops a step. Raises ValueError."""
+    """What a Denoise node costs: → steps, flops, share and stretches. Raises ValueError.
+
+    share: of the same steps at the model's own patch size. stretches: runs of steps at one patch size, with tokens in a picture and flops of
+    a step.
+    """
     end_step = last_step(start_step, end_step, sigmas)
 
     def flops(p: int, start: int, stop: int, guidance: float) -> int:
         if p > min(size):
             raise ValueError(f"patch_size {p} does not fit into a latent of {size[0]}×{size[1]} cells")
         step = of_step(shape, size, p, batch, is_guided(guidance))
-        # each step once more, and the final layer after every block that is shown
-        captured = step.macs + step.head * (min(shape.blocks + shape.single, BLOCKS) - 1) if capture_blocks else 0
+        # capturing runs each step once more, with a final layer after every block that is shown
+        captured = step.macs + step.head * (min(shape.depth, BLOCKS) - 1) if capture_blocks else 0
         return 2 * (model_calls(solver, sigmas, start, stop) * step.macs + (stop - start) * captured)
 
     total, stretches = 0, []
@@ -114,41 +137,29 @@ def of_walk(shape: Architecture, size: tuple[int, int], plan: PatchSchedule, sig
 
 
 def read_walk(given: object, shape: Architecture, default: bool) -> dict:
-    """What the widgets of Sigma Schedule, Patch Schedule and Denoise say → arguments of `of_walk`. Noise levels are the default model's
-    own; of others, whose flow is not known before a run, they are even. Raises ValueError."""
-    if not isinstance(given, dict):
-        raise ValueError(f"a walk is an object with steps, not {given!r:.40}")
-    steps, solver = _whole(given.get("steps"), "steps", 1, 10000), given.get("solver", "euler")
-    check_solver(solver)
-    scheduler, denoise = given.get("scheduler", "simple"), _number(given.get("denoise", 1), "denoise", 0.01, 1)
-    sigmas = load_embedded()[0].schedule(steps, scheduler, denoise) if default else torch.linspace(1, 0, steps + 1)
-    rows = given.get("rows", str(_whole(given.get("patch_size", 0), "patch_size", 0, 4096) or shape.patch_size))
-    if not isinstance(rows, str):
-        raise ValueError(f"rows is text, not {rows!r:.40}")
-    plan = parse_schedule(rows, coarse_cfg=_number(given.get("coarse_cfg", 1), "coarse_cfg", 0, 100))
-    return {"plan": plan, "sigmas": sigmas, "solver": solver,
-            "start_step": _whole(given.get("start_step", 0), "start_step", 0, 10000),
-            "end_step": _whole(given.get("end_step", 10000), "end_step", 1, 10000),
-            "capture_blocks": given.get("capture_blocks") is True}
+    """JSON of `WalkWidgets` → arguments of `of_walk`. Raises ValueError.
+
+    default: whether the model is the default one, whose noise levels are known. Other models get even ones, because theirs are known only
+    after a run.
+    """
+    widgets = read(WalkWidgets, given, "a walk")
+    check_solver(widgets.solver)
+    sigmas = load_embedded()[0].schedule(widgets.steps, widgets.scheduler, widgets.denoise) if default else torch.linspace(1, 0, widgets.steps + 1)
+    rows = str(widgets.patch_size or shape.patch_size) if widgets.rows is None else widgets.rows
+    return {"plan": parse_schedule(rows, coarse_cfg=widgets.coarse_cfg), "sigmas": sigmas, "solver": widgets.solver,
+            "start_step": widgets.start_step, "end_step": widgets.end_step, "capture_blocks": widgets.capture_blocks}
 
 
-def cost_answer(question: object) -> dict:
-    """{"shape" or "channels", "size": [H, W], "batch", "cfg", "walk"} → {"own", "sizes", "walk" if asked}. Raises ValueError.
-
-    size: of the latent in cells; cfg: None is guided as usual for the model; walk: see `read_walk`."""
-    if not isinstance(question, dict):
-        raise ValueError("a question is an object with shape and size")
-    given = question.get("size")
-    if not (isinstance(given, list) and len(given) == 2 and all(type(n) is int and 1 <= n <= 4096 for n in given)):
-        raise ValueError(f"size is a latent's [height, width], 1 to 4096 cells each, not {given!r:.40}")
-    size, batch, cfg = tuple(given), _whole(question.get("batch", 1), "batch", 1, 4096), question.get("cfg")
-    if question.get("shape") is None and "channels" in question:
-        return {"own": 0, "sizes": without_model(_whole(question["channels"], "channels", 1, 10 ** 6), size)}
-    shape = read_shape(question.get("shape"))
-    guided = None if cfg is None else is_guided(_number(cfg, "cfg", 0, 1000))
-    told = {"own": shape.patch_size, "sizes": by_patch_size(shape, size, batch, guided)}
-    if question.get("walk") is not None:
-        walk = read_walk(question["walk"], shape, question["shape"] == "embedded")
+def cost_answer(given: object) -> dict:
+    """JSON of a `Question` → {"own": the model's patch size, "sizes": see `by_patch_size`, "walk": see `of_walk`, if asked}. Raises ValueError."""
+    question = read(Question, given, "a question")
+    size, batch, cfg = question.size, question.batch, question.cfg
+    if question.shape is None and question.channels is not None:
+        return {"own": 0, "sizes": without_model(question.channels, size)}
+    shape = read_shape(question.shape)
+    answer = {"own": shape.patch_size, "sizes": by_patch_size(shape, size, batch, None if cfg is None else is_guided(cfg))}
+    if question.walk is not None:
+        walk = read_walk(question.walk, shape, question.shape == "embedded")
         cfg = (2 if shape.guided else 1) if cfg is None else cfg
-        told["walk"] = of_walk(shape, size, cfg=cfg, batch=batch, **walk)
-    return told
+        answer["walk"] = of_walk(shape, size, cfg=cfg, batch=batch, **walk)
+    return answer

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from ..cost.arithmetic import Budget, architecture, why_patches
+from ..cost.arithmetic import Budget, architecture, with_and_without_patches
 from ..drawing import charts
 from ..drawing.charts import in_language
 from ..errors import BackboneError
@@ -141,7 +141,7 @@ def _sequence(size: tuple[int, int, int], p: int, dit: DitHandle | None, text: i
             raise BackboneError(no_dit)
         shape = architecture(dit)
         text = None if text is None else max(0, text - shape.registers)
-        budgets = [found for _, found in why_patches(shape, width, height, p, text=text)]
+        budgets = with_and_without_patches(shape, width, height, p, text=text)
         return [(case, found.tokens, found) for case, found in zip(CASES, budgets)], ""
     except ValueError as error:
         return [(case, count, None) for case, count in zip(CASES, counts)], str(error)

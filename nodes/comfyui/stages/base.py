@@ -17,7 +17,7 @@ from typing import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from ....dit_impl.cost.arithmetic import Architecture
+from ....dit_impl.cost.arithmetic import CountedArchitecture
 from ....dit_impl.errors import StagesError
 from ....dit_impl.model.position import resized
 from ....dit_impl.model.stages import Attention, Hidden, Look, Stages, joint_attention
@@ -71,21 +71,21 @@ class ModelStages(Stages):
         text, every = self.text_tokens(hidden), 0 if hidden.context is None else hidden.context.shape[1]
         return [joint_attention(text, range(every, every + tokens), every + hidden.x.shape[1])]
 
-    def architecture(self, name: str, channels: int, downscale: int) -> Architecture:
+    def architecture(self, name: str, channels: int, downscale: int) -> CountedArchitecture:
         embed, head, read = map(self.model.get_submodule, (self.embed, self.final, self.reads_text))
-        width, p, counted = head.in_features, self.patch_size, {"image": 0, "words": 0, "once": 0}
+        width, p, counted = head.in_features, self.patch_size, {"image_weights": 0, "text_weights": 0, "fixed_weights": 0}
         for path, layer in self.model.named_modules():
             if layer not in (embed, head, read):
-                streams = [stream for stream, pattern in (("image", self.of_image), ("words", self.of_text)) if re.fullmatch(pattern, path)]
-                for stream in streams or ["once"]:
+                streams = [stream for stream, pattern in (("image_weights", self.of_image), ("text_weights", self.of_text)) if re.fullmatch(pattern, path)]
+                for stream in streams or ["fixed_weights"]:
                     counted[stream] += weights_of(layer)
         values = (weights_of(embed) + weights_of(head)) // width
-        return Architecture(name, "counted", width, len(self.kinds), p, channels, self.usual_text, sum(w.numel() for w in self.model.parameters()),
-                            downscale=downscale, head=values // (channels * p * p) - 1, guided=self.guided, read=weights_of(read), **counted,
-                            **self.attended(width))
+        return CountedArchitecture(
+            name, width, len(self.kinds), p, channels, sum(w.numel() for w in self.model.parameters()), downscale, self.guided,
+            text=self.usual_text, head=values // (channels * p * p) - 1, text_embedding=weights_of(read), **counted, **self.attended(width))
 
     def attended(self, width: int) -> dict[str, int]:
-        """Width of attention of all blocks by what it joins, and what else of an `Architecture` tells of tokens."""
+        """Fields of a `CountedArchitecture`: widths of attention summed over blocks, registers and multiple."""
         return {"joint": width * len(self.kinds)}
 
     def text_tokens(self, hidden: Hidden) -> range:

@@ -36,8 +36,8 @@ class LuminaStages(ModelStages):
 
     def attended(self, width):
         model = self.model
-        return {"joint": width * len(model.layers), "own": width * len(model.noise_refiner), "among": width * len(model.context_refiner),
-                "multiple": model.pad_tokens_multiple or 1}
+        return {"joint": width * len(model.layers), "image_to_image": width * len(model.noise_refiner),
+                "text_to_text": width * len(model.context_refiner), "multiple": model.pad_tokens_multiple or 1}
 
     def text_tokens(self, hidden: Hidden) -> range:
         return range(hidden.extra["text_length"])  # after it the text may be padded

@@ -37,7 +37,7 @@ class MMDiTStages(ModelStages):
         return range(0) if hidden.context is None else range(self.model.register_length, hidden.context.shape[1])
 
     def attended(self, width):
-        return {"joint": width * len(self.kinds), "own": width * sum(hasattr(block.x_block, "attn2") for block in self.blocks),
+        return {"joint": width * len(self.kinds), "image_to_image": width * sum(hasattr(block.x_block, "attn2") for block in self.blocks),
                 "registers": self.model.register_length}
 
     def attentions(self, hidden: Hidden, tokens: int) -> list[Attention]:

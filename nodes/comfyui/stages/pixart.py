@@ -35,7 +35,7 @@ class PixArtStages(ModelStages):
     def attended(self, width):
         if any(block.attn.sr_ratio > 1 for block in self.blocks):
             raise StagesError(f"{self.name} merges the keys of neighbours in some blocks, whose cost is not known here")
-        return {"own": width * len(self.kinds), "cross": width * len(self.kinds)}
+        return {"image_to_image": width * len(self.kinds), "image_to_text": width * len(self.kinds)}
 
     def attentions(self, hidden: Hidden, tokens: int) -> list[Attention]:
         image, text = {"image": range(tokens)}, self.text_tokens(hidden)

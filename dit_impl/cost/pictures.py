@@ -1,0 +1,71 @@
+"""Costs for people to read: the same transformer with and without patches, as a table and as a chart."""
+
+import math
+
+from torch import Tensor
+
+from ..drawing import charts
+from .arithmetic import Architecture, Budget, with_and_without_patches
+
+WORDS = {
+    "on": {"en": "{on}, {how}", "zh": "{on}，{how}"}, "latent": {"en": "latent", "zh": "latent"}, "pixels": {"en": "pixels", "zh": "像素"},
+    "patches": {"en": "p = {p}", "zh": "p = {p}"}, "no patches": {"en": "no patches", "zh": "无图块"},
+    "columns": {"en": "tokens|values|sequence|{unit} a step|attention|weights|activations", "zh": "token 数|值|序列|每步 {unit}|注意力|权重|激活"},
+    "chart": {"en": "{unit} a step, logarithmic; orange: attention's share", "zh": "每步 {unit}，对数轴；橙色：注意力的占比"},
+}
+
+
+def why_patches(shape: Architecture, width: int, height: int, patch_size: int = 0, language: str = "English", **how) -> list[tuple[str, Budget]]:
+    """The same transformer on latents and on pixels, with and without patches: → (label, budget) each. how: see `arithmetic.budget`."""
+    said = _words(language)
+    ways = (said["patches"].format(p=patch_size or shape.patch_size), said["no patches"])
+    labels = [said["on"].format(on=said[space], how=way) for space in ("latent", "pixels") for way in ways]
+    budgets = with_and_without_patches(shape, width, height, patch_size, **how)
+    return list(zip(labels[-len(budgets):], budgets))
+
+
+def _words(language: str) -> dict[str, str]:
+    return {name: charts.in_language(words, language) for name, words in WORDS.items()}
+
+
+def _short(number: float, unit: str) -> str:
+    for scale, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= scale:
+            return f"{number / scale:.2f} {prefix}{unit}"
+    return f"{number:.0f} {unit}"
+
+
+def table(rows: list[tuple[str, Budget]], unit: str = "FLOPs", language: str = "English") -> str:
+    """A text table with a line for each row: tokens, values in a token, sequence with text, cost of a step, attention's share of it, memory.
+
+    unit: "FLOPs" or "MACs".
+    """
+    factor = {"FLOPs": 2, "MACs": 1}[unit]
+    lines = [["", *_words(language)["columns"].format(unit=unit).split("|")]]
+    for label, b in rows:
+        lines.append([label, f"{b.tokens:,} ({b.grid[0]}×{b.grid[1]})", str(b.values), f"{b.sequence:,}", _short(b.macs * factor, unit[:-1]),
+                      f"{b.attention / b.macs:.0%}", _short(b.weights, "B"), _short(b.activations, "B")])
+
+    widths = [max(map(_wide, column)) + 2 for column in zip(*lines)]
+    return "\n".join(label + " " * (widths[0] - _wide(label)) + "".join(" " * (width - _wide(cell)) + cell for width, cell in zip(widths[1:], cells))
+                     for label, *cells in lines)
+
+
+def _wide(text: str) -> int:
+    """How many columns a text takes; a Chinese character takes two."""
+    return sum(2 if ord(sign) > 0x2e80 else 1 for sign in text)
+
+
+def chart(rows: list[tuple[str, Budget]], unit: str = "FLOPs", language: str = "English", width: int = 704) -> Tensor:
+    """A bar for each row on a logarithmic axis, attention's share in orange: → [1, H, width, 3] in 0..1."""
+    factor, left, room, face = {"FLOPs": 2, "MACs": 1}[unit], 190, 44, charts.font(charts.TEXT, language == "中文")
+    picture, draw = charts.canvas(width, 48 + room * len(rows))
+    low, high = (math.log10(pick(b.macs for _, b in rows)) - less for pick, less in ((min, 1), (max, 0)))
+    draw.text((12, 10), _words(language)["chart"].format(unit=unit), fill=charts.INK, font=face)
+    for i, (label, b) in enumerate(rows):
+        y, length = 44 + i * room, (math.log10(b.macs) - low) / (high - low) * (width - left - 150)
+        draw.text((12, y + 13), label, fill=charts.INK, font=face, anchor="lm")
+        draw.rectangle([left, y, left + length, y + 26], fill=charts.CURVES[0])
+        draw.rectangle([left, y, left + length * b.attention / b.macs, y + 26], fill=charts.CURVES[5])
+        draw.text((left + length + 6, y + 13), _short(b.macs * factor, unit[:-1]), fill=charts.INK, font=face, anchor="lm")
+    return charts.as_tensor(picture)[None]

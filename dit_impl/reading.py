@@ -1,0 +1,104 @@
+"""The one validator of plain values from outside: questions in JSON, settings in TOML, metadata of a file.
+
+A dataclass says what is allowed: `int`, `float`, `bool`, `str`, `dict`, `tuple[int, int]`, `tuple[int, ...]`, `X | None`, and narrower
+`Annotated[int, Between(1, 64)]` or `Annotated[str, OneOf("a", "b")]`. It stands beside errors.py, below every room, because rooms from
+sources to training read such values.
+"""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "an object", tuple: "a list"}
+SHOWN = 40  # characters of a wrong value in an error line
+
+
+@dataclass(frozen=True)
+class Between:
+    """A number from `least` to `most`, both allowed."""
+    least: float
+    most: float
+
+    def allows(self, value: float) -> bool:
+        return self.least <= value <= self.most
+
+
+@dataclass(frozen=True, init=False)
+class OneOf:
+    """One of these texts."""
+    choices: tuple[str, ...]
+
+    def __init__(self, *choices: str):
+        object.__setattr__(self, "choices", choices)
+
+    def allows(self, value: str) -> bool:
+        return value in self.choices
+
+
+def read(kind: type, values: Any, what: str, prefix: str = "", error: type[ValueError] = ValueError) -> Any:
+    """An object's entries → a dataclass of this kind; lists become tuples.
+
+    Raises `error` for an entry that is unknown, missing or not allowed. The line calls the object `what`, an entry by `prefix` and its name.
+    """
+    kinds = {name: hint for name, hint in get_type_hints(kind, include_extras=True).items() if name in {field.name for field in fields(kind)}}
+    entries = check_entries(values, kinds, what, prefix, error)
+    for field in fields(kind):
+        if field.name not in entries and field.default is MISSING and field.default_factory is MISSING:
+            raise error(f"{prefix}{field.name} is missing: it is {in_words(kinds[field.name])}")
+    return kind(**entries)
+
+
+def check_entries(values: Any, kinds: Mapping[str, Any], what: str, prefix: str = "", error: type[ValueError] = ValueError) -> dict[str, Any]:
+    """An object's entries, each of its kind; lists become tuples. Raises `error` as `read` does, but entries may be missing."""
+    check(what, values, dict, error)
+    for name in values:
+        if name not in kinds:
+            raise error(f"{what} has no setting {str(name)[:SHOWN]!r}; it has {', '.join(sorted(kinds))}")
+    return {name: check(f"{prefix}{name}", value, kinds[name], error) for name, value in values.items()}
+
+
+def check(what: str, value: Any, kind: Any, error: type[ValueError] = ValueError) -> Any:
+    """A value, with tuples for lists, if its kind allows it. Raises `error` if not: `steps is a whole number from 1 to 99, not 'many'`."""
+    if not allowed(value, kind):
+        raise error(f"{what} is {in_words(kind)}, not {value!r:.{SHOWN}}")
+    return _with_tuples(value)
+
+
+def allowed(value: Any, kind: Any) -> bool:
+    """Whether a value is of a kind. A whole number is a number too; true and false are no numbers."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return allowed(value, inner[0]) and all(rule.allows(value) for rule in inner[1:])
+    if origin in (Union, UnionType):
+        return any(allowed(value, one) for one in inner)
+    if kind is tuple or origin is tuple:
+        return type(value) in (list, tuple) and _items_allowed(value, inner)
+    if kind is float:
+        return type(value) in (int, float)
+    return type(value) is (kind if origin is None else origin)
+
+
+def _items_allowed(items: list | tuple, kinds: tuple) -> bool:
+    if not kinds:
+        return True
+    if kinds[-1] is Ellipsis:
+        return all(allowed(item, kinds[0]) for item in items)
+    return len(items) == len(kinds) and all(map(allowed, items, kinds))
+
+
+def in_words(kind: Any) -> str:
+    """What a kind allows, for an error line: "a whole number from 1 to 64", "a list of 2, each a number"."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        kind, rule = inner
+        return f"one of {', '.join(rule.choices)}" if isinstance(rule, OneOf) else f"{in_words(kind)} from {rule.least} to {rule.most}"
+    if origin in (Union, UnionType):
+        return " or ".join(in_words(one) for one in inner if one is not NoneType)
+    if origin is tuple:
+        return f"a list{'' if inner[-1] is Ellipsis else f' of {len(inner)}'}, each {in_words(inner[0])}"
+    return WORDS[kind if origin is None else origin]
+
+
+def _with_tuples(value: Any) -> Any:
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
