@@ -48,6 +48,15 @@ class RectifiedFlow:
         """Noise level → the model's time, 0..1000."""
         return sigma * 1000
 
+    def begin(self, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        """x where sampling begins, at noise level sigma []: [B, …] → same."""
+        return self.add_noise(clean, noise, sigma)
+
+    def sigma_at(self, percent: float) -> float:
+        """The noise level at a share of sampling, as ComfyUI counts it: 0 is its begin, 1 its end."""
+        t = 1.0 - min(max(percent, 0.0), 1.0)
+        return self.shift * t / (1 + (self.shift - 1) * t)
+
     def quieter(self, x: Tensor, sigma: Tensor | float, gain: float) -> tuple[Tensor, Tensor]:
         """x whose noise alone was scaled by `gain`, e.g. by averaging: → (x as this flow writes it, the noise level it has then).
 
@@ -112,6 +121,20 @@ class DDPM:
         """Noise level → the nearest training time in log σ, 0..steps−1."""
         table = self.sigmas.log().to(sigma.device)
         return (sigma.double().log()[..., None] - table).abs().argmin(-1)
+
+    def begin(self, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        """x where sampling begins, at noise level sigma []: [B, …] → same. At the highest, its variance is all that the model was taught."""
+        if sigma >= float(self.sigmas[-1].float()) * (1 - 1e-5):
+            return noise * (1.0 + sigma ** 2.0).sqrt() + clean
+        return self.add_noise(clean, noise, sigma)
+
+    def sigma_at(self, percent: float) -> float:
+        """The noise level at a share of sampling, as ComfyUI counts it: 0 is above them all, 1 is the end."""
+        if not 0 < percent < 1:
+            return float("inf") if percent <= 0 else 0.0
+        log, t = self.sigmas.float().log(), torch.tensor((1.0 - percent) * (self.steps - 1))
+        w = t.frac()
+        return ((1 - w) * log[t.floor().long()] + w * log[t.ceil().long()]).exp().item()
 
     def quieter(self, x: Tensor, sigma: Tensor | float, gain: float) -> tuple[Tensor, Tensor]:
         """x whose noise alone was scaled by `gain`, e.g. by averaging: → (x, the noise level it has then), since x = x0 + σ·gain·ε."""

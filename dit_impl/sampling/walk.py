@@ -52,15 +52,18 @@ def with_noise(wire: dict, seed: int, scale: Callable[[Tensor, Tensor], Tensor])
 class Inpainting:
     """Where the wire has a noise mask, what lies outside it is held to the clean tokens at every noise level, as KSampler does.
 
-    Raises ValueError for tokens whose start is unknown.
+    anew: with the noise of the next seed rather than the picture's own, as KSampler's ddim does. Raises ValueError for tokens whose
+    start is unknown.
     """
 
-    def __init__(self, wire: dict, flow: Flow, device: torch.device):
+    def __init__(self, wire: dict, flow: Flow, device: torch.device, anew: bool = False):
         self.flow, self.mask = flow, mask_tokens(wire)
         if self.mask is None:
             return
         check_start(wire)
-        self.mask, self.clean, self.noise = (t.to(device) for t in (self.mask, wire["start"]["clean"], wire["start"]["noise"]))
+        start = wire["start"]
+        noise = noise_like({**wire, "batch_index": None}, start["seed"] + 1) if anew else start["noise"]
+        self.mask, self.clean, self.noise = (t.to(device) for t in (self.mask, start["clean"], noise))
 
     def enter(self, x: Tensor, sigma: Tensor) -> Tensor:
         """What the model is to see: [B, N, C·p·p] → same."""
