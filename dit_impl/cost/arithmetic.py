@@ -65,11 +65,12 @@ def _dits() -> list[Architecture]:
             for size, (width, blocks, millions) in shapes.items() for p in (2, 4, 8)]
 
 
+SD3_TEXT, OWN_TEXT = 154, 24  # text tokens: SD3's of CLIP and T5, and those of this library's own text encoder
 PRESETS = {one.name: one for one in [
     Architecture("ViT-B/16", "vit", 768, 12, 16, channels=3, parameters=86_600_000, downscale=1, guided=False), *_dits(),
-    Architecture("SD3-medium", "mmdit", 1536, 24, text=154, parameters=2_028_000_000),
-    Architecture("SD3.5-medium", "mmdit", 1536, 24, text=154, parameters=2_243_000_000, dual=13),
-    Architecture("SD3.5-large", "mmdit", 2432, 38, text=154, parameters=8_057_000_000),
+    Architecture("SD3-medium", "mmdit", 1536, 24, text=SD3_TEXT, parameters=2_028_000_000),
+    Architecture("SD3.5-medium", "mmdit", 1536, 24, text=SD3_TEXT, parameters=2_243_000_000, dual=13),
+    Architecture("SD3.5-large", "mmdit", 2432, 38, text=SD3_TEXT, parameters=8_057_000_000),
     Architecture("Flux-dev", "flux", 3072, 19, text=512, parameters=11_900_000_000, single=38, guided=False),
     Architecture("PixArt-Sigma", "pixart", 1152, 28, channels=4, text=300, parameters=611_000_000, head=2),
 ]}
@@ -111,7 +112,7 @@ def architecture(dit: DitHandle) -> Architecture:
                   downscale=dit.downscale)
     if isinstance(model, DiT):
         return Architecture(dit.name, "dit", **common, head=2 if c.learn_sigma else 1)
-    return Architecture(dit.name, "mmdit", **common, text=24, dual=len(c.dual_blocks))
+    return Architecture(dit.name, "mmdit", **common, text=SD3_TEXT if c.position == "cropped" else OWN_TEXT, dual=len(c.dual_blocks))
 
 
 def budget(shape: Architecture, width: int = 1024, height: int = 1024, patch_size: int = 0, batch: int = 1, text: int | None = None,

@@ -16,14 +16,27 @@ Report = Callable[[int, int, Tensor], None]  # (done, of, x0)
 
 
 def check_sigmas(sigmas: Tensor) -> None:
-    """Raise ScheduleError unless sigmas are two or more finite, falling noise levels ≥ 0."""
+    """Raise ScheduleError unless sigmas are two or more finite noise levels ≥ 0 that fall, or that rise from above 0. Neighbours may be equal."""
     if sigmas is None or sigmas.dim() != 1 or len(sigmas) < 2:
         shape = None if sigmas is None else list(sigmas.shape)
         raise ScheduleError(f"sigmas are a list of at least 2 noise levels, not {shape}: wire a Sigma Schedule")
     if not torch.isfinite(sigmas).all():
         raise ScheduleError("sigmas hold a value that is NaN or infinite")
-    if (sigmas < 0).any() or (sigmas.diff() >= 0).any():
-        raise ScheduleError(f"sigmas fall from step to step and end at 0 or above, these are {[round(s, 4) for s in sigmas.tolist()]}")
+    if (sigmas < 0).any():
+        raise ScheduleError(f"sigmas are 0 or more, one is {sigmas.min().item():.4g}")
+    if rises(sigmas):
+        if sigmas[0] == 0:
+            raise ScheduleError("sigmas that rise, from a picture to its noise, begin above 0: core's Flip Sigmas makes the first 0.0001")
+        sigmas = sigmas.flip(0)
+    if (bad := (sigmas.diff() > 0).nonzero()).numel():
+        step = int(bad[0])
+        raise ScheduleError("sigmas fall from step to step, or rise from step to step to bring a picture to its noise; these do both: "
+                            f"{sigmas[0]:.4g} … {sigmas[step]:.4g}, {sigmas[step + 1]:.4g} … {sigmas[-1]:.4g}")
+
+
+def rises(sigmas: Tensor) -> bool:
+    """Whether a schedule goes from a picture to its noise."""
+    return bool(sigmas[-1] > sigmas[0])
 
 
 def check_step(step: int, sigmas: Tensor) -> None:
