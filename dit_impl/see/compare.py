@@ -89,6 +89,7 @@ def compare(dit: DitHandle, decode: Callable[[Tensor], Tensor], latent: dict, ro
     return runs
 
 
+@charts.drawn
 def sheet(runs: list[Run], language: str = "English", columns: int = 4) -> Tensor:
     """The first picture of every run, labelled: → [1, H, W, 3] in 0..1."""
     labels = [f"p = {run.label}\n{run.caption(runs[0], language)}" for run in runs]
