@@ -51,10 +51,11 @@ class Budget(io.ComfyNode):
         shape = arithmetic.architecture(dit) if dit is not None else arithmetic.PRESETS[preset]
         if vae_factor:
             shape = replace(shape, downscale=vae_factor)
-        rows = pictures.why_patches(shape, width, height, patch_size, language, batch=batch_size, text=None if text_tokens < 0 else text_tokens)
+        how = {"batch": batch_size, "text": None if text_tokens < 0 else text_tokens}
+        rows, shown = (pictures.why_patches(shape, width, height, patch_size, one, **how) for one in (language, charts.drawable(language)))
         title = charts.in_language({"en": f"{shape.name}, {width}×{height} pixels", "zh": f"{shape.name}，{width}×{height} 像素"}, language)
         words = f"{title}\n{pictures.table(rows, unit, language)}"
-        return io.NodeOutput(words, pictures.chart(rows, unit, language), rows[0][1].tokens, ui=ui.PreviewText(words))
+        return io.NodeOutput(words, pictures.chart(shown, unit, language), rows[0][1].tokens, ui=ui.PreviewText(words))
 
 
 class Compare(io.ComfyNode):

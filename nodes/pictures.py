@@ -211,8 +211,8 @@ class PipelineReport(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, image=None, latent=None, tokens=None, hidden=None, dit=None, language="English") -> io.NodeOutput:
-        found = report.collect(image, latent, tokens, hidden, dit, language)
-        picture, text = report.drawing(found, language), report.text(found, language)
+        said, shown = (report.collect(image, latent, tokens, hidden, dit, one) for one in (language, charts.drawable(language)))
+        picture, text = report.drawing(shown, language), report.text(said, language)
         return io.NodeOutput(picture, text, ui=_shown(cls, picture, text))
 
 

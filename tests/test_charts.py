@@ -73,13 +73,14 @@ def test_long_words_are_broken_where_they_may():
     assert "\n" in charts.wrapped("没有空格的一段很长的中文文字", 100, charts.font(charts.TEXT, True))
 
 
-def test_chinese_falls_back_to_english_where_no_font_has_it(monkeypatch):
+def test_what_is_drawn_falls_back_to_english_where_no_font_has_chinese(monkeypatch):
     words = {"en": "a patch", "zh": "图块"}
-    assert charts.in_language(words, "English") == "a patch"
+    write = charts.drawn(lambda size, language="English": charts.in_language(words, language) * size)
+    assert write(1) == "a patch"
     monkeypatch.setattr(charts, "chinese_font", lambda: "somewhere.ttc")
-    assert charts.in_language(words, "中文") == "图块"
+    assert write(2, "中文") == "图块图块"
     monkeypatch.setattr(charts, "chinese_font", lambda: None)
-    assert charts.in_language(words, "中文") == "a patch"
+    assert write(1, language="中文") == "a patch" and charts.in_language(words, "中文") == "图块"
 
 
 def test_a_font_of_common_weight_is_taken_and_any_rather_than_none(monkeypatch, tmp_path):

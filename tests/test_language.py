@@ -7,13 +7,15 @@ import torch
 
 from dit_blocks.dit_impl.cost import arithmetic, pictures
 from dit_blocks.dit_impl.drawing import charts
-from dit_blocks.dit_impl.see import compare
+from dit_blocks.dit_impl.see import compare, similarity
 from dit_blocks.dit_impl.sources.embedded import load_embedded
 from dit_blocks.dit_impl.step import probe
 from dit_blocks.dit_impl.training import run
 from dit_blocks.dit_impl.training.loop import Alone, Log
 from dit_blocks.nodes import NODES
+from dit_blocks.dit_impl.tokens.wire import fold
 from dit_blocks.nodes.budget import Budget
+from dit_blocks.nodes.pictures import PipelineReport
 from dit_blocks.standalone.node_types import NodeType
 
 BARE = {f"DiTBlocks{name}" for name in ("VAEDecode", "Unpatchify", "Denoise", "TokenMap", "TrainingScenes", "DiffusionLoss")}  # IMAGE without words
@@ -59,6 +61,19 @@ def test_words_of_a_picture_are_all_in_its_language(name, monkeypatch):
     PICTURES[name]("中文")
     words = [text for text in said if re.search("[a-zA-Z]{3}", re.sub("latent|RGB|FLOPs?|TFLOP|GFLOP|token|sigma", "", text))]
     assert words == [] and any(re.search("[一-鿿]", text) for text in said)
+
+
+def test_without_a_font_pictures_are_in_english_and_text_stays_in_its_language(monkeypatch):
+    monkeypatch.setattr(charts, "chinese_font", lambda: None)
+    written, face = [], charts.written
+    monkeypatch.setattr(charts, "written", lambda text, font: written.append(text) or face(text, font))
+    text, *_ = Budget.execute("SD3-medium", 512, 512, 0, 1, "FLOPs", language="中文").result
+    _, report = PipelineReport.execute(image=torch.zeros(1, 64, 64, 3), latent={"samples": torch.zeros(1, 4, 8, 8)}, language="中文").result
+    said = similarity.pca(fold(torch.rand(1, 4, 8, 8), 2), "中文").said
+    for name in PICTURES.keys() - {"budget"}:  # whose rows come in their language; the node asks for the right one
+        PICTURES[name]("中文")
+    assert all(re.search("[一-鿿]", one) for one in (text, report, said, RUNS[0].caption(RUNS[0], "中文")))
+    assert written and [one for one in written if re.search("[一-鿿]", one)] == []
 
 
 @pytest.mark.skipif(charts.chinese_font() is None, reason="no font with Chinese characters")

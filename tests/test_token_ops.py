@@ -196,9 +196,21 @@ def test_token_mask():
     assert torch.equal(pick(width=2, height=2), CORNER) and torch.equal(pick(), torch.ones(1, 4, 3))
     assert torch.equal(pick(column=2, row=1).nonzero(), torch.tensor([[0, row, 2] for row in (1, 2, 3)]))
     wide = torch.zeros(2, 64, 48)
-    wide[0, :32, :42] = 1
+    wide[0, :32, :44] = 1  # of 5 columns of cells, the last alone in its token
     assert torch.equal(pick(mask=wide), torch.stack([(torch.arange(12) < 6).view(4, 3), torch.zeros(4, 3)]))
     assert torch.equal(pick(mask=wide, width=2)[:1], CORNER)
+
+
+def test_a_token_past_the_picture_s_edge_is_chosen_by_its_part_inside():
+    """34 cells in patches of 16: the third row and column have 2 cells of the picture each, not a third of it."""
+    wire, bottom = fold(random(1, 4, 34, 34), 16), torch.zeros(1, 34 * 8, 34 * 8)
+    bottom[:, -3 * 8:] = 1  # the last three rows of cells: 1 of the second row of tokens' 16, both of the third's
+    chosen = out(TokenMask, x=wire, column=0, row=0, width=0, height=0, mask=bottom)
+    assert torch.equal(chosen[0], torch.tensor([[0.0] * 3, [0.0] * 3, [1.0] * 3]))
+    assert torch.equal(out(TokenMask, x=wire, column=0, row=0, width=0, height=0, mask=chosen), chosen)  # a mask of the grid is taken as it is
+    upper = torch.zeros(1, 34 * 8, 34 * 8)
+    upper[:, :20 * 8] = 1
+    assert torch.equal(out(TokenMask, x=wire, column=0, row=0, width=0, height=0, mask=upper)[0, :, 0], torch.tensor([1.0, 0.0, 0.0]))
 
 
 def test_the_map_shows_norms_and_what_is_alike(pair):

@@ -56,6 +56,7 @@ def _wide(text: str) -> int:
     return sum(2 if ord(sign) > 0x2e80 else 1 for sign in text)
 
 
+@charts.drawn
 def chart(rows: list[tuple[str, Budget]], unit: str = "FLOPs", language: str = "English", width: int = 704) -> Tensor:
     """A bar for each row on a logarithmic axis, attention's share in orange: → [1, H, width, 3] in 0..1."""
     factor, left, room, face = {"FLOPs": 2, "MACs": 1}[unit], 190, 44, charts.font(charts.TEXT, language == "中文")

@@ -4,8 +4,9 @@ Colours are told apart by the colour-blind too: cividis for amounts (Nuñez et a
 Okabe and Ito's (2008) for curves. Words can be Chinese where the system has a font for it.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, wraps
+from inspect import signature
 import math
 from pathlib import Path
 
@@ -57,8 +58,26 @@ def font(size: int, chinese: bool):
 
 
 def in_language(words: Mapping[str, str], language: str) -> str:
-    """One of two wordings, {"en": …, "zh": …}; English where Chinese can't be drawn."""
-    return words["zh"] if language == "中文" and chinese_font() else words["en"]
+    """One of two wordings, {"en": …, "zh": …}."""
+    return words["zh"] if language == "中文" else words["en"]
+
+
+def drawable(language: str) -> str:
+    """The language for words in a picture: English where the system has no font for the one asked for."""
+    return language if chinese_font() else "English"
+
+
+def drawn(draw: Callable) -> Callable:
+    """A function that writes words of a `language` into a picture: it is called with one that can be drawn."""
+    called = signature(draw)
+
+    @wraps(draw)
+    def drawing(*args, **kwargs):
+        call = called.bind(*args, **kwargs)
+        call.apply_defaults()
+        call.arguments["language"] = drawable(call.arguments["language"])
+        return draw(*call.args, **call.kwargs)
+    return drawing
 
 
 def colours(values: Tensor, low: float | None = None, high: float | None = None, signed: bool = False) -> Tensor:

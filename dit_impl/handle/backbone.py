@@ -13,11 +13,13 @@ from ..model.mmdit import MMDiT
 from ..model.stages import Call, Stages, TokenStages
 from ..sampling.flow import Flow, RectifiedFlow
 from ..sampling.guidance import guided, is_guided
+from ..sampling.regions import Prompt, average, has_area, parts_at, prompt, together, with_opposites
 from ..sampling.schedules import schedule
 from ..sampling.solvers import PredictX0, check_solver
 from ..sampling.walk import Inpainting, Report, check_step, last_step, walk, with_noise
 from ..tokens.other_sizes import Reading, choose_method
-from ..tokens.wire import CARRIED, LatentFormat, fold, grey_picture, same_format, unfold
+from ..tokens.patch import token_grid
+from ..tokens.wire import CARRIED, LatentFormat, fold, grey_picture, same_format, to_latent, to_tokens, unfold
 from .class_names import find_class
 
 
@@ -129,6 +131,12 @@ class DitHandle:
         return self.picture(wire, x0)
 
 
+def _towards(sides: list[Tensor], cfg: float) -> Tensor:
+    """x0 of the positive side, and of the negative where there is one → guided x0."""
+    cond, *uncond = sides
+    return guided(cond, uncond[0], cfg) if uncond and is_guided(cfg) else cond
+
+
 @dataclass(eq=False)
 class Backbone(DitHandle):
     """A transformer of this library.
@@ -174,7 +182,7 @@ class Backbone(DitHandle):
 
     def add_noise(self, wire: dict, sigmas: Tensor, step: int, seed: int) -> tuple[dict, dict]:
         check_step(step, sigmas)
-        return with_noise(wire, seed, lambda clean, noise: self.flow.add_noise(clean, noise, sigmas[step].to(noise)))
+        return with_noise(wire, seed, lambda clean, noise: self.flow.begin(clean, noise, sigmas[step].to(noise)))
 
     def denoise(self, wire: dict, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None = None,
                 cfg: float = 1.0, solver: str = "euler", start_step: int = 0, end_step: int | None = None,
@@ -182,7 +190,7 @@ class Backbone(DitHandle):
         end_step = last_step(start_step, end_step, sigmas)
         check_solver(solver, isinstance(self.flow, RectifiedFlow))
         device = self.like().device
-        model, kept = self.denoiser(wire, positive, negative, cfg), Inpainting(wire, self.flow, device)
+        model, kept = self.denoiser(wire, positive, negative, cfg), Inpainting(wire, self.flow, device, anew=solver == "ddim")
 
         def predict_x0(x: Tensor, sigma: Tensor) -> Tensor:
             return kept.leave(model(kept.enter(x, sigma), sigma))
@@ -209,58 +217,72 @@ class Backbone(DitHandle):
     def denoiser(self, wire: dict, positive: Conditioning, negative: Conditioning | None = None, cfg: float = 1.0) -> PredictX0:
         """→ predict_x0(x tokens [B, N, C·p·p], sigma []) with classifier-free guidance u + (c − u)·cfg, for these tokens' grid.
 
-        One model call a step, on the batch [uncond, cond], as KSampler lays it out (Ho & Salimans 2022, equation 6).
-        Several conditionings on one wire are averaged. Raises BackboneError.
+        As KSampler computes it: [uncond, cond] in one call where their shapes allow (Ho & Salimans 2022, equation 6), areas and masks
+        weighted, what pads the latent to whole patches wrapped anew. Raises BackboneError.
         """
-        layout, arguments = self._conditions(wire, positive, self.away_from(negative, cfg))
+        sides = self._sides(wire, positive, self.away_from(negative, cfg) if is_guided(cfg) else negative, is_guided(cfg))
 
         def predict_x0(x: Tensor, sigma: Tensor) -> Tensor:
-            inputs, times = self._inputs(x, sigma, layout)
-            prediction = self.model(inputs, wire["grid"], wire["patch_size"], times, **arguments)
-            return self._guided_x0(prediction.to(x), x, sigma, layout, cfg)
+            def ask(latents: Tensor, arguments: Arguments) -> Tensor:
+                tokens = self._x0(to_tokens(latents, wire), token_grid(*latents.shape[-2:], wire["patch_size"]), wire["patch_size"], sigma, arguments)
+                return to_latent(tokens, {**wire, "size": latents.shape[-2:]})
+            return to_tokens(_towards(average(ask, to_latent(x, wire), sigma, sides), cfg), wire)
         return predict_x0
 
     def begin(self, wire: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None = None) -> dict:
         check_step(step, sigmas)
-        layout, arguments = self._conditions(wire, positive, negative)
         stages, kept = self.stages, Inpainting(wire, self.flow, self.like().device)
+        sides = self._sides(wire, positive, negative, negative is not None)
         x, sigma = wire["tokens"].to(self.like().device), sigmas[step].float().to(self.like().device)
-        seen = kept.enter(x, sigma)
-        inputs, times = self._inputs(seen, sigma, layout)
-        hidden = stages.condition(inputs, wire["grid"], wire["patch_size"], times, **arguments)
+        latent = to_latent(kept.enter(x, sigma), wire)
+        calls = together(parts_at(sides, sigma, latent), tuple(wire["size"]))
+        if not calls:
+            raise StagesError(f"no prompt counts at step {step} (sigma {sigma.item():.4g}): see their ranges of steps")
+        if any(part.prompt.area for call in calls for part in call):
+            raise StagesError("a prompt has an area, which the model reads as a picture of its own: use DiT Denoise Step")
+        if len(calls) > 1:
+            raise StagesError(f"this step is {len(calls)} model calls, for its texts differ in length: give each a branch of its own, or use "
+                              "DiT Denoise Step")
+        seen, parts = to_tokens(latent, wire), calls[0]
+        batched, times = self._inputs(seen.repeat(len(parts), 1, 1), sigma)
+        hidden = stages.condition(batched, wire["grid"], wire["patch_size"], times, **join([part.prompt.arguments for part in parts]))
 
         def to_x0(prediction: Tensor, cfg: float) -> Tensor:
-            return kept.leave(self._guided_x0(prediction.to(seen), seen, sigma, layout, cfg))
+            def answer(latents: Tensor, _: Arguments) -> Tensor:
+                x0 = self._to_x0(prediction.to(seen), to_tokens(latents, wire), sigma)
+                return to_latent(x0, wire)
+            return kept.leave(to_tokens(_towards(average(answer, latent, sigma, sides), cfg), wire))
+        layout = tuple("uncond" if part.side else "cond" for part in parts)
         return {"hidden": hidden, "tokens": wire, "done": frozenset(), "call": Call(layout, x, sigma, to_x0), "model": self.name}
 
     def approximate(self, reading: Reading) -> "Backbone":
         return Approximate(**{part.name: getattr(self, part.name) for part in fields(self)}, reading=reading)
 
-    def _conditions(self, wire: dict, positive: Conditioning, negative: Conditioning | None) -> tuple[tuple[str, ...], Arguments]:
-        """→ the batch's layout, and what the model is called with beside tokens and times."""
+    def _sides(self, wire: dict, positive: Conditioning, negative: Conditioning | None, both: bool) -> list[list[Prompt]]:
+        """The prompts of positive, and of negative if `both` are asked for, for these tokens. Raises BackboneError."""
         self.check_tokens(wire)
-        given = {"uncond": ("negative", negative), "cond": ("positive", positive)}
-        layout, parts = [], []
-        for part, (socket, conditioning) in given.items():
-            if conditioning is not None:
-                read = batches(self.model.conditions, conditioning, f"{socket} conditioning", self.name, len(wire["tokens"]), self.like())
-                layout += [part] * len(read)
-                parts += read
-        return tuple(layout), join(parts)
 
-    def _inputs(self, x: Tensor, sigma: Tensor, layout: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-        """Tokens and a noise level → what the model reads of them, for every part of the batch: [parts·B, N, C·p·p], times [parts·B]."""
-        batched = x.repeat(len(layout), 1, 1)
-        sigmas = sigma.to(x).expand(len(batched))
-        return self.flow.model_input(batched, sigmas).to(self.like()), self.flow.time(sigmas)
+        def read(what: str, conditioning: Conditioning) -> list[Prompt]:
+            arguments = batches(self.model.conditions, conditioning, what, self.name, len(wire["tokens"]), self.like())
+            return [prompt(values, extras, wire["size"], self.flow, what, self.name, wire["patch_size"])
+                    for values, (_, extras) in zip(arguments, conditioning)]
+        sides = [read("positive conditioning", positive)]
+        if negative is not None and (both or any(has_area(extras) for _, extras in negative)):
+            sides = list(with_opposites(sides[0], read("negative conditioning", negative)))
+        return sides if both else sides[:1]
 
-    def _guided_x0(self, prediction: Tensor, x: Tensor, sigma: Tensor, layout: tuple[str, ...], cfg: float) -> Tensor:
-        """The batch's prediction → guided x0 [B, N, C·p·p]."""
-        batched = x.repeat(len(layout), 1, 1)
-        x0 = self.flow.to_x0(prediction, batched, sigma.to(x).expand(len(batched))).unflatten(0, (len(layout), len(x)))
-        unconds = layout.count("uncond")
-        cond = x0[unconds:].mean(0)
-        return guided(cond, x0[:unconds].mean(0), cfg) if unconds and is_guided(cfg) else cond
+    def _inputs(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens [B, N, C·p·p] at a noise level [] → what the model reads of them, and their times [B]."""
+        sigmas = sigma.to(x).expand(len(x))
+        return self.flow.model_input(x, sigmas).to(self.like()), self.flow.time(sigmas)
+
+    def _to_x0(self, prediction: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.flow.to_x0(prediction, x, sigma.to(x).expand(len(x)))
+
+    def _x0(self, tokens: Tensor, grid: tuple[int, int], patch_size: int, sigma: Tensor, arguments: Arguments) -> Tensor:
+        """The model's x0 of tokens [B, N, C·p·p] of any grid."""
+        inputs, times = self._inputs(tokens, sigma)
+        return self._to_x0(self.model(inputs, grid, patch_size, times, **arguments).to(tokens), tokens, sigma)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -276,9 +298,6 @@ class Approximate(Backbone):
     def stages(self) -> Stages:
         raise StagesError(f"{self.name} reads patches of {self.reading.patch_size} by {self.reading.method}, which has no stages of its own")
 
-    def denoiser(self, wire: dict, positive: Conditioning, negative: Conditioning | None = None, cfg: float = 1.0) -> PredictX0:
-        coarse = super().denoiser(self.reading.coarse(wire), positive, negative, cfg)
-
-        def predict_x0(x: Tensor, sigma: Tensor) -> Tensor:
-            return self.reading.up(coarse(*self.flow.quieter(self.reading.down(x), sigma, self.reading.gain)), wire["grid"])
-        return predict_x0
+    def _x0(self, tokens: Tensor, grid: tuple[int, int], patch_size: int, sigma: Tensor, arguments: Arguments) -> Tensor:
+        coarse, level = self.flow.quieter(self.reading.down(tokens), sigma, self.reading.gain)
+        return self.reading.up(super()._x0(coarse, grid, self.reading.own, level, arguments), grid)

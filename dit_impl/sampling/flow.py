@@ -19,6 +19,11 @@ def _one_of(name: str, prediction: str, known: tuple[str, ...]) -> None:
         raise ValueError(f"{name}: prediction is one of {', '.join(known)}, not {prediction!r}")
 
 
+def shift_time(t: Tensor | float, shift: float) -> Tensor | float:
+    """Move times towards noise: α·t / (1 + (α − 1)·t). Esser et al. 2024 (SD3), equation 23."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
 @dataclass(frozen=True)
 class RectifiedFlow:
     """x = (1 − σ)·x0 + σ·ε, σ from 1 (noise) to 0 (data), time 1000·σ. Liu et al. 2022; Esser et al. 2024, §2.
@@ -47,6 +52,18 @@ class RectifiedFlow:
     def time(self, sigma: Tensor) -> Tensor:
         """Noise level → the model's time, 0..1000."""
         return sigma * 1000
+
+    def begin(self, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        """x where sampling begins, at noise level sigma []: [B, …] → same."""
+        return self.add_noise(clean, noise, sigma)
+
+    def sigma_at(self, percent: float) -> float:
+        """The noise level at a share of sampling, as ComfyUI counts it: 0 is its begin, 1 its end."""
+        return shift_time(1.0 - min(max(percent, 0.0), 1.0), self.shift)
+
+    def sigma_of(self, t: Tensor) -> Tensor:
+        """The noise level at times 0..1000, before whose shift they are evenly spread."""
+        return shift_time(t / 1000, self.shift)
 
     def quieter(self, x: Tensor, sigma: Tensor | float, gain: float) -> tuple[Tensor, Tensor]:
         """x whose noise alone was scaled by `gain`, e.g. by averaging: → (x as this flow writes it, the noise level it has then).
@@ -112,6 +129,24 @@ class DDPM:
         """Noise level → the nearest training time in log σ, 0..steps−1."""
         table = self.sigmas.log().to(sigma.device)
         return (sigma.double().log()[..., None] - table).abs().argmin(-1)
+
+    def begin(self, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        """x where sampling begins, at noise level sigma []: [B, …] → same. At the highest, its variance is all that the model was taught."""
+        if sigma >= float(self.sigmas[-1].float()) * (1 - 1e-5):
+            return noise * (1.0 + sigma ** 2.0).sqrt() + clean
+        return self.add_noise(clean, noise, sigma)
+
+    def sigma_at(self, percent: float) -> float:
+        """The noise level at a share of sampling, as ComfyUI counts it: 0 is above them all, 1 is the end."""
+        if not 0 < percent < 1:
+            return float("inf") if percent <= 0 else 0.0
+        return self.sigma_of(torch.tensor((1.0 - percent) * (self.steps - 1))).item()
+
+    def sigma_of(self, t: Tensor) -> Tensor:
+        """The noise level at training times that need not be whole, between whole ones by its logarithm, in float32 as in ComfyUI."""
+        log, t = self.sigmas.float().log(), t.float().clamp(0, self.steps - 1)
+        w = t.frac()
+        return ((1 - w) * log[t.floor().long()] + w * log[t.ceil().long()]).exp()
 
     def quieter(self, x: Tensor, sigma: Tensor | float, gain: float) -> tuple[Tensor, Tensor]:
         """x whose noise alone was scaled by `gain`, e.g. by averaging: → (x, the noise level it has then), since x = x0 + σ·gain·ε."""

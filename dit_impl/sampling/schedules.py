@@ -5,14 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from .flow import DDPM, Flow
+from .flow import DDPM, Flow, shift_time
 
 SCHEDULERS = ("simple", "normal", "sgm_uniform", "karras", "exponential", "linear")
-
-
-def shift_time(t: Tensor, shift: float) -> Tensor:
-    """Move times towards noise: α·t / (1 + (α − 1)·t). Esser et al. 2024 (SD3), equation 23."""
-    return shift * t / (1 + (shift - 1) * t)
 
 
 def sigma_table(flow: Flow) -> Tensor:
@@ -22,26 +17,21 @@ def sigma_table(flow: Flow) -> Tensor:
     return shift_time(torch.arange(1, 1001) / 1000, flow.shift)
 
 
-def _table_at(flow: Flow, t: Tensor) -> Tensor:
-    """The noise level at training times 0..1000 that need not be whole."""
-    if not isinstance(flow, DDPM):
-        return shift_time(t / 1000, flow.shift)
-    log = flow.sigmas.log()
-    low = t.floor().long().clamp(0, len(log) - 1)
-    high = t.ceil().long().clamp(0, len(log) - 1)
-    return torch.lerp(log[low], log[high], (t - t.floor()).double()).exp().float()
+def all_steps(denoise: float) -> bool:
+    """Whether a share of the schedule is all of it, as KSampler takes it: from 0.9999 on. Raises ValueError outside (0, 1]."""
+    if not 0 < denoise <= 1 + 1e-6:
+        raise ValueError(f"denoise is above 0 and at most 1, not {denoise}")
+    return denoise > 0.9999
 
 
 def schedule(flow: Flow, steps: int, scheduler: str = "simple", denoise: float = 1.0) -> Tensor:
     """Falling noise levels that end at 0: → [steps + 1] float32. denoise < 1 keeps the last part of a longer schedule.
 
-    Raises ValueError for an unknown scheduler, steps < 1 or denoise outside (0, 1].
+    Where there are more steps than the model has noise levels, neighbours may be equal. Raises ValueError for an unknown scheduler, steps < 1 or denoise outside (0, 1].
     """
     if steps < 1:
         raise ValueError(f"steps is at least 1, not {steps}")
-    if not 0 < denoise <= 1:
-        raise ValueError(f"denoise is above 0 and at most 1, not {denoise}")
-    if denoise < 1:
+    if not all_steps(denoise):
         return schedule(flow, int(steps / denoise), scheduler)[-(steps + 1):]
     table = sigma_table(flow)
     low, high = table[0].item(), table[-1].item()
@@ -52,7 +42,7 @@ def schedule(flow: Flow, steps: int, scheduler: str = "simple", denoise: float =
         first, last = ((t * 1000 if not isinstance(flow, DDPM) else edge)
                        for t, edge in ((high, len(table) - 1), (low, 0)))
         times = torch.linspace(first, last, steps + (scheduler == "sgm_uniform"))[:steps]
-        return torch.cat([_table_at(flow, times), end])
+        return torch.cat([flow.sigma_of(times), end])
     ramp = torch.linspace(0, 1, steps)
     if scheduler == "karras":  # Karras et al. 2022, equation 5, rho = 7
         return torch.cat([(high ** (1 / 7) + ramp * (low ** (1 / 7) - high ** (1 / 7))) ** 7, end])

@@ -36,11 +36,14 @@ def heun(predict_x0: PredictX0, x: Tensor, x0: Tensor, sigma: Tensor, next_sigma
 
 
 def dpmpp_2m(x: Tensor, x0: Tensor, sigma: Tensor, next_sigma: Tensor, memory: Memory | None) -> Tensor:
-    """DPM-Solver++(2M) in ComfyUI's form: extrapolate x0 from this step and the last. Lu et al. 2022, algorithm 2."""
+    """DPM-Solver++(2M) in ComfyUI's form: extrapolate x0 from this step and the last. Lu et al. 2022, algorithm 2.
+
+    A memory that is not of a step before this one, such as after going back a step, counts for nothing.
+    """
     def log_snr(s: Tensor) -> Tensor:
         return s.log().neg()
     h = log_snr(next_sigma) - log_snr(sigma)
-    if memory is not None and next_sigma != 0:
+    if memory is not None and next_sigma != 0 and (memory.sigma - sigma) * (sigma - next_sigma) > 0:
         ratio = (log_snr(sigma) - log_snr(memory.sigma)) / h
         x0 = (1 + 1 / (2 * ratio)) * x0 - (1 / (2 * ratio)) * memory.x0
     return (log_snr(next_sigma).neg().exp() / log_snr(sigma).neg().exp()) * x - (-h).expm1() * x0

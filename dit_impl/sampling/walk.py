@@ -16,14 +16,27 @@ Report = Callable[[int, int, Tensor], None]  # (done, of, x0)
 
 
 def check_sigmas(sigmas: Tensor) -> None:
-    """Raise ScheduleError unless sigmas are two or more finite, falling noise levels ≥ 0."""
+    """Raise ScheduleError unless sigmas are two or more finite noise levels ≥ 0 that fall, or that rise from above 0. Neighbours may be equal."""
     if sigmas is None or sigmas.dim() != 1 or len(sigmas) < 2:
         shape = None if sigmas is None else list(sigmas.shape)
         raise ScheduleError(f"sigmas are a list of at least 2 noise levels, not {shape}: wire a Sigma Schedule")
     if not torch.isfinite(sigmas).all():
         raise ScheduleError("sigmas hold a value that is NaN or infinite")
-    if (sigmas < 0).any() or (sigmas.diff() >= 0).any():
-        raise ScheduleError(f"sigmas fall from step to step and end at 0 or above, these are {[round(s, 4) for s in sigmas.tolist()]}")
+    if (sigmas < 0).any():
+        raise ScheduleError(f"sigmas are 0 or more, one is {sigmas.min().item():.4g}")
+    if rises(sigmas):
+        if sigmas[0] == 0:
+            raise ScheduleError("sigmas that rise, from a picture to its noise, begin above 0: core's Flip Sigmas makes the first 0.0001")
+        sigmas = sigmas.flip(0)
+    if (bad := (sigmas.diff() > 0).nonzero()).numel():
+        step = int(bad[0])
+        raise ScheduleError("sigmas fall from step to step, or rise from step to step to bring a picture to its noise; these do both: "
+                            f"{sigmas[0]:.4g} … {sigmas[step]:.4g}, {sigmas[step + 1]:.4g} … {sigmas[-1]:.4g}")
+
+
+def rises(sigmas: Tensor) -> bool:
+    """Whether a schedule goes from a picture to its noise."""
+    return bool(sigmas[-1] > sigmas[0])
 
 
 def check_step(step: int, sigmas: Tensor) -> None:
@@ -52,15 +65,18 @@ def with_noise(wire: dict, seed: int, scale: Callable[[Tensor, Tensor], Tensor])
 class Inpainting:
     """Where the wire has a noise mask, what lies outside it is held to the clean tokens at every noise level, as KSampler does.
 
-    Raises ValueError for tokens whose start is unknown.
+    anew: with the noise of the next seed rather than the picture's own, as KSampler's ddim does. Raises ValueError for tokens whose
+    start is unknown.
     """
 
-    def __init__(self, wire: dict, flow: Flow, device: torch.device):
+    def __init__(self, wire: dict, flow: Flow, device: torch.device, anew: bool = False):
         self.flow, self.mask = flow, mask_tokens(wire)
         if self.mask is None:
             return
         check_start(wire)
-        self.mask, self.clean, self.noise = (t.to(device) for t in (self.mask, wire["start"]["clean"], wire["start"]["noise"]))
+        start = wire["start"]
+        noise = noise_like({**wire, "batch_index": None}, start["seed"] + 1) if anew else start["noise"]
+        self.mask, self.clean, self.noise = (t.to(device) for t in (self.mask, start["clean"], noise))
 
     def enter(self, x: Tensor, sigma: Tensor) -> Tensor:
         """What the model is to see: [B, N, C·p·p] → same."""

@@ -87,6 +87,7 @@ def scaled(picture: Tensor, high: float, cut: bool, language: str) -> Tensor:
     return torch.cat([picture, charts.scale_bar(0.0, high, unit, picture.shape[1], language=language)])
 
 
+@charts.drawn
 def drawing(seen: Seen, language: str) -> Tensor:
     """One answer as a picture with its title and scale: → [1, H, W, 3]."""
     title = f"{where(seen, language)}\n{asked(seen, language)}"
@@ -99,6 +100,7 @@ def drawing(seen: Seen, language: str) -> Tensor:
     return charts.sheet(scaled_ones, names if len(pictures) > 1 else [""], None, title, note(seen, language), language, 1)[None]
 
 
+@charts.drawn
 def over_steps(answers: Mapping[int, Seen], sigmas: Tensor, language: str) -> Tensor:
     """A contact sheet of answers by step, all in the same colours, step and sigma below each: → [1, H, W, 3]."""
     first = next(iter(answers.values()))

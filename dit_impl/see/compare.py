@@ -19,13 +19,14 @@ from ..tokens.wire import unfold
 WORDS = {
     "cost": {"en": "{tokens:,} tokens, {flops}", "zh": "{tokens:,} 个 token，{flops}"}, "seconds": {"en": "s", "zh": "秒"},
     "unknown": {"en": "FLOPs unknown", "zh": "FLOPs 未知"}, "reference": {"en": "reference", "zh": "基准"},
+    "same": {"en": "the same picture, bit for bit", "zh": "同一张图，逐位相同"},
 }
 
 
 @dataclass(frozen=True)
 class Run:
     """One way to draw the picture. image [B, H, W, 3]; tokens: over all steps and pictures; macs: over all steps, 0 where the
-    model's shape is not known; decibels: peak signal to noise against the first run, infinite for itself."""
+    model's shape is not known; decibels: peak signal to noise against the first run, infinite for the same picture."""
     label: str
     image: Tensor
     seconds: float
@@ -37,7 +38,7 @@ class Run:
         """Cost as a share of the first run's, and the difference to it."""
         said = {name: charts.in_language(words, language) for name, words in WORDS.items()}
         flops = f"{self.macs / first.macs:.0%} FLOPs" if first.macs else said["unknown"]
-        difference = said["reference"] if self.decibels == float("inf") else f"{self.decibels:.1f} dB"
+        difference = said["reference"] if self is first else said["same"] if self.decibels == float("inf") else f"{self.decibels:.1f} dB"
         return (f"{self.seconds:.2f} {said['seconds']} ({self.seconds / first.seconds:.0%})\n"
                 f"{said['cost'].format(tokens=self.tokens, flops=flops)}\n{difference}")
 
@@ -88,6 +89,7 @@ def compare(dit: DitHandle, decode: Callable[[Tensor], Tensor], latent: dict, ro
     return runs
 
 
+@charts.drawn
 def sheet(runs: list[Run], language: str = "English", columns: int = 4) -> Tensor:
     """The first picture of every run, labelled: → [1, H, W, 3] in 0..1."""
     labels = [f"p = {run.label}\n{run.caption(runs[0], language)}" for run in runs]

@@ -152,6 +152,7 @@ def pictures(answer: Answer, decode: Callable[[Tensor], Tensor]) -> dict[str, Te
     return {"noisy": picture_of(answer.noisy, decode)} | {name: picture_of(one, decode) for name, one in answer.x0.items()}
 
 
+@charts.drawn
 def drawing(answer: Answer, decoded: dict[str, Tensor], language: str = "English") -> Tensor:
     """Similarity maps and norms of both parts, then x0 after each change: → [1, H, W, 3]."""
     said, grid = {name: in_language(words, language) for name, words in WORDS.items()}, answer.grid

@@ -142,6 +142,7 @@ def strongest(dit: DitHandle, filters: Tensor, count: int, language: str = "Engl
     return _with_norms(mosaic(pictures, columns), norms[order][::columns].tolist(), language)
 
 
+@charts.drawn
 def filters_picture(dit: DitHandle, patch_size: int = 0, count: int = 96, language: str = "English", columns: int = ROW, before: DitHandle | None = None,
                     device: torch.device | None = None) -> Tensor:
     """A DIT's strongest filters, sorted by norm, with title and numbers: → [H, W, 3] in 0..1. before: another one's beside them, such as

@@ -96,6 +96,7 @@ def maps(found: Similarity) -> Tensor:
     return found.own.clamp(0, 1).view(-1, *found.grid[-2:])
 
 
+@charts.drawn
 def drawing(found: Similarity, name: str, language: str) -> Tensor:
     """Both side by side, the query's place framed: → [1, H, W, 3]. Of a video the frame that holds the query."""
     *_, h, w = found.grid

@@ -191,6 +191,7 @@ def text(report: Report, language: str = "English") -> str:
     return "\n".join([*lines, *([in_language(WORDS["unknown"], language).format(why=report.why)] if report.why else [])])
 
 
+@charts.drawn
 def drawing(report: Report, language: str = "English") -> Tensor:
     """The report as a picture: a bar of values for each wire, then of sequence lengths: → [1, H, WIDTH, 3]."""
     face, head = charts.font(charts.TEXT, language == "中文"), charts.font(charts.TEXT + 4, language == "中文")

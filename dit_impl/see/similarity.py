@@ -160,17 +160,20 @@ def pca(wire: dict, language: str = "English") -> Pca:
     shades = as_colours(coordinates).view(-1, grid.h, grid.w, 3)
     norms = tokens.norm(dim=-1)
     low, high = norms.min().item(), norms.max().item()
-    lengths, pictures, names = norms.view(-1, grid.h, grid.w), [], parts(wire)
-    labels = [in_language(WORDS[name], language) for name in ("components", "norm")]
+    lengths, pictures, names, shown = norms.view(-1, grid.h, grid.w), [], parts(wire), charts.drawable(language)
+    labels = [in_language(WORDS[name], shown) for name in ("components", "norm")]
+
+    def title(i: int, language: str) -> str:
+        frame = in_language(WORDS["frame"], language).format(i=i % grid.t) if grid.t > 1 else ""
+        part = "".join(f", {one}" for one in (names[i // grid.t], frame) if one)
+        return in_language(WORDS["pca"], language).format(count=grid.count, width=tokens.shape[-1], stage=stage_name(wire, language), part=part)
+
     for i, (shade, length) in enumerate(zip(shades, lengths)):
         left, right = charts.enlarged(shade, SIDE), charts.heat(length, SIDE, low, high)
-        left = torch.cat([left, _variance_key(shares, left.shape[1], language)])
-        right = torch.cat([right, charts.scale_bar(low, high, in_language(WORDS["norms"], language), right.shape[1], language=language)])
-        part, frame = names[i // grid.t], in_language(WORDS["frame"], language).format(i=i % grid.t)
-        about = "".join(f", {one}" for one in (part, frame if grid.t > 1 else "") if one)
-        title = in_language(WORDS["pca"], language).format(count=grid.count, width=tokens.shape[-1], stage=stage_name(wire, language), part=about)
-        pictures.append(charts.sheet([left, right], labels, 2, title, "", language, 1))
-    said = f"{title}\n{in_language(WORDS['variance'], language).format(*shares.tolist())}\n" \
+        left = torch.cat([left, _variance_key(shares, left.shape[1], shown)])
+        right = torch.cat([right, charts.scale_bar(low, high, in_language(WORDS["norms"], shown), right.shape[1], language=shown)])
+        pictures.append(charts.sheet([left, right], labels, 2, title(i, shown), "", shown, 1))
+    said = f"{title(len(pictures) - 1, language)}\n{in_language(WORDS['variance'], language).format(*shares.tolist())}\n" \
            f"{in_language(WORDS['norm'], language)}: {charts.number(low)} – {charts.number(high)}"
     return Pca(charts.batch(pictures), shades, lengths, shares, said)
 
@@ -184,6 +187,7 @@ class Similarity:
     rows: Tensor
 
 
+@charts.drawn
 def token_similarity(wire: dict, query: int, centred: bool = False, language: str = "English", image: Tensor | None = None) -> Similarity:
     """The cosine of every token to one, of the conditional part of a batch. image [B, H, W, 3]: the picture, shown beside. Raises TokensError."""
     grid, tokens = grid_of(wire), conditional(wire)

@@ -68,6 +68,7 @@ def decoded(found: Sequence[Moment], decode: Callable[[Tensor], Tensor]) -> dict
     return {kind: torch.stack([picture(getattr(moment, kind)) for moment in found]) for kind in KINDS}
 
 
+@charts.drawn
 def contact_sheet(found: Sequence[Moment], pictures: dict[str, Tensor], sigmas: Tensor, solver: str, cfg: float,
                   language: str = "English") -> Tensor:
     """A row each for x, x0 and velocity, step and σ below each: → [1, H, W, 3] in 0..1."""

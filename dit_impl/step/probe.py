@@ -116,6 +116,7 @@ def ablate(dit: DitHandle, clean: dict, sigmas: Tensor, levels: int, positive: C
     return Ablation(torch.stack(rows), sigmas[steps], kinds)
 
 
+@charts.drawn
 def bar_chart(ablation: Ablation, language: str = "English", width: int = 704, height: int = 384) -> Tensor:
     """A bar for each block, the mean over noise levels, with a tick for each level: → [1, height, width, 3] in 0..1."""
     made, draw = charts.canvas(width, height)

@@ -164,7 +164,7 @@ def _grafted(wire: dict, graft: dict, mask: Tensor | None) -> Tensor:
         return other
     first = wire["hidden"].extra.get("img_offset", 0)  # some models have reference pictures before the picture, some after it
     picture = slice(first, first + math.prod(grid))
-    chosen, mixed = token_mask(mask, grid, samples).repeat(len(layouts[1]), 1, 1).to(x), x.clone()
+    chosen, mixed = token_mask(mask, wire, samples).repeat(len(layouts[1]), 1, 1).to(x), x.clone()
     mixed[:, picture] = torch.lerp(x[:, picture], other[:, picture], chosen)
     return mixed
 

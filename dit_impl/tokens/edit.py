@@ -89,14 +89,14 @@ def select(wire: dict, column: int, row: int, width: int, height: int, mask: Ten
     h, w = token_grid_of(wire)[-2:]
     chosen = torch.zeros(1, h, w)
     chosen[:, *rectangle((h, w), column, row, width, height)] = 1
-    return chosen if mask is None else chosen * token_mask(mask.cpu(), (h, w), _samples(wire)).view(-1, h, w)
+    return chosen if mask is None else chosen * token_mask(mask.cpu(), wire, _samples(wire)).view(-1, h, w)
 
 
 def _where(mask: Tensor | None, wire: dict, changed: Tensor) -> dict:
     """`changed` values where the mask has them, the wire's own elsewhere."""
     if mask is None:
         return with_values(wire, changed)
-    chosen = token_mask(mask, token_grid_of(wire), _samples(wire)).bool().repeat(len(_layout(wire)), 1, 1)
+    chosen = token_mask(mask, wire, _samples(wire)).bool().repeat(len(_layout(wire)), 1, 1)
     return with_values(wire, torch.where(chosen.to(changed.device), changed, values(wire)))
 
 
@@ -159,7 +159,7 @@ def shuffle(wire: dict, seed: int, mask: Tensor | None = None) -> dict:
     if mask is None:
         return permute(wire, places[torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))])
     order = places.repeat(_samples(wire), 1)
-    for row, chosen in zip(order, token_mask(mask.cpu(), token_grid_of(wire), len(order))[..., 0].bool()):
+    for row, chosen in zip(order, token_mask(mask.cpu(), wire, len(order))[..., 0].bool()):
         among = places[chosen]
         row[among] = among[torch.randperm(len(among), generator=torch.Generator().manual_seed(seed))]
     return permute(wire, order)

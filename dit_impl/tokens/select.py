@@ -18,9 +18,16 @@ def rectangle(grid: tuple[int, ...], column: int, row: int, width: int, height: 
     return slice(row, row + height), slice(column, column + width)
 
 
-def token_mask(mask: Tensor, grid: tuple[int, ...], batch: int) -> Tensor:
-    """A MASK [B, H, W] as 0 or 1 for each token of a grid, by what covers most of it: → [batch, N, 1]."""
-    share = F.adaptive_avg_pool2d(mask.reshape(-1, 1, *mask.shape[-2:]).float(), grid[-2:])
+def token_mask(mask: Tensor, wire: dict, batch: int) -> Tensor:
+    """A MASK [B, H, W] over the picture, or over the grid of either wire's tokens, as 0 or 1 for each token, by what covers most of it:
+    → [batch, N, 1]. Of a token that reaches past the picture only the part inside counts."""
+    cut = wire["tokens"] if "hidden" in wire else wire
+    grid, p, share = cut["grid"], cut["patch_size"], mask.reshape(-1, 1, *mask.shape[-2:]).float()
+    if share.shape[-2:] != grid[-2:]:
+        cells = F.adaptive_avg_pool2d(share, cut["size"][-2:])
+        edges = (0, -cells.shape[-1] % p, 0, -cells.shape[-2] % p)
+        share, inside = (F.avg_pool2d(F.pad(one, edges), p) for one in (cells, torch.ones_like(cells)))
+        share = share / inside
     frames = grid[0] if len(grid) == 3 else 1
     chosen = (share > 0.5).float().flatten(2).movedim(1, 2).repeat(1, frames, 1)
     return chosen[torch.arange(batch) % len(chosen)]

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..sampling.flow import DDPM, Flow, per_sample
-from ..sampling.schedules import shift_time
+from ..sampling.flow import DDPM, Flow, per_sample, shift_time
 from ..sources.diffusers_models import diffusers_part
 
 TARGETS = ("own", "velocity", "epsilon", "x0", "v")

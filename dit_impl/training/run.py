@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..drawing import charts
 from ..drawing.charts import in_language, lines, side_by_side
 from ..handle.backbone import Backbone, DitHandle
 from ..model.conditioning import Conditioning
@@ -75,6 +76,7 @@ class Monitor:
         return Trained(dit, log, torch.stack(self.filters), torch.stack(self.samples) if self.samples else None, self.picture(log))
 
 
+@charts.drawn
 def curve(log: Log, language: str = "English") -> Tensor:
     """The losses as a chart: → [H, W, 3] in 0..1."""
     loss, validation, step = (in_language(words, language) for words in WORDS.values())

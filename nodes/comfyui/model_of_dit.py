@@ -8,6 +8,7 @@ import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
+import comfy.model_sampling
 import comfy.supported_models_base
 from torch import Tensor, nn
 
@@ -15,7 +16,10 @@ from ...dit_impl.handle.backbone import Backbone, DitHandle
 from ...dit_impl.sampling.flow import RectifiedFlow
 from ...dit_impl.tokens.patch import patchify, token_grid, unpatchify
 from ...dit_impl.tokens.wire import into_dit_space, out_of_dit_space
+from ...dit_impl.sampling.regions import refuse_what_is_not_taken
 from .patched_model import PATCH_SIZE
+
+ASKED_FOR_X0 = "dit_blocks_asked_for_x0"  # in transformer_options: whether the model's sampling takes x0 as it is
 
 
 class DitLatentFormat(comfy.latent_formats.LatentFormat):
@@ -45,18 +49,39 @@ class LatentTransformer(nn.Module):
         super().__init__()
         self.model, self.patch_size, self.patch_sizes = dit.model, dit.patch_size, dit.patch_sizes
         self.answers_x0 = isinstance(dit.flow, RectifiedFlow) and dit.flow.prediction == "x0"
-        self.dtype = next(dit.model.parameters()).dtype
+        self.dtype = dit.like().dtype
+        self.layers_cast = any(hasattr(module, "comfy_cast_weights") for module in dit.model.modules())
 
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, control=None, transformer_options=None,
                 **arguments) -> Tensor:
-        """[B, C, H, W], times 0..1000 [B], what the model is conditioned on → velocity, ε or v, [B, C, H, W]."""
-        p, size = (transformer_options or {}).get(PATCH_SIZE, self.patch_size), x.shape[-2:]
+        """[B, C, H, W], times 0..1000 [B], what the model is conditioned on → velocity, x0, ε or v, [B, C, H, W]."""
+        options = transformer_options or {}
+        p, size = options.get(PATCH_SIZE, self.patch_size), x.shape[-2:]
         if context is not None:
             arguments["context"] = context
-        prediction = unpatchify(self.model(patchify(x, p), token_grid(*size, p), p, timesteps, **arguments), p, tuple(size))
-        if self.answers_x0:  # ComfyUI asks a rectified flow for the velocity ε − x0 = (x − x0) / σ
+        prediction = unpatchify(self._run(patchify(x, p), token_grid(*size, p), p, timesteps, arguments), p, tuple(size))
+        if self.answers_x0 and not options.get(ASKED_FOR_X0):  # another sampling asks for the velocity ε − x0 = (x − x0) / σ
             return (x - prediction) / (timesteps.to(x) / 1000).view(-1, 1, 1, 1)
         return prediction
+
+    def _run(self, tokens: Tensor, grid: tuple[int, int], patch_size: int, times: Tensor, arguments: dict) -> Tensor:
+        """The transformer in the type of its input, as Model Compute Dtype may ask for."""
+        call = (tokens, grid, patch_size, times)
+        if tokens.dtype == self.dtype or self.layers_cast:
+            return self.model(*call, **arguments)
+        weights = {name: value.to(tokens.dtype) for name, value in self.model.named_parameters()}
+        return torch.func.functional_call(self.model, weights, call, arguments)
+
+
+class AnswersX0(comfy.model_sampling.CONST):
+    """Rectified flow whose model answers x0, not the velocity."""
+
+    def calculate_denoised(self, sigma, model_output, model_input):
+        return model_output
+
+
+class X0Flow(comfy.model_sampling.ModelSamplingDiscreteFlow, AnswersX0):
+    """Shifted times, as SD3's, for a model that answers x0."""
 
 
 class ModelOfDit(comfy.model_base.BaseModel):
@@ -70,12 +95,22 @@ class ModelOfDit(comfy.model_base.BaseModel):
         kinds = comfy.model_base.ModelType
         kind = kinds.FLOW if isinstance(dit.flow, RectifiedFlow) else {"epsilon": kinds.EPS, "v": kinds.V_PREDICTION}[dit.flow.prediction]
         super().__init__(config, kind)
+        self.diffusion_model = LatentTransformer(dit)
         if kind is not kinds.FLOW:
             self.model_sampling.set_sigmas(dit.flow.sigmas.float())
-        self.diffusion_model = LatentTransformer(dit)
+        elif self.diffusion_model.answers_x0:
+            self.model_sampling = X0Flow(config)
         self.conditions, self.name = dit.model.conditions, dit.name
 
+    def _apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):
+        options = {**transformer_options, ASKED_FOR_X0: isinstance(self.model_sampling, AnswersX0)}
+        return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+    def state_dict_for_saving(self, *_):
+        raise ValueError(f"{self.name} is no model that ComfyUI's loaders know: save it with Save DiT, and load it with Load DiT")
+
     def extra_conds(self, **kwargs) -> dict:
+        refuse_what_is_not_taken(kwargs, "conditioning", self.name, but=("hooks",))
         arguments = self.conditions.read(kwargs, kwargs["cross_attn"], "conditioning", self.name)
         context = arguments.pop("context", None)
         made = {name: comfy.conds.CONDRegular(value) for name, value in arguments.items()}
