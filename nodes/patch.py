@@ -4,6 +4,7 @@ from comfy_api.v0_0_2 import io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..dit_impl.cost.answers import shape_of
+from ..dit_impl.sampling.level import handed_on
 from ..dit_impl.tokens import select, wire
 from .wires import TokensSocket, dit_input, names_errors, tokens_input
 
@@ -100,7 +101,7 @@ class Unpatchify(io.ComfyNode):
     @names_errors
     def execute(cls, tokens) -> io.NodeOutput:
         carried = {name: tokens[name] for name in wire.CARRIED if name in tokens}
-        laid_out = wire.unfold(tokens)
+        laid_out = wire.unfold(handed_on(tokens))
         # A node that takes a latent's tokens for a picture is told so; one that takes their latent is not held up.
         image = laid_out.movedim(1, -1) if "pixels" in tokens else ExecutionBlocker(
             "Unpatchify: tokens are a latent's, not an image's: wire latent into VAE Decode")

@@ -13,6 +13,7 @@ from ..model.mmdit import MMDiT
 from ..model.stages import Call, Stages, TokenStages
 from ..sampling.flow import Flow, RectifiedFlow
 from ..sampling.guidance import guided, is_guided
+from ..sampling.level import entered, standing
 from ..sampling.regions import Prompt, average, has_area, parts_at, prompt, together, with_opposites
 from ..sampling.schedules import schedule
 from ..sampling.solvers import PredictX0, check_solver
@@ -51,6 +52,18 @@ class DitHandle:
         """LATENT → DIT_TOKENS in this model's space; patch_size 0 is the model's own. Raises TokensError."""
         carried = {name: latent[name] for name in CARRIED if name in latent}
         return fold(latent["samples"], patch_size or self.patch_size, self.latent_format, self.frame_patch, **carried)
+
+    def share_of_data(self, sigma: Tensor) -> Tensor:
+        """The factor on the data in what the model sees at a noise level: [] → []."""
+        raise NotImplementedError
+
+    def entered(self, wire: dict, sigma: Tensor) -> dict:
+        """Tokens of a latent at a noise level as KSampler (Advanced) takes them; tokens that stand on a schedule as they are."""
+        return entered(wire, sigma, self.share_of_data(sigma))
+
+    def standing(self, wire: dict, sigma: Tensor, walked: bool = True) -> dict:
+        """The wire with where its tokens stand."""
+        return standing(wire, sigma, self.share_of_data(sigma), walked)
 
     def class_conditioning(self, label: str) -> Conditioning:
         """A class by its number or name, or no class for an empty label. Raises BackboneError."""
@@ -120,7 +133,8 @@ class DitHandle:
         check_step(step, sigmas)
         if check_solver(solver).calls != 1:
             raise ValueError(f"{solver} calls the model more than once a step; use DiT Denoise Step, or another solver")
-        return walk(lambda *_: x0, wire, sigmas, solver, step, step + 1, x0.device)
+        tokens, x0 = walk(lambda *_: x0, self.entered(wire, sigmas[step]), sigmas, solver, step, step + 1, x0.device)
+        return self.standing(tokens, sigmas[step + 1]), x0
 
     def picture(self, wire: dict, tokens: Tensor) -> Tensor:
         """A rough picture of the first in a batch of clean tokens, a pixel for each latent cell: [B, N, C·p·p] → [H, W, 3] in 0..1."""
@@ -182,19 +196,24 @@ class Backbone(DitHandle):
 
     def add_noise(self, wire: dict, sigmas: Tensor, step: int, seed: int) -> tuple[dict, dict]:
         check_step(step, sigmas)
-        return with_noise(wire, seed, lambda clean, noise: self.flow.begin(clean, noise, sigmas[step].to(noise)))
+        noisy, noise = with_noise(wire, seed, lambda clean, noise: self.flow.begin(clean, noise, sigmas[step].to(noise)))
+        return self.standing(noisy, sigmas[step], walked=False), noise
 
     def denoise(self, wire: dict, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None = None,
                 cfg: float = 1.0, solver: str = "euler", start_step: int = 0, end_step: int | None = None,
                 report: Report = lambda *_: None) -> tuple[dict, dict]:
         end_step = last_step(start_step, end_step, sigmas)
         check_solver(solver, isinstance(self.flow, RectifiedFlow))
-        device = self.like().device
+        device, wire = self.like().device, self.entered(wire, sigmas[start_step])
         model, kept = self.denoiser(wire, positive, negative, cfg), Inpainting(wire, self.flow, device, anew=solver == "ddim")
 
         def predict_x0(x: Tensor, sigma: Tensor) -> Tensor:
             return kept.leave(model(kept.enter(x, sigma), sigma))
-        return walk(predict_x0, wire, sigmas, solver, start_step, end_step, device, report)
+        tokens, x0 = walk(predict_x0, wire, sigmas, solver, start_step, end_step, device, report)
+        return self.standing(tokens, sigmas[end_step]), x0
+
+    def share_of_data(self, sigma: Tensor) -> Tensor:
+        return 1 - sigma.float() if isinstance(self.flow, RectifiedFlow) else torch.ones_like(sigma)
 
     def class_conditioning(self, label: str) -> Conditioning:
         if self.unconditional is None:
@@ -231,6 +250,7 @@ class Backbone(DitHandle):
 
     def begin(self, wire: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None = None) -> dict:
         check_step(step, sigmas)
+        wire = self.entered(wire, sigmas[step])
         stages, kept = self.stages, Inpainting(wire, self.flow, self.like().device)
         sides = self._sides(wire, positive, negative, negative is not None)
         x, sigma = wire["tokens"].to(self.like().device), sigmas[step].float().to(self.like().device)

@@ -5,9 +5,10 @@
 DIT_HIDDEN is a plain dict:
 
     hidden   a `Hidden`: image tokens, text tokens, conditioning vector, rotary positions, and what else the model keeps
-    tokens   the DIT_TOKENS that the step started from: their grid, patch size and latent format
+    tokens   the DIT_TOKENS that it reads: their grid, patch size and latent format
+    others   (optional) the same two of each further model call, where conditionings share no batch: ({"hidden", "tokens"}, …)
     done     which stages were run, of "condition", "patches", "positions"
-    call     once conditioned: a `Call`, with the batch layout [uncond, cond] and how predictions become x0
+    call     once conditioned: a `Call`, with the layout of all batches, such as [uncond, cond], and how predictions become x0
     model    name of the model that it belongs to, and shape, its blocks and heads
     words    (optional) what the text tokens are called
     trace    (stage, checksum of the image tokens after it) for every stage so far, by which Parity finds where wires part from the model
@@ -45,12 +46,22 @@ class Hidden:
 class Call:
     """A denoising step that has begun: what Guidance needs to end it.
 
-    layout: what each part of the batch is, "uncond" or "cond", in order. x: the step's tokens [B, N, C·p·p] at noise level sigma.
-    to_x0(prediction [parts·B, N, C·p·p], cfg): guided x0 [B, N, C·p·p]."""
+    layout: what each part of the batches is, "uncond" or "cond", in order. x: the step's tokens [B, N, C·p·p] at noise level sigma.
+    to_x0(prediction [parts·B, N, C·p·p], cfg): guided x0 [B, N, C·p·p], or that and what else goes onto its wire.
+    start: the DIT_TOKENS that it began from. canvas: the DIT_TOKENS whose grid predictions are laid out on, where it is another.
+    areas: for each part where its picture stands on the canvas, as slices of its last dimensions; None for all of it."""
     layout: tuple[str, ...]
     x: Tensor
     sigma: Tensor
-    to_x0: Callable[[Tensor, float], Tensor]
+    to_x0: Callable[[Tensor, float], Tensor | tuple[Tensor, dict]]
+    start: dict | None = None
+    canvas: dict | None = None
+    areas: tuple[tuple[slice, ...] | None, ...] = ()
+
+    def guided(self, prediction: Tensor, cfg: float) -> tuple[Tensor, dict]:
+        """→ guided x0, what else goes onto its wire."""
+        answer = self.to_x0(prediction, cfg)
+        return answer if isinstance(answer, tuple) else (answer, {})
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from ..errors import ScheduleError
 from ..tokens.select import mask_tokens
 from ..tokens.wire import noise_like, with_tokens
 from .flow import Flow
+from .level import clean
 from .solvers import Memory, PredictX0
 from .solvers import step as solver_step
 
@@ -57,7 +58,7 @@ def last_step(start_step: int, end_step: int | None, sigmas: Tensor) -> int:
 
 def with_noise(wire: dict, seed: int, scale: Callable[[Tensor, Tensor], Tensor]) -> tuple[dict, dict]:
     """Clean tokens to noisy ones by `scale(clean, noise)`: → (noisy tokens, which remember their start; the noise) on the wire."""
-    noise = noise_like(wire, seed).to(wire["tokens"])
+    wire, noise = clean(wire), noise_like(wire, seed).to(wire["tokens"])
     noisy = with_tokens(wire, scale(wire["tokens"], noise))
     return {**noisy, "start": {"clean": wire["tokens"], "noise": noise, "seed": seed}}, with_tokens(wire, noise)
 
@@ -110,4 +111,4 @@ def walk(predict_x0: PredictX0, wire: dict, sigmas: Tensor, solver: str, start_s
         report(i + 1 - start_step, end_step - start_step, x0)
     home = wire["tokens"].device
     kept = {"x0": memory.x0.to(home), "sigma": memory.sigma.to(home)}
-    return with_tokens(wire, x.to(home), kept), with_tokens(wire, x0.to(home))
+    return with_tokens(wire, x.to(home), kept), clean(with_tokens(wire, x0.to(home)))

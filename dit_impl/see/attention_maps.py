@@ -14,9 +14,10 @@ from ..handle.patch_schedule import PatchSchedule, Row
 from ..model.text import SYNONYMS
 from ..sampling.walk import last_step
 from ..step import stages as step_stages
+from ..tokens.model_calls import model_calls
 from ..tokens.numbers import parse_ranges
 from ..tokens.wire import check_finite
-from .attention_rows import Plan, Rows, capture, find, onlooker_of, picture_tokens, plan, sample_of, unseen
+from .attention_rows import Plan, Rows, capture, find, onlooker_of, picture_tokens, plan, sample_of, shown, unseen
 
 DIRECTIONS = {"image to image": ("image", "image"), "image to text": ("image", "text"), "text to image": ("text", "image")}
 
@@ -112,11 +113,12 @@ def read_maps(question: Question, plan: Plan, rows: Rows, words: list[int] | Non
 def attention_map(dit: DitHandle, wire: dict, question: Question, free: float) -> tuple[dict, Seen]:
     """Run one block and look at its attention: DIT_HIDDEN → (DIT_HIDDEN, as DiT Blocks gives it, and the answer). Raises StagesError."""
     step_stages.check(dit, wire, "condition", "patches")
-    check_finite(wire["hidden"].x, "hidden state")
-    made, words = plan_capture(dit, wire, question)
+    alone = shown(wire)[1]
+    check_finite(alone["hidden"].x, "hidden state")
+    made, words = plan_capture(dit, alone, question)
     made.check(free)
     after, (rows,) = capture(dit, wire, [made])
-    return after, read_maps(question, made, rows, words, wire)
+    return after, read_maps(question, made, rows, words, alone)
 
 
 def chosen_steps(text: str, start: int, end: int, most: int = 8) -> list[int]:
@@ -139,14 +141,15 @@ def over_steps(dit: DitHandle, tokens: dict, sigmas: Tensor, positive: Condition
     end_step = last_step(start_step, end_step, sigmas)
     wanted, found, now = set(chosen_steps(at_steps, start_step, end_step)), {}, [start_step]
     against = dit.away_from(negative, cfg)
-    wire = step_stages.patch_embed(dit, step_stages.condition(dit, tokens, positive, against, sigmas, start_step))
+    begun = step_stages.patch_embed(dit, step_stages.condition(dit, tokens, positive, against, sigmas, start_step))
+    wire = shown(begun)[1]
     made, words = plan_capture(dit, wire, question)
     made.check(free, len(wanted))
 
     def keep(rows: Rows) -> None:
         found.setdefault(now[0], rows)  # the first call of a step that makes two
 
-    look = onlooker_of(made, sample_of(wire), len(wire["hidden"].x), keep, dit.name)
+    look = onlooker_of(made, sample_of(wire), len(wire["hidden"].x), keep, dit.name, others=len(model_calls(begun)) > 1)
 
     def tell(done: int, shown: dict, x0: Tensor) -> None:
         now[0] = start_step + done

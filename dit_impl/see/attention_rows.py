@@ -5,6 +5,7 @@ attention alone, so the others' N² is never laid out. What is kept of a row are
 """
 
 from dataclasses import dataclass
+from itertools import count
 from typing import Callable, Sequence
 
 import torch
@@ -14,6 +15,7 @@ from ..errors import StagesError
 from ..handle.backbone import DitHandle
 from ..model.stages import Attention, Look
 from ..step import stages as step_stages
+from ..tokens.model_calls import apart
 
 MEAN = -1  # in the place of a head
 CHUNK = 2 ** 24  # bytes of scores that are worked on at a time
@@ -130,8 +132,14 @@ def within(numbers: Sequence[int] | None, span: range, kind: str, wire: dict) ->
     return span if numbers is None else [span[number] for number in numbers]
 
 
+def shown(wire: dict) -> tuple[int, dict]:
+    """Of a step's model calls the one with the first positive conditioning: → its number, the wire of it alone."""
+    calls = apart(wire)
+    return next(((place, one) for place, one in enumerate(calls) if "cond" in one["call"].layout), (0, calls[0]))
+
+
 def sample_of(wire: dict) -> int:
-    """Which of the hidden states' batch is shown: the first picture of the first positive conditioning."""
+    """Which of one model call's batch is shown: the first picture of the first positive conditioning."""
     layout = wire["call"].layout
     return (layout.index("cond") if "cond" in layout else 0) * (len(wire["hidden"].x) // len(layout))
 
@@ -161,12 +169,14 @@ def take(plan: Plan, q: Tensor, k: Tensor, factor: float, mask: Tensor | None) -
     return Rows(weights, sums)
 
 
-def onlooker_of(plan: Plan, sample: int, batch: int, keep: Callable[[Rows], None], name: str) -> Look:
-    """→ what is shown a block's attentions, and keeps the rows of one of them."""
+def onlooker_of(plan: Plan, sample: int, batch: int, keep: Callable[[Rows], None], name: str, others: bool = False) -> Look:
+    """→ what is shown a block's attentions, and keeps the rows of one of them. others: whether it is shown other model calls too."""
     def look(number: int, q: Tensor, k: Tensor, factor: float, mask: Tensor | None) -> None:
         if number != plan.number:
             return
         if len(q) != batch or k.shape[2] != plan.keys:
+            if others:
+                return
             raise StagesError(f"block {plan.block} of {name} attends in a batch of {len(q)} to {k.shape[2]} keys, where {batch} and "
                               f"{plan.keys} were expected: a patch on the MODEL changes what it sees, or memory is short")
         if mask is not None:
@@ -179,10 +189,17 @@ def onlooker_of(plan: Plan, sample: int, batch: int, keep: Callable[[Rows], None
 
 def capture(dit: DitHandle, wire: dict, plans: Sequence[Plan]) -> tuple[dict, list[Rows]]:
     """Run the blocks of plans in their order, watched: → the hidden states, as DiT Blocks gives them, and each plan's rows."""
-    batch, sample, found = len(wire["hidden"].x), sample_of(wire), []
+    place, alone = shown(wire)
+    batch, sample, found = len(alone["hidden"].x), sample_of(alone), []
     for one in plans:
         seen: list[Rows] = []
-        with dit.stages.observe(one.block, onlooker_of(one, sample, batch, seen.append, dit.name)):
+        look, runs = onlooker_of(one, sample, batch, seen.append, dit.name), count()
+
+        def of_one_call(number: int, *attention) -> None:
+            if number == 0:
+                of_one_call.run = next(runs)
+            return look(number, *attention) if of_one_call.run == place else None
+        with dit.stages.observe(one.block, of_one_call):
             wire = step_stages.run_blocks(dit, wire, str(one.block))
         found += seen or [unseen(dit, one)]
     return wire, found

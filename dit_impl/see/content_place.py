@@ -14,8 +14,10 @@ from ..drawing import charts
 from ..drawing.charts import in_language
 from ..errors import StagesError
 from ..handle.backbone import Conditioning, DitHandle
+from ..sampling.level import standing
 from ..step import stages as step_stages
 from ..step.guidance import guide
+from ..tokens.model_calls import hiddens_of, with_calls
 from ..tokens.edit import values, with_values
 from ..tokens.wire import unfold, with_tokens
 from .similarity import Grid, check_query, cosines, grid_of
@@ -63,8 +65,7 @@ def take_apart(dit: DitHandle, wire: dict) -> Parts:
         raise StagesError(f"{dit.name} has no positions: its tokens are content alone")
     if dit.stages.positions == "rotary" or dit.stages.position_embed(wire["hidden"]).position is not None:
         raise StagesError(f"{dit.name} adds no positions to its tokens, it turns queries and keys by them (rotary): see Position Similarity")
-    hidden = wire["hidden"]
-    placed = step_stages.position_embed(dit, {**wire, "hidden": hidden.but(x=torch.zeros_like(hidden.x))})
+    placed = step_stages.position_embed(dit, with_calls(wire, [hidden.but(x=torch.zeros_like(hidden.x)) for hidden in hiddens_of(wire)]))
     content = values(wire)
     return Parts(content, values(placed).expand_as(content), wire)
 
@@ -123,6 +124,7 @@ def take_and_replace(dit: DitHandle, tokens: dict, sigmas: Tensor, step: int, po
     noisy, parts = begun(tokens)
     # told the least noise there is, as some models scale what they read by its level
     bare = {key: value for key, value in tokens.items() if key not in ("memory", "noise_mask")}
+    bare = standing(bare, sigmas[-2], torch.ones(()))  # as they are
     shown = take_apart(dit, step_stages.condition(dit, bare, positive, None, sigmas, len(sigmas) - 2))
     x0 = changes(dit, parts, cfg, seed, begun(other)[1] if other is not None else None)
     whole = x0["whole"]["tokens"]

@@ -4,7 +4,10 @@ from torch import Tensor
 
 from ..errors import StagesError
 from ..sampling.guidance import guided, is_guided
+from ..sampling.level import clean
 from ..tokens.wire import check_cut_alike, same_format, with_tokens
+
+CARRIED_ON = ("remembered",)  # what x0 hands on to the step's tokens
 
 
 def guide(prediction: dict, cfg: float, negative: dict | None = None) -> dict:
@@ -14,29 +17,37 @@ def guide(prediction: dict, cfg: float, negative: dict | None = None) -> dict:
     itself be guided, so that guidances chain. Raises StagesError.
     """
     if negative is not None:
-        conditional, unconditional = x0_of(prediction, "prediction", 1.0), x0_of(negative, "negative", 1.0)
+        (conditional, more), (unconditional, _) = x0_of(prediction, "prediction", 1.0), x0_of(negative, "negative", 1.0)
         sigmas = [wire["call"].sigma.item() for wire in (prediction, negative)]
         if sigmas[0] != sigmas[1]:
             raise StagesError(f"prediction and negative are of different steps: sigma {sigmas[0]:.4g} and {sigmas[1]:.4g}")
-        check_cut_alike(prediction, negative, "prediction", "negative")
+        check_cut_alike(wire_of_x0(prediction), wire_of_x0(negative), "prediction", "negative")
         if conditional.shape != unconditional.shape:
             raise StagesError(f"prediction and negative have shapes {list(conditional.shape)} and {list(unconditional.shape)}")
         if not same_format(prediction["latent_format"], negative["latent_format"]):
             raise StagesError("prediction and negative are in different latent spaces: both come from models of one VAE")
         x0 = guided(conditional, unconditional, cfg)
     else:
-        x0 = x0_of(prediction, "prediction", cfg)
-    return {**with_tokens(prediction, x0), "guided": True}
+        x0, more = x0_of(prediction, "prediction", cfg)
+    if prediction["guided"]:
+        return with_tokens(prediction, x0)
+    kept = {key: prediction[key] for key in ("call", "trace")}
+    return {**clean(with_tokens(wire_of_x0(prediction), x0)), **more, **kept, "guided": True}
 
 
-def x0_of(wire: dict, what: str, cfg: float) -> Tensor:
-    """A prediction as x0 [B, N, C·p·p], guided by the unconditional part of its batch."""
+def wire_of_x0(prediction: dict) -> dict:
+    """The DIT_TOKENS whose grid a prediction's x0 has: its step may have been computed on another."""
+    return prediction if prediction.get("guided") or not prediction.get("call") else prediction["call"].start or prediction
+
+
+def x0_of(wire: dict, what: str, cfg: float) -> tuple[Tensor, dict]:
+    """A prediction as x0 [B, N, C·p·p], guided by the unconditional part of its batch, and what else goes onto the step's wire."""
     if "call" not in wire:
         raise StagesError(f"{what} is not from Final Layer or Guidance")
     if not wire["guided"]:
         if is_guided(cfg) and "uncond" not in wire["call"].layout:
             raise StagesError(f"cfg {cfg:g} needs a negative: wire one into Condition, or the prediction of another branch into negative")
-        return wire["call"].to_x0(wire["tokens"], cfg)
+        return wire["call"].guided(wire["tokens"], cfg)
     if is_guided(cfg):
         raise StagesError(f"{what} is guided already; for cfg {cfg:g} wire what to go away from into negative")
-    return wire["tokens"]
+    return wire["tokens"], {key: wire[key] for key in CARRIED_ON if key in wire}

@@ -36,7 +36,8 @@ def parity(dit: DitHandle, prediction: dict, sigmas: Tensor, step: int, positive
     if "trace" not in prediction:
         raise StagesError("prediction is not from Final Layer or Guidance")
     negative = dit.away_from(negative, cfg)
-    start = {**{key: value for key, value in prediction.items() if key not in ("call", "guided", "trace")}, "tokens": prediction["call"].x}
+    start = {**(prediction["call"].start or {key: value for key, value in prediction.items() if key not in ("call", "guided", "trace")}),
+             "tokens": prediction["call"].x}
     x0 = guide(prediction, 1.0)["tokens"]
     own = dit.denoise(start, sigmas, positive, negative, cfg, start_step=step, end_step=step + 1)[1]["tokens"].to(x0)
     largest = (x0 - own).abs().max().item()

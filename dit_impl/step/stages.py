@@ -1,6 +1,7 @@
 """The stage nodes' work: from DIT_TOKENS through DIT_HIDDEN back to DIT_TOKENS. `stages.py` says what the wire holds.
 
 A prediction is DIT_TOKENS too, with `call`, the step that it answers, and `guided`, whether it has become x0 already.
+Where conditionings share no batch a step is several model calls: every stage runs each of them.
 """
 
 from contextlib import ExitStack
@@ -12,11 +13,13 @@ from torch import Tensor
 from ..errors import StagesError
 from ..handle.backbone import Backbone, Conditioning, DitHandle
 from ..model.position import resized, sincos_1d
-from ..model.stages import Hidden, TokenStages, only_itself, parse_blocks
+from ..model.stages import Call, Hidden, TokenStages, only_itself, parse_blocks
 from ..sampling.flow import RectifiedFlow
+from ..sampling.level import clean
+from ..tokens.model_calls import hiddens_of, image_tokens, model_calls, with_calls
 from ..tokens.select import rows_beside, token_mask
 from ..tokens.wire import check_cut_alike, same_format, to_tokens, with_tokens
-from .guidance import x0_of
+from .guidance import wire_of_x0, x0_of
 
 BLOCK = "block {}"  # how a trace names the last block that was run
 ATTENTION_MODES = ("full", "itself")
@@ -48,9 +51,10 @@ def checksum(tokens: Tensor) -> Tensor:
     return flat @ torch.linspace(1, 2, len(flat), dtype=flat.dtype, device=flat.device)
 
 
-def _after(wire: dict, hidden: Hidden, stage: str, name: str = "") -> dict:
-    """The wire after a stage, with its name and checksum added to the trace."""
-    return {**wire, "hidden": hidden, "done": wire["done"] | {stage}, "trace": (*wire["trace"], (name or stage, checksum(hidden.x)))}
+def _after(wire: dict, hiddens: list[Hidden], stage: str, name: str = "") -> dict:
+    """The wire after a stage of each of its model calls, with its name and checksum added to the trace."""
+    total = sum(checksum(hidden.x) for hidden in hiddens)
+    return {**with_calls(wire, hiddens), "done": wire["done"] | {stage}, "trace": (*wire["trace"], (name or stage, total))}
 
 
 def _words(positive: Conditioning) -> dict:
@@ -65,14 +69,14 @@ def condition(dit: DitHandle, x: dict, positive: Conditioning, negative: Conditi
     """
     if "hidden" not in x:
         begun = {**dit.begin(x, sigmas, step, positive, negative), **_words(positive)}
-        return _after({**begun, "trace": (), "shape": _shape(dit)}, begun["hidden"], "condition")
+        return _after({**begun, "trace": (), "shape": _shape(dit)}, hiddens_of(begun), "condition")
     check(dit, x)
     if x["call"]:
         raise StagesError("the hidden states are conditioned already")
     begun = {**dit.begin(x["tokens"], sigmas, step, positive, negative), **_words(positive)}
-    parts = len(begun["call"].layout)
-    hidden = begun["hidden"].but(x=x["hidden"].x.repeat(parts, 1, 1), index=x["hidden"].index)
-    return _after({**begun, "done": x["done"], "trace": x["trace"], "shape": x["shape"]}, hidden, "condition")
+    given = x["hidden"].x
+    hiddens = [hidden.but(x=given.repeat(len(hidden.x) // len(given), 1, 1), index=x["hidden"].index) for hidden in hiddens_of(begun)]
+    return _after({**begun, "done": x["done"], "trace": x["trace"], "shape": x["shape"]}, hiddens, "condition")
 
 
 def patch_embed(dit: DitHandle, x: dict) -> dict:
@@ -81,13 +85,13 @@ def patch_embed(dit: DitHandle, x: dict) -> dict:
         check(dit, x)
         if "patches" in x["done"]:
             raise StagesError("the patches are embedded already")
-        return _after(x, dit.stages.patch_embed(x["hidden"]), "patches")
+        return _after(x, [dit.stages.patch_embed(hidden) for hidden in hiddens_of(x)], "patches")
     dit.check_tokens(x)
     if not isinstance(dit, Backbone) or not isinstance(dit.flow, RectifiedFlow) or x.get("noise_mask") is not None:
         raise StagesError(f"{dit.name} embeds patches of a step that has begun: put Condition before Patch Embed")
     raw = Hidden(x["tokens"].to(dit.like(), copy=True), None, None, None, 0, {"grid": x["grid"], "patch_size": x["patch_size"]})
-    wire = {"tokens": x, "done": frozenset(), "call": None, "model": dit.name, "shape": _shape(dit), "trace": ()}
-    return _after(wire, dit.stages.patch_embed(raw), "patches")
+    wire = {"hidden": raw, "tokens": x, "done": frozenset(), "call": None, "model": dit.name, "shape": _shape(dit), "trace": ()}
+    return _after(wire, [dit.stages.patch_embed(raw)], "patches")
 
 
 def position_embed(dit: DitHandle, wire: dict, mode: str = "model", seed: int = 0) -> dict:
@@ -98,33 +102,36 @@ def position_embed(dit: DitHandle, wire: dict, mode: str = "model", seed: int = 
     for those turn queries and keys inside attention and are not added to tokens. Raises StagesError.
     """
     check(dit, wire, "patches")
-    stages, hidden = dit.stages, wire["hidden"]
+    if mode not in POSITION_MODES:
+        raise StagesError(f"mode is one of {', '.join(POSITION_MODES)}, not {mode!r}")
+    return _after(wire, [_placed(dit, call["hidden"], call["tokens"]["grid"], mode, seed) for call in model_calls(wire)], "positions")
+
+
+def _placed(dit: DitHandle, hidden: Hidden, grid: tuple[int, ...], mode: str, seed: int) -> Hidden:
+    """`position_embed` of one model call."""
+    stages = dit.stages
     own = stages.position_embed(hidden)
     if mode == "model":
-        return _after(wire, own, "positions")
+        return own
     if own.position is not None:
         raise StagesError(f'{dit.name} has rotary positions, which attention applies: mode "model" alone fits it, not "{mode}"')
     if mode == "none":
-        return _after(wire, hidden, "positions")
+        return hidden
     count, width = hidden.x.shape[1:]
     if mode == "shuffled":
         table = stages.position_embed(hidden.but(x=torch.zeros_like(hidden.x[:1]))).x
         table = table[:, torch.randperm(count, generator=torch.Generator().manual_seed(seed))]
     elif mode == "1-D":
         table = sincos_1d(width, torch.arange(count))[None]
-    elif mode == "scaled":
-        grid = wire["tokens"]["grid"]
-        if not isinstance(stages, TokenStages):
-            table = stages.scaled_positions(hidden, grid)
-        elif stages.model.config.position == "cropped":
-            p = hidden.extra["patch_size"]
-            side = max(1, round(dit.picture_size / dit.downscale / p))
-            table = resized(stages.model.position_embedding((side, side), p)[0], grid)
-        else:  # its own are laid over every grid
-            return _after(wire, own, "positions")
-    else:
-        raise StagesError(f"mode is one of {', '.join(POSITION_MODES)}, not {mode!r}")
-    return _after(wire, hidden.but(x=hidden.x + table.to(hidden.x)), "positions")
+    elif not isinstance(stages, TokenStages):
+        table = stages.scaled_positions(hidden, grid)
+    elif stages.model.config.position == "cropped":
+        p = hidden.extra["patch_size"]
+        side = max(1, round(dit.picture_size / dit.downscale / p))
+        table = resized(stages.model.position_embedding((side, side), p)[0], grid)
+    else:  # its own are laid over every grid
+        return own
+    return hidden.but(x=hidden.x + table.to(hidden.x))
 
 
 def run_blocks(dit: DitHandle, wire: dict, blocks: str = "all", strength: float = 1.0, graft: dict | None = None,
@@ -133,27 +140,31 @@ def run_blocks(dit: DitHandle, wire: dict, blocks: str = "all", strength: float 
     `mask` [B or 1, h', w'] is above a half, everywhere without one; with `attention` "itself" no image token reads another:
     DIT_HIDDEN → DIT_HIDDEN. Raises StagesError."""
     check(dit, wire, "condition", "patches")
-    hidden = wire["hidden"]
-    if dit.stages.positions == "rotary" and hidden.position is None:
+    hiddens = hiddens_of(wire)
+    if dit.stages.positions == "rotary" and hiddens[0].position is None:
         raise StagesError(f"{dit.name} has rotary positions, which its blocks need: put Position Embed before DiT Blocks")
     if graft is not None:
         check(dit, graft, "patches")
-        hidden = hidden.but(x=_grafted(wire, graft, mask))
+        grafted = _grafted(wire, graft, mask).split([len(hidden.x) for hidden in hiddens])
+        hiddens = [hidden.but(x=x) for hidden, x in zip(hiddens, grafted)]
     if attention not in ATTENTION_MODES:
         raise StagesError(f"attention is one of {', '.join(ATTENTION_MODES)}, not {attention!r}")
     stages, indices = dit.stages, parse_blocks(blocks, len(dit.stages.kinds))
-    with ExitStack() as during:
-        if attention == "itself":
-            look = only_itself(stages.attentions(hidden, wire["tokens"]["tokens"].shape[1]))
-            for i in set(indices):
-                during.enter_context(stages.observe(i, look))
-        after = stages.run_blocks(hidden, indices, strength)
-    return _after(wire, after, "blocks", BLOCK.format(after.index - 1))
+
+    def run(hidden: Hidden, tokens: dict) -> Hidden:
+        with ExitStack() as during:
+            if attention == "itself":
+                look = only_itself(stages.attentions(hidden, tokens["tokens"].shape[1]))
+                for i in set(indices):
+                    during.enter_context(stages.observe(i, look))
+            return stages.run_blocks(hidden, indices, strength)
+    after = [run(hidden, call["tokens"]) for hidden, call in zip(hiddens, model_calls(wire))]
+    return _after(wire, after, "blocks", BLOCK.format(after[0].index - 1))
 
 
 def _grafted(wire: dict, graft: dict, mask: Tensor | None) -> Tensor:
     """Image tokens [B, N, D] with those of another run in the place of the masked ones. Raises StagesError."""
-    x, theirs, grid = wire["hidden"].x, graft["hidden"].x, wire["tokens"]["grid"]
+    x, theirs, grid = image_tokens(wire), image_tokens(graft, "the graft's hidden states"), wire["tokens"]["grid"]
     if theirs.shape[1:] != x.shape[1:]:
         raise StagesError(f"the graft has {theirs.shape[1]} tokens of width {theirs.shape[2]}, the hidden states have {x.shape[1]} of {x.shape[2]}")
     check_cut_alike(graft["tokens"], wire["tokens"], "the graft", "the hidden states")
@@ -183,20 +194,39 @@ def block_plan(kinds: list[str], blocks: str) -> dict:
 def final_layer(dit: DitHandle, wire: dict) -> dict:
     """Image tokens back to patch values: DIT_HIDDEN → the model's prediction for every part of the batch, as DIT_TOKENS."""
     check(dit, wire, "condition", "patches")
-    answer = dit.stages.head(wire["hidden"])
-    tokens = answer if answer.dim() == 3 else to_tokens(answer.float(), wire["tokens"])
+    call: Call = wire["call"]
+    canvas, areas, made = call.canvas or call.start or wire["tokens"], list(call.areas), []
+    for one in model_calls(wire):
+        answer = dit.stages.head(one["hidden"])
+        if answer.dim() == 3:
+            made.append(answer)
+            continue
+        parts = len(answer) // len(canvas["tokens"])
+        here, areas = areas[:parts], areas[parts:]
+        made.append(to_tokens(laid_out(answer.float(), canvas["size"], here), canvas))
+    tokens = torch.cat(made) if len(made) > 1 else made[0]
     trace = (*wire["trace"], ("final layer", checksum(tokens)))
-    return {**with_tokens(wire["tokens"], tokens), "call": wire["call"], "guided": False, "trace": trace}
+    return {**clean(with_tokens(canvas, tokens)), "call": call, "guided": False, "trace": trace}
+
+
+def laid_out(answer: Tensor, size: tuple[int, ...], areas: list[tuple[slice, ...] | None]) -> Tensor:
+    """Latents of areas where they stand in the picture, nothing elsewhere: [parts·B, C, …] → [parts·B, C, *size]."""
+    if not any(areas):
+        return answer
+    whole = answer.new_zeros(*answer.shape[:2], *size)
+    for there, part, area in zip(whole.chunk(len(areas)), answer.chunk(len(areas)), areas):
+        there[..., *area] = part
+    return whole
 
 
 def sampler_step(dit: DitHandle, tokens: dict, prediction: dict, sigmas: Tensor, step: int, solver: str) -> tuple[dict, dict]:
     """The solver's move: → (tokens at the next noise level, x0), both DIT_TOKENS. Raises StagesError, ValueError."""
-    x0, call = x0_of(prediction, "prediction", 1.0), prediction["call"]
+    (x0, more), call = x0_of(prediction, "prediction", 1.0), prediction["call"]
     if step < len(sigmas) and sigmas[step].float().to(call.sigma) != call.sigma:
         raise StagesError(f"the prediction was made at sigma {call.sigma.item():.4g}, step {step} is at {sigmas[step].item():.4g}")
-    check_cut_alike(prediction, tokens, "the prediction", "tokens")
+    check_cut_alike(wire_of_x0(prediction), tokens, "the prediction", "tokens")
     if not same_format(prediction["latent_format"], tokens["latent_format"]):
         raise StagesError("the prediction and the tokens are in different latent spaces: wire the same dit into both")
     if x0.shape != tokens["tokens"].shape:
         raise StagesError(f"the prediction has shape {list(x0.shape)}, the tokens {list(tokens['tokens'].shape)}")
-    return dit.advance(tokens, x0, sigmas, step, solver)
+    return dit.advance({**tokens, **more}, x0, sigmas, step, solver)

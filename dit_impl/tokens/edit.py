@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TokensError
+from .model_calls import hiddens_of, image_tokens, with_calls
 from .select import mask_tokens, rectangle, rows_beside, token_mask
 from .wire import same_format, to_latent, to_tokens
 
@@ -22,7 +23,7 @@ FILLS = ("same place", "one token", "mean", "zeros")
 
 def values(wire: dict) -> Tensor:
     """The tokens of a picture's grid: → [B, N, C·p·p] of raw tokens, [parts·B, N, D] of hidden states. Raises TokensError."""
-    return wire["hidden"].x[:, _span(wire)] if "hidden" in wire else wire["tokens"]
+    return image_tokens(wire)[:, _span(wire)] if "hidden" in wire else wire["tokens"]
 
 
 def with_values(wire: dict, tokens: Tensor) -> dict:
@@ -33,8 +34,9 @@ def with_values(wire: dict, tokens: Tensor) -> dict:
 def _replaced(wire: dict, tokens: Tensor) -> dict:
     if "hidden" not in wire:
         return {**wire, "tokens": tokens}
-    x, span = wire["hidden"].x, _span(wire)
-    return {**wire, "hidden": wire["hidden"].but(x=torch.cat([x[:, :span.start], tokens.to(x), x[:, span.stop:]], dim=1))}
+    x, span, hiddens = image_tokens(wire), _span(wire), hiddens_of(wire)
+    x = torch.cat([x[:, :span.start], tokens.to(x), x[:, span.stop:]], dim=1).split([len(hidden.x) for hidden in hiddens])
+    return with_calls(wire, [hidden.but(x=part) for hidden, part in zip(hiddens, x)])
 
 
 def _span(wire: dict) -> slice:
@@ -57,7 +59,7 @@ def _layout(wire: dict) -> tuple[str, ...]:
 
 def _samples(wire: dict) -> int:
     """Pictures in the batch, each of them in every part of it."""
-    return len(wire["hidden"].x if "hidden" in wire else wire["tokens"]) // len(_layout(wire))
+    return len(image_tokens(wire) if "hidden" in wire else wire["tokens"]) // len(_layout(wire))
 
 
 def _like(source: dict, wire: dict) -> Tensor:

@@ -7,7 +7,10 @@
     size           (H, W) of the latent before padding
     latent_format  {"scale": [C], "shift": [C], "std": [C]}: DiT space = (VAE latent − shift)·scale / std
     memory         (optional) what a multistep solver keeps: {"x0": tokens, "sigma": []}
-    start          (optional) where Add Noise began: {"clean": tokens, "noise": tokens, "seed": number}
+    start          (optional) where Add Noise began: {"clean": tokens, "noise": tokens, "seed": number, "sigma": []}
+    level          (optional) where on a schedule the tokens stand, see sampling.level; clean tokens have none
+    dtype          (optional) of the LATENT, where it is not float32: noise is rounded to it
+    remembered, random    (optional) what a MODEL's functions remember of the steps before, and the state of the generator they draw from
     noise_mask, batch_index   (optional) as in LATENT
     pixels         (optional) True where the patches are of an IMAGE's pixels, not of a latent
 
@@ -92,6 +95,8 @@ def fold(latent: Tensor, patch_size: int, latent_format: LatentFormat | None = N
             "size": tuple(latent.shape[2:]), "latent_format": latent_format}
     if latent.dim() == 5:
         wire |= {"grid": (latent.shape[2] // frame_patch, *wire["grid"]), "frame_patch": frame_patch}
+    if latent.dtype != torch.float32:
+        wire["dtype"] = latent.dtype
     return {**wire, **carried, "tokens": to_tokens(into_dit_space(latent.float(), latent_format), wire)}
 
 
@@ -128,13 +133,16 @@ def with_tokens(wire: dict, tokens: Tensor, memory: dict | None = None) -> dict:
 
 def noise_like(wire: dict, seed: int) -> Tensor:
     """The noise KSampler draws for this seed, in tokens: → [B, N, C·p·p]. Drawn in latent layout on the CPU, then folded,
-    so that it is the same picture of noise for every patch size. With batch_index, sample i gets the noise of that number."""
+    so that it is the same picture of noise for every patch size. With batch_index, sample i gets the noise of that number. Rounded to the
+    LATENT's own type."""
     generator, shape = torch.Generator().manual_seed(seed), (wire["channels"], *wire["size"])
     numbers = wire.get("batch_index")
     if numbers is None:
-        return to_tokens(torch.randn(len(wire["tokens"]), *shape, generator=generator), wire)
-    drawn = [torch.randn(1, *shape, generator=generator) for _ in range(max(numbers) + 1)]
-    return to_tokens(torch.cat([drawn[i] for i in numbers]), wire)
+        noise = torch.randn(len(wire["tokens"]), *shape, generator=generator)
+    else:
+        drawn = [torch.randn(1, *shape, generator=generator) for _ in range(max(numbers) + 1)]
+        noise = torch.cat([drawn[i] for i in numbers])
+    return to_tokens(noise.to(wire.get("dtype", noise.dtype)).float(), wire)
 
 
 def check_cut_alike(a: dict, b: dict, first: str, second: str) -> None:

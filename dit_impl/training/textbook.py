@@ -59,7 +59,8 @@ def noise_at(dit: Backbone, wire: dict, seed: int, time: float = -1.0, times: st
     sigma = sigma.clamp_min(1e-4)  # a schedule falls
     clean, noise = wire["tokens"], noise_like(wire, seed).to(wire["tokens"])
     noisy = with_tokens(wire, dit.flow.add_noise(clean, noise, sigma[0]))
-    return {**noisy, "start": {"clean": clean, "noise": noise, "seed": seed}}, with_tokens(wire, noise), torch.cat([sigma, torch.zeros(1)])
+    noisy = dit.standing({**noisy, "start": {"clean": clean, "noise": noise, "seed": seed}}, sigma[0], walked=False)
+    return noisy, with_tokens(wire, noise), torch.cat([sigma, torch.zeros(1)])
 
 
 def diffusion_loss(dit: Backbone, prediction: dict, target: str = "own", weighting: str = "none") -> tuple[dict, Tensor]:

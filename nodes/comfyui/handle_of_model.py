@@ -5,10 +5,8 @@ Followed: comfy/samplers.py and comfy/sample.py of ComfyUI 0.33. Imported only w
 """
 
 from types import SimpleNamespace
-from typing import Callable
 
 import comfy.model_sampling
-from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 import comfy.sample
 import comfy.samplers
 import latent_preview
@@ -20,15 +18,16 @@ from ...dit_impl.errors import BackboneError, StagesError
 from ...dit_impl.handle.backbone import Backbone, Conditioning, DitHandle
 from ...dit_impl.model.stages import Call, Stages
 from ...dit_impl.sampling.solvers import check_solver
+from ...dit_impl.sampling.level import clean, is_walked
 from ...dit_impl.sampling.walk import Report, check_start, check_step, last_step, walk, with_noise
 from ...dit_impl.sources.adapters import Adapter
 from ...dit_impl.tokens.other_sizes import Reading
 from ...dit_impl.tokens.wire import LatentFormat, into_dit_space, latent_format, out_of_dit_space, to_latent, to_tokens, unfold
 from . import adapted_model
+from .model_calls import Answering, Listening, canvas_of, on_grid
 from .patched_model import ADAPTERS, PATCH_SIZE, patch_sizes_of, with_patch_sizes
+from .riders import check_stages, check_uncut, random_state, remembering, set_random_state, walk_keyframes
 from .stages import stages_of
-
-APPLY_MODEL = ("c_concat", "c_crossattn", "control", "transformer_options")  # of BaseModel.apply_model, after x and t
 
 
 def read_latent_format(host_format) -> LatentFormat:
@@ -48,29 +47,6 @@ def read_latent_format(host_format) -> LatentFormat:
     return ours
 
 
-class Captured(Exception):
-    """The diffusion model was about to be called, and need not be."""
-
-
-class StepSampler(comfy.samplers.Sampler):
-    """A sampler that takes one look at x0, with `instead(apply_model, x, sigmas, rest)` in the place of the innermost model call."""
-
-    def __init__(self, wire: dict, start: tuple[Tensor, Tensor], sigma: Tensor, instead: Callable):
-        self.wire, (self.clean, self.noise), self.sigma, self.instead = wire, start, sigma, instead
-        self.x0: Tensor | None = None
-
-    def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
-        """Called by CFGGuider.inner_sample; keeps its answer in `x0`."""
-        add_wrapper_with_key(WrappersMP.APPLY_MODEL, "dit_blocks", lambda executor, x, t, *args, **kwargs: self.instead(
-            lambda: executor(x, t, *args, **kwargs), x, t, {**dict(zip(APPLY_MODEL, args)), **kwargs}),
-            extra_args["model_options"], is_model_options=True)
-        model = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
-        model.latent_image, model.noise = self.clean.to(noise), self.noise.to(noise)
-        x = to_latent(self.wire["tokens"].to(noise), self.wire)
-        self.x0 = to_tokens(model(x, self.sigma.to(noise) * noise.new_ones(len(noise)), denoise_mask=denoise_mask, **extra_args), self.wire)
-        return noise
-
-
 class TokenSampler(comfy.samplers.Sampler):
     """A sampler that walks in token space, for ComfyUI's guider to run."""
 
@@ -81,15 +57,29 @@ class TokenSampler(comfy.samplers.Sampler):
 
     def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
         """Called by CFGGuider.inner_sample once the model is loaded and the conditioning made ready; keeps its answer in `result`."""
+        wire, device, sampling = self.wire, noise.device, model_wrap.inner_model.model_sampling
+        if not is_walked(wire) and not torch.equal(noise.to(self.noise), self.noise):  # a wrapper drew other noise, such as FreeNoise
+            highest = self.max_denoise(model_wrap, sigmas[self.start_step:])
+            x = sampling.noise_scaling(sigmas[self.start_step], noise.clone(), self.clean.to(noise), highest)
+            wire = {**wire, "tokens": to_tokens(x, wire)}
         model = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
-        model.latent_image, model.noise = self.clean.to(noise), self.noise.to(noise)
-        ones = noise.new_ones(len(noise))
+        model.latent_image, model.noise, seed = self.clean.to(noise), noise, wire.get("start", {}).get("seed")
+        if self.solver == "ddim" and seed is not None:  # as KSAMPLER.sample for ddim
+            model.noise = torch.randn(noise.shape, generator=torch.manual_seed(seed + 1), device="cpu").to(noise)
+        if "random" in wire:
+            set_random_state(wire["random"], device)
+        walk_keyframes(model_wrap, sigmas[:self.start_step], extra_args["model_options"])
+        ones, before = noise.new_ones(len(noise)), random_state(device)
 
         def predict_x0(x: Tensor, sigma: Tensor) -> Tensor:
-            x0 = model(to_latent(x, self.wire), sigma * ones, denoise_mask=denoise_mask, **extra_args)
-            return to_tokens(x0, self.wire)
-        self.result = walk(predict_x0, self.wire, sigmas, self.solver, self.start_step, self.end_step, noise.device, self.report)
-        return noise
+            x0 = model(to_latent(x, wire), sigma * ones, denoise_mask=denoise_mask, **extra_args)
+            return to_tokens(x0, wire)
+        tokens, x0 = walk(predict_x0, wire, sigmas, self.solver, self.start_step, self.end_step, device, self.report)
+        after = random_state(device)
+        if "random" in wire or any(not torch.equal(old, new) for old, new in zip(before, after)):
+            tokens["random"] = after
+        self.result = tokens, x0
+        return sampling.inverse_noise_scaling(sigmas[self.end_step], to_latent(tokens["tokens"].to(noise), wire))
 
 
 class HandleOfModel(DitHandle):
@@ -166,66 +156,97 @@ class HandleOfModel(DitHandle):
         highest = bool(level >= top * (1 - 1e-5))
         noisy, noise = with_noise(wire, seed, lambda clean, noise: sampling.noise_scaling(
             level, noise.to(device), clean.to(device), highest).to(clean))
-        latent = noisy.pop("latent", None)
+        noisy.pop("latent", None)
+        noisy["start"] |= {"latent": self._latent(wire), "sigma": sigmas[step].float().cpu()}
+        return self.standing(noisy, sigmas[step], walked=False), noise
+
+    def _latent(self, wire: dict) -> Tensor:
+        """Clean tokens as the LATENT they came from, where they still are that."""
+        latent = wire.get("latent")
         if latent is None or not torch.equal(to_tokens(into_dit_space(latent.float(), self.latent_format), wire), wire["tokens"]):
             latent = unfold(wire) if wire["tokens"].any() else to_latent(wire["tokens"], wire)
-        noisy["start"]["latent"] = latent
-        return noisy, noise
+        return latent
+
+    def share_of_data(self, sigma: Tensor) -> Tensor:
+        ones, sampling = torch.ones(1), self.model.get_model_object("model_sampling")
+        handed = sampling.inverse_noise_scaling(sigma.float().cpu(), ones.clone())
+        if torch.equal(handed, ones / (1.0 - sigma.float().cpu())):
+            return 1.0 - sigma.float()
+        return 1 / handed[0] if handed.isfinite().all() and handed.all() else ones[0]
+
+    def entered(self, wire: dict, sigma: Tensor) -> dict:
+        if "level" in wire or not sigma > 0:
+            return wire
+        device, sampling = self.model.load_device, self.model.get_model_object("model_sampling")
+        given = wire["tokens"].to(device)
+        x = sampling.noise_scaling(sigma.to(device), torch.zeros_like(given), given, False).to(wire["tokens"])
+        start = {"clean": wire["tokens"], "noise": torch.zeros_like(wire["tokens"]), "latent": self._latent(wire)}
+        kept = {key: value for key, value in wire.items() if key != "latent"}
+        return self.standing({**kept, "tokens": x if x.any() else wire["tokens"], "start": start}, sigma, walked=False)
 
     def denoise(self, wire: dict, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None = None,
                 cfg: float = 1.0, solver: str = "euler", start_step: int = 0, end_step: int | None = None,
                 report: Report = lambda *_: None) -> tuple[dict, dict]:
         end_step = last_step(start_step, end_step, sigmas)
         self._check_solver(solver)
+        check_uncut(self.model, is_walked(wire) or end_step < len(sigmas) - 1)
+        if solver == "ddim" and wire.get("noise_mask") is not None and "seed" not in wire.get("start", {}):
+            raise ValueError("ddim draws what lies outside a noise mask by Add Noise's seed: use Add Noise")
         self.previewer = latent_preview.get_previewer(self.model.load_device, self.model.model.latent_format)
-        sampler = TokenSampler(wire, *self._start(wire), solver, start_step, end_step, report)
-        self._guide(wire, sampler, sigmas, positive, negative, cfg)
-        tokens, x0 = sampler.result
-        return self._landed(tokens, sigmas[end_step]), x0
+        wire, first = self.entered(wire, sigmas[start_step]), self._first_step(wire, sigmas, start_step)
+        sampler = TokenSampler(wire, *self._start(wire), solver, start_step - first, end_step - first, report)
+        guider = self._guider(wire, positive, negative)
+        guider.set_cfg(cfg)
+        with remembering(self.model, wire.get("remembered")) as remembered:
+            latent = self._sample(guider, wire, sampler, sigmas[first:])
+            tokens, x0 = sampler.result
+            kept = remembered()
+        tokens = self.standing({**tokens, "remembered": kept} if kept else tokens, sigmas[end_step])
+        if sigmas[end_step] == 0:
+            tokens = self._ended(clean(tokens), latent)
+        return tokens, x0
 
     def begin(self, wire: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None = None) -> dict:
         check_step(step, sigmas)
         self.check_tokens(wire)
-        if any("hooks" in extras for conditioning in (positive, negative or []) for _, extras in conditioning):
-            raise StagesError("the conditioning carries hooks, which hold for one model call only; use DiT Denoise Step")
-        stages, transformer, calls, layouts = self.stages, self.model.model.diffusion_model, [], []
+        stages, given = self.stages, tuple(filter(None, (positive, negative)))
+        check_stages(self.model, wire["size"], *given)
+        wire = self.entered(wire, sigmas[step])
+        guider = self._guider(wire, positive, negative)
+        first, start = self._first_step(wire, sigmas, step), self._start(wire)
 
-        def keep(*call):
-            calls.append(call[1:])
-            raise Captured
+        def run(sampler, cfg: float):
+            guider.set_cfg(cfg)
+            self._sample(guider, wire, sampler, sigmas[first:])
+            return sampler
 
-        def capture(apply_model, x, t, rest):
-            hook = transformer.register_forward_pre_hook(keep, with_kwargs=True)
-            try:
-                apply_model()
-            except Captured:
-                layouts.append(rest["transformer_options"]["cond_or_uncond"])
-            finally:
-                hook.remove()
-            return torch.zeros_like(x)
-        self._guide(wire, StepSampler(wire, self._start(wire), sigmas[step], capture), sigmas, positive, negative, cfg=2.0)
-        if len(calls) != 1:
-            raise StagesError(f"this step is {len(calls)} model calls (regions, texts that share no batch, or little memory); "
-                              "give each conditioning a branch of its own, or use DiT Denoise Step")
-        hidden, order = stages.condition(*calls[0][0], **calls[0][1]), layouts[0]
+        def same_noise(_, noise: Tensor) -> None:
+            if not is_walked(wire) and not torch.equal(noise.to(start[1]), start[1]):
+                raise StagesError("a wrapper on this MODEL begins with other noise than Add Noise drew (such as FreeNoise); use DiT Denoise Step")
+        with remembering(self.model, wire.get("remembered")):
+            asked = run(Listening(self.model.model.diffusion_model, wire, start, sigmas[step], same_noise), cfg=2.0).asked
+        if not asked:
+            raise StagesError("every conditioning is outside its range of steps here, so that the model is not asked; use DiT Denoise Step")
+        canvas = canvas_of(wire, asked, stages.patch_size)
+        hiddens = [stages.condition(*call.args, **call.kwargs) for call in asked]
+        seen = [{**canvas, **on_grid(canvas, call.parts[0].x, canvas["patch_size"])} if call.parts[0].area else canvas for call in asked]
+        parts = [part for call in asked for part in call.parts]
 
-        def to_x0(prediction: Tensor, cfg: float) -> Tensor:
-            parts = dict(zip(order, to_latent(prediction, wire).chunk(len(order))))
-
-            def replay(apply_model, x, t, rest):
-                answer = torch.cat([parts[which] for which in rest["transformer_options"]["cond_or_uncond"]]).to(x)
-                return self.model.model.model_sampling.calculate_denoised(t, answer, x)
-            sampler = StepSampler(wire, self._start(wire), sigmas[step], replay)
-            self._guide(wire, sampler, sigmas, positive, negative, cfg)
-            return sampler.x0
-        layout = tuple("uncond" if which else "cond" for which in order)
-        call = Call(layout, wire["tokens"], sigmas[step], to_x0)
-        return {"hidden": hidden, "tokens": wire, "done": frozenset(), "call": call, "model": self.name}
+        def to_x0(prediction: Tensor, cfg: float) -> tuple[Tensor, dict]:
+            answers = to_latent(prediction, canvas).chunk(len(parts))
+            known = {part.key: (part, answer if part.area is None else answer[..., *part.area]) for part, answer in zip(parts, answers)}
+            with remembering(self.model, wire.get("remembered")) as remembered:
+                x0 = run(Answering(known, self.model.model.model_sampling, wire, start, sigmas[step]), cfg).x0
+                kept = remembered()
+            return x0, {"remembered": kept} if kept else {}
+        call = Call(tuple(part.name for part in parts), wire["tokens"], sigmas[step], to_x0, wire, canvas, tuple(part.area for part in parts))
+        (first_call, *others) = ({"hidden": hidden, "tokens": tokens} for hidden, tokens in zip(hiddens, seen))
+        return {**first_call, "others": tuple(others), "done": frozenset(), "call": call, "model": self.name}
 
     def advance(self, wire: dict, x0: Tensor, sigmas: Tensor, step: int, solver: str) -> tuple[dict, dict]:
         self._check_solver(solver)
         tokens, x0 = super().advance(wire, x0, sigmas, step, solver)
-        return self._landed(tokens, sigmas[step + 1]), x0
+        return (self._ended(clean(tokens)) if sigmas[step + 1] == 0 else tokens), x0
 
     def modules(self) -> list:
         return [SimpleNamespace(comfy_patcher=self.model)]
@@ -239,19 +260,33 @@ class HandleOfModel(DitHandle):
         start = wire.get("start") or dict.fromkeys(("clean", "noise"), torch.zeros_like(wire["tokens"]))
         return to_latent(start["clean"], wire), to_latent(start["noise"], wire)
 
-    def _guide(self, wire: dict, sampler: comfy.samplers.Sampler, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None,
-               cfg: float) -> None:
-        """Run a sampler as KSampler runs its own."""
+    def _guider(self, wire: dict, positive: Conditioning, negative: Conditioning | None) -> comfy.samplers.CFGGuider:
+        """KSampler's own, for patches of the wire's size."""
         conditionings = {"positive": positive, **({} if negative is None else {"negative": negative})}
         for what, conditioning in conditionings.items():
             self.check_conditioning(conditioning, f"{what} conditioning")
         guider = comfy.samplers.CFGGuider(self._reading(wire["patch_size"]))
         guider.inner_set_conds(conditionings)
-        guider.set_cfg(cfg)
-        clean, noise = self._start(wire)
+        return guider
+
+    def _sample(self, guider: comfy.samplers.CFGGuider, wire: dict, sampler: comfy.samplers.Sampler, sigmas: Tensor) -> Tensor:
+        """Run a sampler as KSampler runs its own: → the LATENT that comes out."""
+        clear, noise = self._start(wire)
         start = wire.get("start", {})
-        guider.sample(noise, start.get("latent", clean), sampler, sigmas, denoise_mask=wire.get("noise_mask"), disable_pbar=True,
-                      seed=start.get("seed"))
+        latent, seed = start.get("latent", clear), start.get("seed")
+        if seed is not None:  # as a side effect it seeds the generator that some patches draw from
+            comfy.sample.prepare_noise(latent, seed, wire.get("batch_index"))
+        # wrappers may change the noise in place
+        return guider.sample(noise.clone(), latent, sampler, sigmas, denoise_mask=wire.get("noise_mask"), disable_pbar=True,
+                             seed=0 if seed is None else seed)
+
+    def _first_step(self, wire: dict, sigmas: Tensor, step: int) -> int:
+        """The step at which the run began that this one goes on with: KSampler knows its sigmas from there."""
+        begun = wire.get("start", {}).get("sigma")
+        if not is_walked(wire) or begun is None:
+            return step
+        places = (sigmas[:step].float().cpu() == begun).nonzero().flatten().tolist()
+        return places[0] if places else step
 
     def _reading(self, patch_size: int):
         """The MODEL, asked for patches of this size where an adapter brought them."""
@@ -261,12 +296,13 @@ class HandleOfModel(DitHandle):
         clone.model_options["transformer_options"] = {**clone.model_options.get("transformer_options", {}), PATCH_SIZE: patch_size}
         return clone
 
-    def _landed(self, wire: dict, sigma: Tensor) -> dict:
-        """Tokens that have come to the end of the noise, as KSampler gives them."""
-        if sigma != 0:
-            return wire
+    def _ended(self, wire: dict, latent: Tensor | None = None) -> dict:
+        """Tokens that have come to the end of the noise, as KSampler gives them. latent: what came out of its guider, where it ran."""
         sampling = self.model.get_model_object("model_sampling")
-        return {**wire, "tokens": sampling.inverse_noise_scaling(sigma, wire["tokens"])}
+        tokens = sampling.inverse_noise_scaling(torch.zeros(()), wire["tokens"])
+        if latent is not None and not torch.equal(out_of_dit_space(to_latent(tokens, wire), self.latent_format), latent.to(tokens)):
+            tokens = to_tokens(into_dit_space(latent.to(tokens), self.latent_format), wire)  # a wrapper around the run changed it
+        return {**wire, "tokens": tokens}
 
     @property
     def latent_rgb(self) -> Tensor | None:

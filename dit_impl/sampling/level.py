@@ -1,0 +1,41 @@
+"""Where on a schedule tokens stand, so that core's samplers and the wires can take over from each other.
+
+Between two of its runs KSampler hands on x divided by what is left of the data in it, x / (1 − σ) for a rectified flow, and takes it so:
+comfy/model_sampling.py, `inverse_noise_scaling` and `noise_scaling` with no noise. On the wire x is as the model sees it.
+"""
+
+import torch
+from torch import Tensor
+
+
+def standing(wire: dict, sigma: Tensor, share: Tensor, walked: bool = True) -> dict:
+    """The wire with where its tokens stand: at noise level sigma [], `share` [] being the factor on the data in them. walked: whether a step
+    was taken since their noise was added. Clean tokens stand nowhere."""
+    sigma, share = (torch.as_tensor(value).detach().float().cpu() for value in (sigma, share))
+    wire = {key: value for key, value in wire.items() if key != "level"}
+    return {**wire, "level": {"sigma": sigma, "share": share, "walked": walked}} if sigma > 0 else wire
+
+
+def clean(wire: dict) -> dict:
+    """The wire of clean tokens, without what speaks of a step under way."""
+    return {key: value for key, value in wire.items() if key not in ("level", "remembered", "random")}
+
+
+def is_walked(wire: dict) -> bool:
+    """Whether a step was taken since noise was added."""
+    return "level" in wire and wire["level"]["walked"]
+
+
+def entered(wire: dict, sigma: Tensor, share: Tensor) -> dict:
+    """Tokens of a latent, to which no noise was added here, at a noise level: as KSampler (Advanced) takes them. Others stay as they are, and
+    so does what would be multiplied by 0."""
+    if "level" in wire or not sigma > 0:
+        return wire
+    scaled = wire["tokens"] * share.to(wire["tokens"]) if 0 < share < 1 else wire["tokens"]
+    return standing({**wire, "tokens": scaled}, sigma, share, walked=False)
+
+
+def handed_on(wire: dict) -> dict:
+    """Tokens as KSampler hands them on to another run. All noise and no data stays as it is."""
+    share = wire["level"]["share"] if "level" in wire else torch.ones(())
+    return {**wire, "tokens": wire["tokens"] / share.to(wire["tokens"])} if 0 < share < 1 else wire

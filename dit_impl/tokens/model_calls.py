@@ -1,0 +1,46 @@
+"""DIT_HIDDEN of a step that is several model calls: `hidden` and `tokens` are the first one's, `others` the further ones'."""
+
+from dataclasses import replace
+from typing import Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import StagesError
+
+
+def model_calls(wire: dict) -> tuple[dict, ...]:
+    """DIT_HIDDEN → {"hidden", "tokens"} of each of its model calls."""
+    return ({"hidden": wire["hidden"], "tokens": wire["tokens"]}, *wire.get("others", ()))
+
+
+def hiddens_of(wire: dict) -> list:
+    """The hidden states of each model call."""
+    return [call["hidden"] for call in model_calls(wire)]
+
+
+def with_calls(wire: dict, hiddens: Sequence) -> dict:
+    """The same DIT_HIDDEN with other hidden states, one for each model call."""
+    first, *others = ({**call, "hidden": hidden} for call, hidden in zip(model_calls(wire), hiddens, strict=True))
+    return {**wire, **first, "others": tuple(others)} if others else {**wire, **first}
+
+
+def apart(wire: dict) -> list[dict]:
+    """DIT_HIDDEN of each model call alone."""
+    layout, found = wire["call"].layout if wire["call"] else ("cond",), []
+    alone = {key: value for key, value in wire.items() if key != "others"}
+    for call in model_calls(wire):
+        parts = len(call["hidden"].x) // len(call["tokens"]["tokens"]) if wire["call"] else 1
+        own, layout = layout[:parts], layout[parts:]
+        found.append({**alone, **call, "call": replace(wire["call"], layout=own, areas=()) if wire["call"] else None})
+    return found
+
+
+def image_tokens(wire: dict, what: str = "the hidden states") -> Tensor:
+    """Image tokens of all model calls of a step: → [rows, N, D]. Raises StagesError where the calls are of different parts of the picture."""
+    hiddens = hiddens_of(wire)
+    if len({hidden.x.shape[1:] for hidden in hiddens}) > 1 or any(wire["call"].areas if wire["call"] else ()):
+        sizes = ", ".join("×".join(map(str, call["tokens"]["grid"])) for call in model_calls(wire))
+        raise StagesError(f"{what} are of areas of the picture, in model calls of {sizes} tokens: what changes tokens by their place needs "
+                          "one grid; leave Conditioning (Set Area) out, or use Conditioning (Set Mask)")
+    return torch.cat([hidden.x for hidden in hiddens]) if len(hiddens) > 1 else hiddens[0].x

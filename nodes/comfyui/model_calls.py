@@ -1,0 +1,166 @@
+"""One step of KSampler as the model calls it is made of: what each is asked, and the step's x0 once they are answered.
+
+Conditionings that share no batch (texts of other lengths, areas of other sizes, ControlNets, little memory) are calls of their own.
+Followed: _calc_cond_batch and sampling_function of comfy/samplers.py, ComfyUI 0.33. Imported only where there is a MODEL.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Callable
+
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+import comfy.samplers
+import torch
+from torch import Tensor, nn
+
+from ...dit_impl.errors import StagesError
+from ...dit_impl.tokens.patch import token_grid
+from ...dit_impl.tokens.wire import to_latent, to_tokens
+
+APPLY_MODEL = ("c_concat", "c_crossattn", "control", "transformer_options")  # of BaseModel.apply_model, after x and t
+LISTS = ("positive", "negative")  # what cond_or_uncond counts
+
+
+@dataclass(frozen=True)
+class Part:
+    """A conditioning in a model call. key: which it is; x [B, C, …]: the latent it is asked about; area: where that stands in the picture."""
+    key: tuple
+    x: Tensor
+    area: tuple[slice, ...] | None
+
+    @property
+    def name(self) -> str:
+        return "uncond" if self.key[0] else "cond"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A call of the transformer: what it is given, and the parts of its batch."""
+    args: tuple
+    kwargs: dict
+    parts: tuple[Part, ...]
+
+
+class Captured(Exception):
+    """Nothing further need be computed."""
+
+
+class _Step(comfy.samplers.Sampler):
+    """A sampler that takes one look at x0, with `instead(apply_model, x, t, rest)` in the place of the innermost model call."""
+
+    def __init__(self, wire: dict, start: tuple[Tensor, Tensor], sigma: Tensor, before: Callable = lambda *_: None):
+        """before(guider, noise): called first."""
+        self.wire, (self.clean, self.noise), self.sigma, self.before = wire, start, sigma, before
+        self.counted: Counter = Counter()
+
+    def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
+        """Called by CFGGuider.inner_sample."""
+        self.before(model_wrap, noise)
+        self.guider, self.counted, options = model_wrap, Counter(), extra_args["model_options"]
+        add_wrapper_with_key(WrappersMP.APPLY_MODEL, "dit_blocks", lambda executor, x, t, *args, **kwargs: self.instead(
+            lambda: executor(x, t, *args, **kwargs), x, t, {**dict(zip(APPLY_MODEL, args)), **kwargs}), options, is_model_options=True)
+        model = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
+        model.latent_image, model.noise = self.clean.to(noise), self.noise.to(noise)
+        x = to_latent(self.wire["tokens"].to(noise), self.wire)
+        self.look(lambda: model(x, self.sigma.to(noise) * noise.new_ones(len(noise)), denoise_mask=denoise_mask, **extra_args), options)
+        return noise
+
+    def look(self, x0: Callable[[], Tensor], options: dict) -> None:
+        raise NotImplementedError
+
+    def instead(self, apply_model: Callable, x: Tensor, t: Tensor, rest: dict) -> Tensor:
+        raise NotImplementedError
+
+    def parts(self, x: Tensor, options: dict) -> list[Part]:
+        """The parts of a batch, each known by its conditioning and by how often that was asked before."""
+        found, which = [], list(zip(options["cond_or_uncond"], options["uuids"]))
+        for one, latent in zip(which, x.chunk(len(which))):
+            found.append(Part((*one, self.counted[one]), latent, self._area(*one)))
+            self.counted[one] += 1
+        return found
+
+    def _area(self, which: int, uuid) -> tuple[slice, ...] | None:
+        size, conditioning = self.wire["size"], self.guider.conds.get(LISTS[which] if which < len(LISTS) else "") or ()
+        area = next((one.get("area") for one in conditioning if one["uuid"] == uuid), None)
+        if area is None:
+            return None
+        area, count = comfy.samplers.add_area_dims(list(area), len(size)), len(size)
+        if len(area) // 2 > count:
+            area = area[:count] + area[len(area) // 2:len(area) // 2 + count]
+        found = tuple(slice(start, start + min(length, whole - start)) for length, start, whole in zip(area, area[count:], size))
+        return None if found == tuple(slice(0, whole) for whole in size) else found
+
+
+class Listening(_Step):
+    """Keeps what the transformer is asked in a step, and computes nothing."""
+
+    def __init__(self, transformer: nn.Module, *args):
+        super().__init__(*args)
+        self.transformer, self.asked = transformer, []
+
+    def look(self, x0, options):
+        def stop(args):  # before CFG functions, which are for real values
+            raise Captured
+        options["sampler_pre_cfg_function"] = [stop, *options.get("sampler_pre_cfg_function", ())]
+        try:
+            x0()
+        except Captured:
+            pass
+
+    def instead(self, apply_model, x, t, rest):
+        def keep(_, args, kwargs):
+            self.asked.append(Asked(args, kwargs, tuple(self.parts(x, rest["transformer_options"]))))
+            raise Captured
+        hook = self.transformer.register_forward_pre_hook(keep, with_kwargs=True)
+        try:
+            apply_model()
+        except Captured:
+            pass
+        finally:
+            hook.remove()
+        return torch.zeros_like(x)
+
+
+class Answering(_Step):
+    """Gives a step's x0, the transformer's answers being known."""
+
+    def __init__(self, answers: dict[tuple, tuple[Part, Tensor]], model_sampling, *args):
+        super().__init__(*args)
+        self.answers, self.model_sampling, self.x0 = answers, model_sampling, None
+
+    def look(self, x0, options):
+        self.x0 = to_tokens(x0(), self.wire)
+
+    def instead(self, apply_model, x, t, rest):
+        found = []
+        for part in self.parts(x, rest["transformer_options"]):
+            known, answer = self.answers.get(part.key, (None, None))
+            if known is None or not torch.equal(known.x, part.x):
+                raise StagesError("a function on this MODEL asks the model for something else than Condition laid out, which the stages did "
+                                  "not compute; use DiT Denoise or DiT Denoise Step")
+            found.append(answer)
+        return self.model_sampling.calculate_denoised(t, torch.cat(found).to(x), x)
+
+
+def canvas_of(wire: dict, asked: list[Asked], patch_size: int) -> dict:
+    """The DIT_TOKENS on whose grid predictions are laid out: the step's own, or where all calls read a latent of another size, those of it.
+
+    Raises StagesError."""
+    parts = [part for call in asked for part in call.parts]
+    expected = [tuple(wire["size"]) if part.area is None else tuple(side.stop - side.start for side in part.area) for part in parts]
+    sizes = {tuple(part.x.shape[2:]) for part in parts}
+    if all(tuple(part.x.shape[2:]) == size for part, size in zip(parts, expected)):
+        return wire
+    if len(sizes) > 1 or any(part.area for part in parts):
+        shown = ", ".join("×".join(map(str, size)) for size in sorted(sizes))
+        raise StagesError(f"a wrapper on this MODEL has parts of this step read at other sizes ({shown} latent cells); use DiT Denoise Step")
+    return {**wire, **on_grid(wire, asked[0].parts[0].x, patch_size)}
+
+
+def on_grid(wire: dict, latent: Tensor, patch_size: int) -> dict:
+    """What of DIT_TOKENS is another for this latent [B, C, …]."""
+    size = tuple(latent.shape[2:])
+    grid = token_grid(*size[-2:], patch_size)
+    frames = (size[0] // wire.get("frame_patch", 1),) if len(size) == 3 else ()
+    made = {"size": size, "grid": (*frames, *grid), "patch_size": patch_size, "tokens": latent}
+    return {**made, "tokens": to_tokens(latent.to(wire["tokens"].device), {**wire, **made})}
