@@ -28,7 +28,8 @@ WORDS = {
 class Architecture:
     """A transformer's shape. kind: "dit" and "vit" attend within the picture, "pixart" also to the text from outside, "mmdit" and
     "flux" over picture and text together. blocks: those of two streams in an MM-DiT and Flux; single: Flux's of one stream; dual:
-    blocks with SD3.5-medium's second attention. parameters: of all weights, 0 where unknown. head: values it answers for each read.
+    blocks with SD3.5-medium's second attention. parameters: of all weights, 0 where unknown. head: values it answers for each read; detail:
+    width of the decoder of cells beside it.
 
     kind "counted": a MODEL's, whose layers were counted. image, words, once: weights that an image token passes between patch embedding and
     head, that a text token passes once it is embedded, by `read` weights, and that all else runs through once a picture; joint, own, cross,
@@ -46,6 +47,7 @@ class Architecture:
     dual: int = 0
     downscale: int = 8
     head: int = 1
+    detail: int = 0
     guided: bool = True
     image: int = 0
     words: int = 0
@@ -111,7 +113,7 @@ def architecture(dit: DitHandle) -> Architecture:
                   downscale=dit.downscale)
     if isinstance(model, DiT):
         return Architecture(dit.name, "dit", **common, head=2 if c.learn_sigma else 1)
-    return Architecture(dit.name, "mmdit", **common, text=24, dual=len(c.dual_blocks))
+    return Architecture(dit.name, "mmdit", **common, text=24, dual=len(c.dual_blocks), detail=c.detail)
 
 
 def budget(shape: Architecture, width: int = 1024, height: int = 1024, patch_size: int = 0, batch: int = 1, text: int | None = None,
@@ -127,6 +129,8 @@ def budget(shape: Architecture, width: int = 1024, height: int = 1024, patch_siz
     joint = n + t if shape.kind in ("mmdit", "flux") or shape.joint else n
     values, depth = shape.channels * p * p, shape.blocks + shape.single
     head = 0 if shape.kind == "vit" else n * d * values * shape.head
+    if shape.detail:  # of each cell: what its token has for it, and a small network
+        head += n * p * p * (d * (shape.detail // 4) + shape.detail * (2 * shape.channels + shape.detail // 4))
     products = depth * 2 * joint ** 2 * d + shape.dual * 2 * n ** 2 * d
     matrices = depth * 12 * d * d * joint + shape.dual * 4 * d * d * n + n * d * values + head
     if shape.kind == "counted":
