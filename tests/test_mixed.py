@@ -97,6 +97,8 @@ def test_every_token_has_the_embedding_the_position_and_the_vector_of_its_own_si
         torch.testing.assert_close(hidden.x[:, start:start + places.shape[1]], own)
         torch.testing.assert_close(hidden.vector.image[:, i], plain.vector)
         start += places.shape[1]
+    each = hidden.vector.image.repeat_interleave(torch.tensor(hidden.vector.counts), dim=1)
+    torch.testing.assert_close(hidden.vector.text, each.mean(1))
 
 
 def test_blocks_modulate_every_token_by_its_own_vector():

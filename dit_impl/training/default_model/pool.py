@@ -45,8 +45,8 @@ class LatentPool:
         self.next = 0
         if kept:
             self._restore(kept)
-        while len(self.scenes) < min(first, capacity):
-            self.renew(min(16, capacity - len(self.scenes)))
+        while (missing := min(first, capacity) - len(self.scenes)) > 0:
+            self.renew(min(16, missing))
 
     def state(self) -> dict:
         """All that is in it, in tensors, lists and words, for a later run."""

@@ -42,7 +42,7 @@ class DiTRecipe:
     patch_sizes: tuple[int, ...] = (2, 4, 8)
     detail: int = 128  # width of the decoder of single cells beside the heads
     text_width: int = 128
-    text_length: int = 32
+    text_length: int = 36
     steps: int = 60000
     seconds: float = float("inf")
     decay_from: int = 0
@@ -149,6 +149,14 @@ def rate(recipe: DiTRecipe, step: int) -> float:
     return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
+def averaging(decay: float) -> Callable:
+    """A running average of weights, of few steps at first and of about 1 / (1 − decay) later."""
+    @torch.no_grad()
+    def update(averages: list[Tensor], current: list[Tensor], steps: Tensor) -> None:
+        torch._foreach_lerp_(averages, current, 1 - min(decay, (1 + int(steps)) / (10 + int(steps))))
+    return update
+
+
 def read_captions(drawn: list[scenes.Scene], tokenizer: Tokenizer, recipe: DiTRecipe, rng: random.Random) -> Tensor:
     """Captions with words left out at random, as token numbers, mostly without what is padding in all of them: → [B, T]."""
     ids = torch.tensor([tokenizer("" if rng.random() < recipe.caption_drop else
@@ -168,7 +176,7 @@ def train_dit(recipe: DiTRecipe, vae: VAE, folder: Path, publish: Callable, star
     for part, trained in zip((model, text), start or ()):
         part.load_state_dict(trained.state_dict())
     both = torch.nn.ModuleDict({"model": model, "text": text})
-    average = torch.optim.swa_utils.AveragedModel(both, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average))
+    average = torch.optim.swa_utils.AveragedModel(both, multi_avg_fn=averaging(recipe.average))
     teachers = optimizers(dict(both.named_parameters()), recipe)
     scale, shift = latent_statistics(vae, recipe.seed)
     state_file, step, spent = folder / "dit_state.pt", 0, 0.0
