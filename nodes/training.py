@@ -5,6 +5,7 @@ from comfy_api.v0_0_2 import io, ui
 from ..dit_impl.errors import TrainingError
 from ..dit_impl.sources import new_dit
 from ..dit_impl.training import run, sets
+from ..dit_impl.training.default_model import things
 from ..dit_impl.training.loop import PRECISIONS, SCHEDULERS, Settings
 from ..dit_impl.training.optimizers import OPTIMIZERS
 from ..dit_impl.training.run import ADAPTER
@@ -104,17 +105,20 @@ class TrainingScenes(io.ComfyNode):
             node_id="DiTBlocksTrainingScenes",
             display_name="Training Scenes",
             category=CATEGORY,
-            description="The captioned pictures that the default model learnt from, drawn anew: coloured shapes at nine places on plain backgrounds.",
-            search_aliases=["procedural dataset", "toy dataset", "shapes"],
+            description="The captioned pictures that the default model learnt from, drawn anew: coloured shapes at nine places on plain backgrounds, and "
+                        "little pictures of things where their font is found.",
+            search_aliases=["procedural dataset", "toy dataset", "shapes", "emoji"],
             inputs=[
                 io.Vae.Input("vae", tooltip="Encodes the pictures; it is not trained."),
                 io.Int.Input("count", default=256, min=1, max=100000, tooltip="How many pictures."),
                 io.Int.Input("size", default=128, min=32, max=1024, step=8, tooltip="Their side in pixels."),
-                io.Int.Input("shapes", default=1, min=1, max=2, tooltip="At most this many shapes in a picture."),
+                io.Int.Input("shapes", default=1, min=1, max=2, tooltip="At most this many shapes or things in a picture."),
                 io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Which pictures."),
                 io.Clip.Input("clip", optional=True, tooltip="Reads the captions; leave it out for a model without text."),
                 io.Int.Input("zoom", default=1, min=1, max=4, optional=True, tooltip="Above 1: one shape in the middle, so many times larger, which a "
                                                                                      "small model learns sooner."),
+                io.Combo.Input("kinds", options=list(sets.KINDS), default="shapes", optional=True,
+                               tooltip="Shapes, pictures of things (fonts-noto-color-emoji must be installed), or both; with things, gradients too."),
             ],
             outputs=[
                 TrainingSetSocket.Output("training_set", display_name="training_set", tooltip="For Train DiT."),
@@ -125,10 +129,11 @@ class TrainingScenes(io.ComfyNode):
 
     @classmethod
     @names_errors
-    def execute(cls, vae, count, size, shapes, seed, clip=None, zoom=1) -> io.NodeOutput:
+    def execute(cls, vae, count, size, shapes, seed, clip=None, zoom=1, kinds="shapes") -> io.NodeOutput:
         report = host.reporter(count)
-        made, pictures = sets.procedural(vae, clip, count, size, seed, shapes, zoom, lambda done, _: report(done))
-        return io.NodeOutput(made, pictures, list(made.captions[:len(pictures)]), ui=ui.PreviewText(str(made)))
+        made, pictures = sets.procedural(vae, clip, count, size, seed, shapes, zoom, kinds, lambda done, _: report(done))
+        said = f"{made}; {things.INSTALL}" if kinds != "shapes" and not things.font_path() else str(made)
+        return io.NodeOutput(made, pictures, list(made.captions[:len(pictures)]), ui=ui.PreviewText(said))
 
 
 class Train(io.ComfyNode):

@@ -50,19 +50,20 @@ def class_conditional() -> Backbone:
     return Backbone(model.eval().requires_grad_(False), identity_format(4), DDPM("v", beta_schedule="scaled_linear"), "a small DiT")
 
 
-def with_hidden_head() -> Backbone:
-    """As the default model: x0, and heads of wide patches with a hidden layer."""
+def flexible(**heads: int) -> Backbone:
+    """As the default model: x0, and heads of wide patches with a hidden layer, or a decoder of cells beside them."""
     torch.manual_seed(2)
     model = MMDiT(MMDiTConfig(patch_sizes=(2, 4), in_channels=4, width=32, depth=2, heads=2, context_width=32, pooled_width=16, qk_norm=True,
-                              position="picture", position_base=6.0, prediction="x0", head_hidden=48))
+                              position="picture", position_base=6.0, prediction="x0", **heads))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return Backbone(model.eval().requires_grad_(False), identity_format(4), RectifiedFlow("x0"), "a flexible DiT")
 
 
-@pytest.fixture(params=["velocity", "x0, hidden head", "class-conditional"])
+@pytest.fixture(params=["velocity", "x0, hidden head", "x0, cells", "class-conditional"])
 def dit(request, backbone) -> Backbone:
-    return {"velocity": lambda: backbone, "x0, hidden head": with_hidden_head, "class-conditional": class_conditional}[request.param]()
+    return {"velocity": lambda: backbone, "x0, hidden head": lambda: flexible(head_hidden=48), "x0, cells": lambda: flexible(detail=32),
+            "class-conditional": class_conditional}[request.param]()
 
 
 def text(dit: Backbone, seed: int = 1) -> list:
@@ -106,6 +107,10 @@ def test_it_begins_as_the_model_with_pi_resized_patches(dit, patch_size, wide_ra
     start = finer(dit.patch_sizes, patch_size)
     made = extended(dit.model, patch_size, start, 2, wide_rank)
     expected = call(dit, dit.model, patch_size, reading=Reading("pi_resize", start, patch_size))
+    if dit.model.final_layer.detail is not None:  # which is no linear map: what is behind it can't be resized and stay the same
+        for model in (dit.model, made):
+            torch.nn.init.zeros_(model.final_layer.detail.out.weight)
+        expected = call(dit, dit.model, patch_size, reading=Reading("pi_resize", start, patch_size))
     torch.testing.assert_close(call(dit, made, patch_size), expected, atol=1e-4, rtol=1e-4)
 
 
@@ -133,7 +138,7 @@ def test_what_is_not_merged_is_shared(dit):
     taught = apply_adapter(dit, random_adapter(dit, 3)[0])
     places = {p.data_ptr() for p in dit.model.parameters()}
     own = [name for name, p in taught.model.named_parameters() if p.data_ptr() not in places]
-    expected = ("x_embedder.", "final_layer.linear.", "patch_embedder.", "joint_blocks.", "blocks.")
+    expected = ("x_embedder.", "final_layer.linear.", "final_layer.detail.context.", "patch_embedder.", "joint_blocks.", "blocks.")
     assert own and all(name.removeprefix("taught.3.").startswith(expected) and "adaLN" not in name and "norm" not in name for name in own)
 
 
@@ -154,7 +159,7 @@ def test_gradients_reach_the_adapter_and_nothing_else(dit):
 
 def test_the_target_is_the_model_s_own_answer():
     """A model taught its own size's patches, cut anew: PI-resize to the same size has no error, and no loss."""
-    dit = with_hidden_head()
+    dit = flexible(head_hidden=48)
     objective = Distilling(dit, 3, 2, start=4, teacher=4)
     objective.student = objective.module = extended(objective.teacher, 4, 4, 2)
     batch = replace(Draws(data(dit), objective, SHORT, Alone()).at(0), patch_size=4)

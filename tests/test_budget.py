@@ -40,7 +40,7 @@ def test_torch_counts_the_same_for_an_mmdit(p, dual):
         inputs = torch.empty(2, grid[0] * grid[1], 16 * p * p), grid, p, torch.empty(2), torch.empty(2, 24, 64), torch.empty(2, 32)
         with FlopCounterMode(display=False) as counter:
             model(*inputs)
-    shape = MMDiTArchitecture("", 256, 4, text=24, dual=len(dual))
+    shape = MMDiTArchitecture("", 256, 4, text=24, dual=len(dual), detail=detail)
     assert 2 * budget(shape, 512, 512, p, guided=True).macs == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 

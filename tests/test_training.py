@@ -11,14 +11,16 @@ from dit_blocks.dit_impl.sources.embedded import FOLDER, load_embedded, load_emb
 from dit_blocks.dit_impl.tokens.wire import unfold
 from dit_blocks.dit_impl.training.default_model import scenes, textures
 from dit_blocks.dit_impl.training.default_model.evaluate import read_caption
+from dit_blocks.dit_impl.training.default_model.pool import LatentPool
 from dit_blocks.dit_impl.training.default_model.reader import read_scene, same_scene
 from dit_blocks.dit_impl.training.default_model.recipe import read_recipe, train
-from dit_blocks.dit_impl.training.default_model.train_dit import DiTRecipe, LatentPool, train_dit
-from dit_blocks.dit_impl.training.default_model.train_vae import VAERecipe, train_vae
+from dit_blocks.dit_impl.training.default_model.train_dit import DiTRecipe, train_dit
+from dit_blocks.dit_impl.training.default_model.train_vae import VAERecipe, disturbance, polish_decoder, train_vae
 from dit_blocks.standalone.cli import main
 
 TINY_VAE = dict(latent_channels=4, width=8, depth=1, batch=2, crop=32, pool=8)
-TINY_DIT = dict(width=32, depth=2, heads=2, text_width=16, pictures=8, mix=((64, 2, 4, 1.0, 1.0), (64, 4, 4, 1.0, 1.0)))
+TINY_DIT = dict(width=32, depth=2, heads=2, text_width=16, pictures=8, first=4,
+                mix=((64, "2", 4, 1.0, 1.0), (64, "4", 4, 1.0, 1.0), (64, "8-4-2", 4, 1.0, 1.0)))
 
 
 @pytest.mark.parametrize("size", [128, 256])
@@ -83,6 +85,27 @@ def test_vae_training_goes_on_where_it_stopped_and_gets_better(tmp_path):
     assert error < 0.5 * pixels.var()
 
 
+def test_polishing_teaches_the_decoder_alone_and_goes_on_where_it_stopped(tmp_path):
+    vae = train_vae(VAERecipe(**TINY_VAE, steps=4), tmp_path)
+    before = {name: value.clone() for name, value in vae.state_dict().items()}
+    polished = polish_decoder(VAERecipe(**TINY_VAE, polish=3, polish_rate=1e-2), vae, tmp_path)
+    changed = {name for name, value in polished.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed and all(name.startswith(("decoder.", "linear_decoder.")) for name in changed)
+    polish_decoder(VAERecipe(**TINY_VAE, polish=5, polish_rate=1e-2), polished, tmp_path)
+    assert torch.load(tmp_path / "decoder_state.pt", weights_only=True)["step"] == 5
+
+
+def test_what_disturbs_latents_is_as_strong_in_pixels_as_asked_for():
+    torch.manual_seed(0)
+    vae = VAE(VAEConfig(latent_channels=8, width=8, depth=1))
+    vae.set_linear_code(torch.rand(64, 3, 32, 32) * 2 - 1)
+    latent = torch.zeros(64, 8, 4, 4)
+    with torch.no_grad():
+        moved = (vae.linear_decoder(disturbance(vae, latent, 0.1, 1.0)) - vae.linear_decoder(latent)).square().mean().sqrt()
+    assert moved.item() == pytest.approx(0.1 / 3 ** 0.5, rel=0.2)  # of strengths that are even between 0 and 0.1
+    assert disturbance(vae, latent, 0.1, 0.0).abs().max() == 0
+
+
 def test_dit_training_goes_on_where_it_stopped(tmp_path):
     vae = train_vae(VAERecipe(**TINY_VAE, steps=1), tmp_path)
     published = []
@@ -142,7 +165,7 @@ def test_time_that_is_up_keeps_the_state(tmp_path):
 
 def test_the_default_model_is_never_written_over(tmp_path):
     ours = read_recipe(FOLDER / "recipe.toml")
-    assert ours.start.resolve() == FOLDER and FOLDER not in (ours.weights.resolve(), ours.state.resolve())
+    assert ours.start is None and FOLDER not in (ours.weights.resolve(), ours.state.resolve())
     with pytest.raises(RecipeError, match=r"weights is .*embedded, which holds the default model that ships: name another folder"):
         read_recipe(recipe(tmp_path, f"weights = '{FOLDER}'"))
 
@@ -181,7 +204,7 @@ def test_a_state_that_is_none_is_told_before_anything_is_trained(tmp_path, part)
 
 def test_held_out_pairs_are_held_out_in_either_order():
     vae = VAE(VAEConfig(latent_channels=4, width=8, depth=1))
-    pool = LatentPool(vae, 64, DiTRecipe(pictures=8), random.Random(0), torch.ones(4), torch.zeros(4))
+    pool = LatentPool(vae, 64, 8, 4, random.Random(0), torch.ones(4), torch.zeros(4))
     pairs = scenes.held_out()[1]
     assert all(pair in pool.excluded and pair.swapped() in pool.excluded for pair in pairs)
     assert all(pair.swapped().swapped() == pair for pair in pairs)

@@ -49,6 +49,10 @@ class Architecture:
         """The longest sequence that a block attends over, for n image tokens and t text tokens."""
         return n
 
+    def head_macs(self, n: int, patch_size: int) -> int:
+        """Multiply-adds of the final layer, for n image tokens."""
+        return n * self.width * self.channels * patch_size ** 2 * self.head
+
     def macs(self, n: int, t: int) -> tuple[int, int]:
         """Multiply-adds of n image tokens and t text tokens, between patch embedding and head: of the weights, and of attention's two
         products."""
@@ -98,10 +102,15 @@ class PixArtArchitecture(Architecture):
 @dataclass(frozen=True)
 class MMDiTArchitecture(Architecture):
     """Blocks over picture and text together, each with weights of its own. dual: blocks with SD3.5-medium's second attention, over the
-    picture alone. Esser et al. 2024."""
+    picture alone. detail: width of the decoder of single cells beside the head, 0 if there is none. Esser et al. 2024."""
     kind = "mmdit"
     text: NotNegative = 0
     dual: NotNegative = 0
+    detail: NotNegative = 0
+
+    def head_macs(self, n: int, patch_size: int) -> int:
+        cells, share = n * patch_size ** 2, self.detail // 4  # each cell reads its own share of its token, and a small network
+        return super().head_macs(n, patch_size) + cells * (self.width * share + self.detail * (2 * self.channels + share))
 
     def sequence(self, n: int, t: int) -> int:
         return n + t
@@ -225,7 +234,7 @@ def architecture(dit: DitHandle) -> Architecture:
                   downscale=dit.downscale)
     if isinstance(model, DiT):
         return DiTArchitecture(**common, head=2 if c.learn_sigma else 1)
-    return MMDiTArchitecture(**common, text=SD3_TEXT if c.position == "cropped" else OWN_TEXT, dual=len(c.dual_blocks))
+    return MMDiTArchitecture(**common, text=SD3_TEXT if c.position == "cropped" else OWN_TEXT, dual=len(c.dual_blocks), detail=c.detail)
 
 
 def budget(shape: Architecture, width: int = 1024, height: int = 1024, patch_size: int = 0, batch: int = 1, text: int | None = None,
@@ -241,8 +250,7 @@ def budget(shape: Architecture, width: int = 1024, height: int = 1024, patch_siz
         raise ValueError(f"a picture of {width}×{height} pixels in patches of {p} leaves no token")
     (h, w), passes = token_grid(*size, p), batch * (2 if (shape.guided if guided is None else guided) else 1)
     n, t, values = h * w, shape.text if text is None else text, shape.channels * p * p
-    embedding = n * shape.width * values
-    head = embedding * shape.head
+    embedding, head = n * shape.width * values, shape.head_macs(n, p)
     weights, attention = shape.macs(n, t)
     return Budget(shape.name, (h, w), values, n + t, passes * attention, passes * (weights + embedding + head), passes * head,
                   shape.parameters * bytes_each, passes * shape.sequence(n, t) * 6 * shape.width * bytes_each)

@@ -3,7 +3,9 @@
 Linear layers come from an `ops` namespace (torch.nn, or ComfyUI's ops, which cast and offload weights).
 """
 
+from collections.abc import Iterable
 from contextvars import ContextVar
+from dataclasses import dataclass
 import math
 from typing import Callable
 
@@ -12,9 +14,23 @@ from torch import Tensor, nn
 import torch.nn.functional as F
 
 
+def of_tokens(vector: Tensor) -> Tensor:
+    """A sample's vector [B, D], or one for each of its tokens [B, N, D], → what broadcasts over tokens [B, N, D]."""
+    return vector.unsqueeze(1) if vector.dim() == 2 else vector
+
+
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Scale and shift every token by its sample's vector: [B, N, D], [B, D], [B, D] → [B, N, D]. Peebles & Xie 2022, §3.2."""
-    return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
+    """Scale and shift every token by its sample's vector, or its own: [B, N, D], [B, D], [B, D] → [B, N, D]. Peebles & Xie 2022, §3.2."""
+    return x * (1 + of_tokens(scale)) + of_tokens(shift)
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """What modulates a sequence of patches of several sizes: text [B, D]; image, a vector for each size, [B, S, D]; counts, the tokens of each
+    size, which stand in the sequence in this order."""
+    text: Tensor
+    image: Tensor
+    counts: tuple[int, ...]
 
 
 def timestep_embedding(t: Tensor, width: int = 256, max_period: float = 10000.0, last: int = 0) -> Tensor:
@@ -108,20 +124,25 @@ class Stream(nn.Module):
         self.mlp = None if pre_only else Mlp(width, 4 * width, ops)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), ops.Linear(width, (2 if pre_only else 9 if dual else 6) * width))
 
-    def modulation(self, vector: Tensor) -> tuple[Tensor, ...]:
-        """[B, D] → shift, scale[, gate, mlp shift, mlp scale, mlp gate[, shift2, scale2, gate2]], each [B, D]."""
-        return self.adaLN_modulation(vector).chunk(2 if self.pre_only else 9 if self.attn2 is not None else 6, dim=-1)
+    def modulation(self, vector: Tensor, counts: tuple[int, ...] = ()) -> tuple[Tensor, ...]:
+        """[B, D] → shift, scale[, gate, mlp shift, mlp scale, mlp gate[, shift2, scale2, gate2]], each [B, D].
+
+        counts: of tokens that share a vector, [B, S, D] → each [B, N, D]."""
+        made = self.adaLN_modulation(vector)
+        if counts:
+            made = torch.cat([one.expand(-1, n, -1) for one, n in zip(made.split(1, dim=1), counts)], dim=1)
+        return made.chunk(2 if self.pre_only else 9 if self.attn2 is not None else 6, dim=-1)
 
     def finish(self, x: Tensor, attended: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
         """Add the gated attention and MLP branches: [B, N, D] → [B, N, D]."""
         shift1, scale1, gate1, shift2, scale2, gate2, *second = modulation
         normed = self.norm1(x) if second else None
-        x = x + gate1.unsqueeze(1) * self.attn.proj(attended)
+        x = x + of_tokens(gate1) * self.attn.proj(attended)
         if second:
             shift, scale, gate = second
             own = self.attn2.proj(attention(*self.attn2.split(modulate(normed, shift, scale))))
-            x = x + gate.unsqueeze(1) * own
-        return x + gate2.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift2, scale2))
+            x = x + of_tokens(gate) * own
+        return x + of_tokens(gate2) * self.mlp(modulate(self.norm2(x), shift2, scale2))
 
 
 class JointBlock(nn.Module):
@@ -132,10 +153,11 @@ class JointBlock(nn.Module):
         self.context_block = Stream(width, heads, qk_norm, pre_only=last, ops=ops)
         self.x_block = Stream(width, heads, qk_norm, dual=dual, ops=ops)
 
-    def forward(self, context: Tensor, x: Tensor, vector: Tensor) -> tuple[Tensor | None, Tensor]:
+    def forward(self, context: Tensor, x: Tensor, vector: Tensor | Vectors) -> tuple[Tensor | None, Tensor]:
         """[B, T, D], [B, N, D], [B, D] → context (None after the last block) and x."""
         streams = ((self.context_block, context), (self.x_block, x))
-        modulations = [stream.modulation(vector) for stream, _ in streams]
+        of_each = ((vector.text,), (vector.image, vector.counts)) if isinstance(vector, Vectors) else ((vector,), (vector,))
+        modulations = [stream.modulation(*own) for (stream, _), own in zip(streams, of_each)]
         sides = [stream.attn.split(modulate(stream.norm1(h), m[0], m[1])) for (stream, h), m in zip(streams, modulations)]
         attended = attention(*(torch.cat(side, dim=2) for side in zip(*sides)))
         of_context, of_x = attended.split([context.shape[1], x.shape[1]], dim=1)
@@ -165,15 +187,37 @@ class DiTBlock(nn.Module):
         return x + gate2.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift2, scale2))
 
 
+class CellDecoder(nn.Module):
+    """Adds to a head's answer, cell by cell, what a token's D values can't hold: [B, N, D], raw tokens [B, N, C·p·p] → [B, N, C·p·p].
+
+    A coarse patch has more values than the model is wide. Each of its cells is decoded from the noisy cell itself, which needs no way through
+    the blocks, and from `context` values that the token has for it. The small network is shared by all cells and all patch sizes.
+    """
+
+    def __init__(self, width: int, channels: int, patch_sizes: Iterable[int], hidden: int, ops=nn):
+        super().__init__()
+        self.channels, context = channels, hidden // 4
+        self.context = nn.ModuleDict({str(p): ops.Linear(width, context * p * p) for p in patch_sizes})
+        self.of_cell = ops.Linear(channels, hidden)
+        self.of_token = ops.Linear(context, hidden, bias=False)
+        self.out = ops.Linear(hidden, channels)
+
+    def forward(self, x: Tensor, raw: Tensor, patch_size: int) -> Tensor:
+        cells = patch_size ** 2
+        context = self.context[str(patch_size)](x).unflatten(2, (-1, cells)).transpose(2, 3)  # [B, N, p·p, context]
+        cell = raw.unflatten(2, (self.channels, cells)).transpose(2, 3)                        # [B, N, p·p, C]
+        return self.out(F.gelu(self.of_cell(cell) + self.of_token(context), approximate="tanh")).transpose(2, 3).flatten(2)
+
+
 class FinalLayer(nn.Module):
     """Modulated norm and a map to patch values: [B, N, D], [B, D] → [B, N, values]. Peebles & Xie 2022, §3.2.
 
     One map for each patch size; the norm and its modulation are shared. The map is linear, as in the paper, but for patches of
     more values than the model is wide `hidden` > 0 puts a layer of that width before it: what such a patch can show is no
-    linear space of D dimensions.
+    linear space of D dimensions. `detail` > 0 adds a `CellDecoder` of that width, which also reads the raw tokens.
     """
 
-    def __init__(self, width: int, values: dict[int, int], ops=nn, hidden: int = 0):
+    def __init__(self, width: int, values: dict[int, int], ops=nn, hidden: int = 0, detail: int = 0):
         super().__init__()
         self.norm = ops.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), ops.Linear(width, 2 * width))
@@ -183,10 +227,14 @@ class FinalLayer(nn.Module):
                 return ops.Linear(width, n)
             return nn.Sequential(ops.Linear(width, hidden), nn.GELU(approximate="tanh"), ops.Linear(hidden, n))
         self.linear = nn.ModuleDict({str(p): head(n) for p, n in values.items()})
+        channels = next(n // p ** 2 for p, n in values.items())
+        self.detail = CellDecoder(width, channels, values, detail, ops) if detail else None
 
-    def forward(self, x: Tensor, vector: Tensor, patch_size: int) -> Tensor:
+    def forward(self, x: Tensor, vector: Tensor, patch_size: int, raw: Tensor | None = None) -> Tensor:
         shift, scale = self.adaLN_modulation(vector).chunk(2, dim=-1)
-        return self.linear[str(patch_size)](modulate(self.norm(x), shift, scale))
+        x = modulate(self.norm(x), shift, scale)
+        out = self.linear[str(patch_size)](x)
+        return out if self.detail is None else out + self.detail(x, raw, patch_size)
 
 
 def zero_adaln(model: nn.Module) -> None:
@@ -197,6 +245,9 @@ def zero_adaln(model: nn.Module) -> None:
     for head in model.final_layer.linear.values():
         for parameter in (head[-1] if isinstance(head, nn.Sequential) else head).parameters():
             nn.init.zeros_(parameter)
+    if getattr(model.final_layer, "detail", None) is not None:
+        for parameter in model.final_layer.detail.out.parameters():
+            nn.init.zeros_(parameter)
 
 
 def initialise(model: nn.Module) -> None:
@@ -204,7 +255,8 @@ def initialise(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     for table in (*(module.weight for module in model.modules() if isinstance(module, nn.Embedding)), model.positions):
         if table is not None:
             nn.init.normal_(table, std=0.02)

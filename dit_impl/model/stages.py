@@ -221,7 +221,7 @@ class TokenStages(Stages):
         context = arguments.pop("context", None)
         vector = self.model.condition(t, *arguments.values(), patch_size)
         return Hidden(tokens, context if context is None else self.model.context_embedder(context), vector, None, 0,
-                      {"grid": grid, "patch_size": patch_size})
+                      {"grid": grid, "patch_size": patch_size, "raw": tokens})
 
     def patch_embed(self, hidden: Hidden) -> Hidden:
         return hidden.but(x=self.model.patch_embed(hidden.x, hidden.extra["patch_size"]))
@@ -236,7 +236,7 @@ class TokenStages(Stages):
         return out.x, out.context
 
     def head(self, hidden: Hidden) -> Tensor:
-        return self.model.head(mmdit.Streams(hidden.x, hidden.context, hidden.vector, hidden.extra["patch_size"]))
+        return self.model.head(mmdit.Streams(hidden.x, hidden.context, hidden.vector, hidden.extra["patch_size"], hidden.extra.get("raw")))
 
 
 def parse_blocks(text: str, count: int) -> list[int]:

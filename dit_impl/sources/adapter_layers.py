@@ -93,6 +93,15 @@ def resized_parts(model: MMDiT | DiT, start: int, patch_size: int) -> tuple[nn.M
     return embed, head, vector
 
 
+def resized_context(model: MMDiT | DiT, start: int, patch_size: int) -> nn.Module | None:
+    """What a token has for each of its cells, resized likewise from p to p'; None where there is no decoder of cells beside the heads."""
+    if model.final_layer.detail is None:
+        return None
+    context = model.final_layer.detail.context[str(start)]
+    weight, bias = (resize_head(rows, start, patch_size) for rows in (context.weight.float(), context.bias[:, None].float()))
+    return with_weights(context, weight, bias.flatten())
+
+
 def learning(layer: nn.Module) -> nn.Module:
     """The same layer over float32 weights of its own, which learn."""
     for name, parameter in list(layer.named_parameters()):
@@ -103,8 +112,8 @@ def learning(layer: nn.Module) -> nn.Module:
 def extended(model: MMDiT | DiT, patch_size: int, start: int, rank: int, wide_rank: int = 0) -> MMDiT | DiT:
     """A copy of a model that reads patches of p' alone, over the model's own weights: those of its parameters that learn are new.
 
-    As it comes it computes what the model does with PI-resized patches of size `start`: what is of low rank begins at zero. wide_rank > 0:
-    embedding and head learn a change of that rank rather than every weight. Raises BackboneError.
+    As it comes it computes what the model does with PI-resized patches of size `start`, or nearly so with a decoder of cells: what is of low
+    rank begins at zero. wide_rank > 0: embedding and head learn a change of that rank rather than every weight. Raises BackboneError.
     """
     if hasattr(model, "extended"):  # a host's model, which has its own way
         return model.extended(patch_size, start, rank)
@@ -120,6 +129,9 @@ def extended(model: MMDiT | DiT, patch_size: int, start: int, rank: int, wide_ra
     else:
         head = part(head)
     made.x_embedder, made.final_layer.linear = nn.ModuleDict({str(patch_size): part(embed)}), nn.ModuleDict({str(patch_size): head})
+    context = resized_context(made, start, patch_size)
+    if context is not None:
+        made.final_layer.detail.context = nn.ModuleDict({str(patch_size): part(context)})
     made.patch_embedder = PatchVector(vector)
     made.config = replace(config, patch_sizes=(*config.patch_sizes, patch_size))
     for name, layer in list(made.named_modules()):
@@ -142,6 +154,7 @@ def merge(model: nn.Module) -> nn.Module:
     for name, layer in list(model.named_modules()):
         if isinstance(layer, LowRank):
             model.set_submodule(name, layer.merged())
-    for part in (model.x_embedder, model.final_layer.linear, model.patch_embedder):
+    detail = [] if model.final_layer.detail is None else [model.final_layer.detail.context]
+    for part in (model.x_embedder, model.final_layer.linear, model.patch_embedder, *detail):
         part.to(own)
     return model.requires_grad_(False)

@@ -134,11 +134,17 @@ class EmbeddedVAE:
         return None
 
 
+Parts = tuple[Backbone, EmbeddedCLIP, EmbeddedVAE]
+
+
+def assemble(model: MMDiT, text: TextEncoder, vae: VAE, space: LatentFormat, name: str = "the embedded DiT") -> Parts:
+    """Transformer, text encoder and VAE as a DIT, a CLIP and a VAE."""
+    backbone = Backbone(model, space, RectifiedFlow(model.config.prediction, shift=2.0), name, vae.config.downscale, 256, vae.latent_rgb())
+    return backbone, EmbeddedCLIP(text), EmbeddedVAE(vae)
+
+
 @lru_cache(maxsize=1)
-def load_embedded(folder: Path = FOLDER) -> tuple[Backbone, EmbeddedCLIP, EmbeddedVAE]:
+def load_embedded(folder: Path = FOLDER) -> Parts:
     """The default model's three parts, read once a process."""
-    vae = load_vae(folder / "vae.safetensors")
     model, space = load_embedded_dit(folder / "dit.safetensors")
-    backbone = Backbone(model, space, RectifiedFlow(model.config.prediction, shift=2.0),
-                        "the embedded DiT", vae.config.downscale, 256, vae.latent_rgb())
-    return backbone, EmbeddedCLIP(load_text(folder / "text.safetensors")), EmbeddedVAE(vae)
+    return assemble(model, load_text(folder / "text.safetensors"), load_vae(folder / "vae.safetensors"), space)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 OPTIMIZERS = ("adamw", "muon")
-MATRICES = re.compile(r"(.*\.)?(attn2?|mlp\.fc[12]|x_embedder|final_layer\.linear)\..*")
+MATRICES = re.compile(r"(.*\.)?(attn2?|mlp\.fc[12]|x_embedder|final_layer\.linear|final_layer\.detail\.context)\..*")
 
 
 def optimizers_of(named: Mapping[str, nn.Parameter], learning_rate: float, weight_decay: float = 0.01, optimizer: str = "muon",

@@ -18,10 +18,12 @@ from ..model.conditioning import Conditioning
 from ..sources.atomic import replace_atomically
 from ..sources.checkpoints import read_safetensors
 from .default_model import scenes
+from .default_model.things import font_path
 
 log = logging.getLogger(__name__)
 
 SHOWN = 16
+KINDS = {"shapes": 0.0, "things": 1.0, "both": 0.5}  # of what a scene shows → the share of little pictures of things
 
 
 @dataclass(frozen=True)
@@ -122,16 +124,20 @@ def from_latents(latents: Sequence[dict], conditionings: Sequence[Conditioning] 
     return TrainingSet(samples, None if conditionings is None else list(conditionings), (), nothing)
 
 
-def procedural(vae, clip, count: int, size: int, seed: int, things: int = 1, zoom: int = 1,
+def procedural(vae, clip, count: int, size: int, seed: int, things: int = 1, zoom: int = 1, kinds: str = "shapes",
                report: Callable[[int, int], None] = lambda *_: None) -> tuple[TrainingSet, Tensor]:
-    """The default model's captioned scenes, drawn anew: `count` pictures of `size` pixels with up to `things` shapes → the set, and the
-    first pictures [16 or fewer, size, size, 3]. zoom: one shape in the middle, so much larger. Raises SetError."""
+    """The default model's captioned scenes, drawn anew: `count` pictures of `size` pixels with up to `things` in each → the set, and the
+    first pictures [16 or fewer, size, size, 3]. zoom: one thing in the middle, so much larger. kinds: one of KINDS; where there is no font for
+    pictures of things, shapes. Raises SetError."""
     if count < 1:
         raise SetError("the set is empty: there is not one picture in it")
-    rng, excluded = random.Random(seed), set(sum(scenes.held_out(), []))
+    if kinds not in KINDS:
+        raise SetError(f"kinds is one of {', '.join(KINDS)}, not {kinds!r}")
+    rng, excluded, pictured = random.Random(seed), scenes.excluded(), KINDS[kinds] if font_path() else 0.0
     drawn = []
     while len(drawn) < count:
-        scene = scenes.random_scene(rng, rng.randint(1, things) if zoom == 1 else 1)
+        number = rng.randint(1, things) if zoom == 1 else 1
+        scene = scenes.random_scene(rng, number) if kinds == "shapes" else scenes.any_scene(rng, number, pictured)
         if zoom > 1:
             scene = replace(scene, things=(replace(scene.things[0], place="center"),))
         if zoom > 1 or scene not in excluded:

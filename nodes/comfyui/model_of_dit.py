@@ -10,6 +10,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.model_sampling
 import comfy.supported_models_base
+import torch
 from torch import Tensor, nn
 
 from ...dit_impl.handle.backbone import Backbone, DitHandle

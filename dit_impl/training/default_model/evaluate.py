@@ -12,9 +12,9 @@ import torch.nn.functional as F
 
 from ...handle.backbone import Backbone
 from ...handle.patch_schedule import PatchSchedule, denoise_by_schedule, parse_schedule
-from ...sources.embedded import FOLDER, EmbeddedVAE, load_embedded
+from ...sources.embedded import FOLDER, EmbeddedVAE, Parts, load_embedded
 from ...tokens.wire import unfold
-from . import scenes, textures
+from . import evaluate_mixed, matcher, scenes, textures, things
 from .reader import read_scene, same_scene
 from .train_vae import psnr
 
@@ -27,7 +27,7 @@ _THING = re.compile(
 
 
 def read_caption(text: str) -> scenes.Scene:
-    """A full caption back into its scene. Raises ValueError where a word is missing, since the answer could not be judged."""
+    """A full caption of shapes back into its scene. Raises ValueError where a word is missing, since the answer could not be judged."""
     things = [scenes.Thing(**m.groupdict()) for m in _THING.finditer(text)]
     background = re.search(rf"on an? ({'|'.join(scenes.BACKGROUNDS)}) background", text)
     scene = scenes.Scene(tuple(things), background.group(1) if background else "")
@@ -36,10 +36,11 @@ def read_caption(text: str) -> scenes.Scene:
     return scene
 
 
-def draw_prompts(prompts: list[str], plan: PatchSchedule, seed: int = 0, dit: Backbone | None = None) -> tuple[Tensor, float]:
-    """Pictures of prompts, one batch from one seed: → ([len(prompts), 3, H, W] in 0..1, seconds of denoising). dit: one that reads the
-    default model's text in its place."""
-    backbone, clip, vae = load_embedded()
+def draw_prompts(prompts: list[str], plan: PatchSchedule, seed: int = 0, dit: Backbone | None = None,
+                 parts: Parts | None = None) -> tuple[Tensor, float]:
+    """Pictures of prompts, one batch from one seed: → ([len(prompts), 3, H, W] in 0..1, seconds of denoising). parts: other ones than the
+    default model's. dit: one that reads their text in the place of theirs."""
+    backbone, clip, vae = parts or load_embedded()
     backbone = dit or backbone
     sigmas, side = backbone.schedule(STEPS), backbone.picture_size // backbone.downscale
     encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(prompt))[0] for prompt in prompts]
@@ -55,16 +56,38 @@ def draw_prompts(prompts: list[str], plan: PatchSchedule, seed: int = 0, dit: Ba
     return vae.decode(unfold(clean)).movedim(-1, 1), seconds
 
 
-def accuracy(wanted: list[scenes.Scene], patch_size: int, progress: Callable[[int], None] = lambda _: None, dit: Backbone | None = None,
-             method: str = "auto") -> float:
-    """Share of scenes drawn with every attribute right, from their full captions. dit: as in `draw_prompts`."""
-    right, plan = 0, parse_schedule(str(patch_size), method)
+Draw = Callable[[list[str], int], Tensor]  # prompts and a seed → pictures [B, 3, H, W]
+
+
+def share_right(wanted: list[scenes.Scene], draw: Draw, read: Callable[[Tensor], scenes.Scene] = read_scene,
+                progress: Callable[[int], None] = lambda _: None) -> float:
+    """Share of scenes drawn with every attribute right, from their full captions."""
+    right = 0
     for start in range(0, len(wanted), BATCH):
         batch = wanted[start:start + BATCH]
-        pictures, _ = draw_prompts([scenes.caption(scene) for scene in batch], plan, start, dit)
-        right += sum(same_scene(read_scene(picture), scene) for picture, scene in zip(pictures, batch))
+        pictures = draw([scenes.caption(scene) for scene in batch], start)
+        right += sum(same_scene(read(picture), scene) for picture, scene in zip(pictures, batch))
         progress(start + len(batch))
     return right / len(wanted)
+
+
+def accuracy(wanted: list[scenes.Scene], patch_size: int, progress: Callable[[int], None] = lambda _: None, dit: Backbone | None = None,
+             method: str = "auto", parts: Parts | None = None, read: Callable[[Tensor], scenes.Scene] = read_scene) -> float:
+    """Share of scenes drawn with every attribute right at a patch size. dit, parts: as in `draw_prompts`."""
+    plan = parse_schedule(str(patch_size), method)
+    return share_right(wanted, lambda prompts, seed: draw_prompts(prompts, plan, seed, dit, parts)[0], read, progress)
+
+
+def unevenness(wanted: list[scenes.Scene], pictures: Tensor) -> float:
+    """How much plain backgrounds vary, in RGB 0..1: the mean deviation of what lies well outside the objects."""
+    found = []
+    for scene, picture in zip(wanted, pictures):
+        side = picture.shape[-1]
+        shown = (scenes.draw(scene, side) - scenes.ground(scene.background, side)).abs().amax(0, keepdim=True) > 0.01
+        reach = 2 * round(0.05 * side) + 1
+        outside = F.max_pool2d(shown[None].float(), reach, 1, reach // 2)[0, 0] == 0
+        found.append(picture[:, outside].std(dim=1).mean().item())
+    return sum(found) / len(found)
 
 
 def _square(picture: Tensor, side: int) -> Tensor:
@@ -97,27 +120,59 @@ def vae_psnr(vae: EmbeddedVAE, pictures: Tensor) -> float:
 
 
 def evaluate_embedded(prompts: Path | None = None, progress: Callable[[int, int], None] = lambda *_: None) -> dict:
-    """Caption accuracy at every patch size, PSNR, and size on disk. `prompts`: a file of full captions, one a line.
+    """Caption accuracy at every patch size and with several in one sequence, how even backgrounds are, PSNR, and size on disk.
 
-    `progress(done, of)` counts the pictures. The photographs' PSNR is None where scikit-image is not installed.
+    `prompts`: a file of full captions, one a line. `progress(done, of)` counts the pictures. What can't be measured here says in a line why.
     """
-    backbone, _, vae = load_embedded()
+    parts = load_embedded()
+    sizes, own = parts[0].patch_sizes, parts[0].patch_size
     singles, pairs = scenes.held_out()
+    thing, thing_pair, thing_triple = scenes.held_out_things() if prompts is None else ([], [], [])
     if prompts is not None:
         given = [read_caption(line) for line in prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
         singles, pairs = ([s for s in given if len(s.things) == n] for n in (1, 2))
-    runs = [("single", singles, p) for p in backbone.patch_sizes] + [("pair", pairs, backbone.patch_size)]
-    done, total = 0, sum(len(wanted) for _, wanted, _ in runs)
-    report: dict = {"accuracy": {"single": {}, "pair": {}}, "psnr": {}}
-    for kind, wanted, p in runs:
-        if wanted:
-            report["accuracy"][kind][str(p)] = accuracy(wanted, p, lambda n: progress(done + n, total))
-            done += len(wanted)
-    report["psnr"]["procedural"] = vae_psnr(vae, procedural())
+    report: dict = {"accuracy": {"single": {}, "pair": {}}}
+    runs = [("single", singles, p, read_scene) for p in sizes] + [("pair", pairs, own, read_scene)]
+    if why := things_unknown(parts):
+        report["accuracy"] |= {"thing": why} if prompts is None else {}
+    else:
+        runs += [("thing", thing, p, matcher.read_scene) for p in sizes]
+        runs += [("thing pair", thing_pair, own, matcher.read_scene), ("thing triple", thing_triple, own, matcher.read_scene)]
+    runs, splits = [run for run in runs if run[1]], [split for split in evaluate_mixed.SPLITS if set(split.sizes) <= set(sizes)]
+    splits = splits if singles else []
+    done, total = 0, sum(len(wanted) for _, wanted, *_ in runs) + len(splits) * len(singles)
+    for kind, wanted, p, read in runs:
+        of_kind = report["accuracy"].setdefault(kind, {})
+        of_kind[str(p)] = accuracy(wanted, p, lambda n: progress(done + n, total), read=read)
+        done += len(wanted)
+    whole = evaluate_mixed.flops(evaluate_mixed.Split((own,), ()), STEPS, parts) if splits else 0
+    report["mixed"] = {}
+    for split in splits:
+        right = share_right(singles, lambda captions, seed: evaluate_mixed.draw_mixed(captions, split, STEPS, CFG, seed, parts),
+                            progress=lambda n: progress(done + n, total))
+        side = parts[0].picture_size // parts[0].downscale
+        report["mixed"][str(split)] = {"accuracy": right, "flops": evaluate_mixed.flops(split, STEPS, parts) / whole,
+                                       "tokens": evaluate_mixed.token_share(split, side, own)}
+        done += len(singles)
+    if singles:
+        few = singles[:BATCH]
+        report["background"] = {str(p): unevenness(few, draw_prompts([scenes.caption(s) for s in few], parse_schedule(str(p)))[0]) for p in sizes}
+    report["psnr"] = {"procedural": vae_psnr(parts[2], procedural())}
+    if things.font_path():
+        rng = random.Random(90211)
+        drawn = [scenes.draw(scenes.any_scene(rng, 1 + i % 3, 0.7, giant=0.2), 256, rng) for i in range(48)]
+        report["psnr"]["scenes"] = vae_psnr(parts[2], torch.stack(drawn))
     try:
-        report["psnr"]["photographs"] = vae_psnr(vae, photographs())
+        report["psnr"]["photographs"] = vae_psnr(parts[2], photographs())
     except ImportError:
-        report["psnr"]["photographs"] = None
+        report["psnr"]["photographs"] = "not measured: its photographs come with scikit-image, pip install scikit-image"
     report["bytes"] = sum(file.stat().st_size for file in FOLDER.glob("*.safetensors"))
     report["prompts"] = len(singles) + len(pairs)
     return report
+
+
+def things_unknown(parts: Parts) -> str:
+    """Why pictures of things can't be measured, in a line; "" where they can."""
+    if not set(things.WORDS) <= set(parts[1].encoder.config.vocabulary):
+        return "not measured: the model's text encoder has no words for things"
+    return "" if things.font_path() else f"not measured: {things.INSTALL}"

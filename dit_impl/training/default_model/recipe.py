@@ -7,11 +7,13 @@ from pathlib import Path
 import torch
 
 from ...errors import RecipeError
-from ...sources.embedded import FOLDER, load_embedded_dit, load_text, load_vae, save_embedded_dit, save_vae
+from ...sources.embedded import FOLDER, assemble, load_embedded_dit, load_text, load_vae, save_embedded_dit, save_vae
+from ...tokens.wire import latent_format
 from ..launch import launched
 from ..toml import check_kind, checked, read_toml
+from . import evaluate, matcher, reader, scenes, things
 from .train_dit import DiTRecipe, train_dit
-from .train_vae import VAERecipe, train_vae
+from .train_vae import VAERecipe, polish_decoder, train_vae
 
 PARTS = ("vae", "dit", "text")
 
@@ -66,7 +68,7 @@ def train(path: Path) -> None:
     recipe = read_recipe(Path(path))
     if launched():
         raise RecipeError(f"{path} is a recipe of the default model, which one process follows: leave accelerate launch out")
-    for state in ("vae_state.pt", "dit_state.pt"):
+    for state in ("vae_state.pt", "decoder_state.pt", "dit_state.pt"):
         _check_state(recipe.state / state)
     files = {name: recipe.weights / f"{name}.safetensors" for name in PARTS}
     start = {name: recipe.start / file.name for name, file in files.items()} if recipe.start else {}
@@ -74,6 +76,22 @@ def train(path: Path) -> None:
         save_vae(load_vae(start["vae"]), files["vae"])
     if not files["vae"].exists() or (recipe.state / "vae_state.pt").exists():
         save_vae(train_vae(recipe.vae, recipe.state), files["vae"])
+    if recipe.vae.polish:
+        save_vae(polish_decoder(recipe.vae, load_vae(files["vae"]), recipe.state), files["vae"])
     fresh = start and not (recipe.state / "dit_state.pt").exists()
     begin = (load_embedded_dit(start["dit"])[0], load_text(start["text"])) if fresh else None
-    train_dit(recipe.dit, load_vae(files["vae"]), recipe.state, lambda *parts: save_embedded_dit(*parts, folder=recipe.weights), begin)
+    vae = load_vae(files["vae"])
+    if not things.font_path():
+        logging.warning(things.INSTALL)
+    train_dit(recipe.dit, vae, recipe.state, lambda *parts: save_embedded_dit(*parts, folder=recipe.weights), begin,
+              lambda model, text, scale, shift: _look(assemble(model, text, vae, latent_format(scale, shift))))
+
+
+def _look(parts) -> str:
+    """What a model in training draws right of a few held-out prompts, in words."""
+    shapes, pictured = scenes.held_out()[0][:20], scenes.held_out_things()[0][:20] if things.font_path() else []
+    said = []
+    for kind, wanted, read in (("shapes", shapes, reader.read_scene), ("things", pictured, matcher.read_scene)):
+        right = {p: evaluate.accuracy(wanted, p, parts=parts, read=read) for p in parts[0].patch_sizes if wanted}
+        said.append(", ".join(f"{share:.0%} of {len(wanted)} {kind} at p = {p}" for p, share in right.items()))
+    return "; ".join(filter(None, said))

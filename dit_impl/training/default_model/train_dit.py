@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 import logging
+import math
 from pathlib import Path
 import random
 import time
+from typing import Callable
 
 import torch
 from torch import Tensor
@@ -14,204 +16,229 @@ from ...model.text import END, PAD, START, TextConfig, TextEncoder, Tokenizer
 from ...model.vae import VAE
 from ...sampling.flow import RectifiedFlow
 from ...sources.atomic import save_state
+from ...tokens import mixed
 from ...tokens.patch import patchify, token_grid
 from ..optimizers import optimizers_of
-from . import scenes
-from .train_vae import warmup_cosine
+from . import scenes, things
+from .pool import LatentPool, latent_statistics
 
 log = logging.getLogger(__name__)
+
+SPLIT_SHARES = (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2)  # of a sequence's coarse patches
+SURE = 0.25  # σ counts as at least this in the loss
 
 
 @dataclass(frozen=True)
 class DiTRecipe:
-    """Everything that decides the weights. `steps`, `seconds` and `mix` may change between runs; the rest may not.
+    """Everything that decides the weights. `steps`, `seconds`, `decay_from` and the mix may change between runs; the rest may not.
 
-    mix: picture size, patch size, batch, share of the steps at the start and at the end. Large patches come first: they are
-    cheap, and what they teach about words and places serves the small ones too."""
+    mix: picture size, patch sizes ("8", or "8-4-2" for several in one sequence), batch, share of the steps at the start and after `ramp`
+    steps. Large patches come first: they are cheap, and what they teach about words and places serves the small ones too.
+    The learning rate stays as it is until `decay_from` (0: for good), then falls along a cosine until `steps`: so the end can be chosen late.
+    """
     width: int = 192
     depth: int = 6
     heads: int = 4
     patch_sizes: tuple[int, ...] = (2, 4, 8)
-    head_hidden: int = 640  # of patches wider than the model
+    detail: int = 128  # width of the decoder of single cells beside the heads
     text_width: int = 128
-    steps: int = 20000
+    text_length: int = 36
+    steps: int = 60000
     seconds: float = float("inf")
-    mix: tuple[tuple[int, int, int, float, float], ...] = (
-        (256, 2, 32, 0.4, 0.35), (256, 4, 64, 0.3, 0.3), (256, 8, 96, 0.2, 0.27),
-        (128, 2, 64, 0.06, 0.05), (128, 4, 96, 0.04, 0.03))
-    pictures: int = 6144  # latents kept in memory for each picture size; a share is redrawn as training goes on
+    decay_from: int = 0
+    ramp: int = 8000
+    mix: tuple[tuple[int, str, int, float, float], ...] = (
+        (256, "8", 72, 0.40, 0.22), (256, "4", 36, 0.27, 0.22), (256, "2", 16, 0.04, 0.16),
+        (256, "4-2", 24, 0.12, 0.20), (256, "8-4", 56, 0.08, 0.06), (256, "8-4-2", 36, 0.05, 0.10),
+        (128, "2", 36, 0.02, 0.02), (128, "4", 64, 0.02, 0.02))
+    pictures: int = 6144  # latents kept in memory for each picture size
+    first: int = 512  # of them before training begins; a new one comes with every step
     learning_rate: float = 1e-3
+    average: float = 0.999
+    embedding_decay: float = 0.2  # weight decay of the patch embeddings, which keeps them smooth
     shift: float = 2.0  # towards noise, where words and places are learned
-    pair_share: float = 0.5
     word_drop: float = 0.1
+    size_drop: float = 0.3  # of the sizes of pictured things
     caption_drop: float = 0.1
-    compile: bool = False
+    whole_text: float = 0.15  # of the steps see the padding too; the others are cut to the longest caption, which is faster
+    keep_seconds: float = 240  # between two states
+    check_seconds: float = 1200  # between two looks at what it draws
     seed: int = 1
 
 
 def vocabulary() -> tuple[str, ...]:
     """Every word a caption can hold, after padding, start and end."""
-    words: set[str] = {"a", "an", "and", "at", "the", "in", "on", "background"}
-    for names in (scenes.COLOURS, scenes.BACKGROUNDS, scenes.SIZES, scenes.SHAPES, *(p.split() for p in scenes.PLACES)):
+    words: set[str] = {"a", "an", "and", "at", "the", "in", "on", "background", "to", "giant"}
+    for names in (scenes.COLOURS, scenes.PLAIN, scenes.SIZES, scenes.SHAPES, things.WORDS, *(p.split() for p in scenes.PLACES)):
         words.update(names)
     return (PAD, START, END, *sorted(words))
+
+
+@torch.no_grad()
+def smooth(weight: Tensor, patch_size: int) -> None:
+    """Take a random embedding's fast waves down, as a learnt one's are: [D, C·p·p], in place, its variance kept."""
+    axis = torch.arange(patch_size)
+    waves = torch.cos(math.pi / patch_size * (axis + 0.5) * axis[:, None]) * (2 / patch_size) ** 0.5  # DCT-II: [frequency, place]
+    waves[0] /= 2 ** 0.5
+    filters = weight.unflatten(1, (-1, patch_size, patch_size))
+    slow = 1 / (1 + axis[:, None].square() + axis.square())
+    made = waves.T @ (waves @ filters @ waves.T * slow) @ waves
+    weight.copy_((made * filters.std() / made.std()).flatten(1))
 
 
 def build(recipe: DiTRecipe, channels: int) -> tuple[MMDiT, TextEncoder]:
     """Model and text encoder with random weights."""
     torch.manual_seed(recipe.seed)
-    text = TextEncoder(TextConfig(vocabulary(), width=recipe.text_width))
+    text = TextEncoder(TextConfig(vocabulary(), recipe.text_length, recipe.text_width))
     model = MMDiT(MMDiTConfig(
         patch_sizes=recipe.patch_sizes, in_channels=channels, width=recipe.width, depth=recipe.depth, heads=recipe.heads,
         context_width=recipe.text_width, pooled_width=recipe.text_width, qk_norm=True,
-        position="picture", position_base=16.0, prediction="x0",
-        head_hidden=recipe.head_hidden)).initialise()
+        position="picture", position_base=16.0, prediction="x0", detail=recipe.detail)).initialise()
+    for p, embedding in model.x_embedder.items():
+        smooth(embedding.weight, int(p))
     return model, text
 
 
-class LatentPool:
-    """Scenes and their latents, in DiT space, at one picture size: drawn and encoded at first, and renewed little by little."""
-
-    def __init__(self, vae: VAE, size: int, recipe: DiTRecipe, rng: random.Random, scale: Tensor, shift: Tensor):
-        self.vae, self.size, self.rng, self.pair_share = vae, size, rng, recipe.pair_share
-        self.scale, self.shift = scale.view(-1, 1, 1), shift.view(-1, 1, 1)
-        self.excluded = set(sum(scenes.held_out(), []))
-        self.excluded |= {scene.swapped() for scene in self.excluded}  # the same picture, told the other way round
-        self.scenes: list[scenes.Scene] = []
-        latents = []
-        for start in range(0, recipe.pictures, 64):
-            drawn, latent = self._draw(min(64, recipe.pictures - start))
-            self.scenes += drawn
-            latents.append(latent)
-        self.latents, self.oldest = torch.cat(latents), 0
-
-    @torch.no_grad()
-    def _draw(self, count: int) -> tuple[list[scenes.Scene], Tensor]:
-        drawn: list[scenes.Scene] = []
-        while len(drawn) < count:
-            scene = scenes.random_scene(self.rng, 2 if self.rng.random() < self.pair_share else 1)
-            if scene not in self.excluded:
-                drawn.append(scene)
-        pixels = torch.stack([scenes.draw(scene, self.size, self.rng) for scene in drawn]) * 2 - 1
-        with torch.autocast("cpu", torch.bfloat16):
-            latent = self.vae.encode(pixels.contiguous(memory_format=torch.channels_last)).float()
-        return drawn, ((latent - self.shift) * self.scale).half()
-
-    def renew(self, count: int) -> None:
-        """Replace the oldest `count` entries."""
-        drawn, latent = self._draw(count)
-        for scene, one in zip(drawn, latent):
-            self.scenes[self.oldest], self.latents[self.oldest] = scene, one
-            self.oldest = (self.oldest + 1) % len(self.scenes)
-
-    def batch(self, count: int) -> tuple[list[scenes.Scene], Tensor]:
-        """Random entries: scenes and latents [count, C, H, W] float32."""
-        chosen = [self.rng.randrange(len(self.scenes)) for _ in range(count)]
-        return [self.scenes[i] for i in chosen], self.latents[chosen].float()
+def optimizers(named: dict[str, torch.nn.Parameter], recipe: DiTRecipe) -> list[torch.optim.Optimizer]:
+    """Muon and AdamW as for every training, but AdamW with weight decay for the patch embeddings: Muon makes their filters white."""
+    embeddings = {name: p for name, p in named.items() if "x_embedder." in name}
+    others = {name: p for name, p in named.items() if name not in embeddings}
+    return [*optimizers_of(others, recipe.learning_rate, fused=True),
+            torch.optim.AdamW(embeddings.values(), recipe.learning_rate, betas=(0.9, 0.99), weight_decay=recipe.embedding_decay, fused=True)]
 
 
-@torch.no_grad()
-def latent_statistics(vae: VAE, seed: int) -> tuple[Tensor, Tensor]:
-    """Scale and shift of scene latents: → [C], [C]. The shift brings each channel to zero mean; the scale gives each the weight
-    that it has in pixels, to unit deviation overall, so that noise hides fine detail before it hides colours and places."""
-    rng = random.Random(seed)
-    pixels = torch.stack([scenes.draw(scenes.random_scene(rng, 1 + i % 2), 256, rng) for i in range(64)]) * 2 - 1
-    latent = vae.encode(pixels)
-    shift, weight = latent.mean((0, 2, 3)), vae.linear_decoder.weight.flatten(1).norm(dim=1)
-    return weight / ((latent - shift.view(1, -1, 1, 1)) * weight.view(1, -1, 1, 1)).std(), shift
+def random_mix(latent: Tensor, sizes: list[int], rng: random.Random) -> mixed.Mix:
+    """The coarsest patches, some of them split, some of those again. Most are chosen by detail, as seen through noise; some by chance."""
+    made = mixed.whole(tuple(latent.shape[-2:]), sizes[0], len(latent))
+    fresh = made.places[sizes[0]]
+    for coarse, fine in zip(sizes, sizes[1:]):
+        count = min(fresh.shape[1], max(1, round(rng.choice(SPLIT_SHARES) * fresh.shape[1] * (1 if fine == sizes[1] else 2))))
+        seen = mixed.detail(latent + rng.random() * torch.randn_like(latent), coarse)
+        by_chance = (torch.rand(len(latent)) < 0.25)[:, None]
+        chosen = mixed.richest(torch.where(by_chance, torch.rand_like(seen), seen), count, fresh)
+        before = made.places.get(fine, chosen[:, :0]).shape[1]
+        made = mixed.split(made, coarse, chosen, fine)
+        fresh = made.places[fine][:, before:]
+    return made
 
 
-def share_evenly(latent: Tensor) -> Tensor:
-    """Loss weights by which the objects of a scene count as much as its background, however small they are.
-
-    [B, C, H, W] in DiT space → [B, 1, H, W], mean 1. An object's cells are those unlike the commonest value.
-    """
-    ground = latent.flatten(2).median(dim=2).values[..., None, None]
-    thing = ((latent - ground).abs().amax(1, keepdim=True) > 0.2).float()
-    share = thing.mean((1, 2, 3), keepdim=True).clamp(0.01, 0.99)
-    return 0.5 * (thing / share + (1 - thing) / (1 - share))
-
-
-def loss_of(model: MMDiT, text: TextEncoder, flow: RectifiedFlow, ids: Tensor, latent: Tensor, patch_size: int,
+def loss_of(model: MMDiT, text: TextEncoder, flow: RectifiedFlow, ids: Tensor, latent: Tensor, weights: Tensor, mix: mixed.Mix | int,
             sigma: Tensor, noise: Tensor) -> Tensor:
     """Velocity loss of a model that predicts x0: |v̂ − v|² = |x̂0 − x0|² / σ². Li & He 2025, §3.2.
 
-    σ counts as at least 0.4: what a wide patch can't pass through a narrow model would otherwise drown what words and places
-    teach at high noise.
+    weights [B, 1, H, W]: what a cell counts. mix: one patch size, or where patches of several lie. σ counts as at least SURE.
     """
-    tokens, noise = patchify(latent, patch_size), patchify(noise, patch_size)
     context, pooled = text(ids)
-    x = flow.add_noise(tokens, noise, sigma)
-    predicted = model(x, token_grid(*latent.shape[-2:], patch_size), patch_size, flow.time(sigma), context, pooled)
-    weight = patchify(share_evenly(latent).expand_as(latent), patch_size) / sigma.clamp_min(0.4)[:, None, None] ** 2
-    return (weight * (predicted.float() - tokens).square()).mean()
+    weights = (weights / sigma.clamp_min(SURE).view(-1, 1, 1, 1) ** 2).expand_as(latent)
+    x, time = flow.add_noise(latent, noise, sigma), flow.time(sigma)
+    if isinstance(mix, int):
+        p = mix
+        predicted = model(patchify(x, p), token_grid(*latent.shape[-2:], p), p, time, context, pooled)
+        return (patchify(weights, p) * (predicted.float() - patchify(latent, p)).square()).mean()
+    predictions = model.forward_mixed(mixed.gather(x, mix), mix, time, context, pooled)
+    clean, weights = mixed.gather(latent, mix), mixed.gather(weights, mix)
+    return sum((weights[p] * (predicted.float() - clean[p]).square()).sum() for p, predicted in predictions.items()) / latent.numel()
 
 
-def train_dit(recipe: DiTRecipe, vae: VAE, folder: Path, publish, start: tuple[MMDiT, TextEncoder] | None = None,
-              report_every: int = 100) -> None:
+def rate(recipe: DiTRecipe, step: int) -> float:
+    """Learning-rate factor: a warm-up, then 1, then a cosine down to nearly nothing. Hu et al. 2024 (MiniCPM), §4.2."""
+    warm = min(1.0, (step + 1) / 200)
+    if not recipe.decay_from or step < recipe.decay_from:
+        return warm
+    done = min(1.0, (step - recipe.decay_from) / max(1, recipe.steps - recipe.decay_from))
+    return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def averaging(decay: float) -> Callable:
+    """A running average of weights, of few steps at first and of about 1 / (1 − decay) later."""
+    @torch.no_grad()
+    def update(averages: list[Tensor], current: list[Tensor], steps: Tensor) -> None:
+        torch._foreach_lerp_(averages, current, 1 - min(decay, (1 + int(steps)) / (10 + int(steps))))
+    return update
+
+
+def read_captions(drawn: list[scenes.Scene], tokenizer: Tokenizer, recipe: DiTRecipe, rng: random.Random) -> Tensor:
+    """Captions with words left out at random, as token numbers, mostly without what is padding in all of them: → [B, T]."""
+    ids = torch.tensor([tokenizer("" if rng.random() < recipe.caption_drop else
+                                  scenes.partial_caption(scene, rng, recipe.word_drop, recipe.size_drop))[0] for scene in drawn])
+    return ids if rng.random() < recipe.whole_text else ids[:, :int((ids != 0).sum(1).max())]
+
+
+def train_dit(recipe: DiTRecipe, vae: VAE, folder: Path, publish: Callable, start: tuple[MMDiT, TextEncoder] | None = None,
+              check: Callable[..., str] | None = None, report_every: int = 100) -> None:
     """Train from where `folder/dit_state.pt` stands, or from the weights of `start`, or from random ones.
 
-    `publish(model, text, scale, shift)` is handed the averaged weights now and then and at the end.
+    `publish(model, text, scale, shift)` is handed the averaged weights now and then and at the end; `check`, called with the same, answers
+    a line for the log.
     """
     vae = vae.to(memory_format=torch.channels_last)
-    channels = vae.config.latent_channels
-    model, text = build(recipe, channels)
+    model, text = build(recipe, vae.config.latent_channels)
     for part, trained in zip((model, text), start or ()):
         part.load_state_dict(trained.state_dict())
     both = torch.nn.ModuleDict({"model": model, "text": text})
-    average = torch.optim.swa_utils.AveragedModel(both, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999))
-    optimizers = optimizers_of(dict(both.named_parameters()), recipe.learning_rate, fused=True)
+    average = torch.optim.swa_utils.AveragedModel(both, multi_avg_fn=averaging(recipe.average))
+    teachers = optimizers(dict(both.named_parameters()), recipe)
     scale, shift = latent_statistics(vae, recipe.seed)
     state_file, step, spent = folder / "dit_state.pt", 0, 0.0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
-        for part, values in ((both, state["both"]), (average, state["average"]), *zip(optimizers, state["optimizers"])):
+        for part, values in ((both, state["both"]), (average, state["average"]), *zip(teachers, state["optimizers"])):
             part.load_state_dict(values)
         step, spent = state["step"], state["spent"]
         log.info("resumed at step %d", step)
-    if recipe.compile:
-        torch._dynamo.config.recompile_limit = 4 * len(recipe.mix)  # of a block's forward: one for each shape, and the last block's
-        for block in model.joint_blocks:
-            block.compile(dynamic=False)
     rng = random.Random(recipe.seed + step)
     torch.manual_seed(recipe.seed + step)
-    pools = {size: LatentPool(vae, size, recipe, rng, scale, shift) for size in {m[0] for m in recipe.mix}}
+    pools = {}
+    for size in sorted({m[0] for m in recipe.mix}):
+        file = folder / f"pictures_{size}.pt"
+        kept = torch.load(file, weights_only=True) if file.exists() else None
+        pools[size] = LatentPool(vae, size, recipe.pictures, recipe.first, rng, scale, shift, kept)
     tokenizer, flow = Tokenizer(text.config), RectifiedFlow("x0")
-    running: dict[tuple[int, int], float] = {}
+    running: dict[str, float] = {}
     began = time.monotonic() - spent
+    kept = checked = time.monotonic()
 
     def keep() -> None:
-        save_state({"both": both.state_dict(), "average": average.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        save_state({"both": both.state_dict(), "average": average.state_dict(), "optimizers": [teacher.state_dict() for teacher in teachers],
                     "step": step, "spent": time.monotonic() - began}, state_file)
+        publish(average.module["model"], average.module["text"], scale, shift)
+
+    def keep_pictures() -> None:
+        for size, pool in pools.items():
+            save_state(pool.state(), folder / f"pictures_{size}.pt")
+    keep_pictures()
     while step < recipe.steps and time.monotonic() - began < recipe.seconds:
-        done = max(step / recipe.steps, (time.monotonic() - began) / recipe.seconds)
-        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            group["lr"] = recipe.learning_rate * min((step + 1) / 100, warmup_cosine(round(done * 10000), 10000, warmup=0))
-        size, patch_size, batch, *_ = rng.choices(recipe.mix, [start + done * (end - start) for *_, start, end in recipe.mix])[0]
-        pool = pools[size]
-        drawn, latent = pool.batch(batch)
-        ids = torch.tensor([tokenizer("" if rng.random() < recipe.caption_drop else
-                                      scenes.partial_caption(scene, rng, recipe.word_drop))[0] for scene in drawn])
+        for group in (group for teacher in teachers for group in teacher.param_groups):
+            group["lr"] = recipe.learning_rate * rate(recipe, step)
+        done = min(1.0, step / recipe.ramp)
+        size, sizes, batch, *_ = rng.choices(recipe.mix, [first + done * (last - first) for *_, first, last in recipe.mix])[0]
+        drawn, latent, weights = pools[size].batch(batch)
+        ids = read_captions(drawn, tokenizer, recipe, rng)
         sigma = torch.sigmoid(torch.randn(batch))
         sigma = recipe.shift * sigma / (1 + (recipe.shift - 1) * sigma)
+        several = [int(p) for p in sizes.split("-")]
+        mix = random_mix(latent, several, rng) if len(several) > 1 else several[0]
         with torch.autocast("cpu", torch.bfloat16):
-            loss = loss_of(model, text, flow, ids, latent, patch_size, sigma, torch.randn_like(latent))
+            loss = loss_of(model, text, flow, ids, latent, weights, mix, sigma, torch.randn_like(latent))
         both.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
+        for teacher in teachers:
+            teacher.step()
         average.update_parameters(both)
         step += 1
-        if step % 4 == 0:
-            pool.renew(4)
-        key = (size, patch_size)
+        pools[size].renew(1)
+        key = f"{size}/{sizes}"
         running[key] = 0.95 * running.get(key, loss.item()) + 0.05 * loss.item()
         if step % report_every == 0:
-            log.info("step %d %.0f s %s", step, time.monotonic() - began,
-                     " ".join(f"{s}/{p}:{v:.3f}" for (s, p), v in sorted(running.items())))
-        if step % (5 * report_every) == 0:
+            log.info("step %d %.0f s %s", step, time.monotonic() - began, " ".join(f"{name}:{v:.3f}" for name, v in sorted(running.items())))
+        if time.monotonic() - kept > recipe.keep_seconds:
             keep()
-            publish(average.module["model"], average.module["text"], scale, shift)
+            kept = time.monotonic()
+        if time.monotonic() - checked > recipe.check_seconds:
+            if check:
+                log.info("step %d draws %s", step, check(average.module["model"], average.module["text"], scale, shift))
+            keep_pictures()
+            checked = time.monotonic()
     keep()
-    publish(average.module["model"], average.module["text"], scale, shift)
+    keep_pictures()
