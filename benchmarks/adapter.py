@@ -14,6 +14,7 @@ import time
 
 from safetensors.torch import save_file
 import torch
+from torch import Tensor
 
 from dit_blocks.dit_impl.errors import BackboneError
 from dit_blocks.dit_impl.handle.backbone import Backbone
@@ -25,7 +26,6 @@ from dit_blocks.dit_impl.tokens.patch import token_grid
 from dit_blocks.dit_impl.training.adapter import Distilling, teach_patch_size
 from dit_blocks.dit_impl.training.default_model import scenes
 from dit_blocks.dit_impl.training.default_model.evaluate import BATCH, accuracy
-from dit_blocks.dit_impl.training.default_model.train_dit import share_evenly
 from dit_blocks.dit_impl.training.loop import Alone, Draws, Settings
 from dit_blocks.dit_impl.training.optimizers import optimizers_of
 from dit_blocks.dit_impl.training.sets import TrainingSet
@@ -33,6 +33,17 @@ from dit_blocks.dit_impl.training.sets import TrainingSet
 PICTURES, SIDE, WARM_UP, TIMED = 4096, 256, 3, 6
 SETTINGS = Settings(batch=16, learning_rate=4e-3, scheduler="cosine", warmup=50, precision="bfloat16", ema=0.995, drop=0.1, weight_decay=0.0,
                     optimizer="muon")
+
+
+def share_evenly(latent: Tensor) -> Tensor:
+    """Loss weights by which the objects of a scene count as much as its background, however small they are.
+
+    [B, C, H, W] in DiT space → [B, 1, H, W], mean 1. An object's cells are those unlike the commonest value.
+    """
+    ground = latent.flatten(2).median(dim=2).values[..., None, None]
+    thing = ((latent - ground).abs().amax(1, keepdim=True) > 0.2).float()
+    share = thing.mean((1, 2, 3), keepdim=True).clamp(0.01, 0.99)
+    return 0.5 * (thing / share + (1 - thing) / (1 - share))
 
 
 def pictures(folder: Path) -> TrainingSet:

@@ -31,11 +31,11 @@ def test_published_models_at_1024(name, text, tflops):
 
 
 @pytest.mark.parametrize("p", [2, 4])
-@pytest.mark.parametrize("dual", [(), (0, 1)])
-def test_torch_counts_the_same_for_an_mmdit(p, dual):
+@pytest.mark.parametrize("dual,detail", [((), 0), ((0, 1), 0), ((), 512)])
+def test_torch_counts_the_same_for_an_mmdit(p, dual, detail):
     with torch.device("meta"):
         model = MMDiT(MMDiTConfig(patch_sizes=(2, 4), in_channels=16, width=256, depth=4, heads=4, context_width=64, pooled_width=32,
-                                  dual_blocks=dual, position="picture", position_base=16.0))
+                                  dual_blocks=dual, position="picture", position_base=16.0, detail=detail))
         grid = (64 // p, 64 // p)
         inputs = torch.empty(2, grid[0] * grid[1], 16 * p * p), grid, p, torch.empty(2), torch.empty(2, 24, 64), torch.empty(2, 32)
         with FlopCounterMode(display=False) as counter:
