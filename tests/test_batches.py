@@ -1,10 +1,11 @@
 """Batches: every picture has its own noise, mask, text and shuffle; uncond stays beside uncond; every one of several prompts counts."""
 
-from hypothesis import given, settings, strategies as st
+from conftest import conditioning
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import pytest
 import torch
 
-from conftest import conditioning
 from dit_blocks.dit_impl.step import stages
 from dit_blocks.dit_impl.step.guidance import guide
 from dit_blocks.dit_impl.tokens import edit

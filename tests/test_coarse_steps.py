@@ -1,6 +1,7 @@
 """Coarse and fine steps of one schedule: which guidance each takes, and what showing every block costs."""
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import pytest
 import torch
 
@@ -9,7 +10,6 @@ from dit_blocks.dit_impl.cost.arithmetic import Architecture, architecture, budg
 from dit_blocks.dit_impl.handle.patch_schedule import denoise_by_schedule, parse_schedule
 from dit_blocks.dit_impl.step.by_block import BLOCKS
 from dit_blocks.nodes.denoise import Denoise
-
 
 # --- guidance -------------------------------------------------------------------------------------------------------
 

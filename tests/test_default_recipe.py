@@ -13,7 +13,17 @@ from dit_blocks.dit_impl.tokens import mixed
 from dit_blocks.dit_impl.training.default_model import scenes, things
 from dit_blocks.dit_impl.training.default_model.pool import COUNTS, LatentPool
 from dit_blocks.dit_impl.training.default_model.train_dit import (
-    DiTRecipe, averaging, build, loss_of, optimizers, random_mix, rate, read_captions, smooth, vocabulary)
+    DiTRecipe,
+    averaging,
+    build,
+    loss_of,
+    optimizers,
+    random_mix,
+    rate,
+    read_captions,
+    smooth,
+    vocabulary,
+)
 
 SMALL = DiTRecipe(width=32, depth=1, heads=2, text_width=16, detail=16)
 

@@ -10,10 +10,10 @@ from dit_blocks.dit_impl.drawing import charts
 from dit_blocks.dit_impl.see import compare, similarity
 from dit_blocks.dit_impl.sources.embedded import load_embedded
 from dit_blocks.dit_impl.step import probe
+from dit_blocks.dit_impl.tokens.wire import fold
 from dit_blocks.dit_impl.training import run
 from dit_blocks.dit_impl.training.loop import Alone, Log
 from dit_blocks.nodes import NODES
-from dit_blocks.dit_impl.tokens.wire import fold
 from dit_blocks.nodes.budget import Budget
 from dit_blocks.nodes.pictures import PipelineReport
 from dit_blocks.standalone.node_types import NodeType

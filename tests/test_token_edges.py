@@ -1,6 +1,7 @@
 """Tokens at the edges: how numbers are written, which tokens are chosen, what is said of them, what moves along and what stays."""
 
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 import pytest
 import torch
 
@@ -10,8 +11,20 @@ from dit_blocks.dit_impl.tokens import edit
 from dit_blocks.dit_impl.tokens.numbers import in_words, parse_ranges
 from dit_blocks.dit_impl.tokens.other_sizes import Reading, choose_method, patch_fit, patch_resize, repatch
 from dit_blocks.dit_impl.tokens.select import rectangle, selection, token_mask
-from dit_blocks.dit_impl.tokens.wire import (check_cut_alike, check_latent, describe, fold, fold_image, grey_picture, into_dit_space, latent_format,
-                                             out_of_dit_space, same_format, unfold, with_tokens)
+from dit_blocks.dit_impl.tokens.wire import (
+    check_cut_alike,
+    check_latent,
+    describe,
+    fold,
+    fold_image,
+    grey_picture,
+    into_dit_space,
+    latent_format,
+    out_of_dit_space,
+    same_format,
+    unfold,
+    with_tokens,
+)
 
 
 def randn(*shape, seed=0) -> torch.Tensor:

@@ -3,12 +3,14 @@ model's fingerprint is of all its weights."""
 
 from dataclasses import replace
 
-from hypothesis import given, settings as tried, strategies as st
+from conftest import conditioning
+from hypothesis import given
+from hypothesis import settings as tried
+from hypothesis import strategies as st
 import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from conftest import conditioning
 from dit_blocks.dit_impl.sources.adapters import fingerprint
 from dit_blocks.dit_impl.training.loop import Alone, Draws, Settings, train
 from dit_blocks.dit_impl.training.objectives import Denoising, training_copy

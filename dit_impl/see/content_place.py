@@ -17,8 +17,8 @@ from ..handle.backbone import Conditioning, DitHandle
 from ..sampling.level import standing
 from ..step import stages as step_stages
 from ..step.guidance import guide
-from ..tokens.model_calls import hiddens_of, with_calls
 from ..tokens.edit import values, with_values
+from ..tokens.model_calls import hiddens_of, with_calls
 from ..tokens.wire import unfold, with_tokens
 from .similarity import Grid, check_query, cosines, grid_of
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from ...dit_impl.errors import BackboneError, StagesError
 from ...dit_impl.handle.backbone import Backbone, Conditioning, DitHandle
 from ...dit_impl.model.stages import Call, Stages
-from ...dit_impl.sampling.solvers import check_solver
 from ...dit_impl.sampling.level import clean, is_walked
+from ...dit_impl.sampling.solvers import check_solver
 from ...dit_impl.sampling.walk import Report, check_start, check_step, last_step, walk, with_noise
 from ...dit_impl.sources.adapters import Adapter
 from ...dit_impl.tokens.other_sizes import Reading

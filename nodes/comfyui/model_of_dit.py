@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from ...dit_impl.handle.backbone import Backbone, DitHandle
 from ...dit_impl.sampling.flow import RectifiedFlow
+from ...dit_impl.sampling.regions import refuse_what_is_not_taken
 from ...dit_impl.tokens.patch import patchify, token_grid, unpatchify
 from ...dit_impl.tokens.wire import into_dit_space, out_of_dit_space
-from ...dit_impl.sampling.regions import refuse_what_is_not_taken
 from .patched_model import PATCH_SIZE
 
 ASKED_FOR_X0 = "dit_blocks_asked_for_x0"  # in transformer_options: whether the model's sampling takes x0 as it is
