@@ -1,13 +1,15 @@
-"""What patch sizes, methods and schedules cost and give, on the default model: `python -m benchmarks.patch_size [--prompts N] [--json]`.
+"""What patch sizes, methods and schedules cost and give, on the default model: `python -m benchmarks.patch_size [--prompts N] [--write] [--json]`.
 
 20 Euler steps, cfg 2, 256×256, held-out single-object prompts; every batch is drawn in every way before the next, so that times compare.
 Accuracy is the verifier's, dB are against p = 2 of the same seed, FLOPs and seconds are of the denoising, as ratios to p = 2.
+`--write` brings the figures into the pages that show them, and draws the plot anew.
 """
 
 import argparse
 import json
 import math
 from pathlib import Path
+import re
 import statistics
 
 import torch
@@ -18,6 +20,10 @@ from dit_blocks.dit_impl.training.default_model import scenes
 from dit_blocks.dit_impl.training.default_model.evaluate import BATCH, CFG, STEPS, draw_prompts
 from dit_blocks.dit_impl.training.default_model.reader import read_scene, same_scene
 
+ROOT = Path(__file__).parents[1]
+PAGES = ("benchmarks/RESULTS.md", "docs/nodes.md", "docs/zh/nodes.md", "web/docs/DiTBlocksPatchSchedule.md", "web/docs/DiTBlocksPatchSchedule/zh.md")
+FIGURES = re.compile(r"<!-- patch-size figures -->.*?<!-- end of figures -->", re.DOTALL)
+PLOT = "benchmarks/patch_size.png"
 ROWS = """2
 4
 8
@@ -59,9 +65,21 @@ def measure(prompts: int) -> list[dict]:
 
 def table(rows: list[dict]) -> str:
     """Markdown."""
-    lines = ["| patch size | right | FLOPs | seconds | dB to p = 2 |", "|---|---|---|---|---|"]
-    return "\n".join(lines + [f"| {r['name']} | {r['accuracy']:.0%} | {r['flops']:.0%} | {r['seconds']:.0%} | {r['decibels'] or '—'} |"
-                              for r in rows])
+    return "\n".join(["| patch size | right | FLOPs | seconds | dB to p = 2 |", "|---|---|---|---|---|", *map(line, rows)])
+
+
+def line(row: dict) -> str:
+    return f"| {row['name']} | {row['accuracy']:.0%} | {row['flops']:.0%} | {row['seconds']:.0%} | {row['decibels'] or '—'} |"
+
+
+def rewritten(text: str, rows: list[dict], prompts: int) -> str:
+    """A page with these figures in its block: the rows that it shows, in its order, and the number of prompts; all else stays."""
+    lines = {row["name"]: line(row) for row in rows}
+
+    def block(match: re.Match) -> str:
+        found = re.sub(r"^\| (\d[^|]*?) \|.*$", lambda old: lines[old[1]], match[0], flags=re.MULTILINE)
+        return re.sub(r"\d+( held-out prompts| 条未参加训练)|(?<=--prompts )\d+", lambda old: f"{prompts}{old[1] or ''}", found)
+    return FIGURES.sub(block, text)
 
 
 def plot(rows: list[dict], path: Path, width: int = 1000, height: int = 460) -> None:
@@ -90,11 +108,16 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=100, help="how many held-out prompts, at most 300")
     parser.add_argument("--json", action="store_true", help="print one object, last")
     parser.add_argument("--plot", type=Path, help="write a plot there")
+    parser.add_argument("--write", action="store_true", help="write the figures into the documentation, and its plot")
     options = parser.parse_args()
     with torch.inference_mode():
         rows = measure(options.prompts)
     if options.plot:
         plot(rows, options.plot)
+    if options.write:
+        plot(rows, ROOT / PLOT)
+        for page in (ROOT / name for name in PAGES):
+            page.write_text(rewritten(page.read_text(encoding="utf-8"), rows, options.prompts), encoding="utf-8")
     print(json.dumps({"rows": rows}) if options.json else table(rows))
 
 
