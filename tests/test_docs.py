@@ -1,5 +1,6 @@
 """Help pages and the Chinese locale say what the nodes' schemas say: every node, every socket, nothing that is not there."""
 
+import importlib.util
 import json
 from pathlib import Path
 import re
@@ -17,7 +18,6 @@ LANGUAGES = {"en": ("Inputs", "Outputs"), "zh": ("输入", "输出")}
 PAGES = [(name, language) for name in INFO for language in LANGUAGES]
 LOCALE = ROOT / "locales" / "zh"
 SPECIAL = set("{}@|")  # of vue-i18n's message format, which takes them for placeholders, links and plurals
-FIGURES = re.compile(r"<!-- patch-size figures -->.*?<!-- end of figures -->", re.DOTALL)
 
 
 def page(name: str, language: str) -> Path:
@@ -103,14 +103,51 @@ def test_there_is_no_page_of_a_node_that_is_gone():
     assert pages == {page(name, language) for name, language in PAGES}
 
 
-def test_figures_are_the_readme_s():
-    def rows(text: str) -> list[str]:
-        return [line for line in FIGURES.search(text)[0].splitlines() if re.match(r"\| \d", line)]
-    texts = [read(page(name, language)) for name, language in PAGES]
-    found = [rows(text) for text in texts if FIGURES.search(text)]
-    assert len(found) == 4
-    for readme in ("README.md", "README.zh.md"):
-        assert rows(read(ROOT / readme)) and found == [rows(read(ROOT / readme))] * 4
+def benchmark():
+    """benchmarks/patch_size.py, which is in no package."""
+    spec = importlib.util.spec_from_file_location("patch_size", ROOT / "benchmarks" / "patch_size.py")
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    return module
+
+
+def test_figures_are_those_of_the_results():
+    patch_size = benchmark()
+    cells = [re.split(r" *\| *", row)[1:6] for row in re.findall(r"^\| \d.*$", patch_size.FIGURES.search(read(ROOT / "benchmarks/RESULTS.md"))[0], re.M)]
+    rows = [{"name": name, "accuracy": float(right[:-1]) / 100, "flops": float(flops[:-1]) / 100, "seconds": float(seconds[:-1]) / 100,
+             "decibels": None if decibels == "—" else decibels} for name, right, flops, seconds, decibels in cells]
+    assert [row["name"] for row in rows] == patch_size.ROWS.split("\n")
+    texts = [read(ROOT / name) for name in patch_size.PAGES]
+    assert [patch_size.rewritten(text, rows, 100) for text in texts] == texts
+    others = [{**row, "accuracy": 0.01, "decibels": 1.5} for row in rows]
+    for text in texts:  # every figure that is shown would be written anew
+        block = patch_size.FIGURES.search(patch_size.rewritten(text, others, 7))[0]
+        shown = re.findall(r"^\| \d.*$", block, re.M)
+        assert len(shown) >= 8 and all(" | 1% | " in row and row.endswith(" | 1.5 |") for row in shown)
+        assert "100" not in re.sub("p = 2 为 100%|100%", "", block) and "--prompts 7`" in block
+
+
+GUIDES = [ROOT / name for name in ("README.md", "README.zh.md", *(f"docs/{zh}{name}.md" for zh in ("", "zh/")
+                                                                  for name in ("nodes", "workflows", "training", "command")))]
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_of_the_guides_lead_somewhere(path):
+    for link in re.findall(r"\]\(([^)]+)\)", read(path)):
+        if not link.startswith("https://"):
+            there, _, heading = link.partition("#")
+            target = (path.parent / there).resolve() if there else path
+            assert target.exists() or target.name == "CONTRIBUTING.md", link
+            # GitHub's anchors: lower case, blanks as hyphens, no punctuation
+            anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.*)$", read(target), re.M)} if heading else ()
+            assert not heading or heading in anchors, link
+
+
+@pytest.mark.parametrize("language", ["", "zh/"])
+def test_the_guides_name_every_node_and_every_workflow(language):
+    nodes, workflows = (read(ROOT / f"docs/{language}{name}.md") for name in ("nodes", "workflows"))
+    assert [info["display_name"] for info in INFO.values() if f"**{info['display_name']}**" not in " ".join(nodes.split())] == []
+    assert {path.stem for path in (ROOT / "example_workflows").glob("*.json")} == {
+        name for row in re.findall(r"^\| (`.*?) \|", workflows, re.M) for name in re.findall(r"`(\w+)`", row)}
 
 
 @pytest.mark.parametrize("name", INFO)
