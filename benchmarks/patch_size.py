@@ -1,6 +1,6 @@
-"""What patch sizes, methods and schedules cost and give, on the default model: `python -m benchmarks.patch_size [--prompts N] [--write] [--json]`.
+"""What patch sizes, methods and schedules cost and give: `python -m benchmarks.patch_size [--prompts N] [--write] [--json]`.
 
-20 Euler steps, cfg 2, 256×256, held-out single-object prompts; every batch is drawn in every way before the next, so that times compare.
+The default model, 20 Euler steps, cfg 2, 256×256, held-out single-object prompts; every batch is drawn in every way before the next, so that times compare.
 Accuracy is the verifier's, dB are against p = 2 of the same seed, FLOPs and seconds are of the denoising, as ratios to p = 2.
 `--write` brings the figures into the pages that show them, and draws the plot anew.
 """
@@ -21,7 +21,8 @@ from dit_blocks.dit_impl.training.default_model.evaluate import BATCH, CFG, STEP
 from dit_blocks.dit_impl.training.default_model.reader import read_scene, same_scene
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("benchmarks/RESULTS.md", "docs/nodes.md", "docs/zh/nodes.md", "web/docs/DiTBlocksPatchSchedule.md", "web/docs/DiTBlocksPatchSchedule/zh.md")
+PAGES = ("benchmarks/RESULTS.md", "docs/nodes.md", "docs/zh/nodes.md",
+         "web/docs/DiTBlocksPatchSchedule.md", "web/docs/DiTBlocksPatchSchedule/zh.md")
 FIGURES = re.compile(r"<!-- patch-size figures -->.*?<!-- end of figures -->", re.DOTALL)
 PLOT = "benchmarks/patch_size.png"
 ROWS = """2

@@ -112,7 +112,8 @@ def benchmark():
 
 def test_figures_are_those_of_the_results():
     patch_size = benchmark()
-    cells = [re.split(r" *\| *", row)[1:6] for row in re.findall(r"^\| \d.*$", patch_size.FIGURES.search(read(ROOT / "benchmarks/RESULTS.md"))[0], re.M)]
+    results = patch_size.FIGURES.search(read(ROOT / "benchmarks" / "RESULTS.md"))[0]
+    cells = [re.split(r" *\| *", row)[1:6] for row in re.findall(r"^\| \d.*$", results, re.M)]
     rows = [{"name": name, "accuracy": float(right[:-1]) / 100, "flops": float(flops[:-1]) / 100, "seconds": float(seconds[:-1]) / 100,
              "decibels": None if decibels == "—" else decibels} for name, right, flops, seconds, decibels in cells]
     assert [row["name"] for row in rows] == patch_size.ROWS.split("\n")
@@ -138,8 +139,8 @@ def test_links_of_the_guides_lead_somewhere(path):
             target = (path.parent / there).resolve() if there else path
             assert target.exists() or target.name == "CONTRIBUTING.md", link
             # GitHub's anchors: lower case, blanks as hyphens, no punctuation
-            anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.*)$", read(target), re.M)} if heading else ()
-            assert not heading or heading in anchors, link
+            titles = re.findall(r"^#+ (.*)$", read(target), re.M) if heading else []
+            assert not heading or heading in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, link
 
 
 @pytest.mark.parametrize("language", ["", "zh/"])
