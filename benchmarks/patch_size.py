@@ -1,7 +1,7 @@
 """What patch sizes, methods and schedules cost and give: `python -m benchmarks.patch_size [--prompts N] [--write] [--json]`.
 
-The default model, 20 Euler steps, cfg 2, 256×256, held-out single-object prompts; every batch is drawn in every way before the next, so that times compare.
-Accuracy is the verifier's, dB are against p = 2 of the same seed, FLOPs and seconds are of the denoising, as ratios to p = 2.
+The default model, 20 Euler steps, cfg 2, 256×256, held-out single-object prompts; every batch is drawn in every way before the next, so
+that times compare. Accuracy is the verifier's, dB are against p = 2 of the same seed, FLOPs and seconds are of the denoising, as ratios to p = 2.
 `--write` brings the figures into the pages that show them, and draws the plot anew.
 """
 
