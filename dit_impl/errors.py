@@ -25,6 +25,10 @@ class CheckpointError(ValueError):
     """A file that is not a checkpoint, or not one that fits. The message names the file too."""
 
 
+class LibraryError(ValueError):
+    """A Python package that is missing, too old or broken. The message says how to install it."""
+
+
 class SetError(ValueError):
     """Pictures or captions that make no training set."""
 

@@ -28,8 +28,13 @@ def names_errors(execute):
             _check_kinds(cls, kwargs)
             return execute(cls, *args, **kwargs)
         except ValueError as error:
-            raise ValueError(f"{cls.define_schema().display_name}: {error}") from error
+            raise ValueError(f"{schema_of(cls).display_name}: {error}") from error
     return named
+
+
+def schema_of(cls) -> io.Schema:
+    """A node's schema as it was when the node was registered: to make one anew lists the files of its widgets."""
+    return cls.SCHEMA or cls.GET_SCHEMA()
 
 
 def decoder(vae):
@@ -59,7 +64,7 @@ def keeps_gradients(execute):
 
 def _check_kinds(cls, inputs: dict) -> None:
     """Raise ValueError where a wire holds what its socket does not take: sockets of both kinds, and loops, let anything through."""
-    for socket in cls.define_schema().inputs:
+    for socket in schema_of(cls).inputs:
         kind, wire = socket.get_io_type(), inputs.get(socket.id)
         if kind not in _KINDS or socket.id not in inputs or (wire is None and socket.optional):
             continue

@@ -12,15 +12,6 @@ class LiveGraph:
     def get_node(self, id: str) -> dict:
         return self.nodes[id]
 
-    def has_node(self, id: str) -> bool:
-        return id in self.nodes
-
-    def all_node_ids(self) -> set[str]:
-        return set(self.nodes)
-
-    def get_original_prompt(self) -> dict:
-        return self.original
-
     def get_parent_node_id(self, id: str) -> str | None:
         return self.parents.get(id)
 

@@ -304,12 +304,12 @@ def test_parts_that_can_t_be_say_so_when_they_are_used(folder, monkeypatch):
     path = folder("SD3")
     monkeypatch.setitem(__import__("sys").modules, "diffusers", None)
     _, clip, vae = load_folder(path)
-    with pytest.raises(ValueError, match="^the VAE of SD3 is run by the diffusers library, which is not installed: pip install diffusers$"):
+    with pytest.raises(ValueError, match="^the VAE of SD3 needs diffusers .* it is not installed: "):
         vae.decode(torch.zeros(1, 16, 2, 2))
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
-    with pytest.raises(ValueError, match="^the text encoders of SD3 are run by the transformers and diffusers libraries: pip install transformers$"):
+    with pytest.raises(ValueError, match="^the text of SD3 needs transformers, and it is not installed: "):
         clip.tokenize("a dog")
-    with pytest.raises(ValueError, match="^PixArtTransformer2DModel is run by the diffusers library, which is not installed"):
+    with pytest.raises(ValueError, match="^PixArt/transformer needs diffusers .* it is not installed: "):
         load_folder(folder("PixArt"))
 
 

@@ -308,3 +308,13 @@ def test_words_that_are_ignored_are_told_on_the_node():
         answer = Denoise.execute(**common, positive=positive, start_step=0, end_step=2)
         assert answer.ui["text"] == answer.ui["dit_blocks"][0]["remarks"] == told
         assert DenoiseStep.execute(**common, positive=positive, step=0).ui["text"] == told
+
+
+def test_a_run_makes_no_schema_anew(latent, monkeypatch):
+    """Making one lists the files that its widgets offer."""
+    schema = Patchify.GET_SCHEMA()
+    assert Patchify.SCHEMA is schema
+    monkeypatch.setattr(Patchify, "define_schema", None)
+    assert out(Patchify, latent=latent, patch_size=3)
+    with pytest.raises(ValueError, match="^Patchify: "):
+        Patchify.execute(latent=latent, patch_size=-1)

@@ -206,7 +206,7 @@ DITS = {"plain": dict(), "patch_4": dict(patch_size=4), "grid_5": dict(sample_si
 def test_dit_stage_by_stage_and_whole(kind, tmp_path):
     theirs = dit(**DITS[kind])
     ours = through_a_file(theirs, tmp_path, dict(theirs.config))
-    assert isinstance(ours, DiT) and ours.config.null_class == 10 and ours.config.mlp_eps == theirs.config.norm_eps
+    assert isinstance(ours, DiT) and ours.config.classes == 10 and ours.config.mlp_eps == theirs.config.norm_eps
     p, side = ours.config.patch_size, theirs.config.sample_size
     grid = (side // p, side // p)
     torch.manual_seed(3)

@@ -1,4 +1,4 @@
-"""Pictures that explain, by Pillow: maps in colour, contact sheets, curves and bars. Tensors [H, W, 3] in 0..1 in and out.
+"""Pictures that explain, by Pillow: maps in colour, contact sheets and curves. Tensors [H, W, 3] in 0..1 in and out.
 
 Colours are told apart by the colour-blind too: cividis for amounts (Nuñez et al. 2018), blue–white–orange for signed values, and
 Okabe and Ito's (2008) for curves. Words can be Chinese where the system has a font for it.
@@ -263,28 +263,6 @@ def lines(series: Series, title: str, x_label: str, y_label: str, width: int = 6
             draw.line([place(x, y) for x, y in values], fill=colour, width=2)
         draw.text((beside, height - 8), name if len(points) > 1 else y_label, fill=colour, font=face, anchor="lb")
         beside += face.getlength(name) + 24
-    return as_tensor(picture)
-
-
-def bars(values: Sequence[float], labels: Sequence[str], title: str, y_label: str = "", width: int = 640, height: int = 400,
-         language: str = "English") -> Tensor:
-    """A bar for each value with its label below: → [H, W, 3]."""
-    picture, draw = canvas(width, height)
-    face = font(TEXT, language == "中文")
-    left, right, top, bottom = 70, width - 16, 48, height - 40
-    high, low = max(max(values), 0.0), min(min(values), 0.0)
-    reach = max(high - low, 1e-12)
-    level = lambda value: bottom - (value - low) / reach * (bottom - top)  # noqa: E731
-    draw.text((left, 8), title, fill=INK, font=font(TEXT + 4, language == "中文"))
-    draw.text((left - 6, level(high)), number(high), fill=INK, font=face, anchor="rm")
-    draw.text((4, 12), y_label, fill=FAINT, font=face)
-    draw.line([(left, level(0)), (right, level(0))], fill=FAINT)
-    room = (right - left) / len(values)
-    for i, (value, label) in enumerate(zip(values, labels)):
-        x = left + i * room
-        draw.rectangle([x + room * 0.15, min(level(value), level(0)), x + room * 0.85, max(level(value), level(0))], fill=CURVES[0])
-        if room * 0.95 > face.getlength(label) or i % math.ceil(face.getlength(label) / room) == 0:
-            draw.text((x + room / 2, bottom + 6), label, fill=INK, font=face, anchor="ma")
     return as_tensor(picture)
 
 

@@ -36,11 +36,6 @@ class DiTConfig:
         """The model's own patch size: the first it was trained at."""
         return self.patch_sizes[0]
 
-    @property
-    def null_class(self) -> int:
-        """The label that stands for no label, for classifier-free guidance."""
-        return self.classes
-
 
 class DiT(nn.Module):
     """Class-conditional DiT in stages: embed → blocks[i:j] → head. Peebles & Xie 2022, §3.2 and figure 3."""

@@ -11,7 +11,7 @@ from typing import Any, Callable
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, LibraryError
 from ..handle.backbone import Backbone
 from ..sampling.flow import DDPM, Flow, RectifiedFlow
 from ..tokens.wire import LatentFormat, latent_format
@@ -98,10 +98,9 @@ def _vae_settings(folder: Path, index: Mapping) -> dict:
 def _vae(folder: Path, load: Load) -> DiffusersVAE | Unavailable:
     shards(folder / "vae", "diffusion_pytorch_model")
     try:
-        import diffusers  # noqa: F401
-    except ImportError:
-        return Unavailable(f"the VAE of {folder.name} is run by the diffusers library, which is not installed: pip install diffusers")
-    return load_vae(folder / "vae", load)
+        return load_vae(folder / "vae", load)
+    except LibraryError as error:
+        return Unavailable(str(error))
 
 
 def _clip(folder: Path, index: Mapping, class_name: str, settings: Mapping, name: str, load: Load) -> DiffusersCLIP | Unavailable:

@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-import importlib
 import inspect
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +13,7 @@ from ..errors import CheckpointError
 from ..model.conditioning import TextConditions
 from ..tokens.patch import patchify, unpatchify
 from .checkpoints import METADATA_KEY, load_strictly, read_safetensors
+from .libraries import diffusers_part
 
 
 @dataclass(frozen=True)
@@ -78,22 +77,14 @@ DEPTHS = ("num_layers", "num_single_layers")
 WRAPPERS = {"PixArtTransformer2DModel": PixArt, "FluxTransformer2DModel": Flux}
 
 
-def diffusers_part(name: str, module: str = "diffusers") -> Any:
-    """A class or function of the diffusers library. Raises CheckpointError where that is not installed."""
-    try:
-        return getattr(importlib.import_module(module), name)
-    except ImportError:
-        raise CheckpointError(f"{name} is run by the diffusers library, which is not installed: pip install diffusers") from None
-
-
 def settings_of(transformer: nn.Module) -> dict:
     """What a diffusers model was built with, as JSON can hold it."""
     return json.loads(json.dumps({key: value for key, value in transformer.config.items() if not key.startswith("_")}))
 
 
 def wrap(class_name: str, settings: Mapping, downscale: int, tensors: Mapping[str, Tensor], name: str) -> PixArt | Flux:
-    """Build a diffusers transformer from its config.json and give it exactly these tensors. Raises CheckpointError."""
-    cls = diffusers_part(class_name)
+    """Build a diffusers transformer from its config.json and give it exactly these tensors. Raises CheckpointError and LibraryError."""
+    cls = diffusers_part(class_name, name)
     known = inspect.signature(cls.__init__).parameters
     settings = {key: value for key, value in settings.items() if key in known}
     try:

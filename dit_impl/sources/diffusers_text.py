@@ -3,7 +3,6 @@ becomes of a prompt is each pipeline's own `encode_prompt`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-import importlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Callable
@@ -15,6 +14,7 @@ from ..errors import CheckpointError
 from ..model.conditioning import Conditioning
 from .checkpoints import listed
 from .diffusers_parts import Load, part_of, read_json, shards, variant_of
+from .libraries import diffusers_part, library
 
 ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
 TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast")
@@ -76,7 +76,7 @@ class DiffusersCLIP:
         self.encoders = nn.ModuleList()
 
     def tokenize(self, text: str, **_) -> dict[str, list]:
-        """The prompt itself: the pipeline cuts it into each encoder's tokens. Raises CheckpointError where there is no transformers."""
+        """The prompt itself: the pipeline cuts it into each encoder's tokens. Raises CheckpointError and LibraryError."""
         self._read()
         return {"prompt": [text]}
 
@@ -90,14 +90,11 @@ class DiffusersCLIP:
 
     def _read(self):
         if self._pipeline is None:
-            try:
-                transformers, diffusers = (importlib.import_module(name) for name in ("transformers", "diffusers"))
-            except ImportError as error:
-                raise CheckpointError(f"the text encoders of {self.folder.name} are run by the transformers and diffusers libraries: "
-                                      f"pip install {error.name}") from None
+            user = f"the text of {self.folder.name}"
+            transformers, pipeline_class = library("transformers", user), diffusers_part(self.pipeline_name, user)
             loaded = {part: kind and self._read_part(transformers, part, kind) for part, kind in self.parts.items()}
             self.encoders = nn.ModuleList(part for part in loaded.values() if isinstance(part, nn.Module))
-            pipeline = getattr(diffusers, self.pipeline_name)(**loaded, vae=None, transformer=None, scheduler=None)
+            pipeline = pipeline_class(**loaded, vae=None, transformer=None, scheduler=None)
             # SD3 without its third encoder has zeros of this width in its place
             pipeline.transformer = SimpleNamespace(config=SimpleNamespace(joint_attention_dim=self.context_width))
             self._pipeline = pipeline

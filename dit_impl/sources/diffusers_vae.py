@@ -10,6 +10,7 @@ from ..model.vae import VAEConfig
 from .checkpoints import listed, read_safetensors
 from .diffusers_parts import Load, shards, variant_of
 from .embedded import EmbeddedVAE
+from .libraries import diffusers_part
 
 STEM = "diffusion_pytorch_model"
 # Bytes of the largest activations: ComfyUI's measures of a KL-regularised autoencoder, for each pixel and byte of a number.
@@ -67,9 +68,8 @@ class DiffusersVAE(EmbeddedVAE):
 
 
 def load_vae(folder: Path, load: Load) -> DiffusersVAE:
-    """Read a VAE in the type it is stored in, but for one that half precision is too narrow for. Raises CheckpointError."""
-    from diffusers import AutoencoderKL
-
+    """Read a VAE in the type it is stored in, but for one that half precision is too narrow for. Raises CheckpointError and LibraryError."""
+    AutoencoderKL = diffusers_part("AutoencoderKL", f"the VAE of {folder.parent.name}")
     name = f"{folder.parent.name}/{folder.name}"
     stored = next(iter(read_safetensors(shards(folder, STEM)[0])[0].values())).dtype
     try:

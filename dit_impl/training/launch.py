@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 from ..errors import TrainingError
 from ..handle.backbone import Backbone
 from ..sources.adapter_layers import hollow_copy
+from ..sources.libraries import library
 from .loop import Alone, Objective
 
 
@@ -26,13 +27,10 @@ class Launched(Alone):
     each holds a part of every weight."""
 
     def __init__(self):
-        try:
-            from accelerate import Accelerator, DistributedDataParallelKwargs
-        except ImportError:
-            raise TrainingError("several processes need accelerate: pip install accelerate") from None
+        accelerate = library("accelerate", "a training over several processes")
         # a step reads one patch size: embeddings and heads of the others have no gradient
-        ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
-        self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[ddp])
+        ddp = accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)
+        self.accelerator = accelerate.Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[ddp])
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
         self.sharded = hasattr(self.accelerator.state, "fsdp_plugin")
         self.module: nn.Module | None = None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..errors import TrainingError
 from ..handle.backbone import Backbone
 from ..model.conditioning import Conditioning
-from ..sources.diffusers_models import diffusers_part
+from ..sources.libraries import diffusers_part
 from ..tokens.wire import LatentFormat, into_dit_space
 from .optimizers import OPTIMIZERS, optimizers_of
 from .sets import TrainingSet
@@ -215,8 +215,8 @@ def forget(parameters: list[nn.Parameter]) -> None:
 
 
 def _train(objective, data, settings, state, resume, watch, every, runner, averaged) -> Log:
-    get_scheduler = diffusers_part("get_scheduler", "diffusers.optimization")
-    EMAModel = diffusers_part("EMAModel", "diffusers.training_utils")
+    get_scheduler = diffusers_part("get_scheduler", "training", "diffusers.optimization")
+    EMAModel = diffusers_part("EMAModel", "training", "diffusers.training_utils")
     draws, told, done = Draws(data, objective, settings, runner), Log(), 0
     optimizers = runner.prepare(objective, optimizers_of(objective.trained, settings.learning_rate, settings.weight_decay, settings.optimizer))
     parameters = list(objective.trained.values())  # a launcher may have put others in their places

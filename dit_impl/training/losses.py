@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..sampling.flow import DDPM, Flow, per_sample, shift_time
-from ..sources.diffusers_models import diffusers_part
+from ..sources.libraries import diffusers_part
 
 TARGETS = ("own", "velocity", "epsilon", "x0", "v")
 WEIGHTINGS = ("none", "sigma_sqrt", "cosmap")
@@ -19,7 +19,7 @@ def draw_sigmas(flow: Flow, count: int, generator: torch.Generator, times: str =
         return flow.sigmas[torch.randint(flow.steps, (count,), generator=generator)].float()
     if times not in TIMES:
         raise ValueError(f"times are one of {', '.join(TIMES)}, not {times!r}")
-    density = diffusers_part("compute_density_for_timestep_sampling", "diffusers.training_utils")
+    density = diffusers_part("compute_density_for_timestep_sampling", "training", "diffusers.training_utils")
     return shift_time(density(times, count, 0.0, 1.0, 1.29, generator=generator), flow.shift)
 
 
@@ -59,6 +59,6 @@ def squared_error(flow: Flow, prediction: Tensor, clean: Tensor, noise: Tensor, 
     if weighting != "none":
         if isinstance(flow, DDPM):
             raise ValueError(f"weighting {weighting!r} is of rectified flows, this model is a DDPM: none")
-        weigh = diffusers_part("compute_loss_weighting_for_sd3", "diffusers.training_utils")
+        weigh = diffusers_part("compute_loss_weighting_for_sd3", "training", "diffusers.training_utils")
         error = error * per_sample(weigh(weighting, sigma.clamp_min(NEAREST)), error)
     return error

@@ -65,8 +65,5 @@ class GraphBuilder:
         id = self.prefix + (str(next(self._ids)) if id is None else id)
         return self.nodes.setdefault(id, Node(id, class_type, inputs))
 
-    def lookup_node(self, id: str) -> Node | None:
-        return self.nodes.get(self.prefix + id)
-
     def finalize(self) -> dict:
         return {id: node.serialize() for id, node in self.nodes.items()}

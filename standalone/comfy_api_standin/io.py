@@ -299,6 +299,7 @@ class ComfyNode:
     """Base of every V3 node: `define_schema` and `execute`, both classmethods."""
 
     RELATIVE_PYTHON_MODULE = "nodes"
+    SCHEMA: Schema | None = None  # as GET_SCHEMA last made it
     hidden = HiddenHolder()
 
     @classmethod
@@ -329,6 +330,7 @@ class ComfyNode:
     def GET_SCHEMA(cls) -> Schema:
         schema = cls.define_schema()
         schema.finalize()
+        cls.SCHEMA = schema
         return schema
 
     @classmethod

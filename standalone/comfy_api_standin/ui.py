@@ -17,23 +17,6 @@ class PreviewText:
         return {"text": (self.value,)}
 
 
-class SavedResult(dict):
-    """One saved file: its name, its folder below `type`'s, and `type` itself (input, output or temp)."""
-
-    def __init__(self, filename: str, subfolder: str, type: str):
-        super().__init__(filename=filename, subfolder=subfolder, type=getattr(type, "value", type))
-
-
-class SavedImages:
-    """Pictures that the node has already saved."""
-
-    def __init__(self, results: list[dict], is_animated: bool = False):
-        self.results, self.is_animated = results, is_animated
-
-    def as_dict(self) -> dict:
-        return {"images": self.results} | ({"animated": (True,)} if self.is_animated else {})
-
-
 class PreviewImage:
     """Pictures [B, H, W, 3] saved in the temporary folder and shown on the node."""
 
