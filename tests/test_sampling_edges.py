@@ -129,9 +129,10 @@ def test_a_schedule_that_can_t_be_says_why():
 @pytest.mark.parametrize("sigmas,says", [
     (None, "sigmas are a list of at least 2 noise levels, not None: wire a Sigma Schedule"), (torch.ones(1), "sigmas are a list of at least 2 noise levels, not [1]: wire a Sigma Schedule"),
     (torch.ones(2, 2), "sigmas are a list of at least 2 noise levels, not [2, 2]: wire a Sigma Schedule"), (torch.tensor([1.0, float("inf")]), "sigmas hold a value that is NaN or infinite"),
-    (torch.tensor([1.0, 0.123456, 0.2]), "sigmas fall from step to step and end at 0 or above, these are [1.0, 0.1235, 0.2]"),
-    (torch.tensor([1.0, 0.5, 0.5, 0]), "sigmas fall from step to step and end at 0 or above, these are [1.0, 0.5, 0.5, 0.0]"),
-    (torch.tensor([1.0, -0.5]), "sigmas fall from step to step and end at 0 or above, these are [1.0, -0.5]")])
+    (torch.tensor([1.0, -0.5]), "sigmas are 0 or more, one is -0.5"),
+    (torch.tensor([0.0, 0.5, 1.0]), "sigmas that rise, from a picture to its noise, begin above 0: core's Flip Sigmas makes the first 0.0001"),
+    (torch.tensor([1.0, 0.123456, 0.2]), "sigmas fall from step to step, or rise from step to step to bring a picture to its noise; these do both: "
+                                         "1 … 0.1235, 0.2 … 0.2")])
 def test_what_is_no_schedule_says_why(sigmas, says):
     assert line(ScheduleError, check_sigmas, sigmas) == says
 
@@ -139,6 +140,8 @@ def test_what_is_no_schedule_says_why(sigmas, says):
 def test_two_levels_are_a_schedule_of_one_step():
     sigmas = torch.tensor([0.7, 0.2])
     check_sigmas(sigmas)
+    check_sigmas(torch.tensor([1.0, 0.5, 0.5, 0]))
+    check_sigmas(torch.tensor([0.1, 0.5, 1.0]))
     check_step(0, sigmas)
     assert last_step(0, None, sigmas) == last_step(0, 9, sigmas) == last_step(0, 1, sigmas) == 1
     for wrong in (1, -1):
