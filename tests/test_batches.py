@@ -79,11 +79,11 @@ def test_each_picture_is_shuffled_by_its_own_mask(backbone, positive, negative, 
 
 
 @settings(max_examples=40, deadline=None)
-@given(masks=st.integers(1, 3), batch=st.integers(1, 4), scale=st.sampled_from([1, 3, 8]), frames=st.sampled_from([None, 1, 2]), seed=st.integers(0, 99))
+@given(masks=st.integers(1, 3), batch=st.integers(1, 4), scale=st.sampled_from([1, 2, 8]), frames=st.sampled_from([None, 1, 2]), seed=st.integers(0, 99))
 def test_a_token_is_chosen_where_its_own_picture_s_mask_covers_most_of_it(masks, batch, scale, frames, seed):
     mask = (torch.rand(masks, 3 * scale, 4 * scale, generator=torch.Generator().manual_seed(seed)) < 0.6).float()
-    grid = (3, 4) if frames is None else (frames, 3, 4)
-    chosen = token_mask(mask, grid, batch)
+    wire = fold(torch.zeros(batch, 1, 6, 8) if frames is None else torch.zeros(batch, 1, frames, 6, 8), 2)
+    chosen = token_mask(mask, wire, batch)
     share = mask.view(masks, 3, scale, 4, scale).mean((2, 4)).flatten(1)
     wanted = (share * scale ** 2 > scale ** 2 / 2 + 1e-3).float().repeat(1, frames or 1)
     assert torch.equal(chosen, wanted[torch.arange(batch) % masks][..., None])

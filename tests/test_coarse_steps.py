@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dit_blocks.dit_impl.cost import answers
-from dit_blocks.dit_impl.cost.arithmetic import Architecture, architecture, budget
+from dit_blocks.dit_impl.cost.arithmetic import FluxArchitecture, architecture, budget
 from dit_blocks.dit_impl.handle.patch_schedule import denoise_by_schedule, parse_schedule
 from dit_blocks.dit_impl.step.by_block import BLOCKS
 from dit_blocks.nodes.denoise import Denoise
@@ -81,7 +81,7 @@ def test_captured_blocks_cost_what_is_run(backbone, positive, negative, solver):
 @settings(max_examples=30, deadline=None)
 @given(blocks=st.integers(1, 30), single=st.integers(0, 10), steps=st.integers(1, 5), batch=st.integers(1, 3), guided=st.booleans())
 def test_a_captured_step_is_one_step_more_and_a_final_layer_for_each_other_block_shown(blocks, single, steps, batch, guided):
-    shape = Architecture("x", "dit", 64, blocks, single=single, channels=4)
+    shape = FluxArchitecture("x", 64, blocks, channels=4, single=single, text=9)
     sigmas, cfg = torch.linspace(1, 0, steps + 1), 3.0 if guided else 1.0
     plain, shown = (answers.of_walk(shape, (8, 8), parse_schedule("2"), sigmas, cfg, batch, capture_blocks=capture)["flops"] for capture in (False, True))
     one = budget(shape, 64, 64, 2, batch, guided=guided)

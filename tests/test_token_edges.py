@@ -91,9 +91,13 @@ def test_rectangles(grid):
 def test_a_mask_chooses_what_it_covers_by_more_than_half():
     mask = torch.zeros(1, 2, 4)
     mask[0, :, 0] = 1  # half of the first token
-    assert token_mask(mask, (1, 2), 1).flatten().tolist() == [0, 0]
+    wire = fold(torch.zeros(1, 1, 2, 4), 2)
+    assert token_mask(mask, wire, 1).flatten().tolist() == [0, 0]
     mask[0, 0, 1] = 1
-    assert token_mask(mask, (1, 2), 1).flatten().tolist() == [1, 0]
+    assert token_mask(mask, wire, 1).flatten().tolist() == [1, 0]
+    past = fold(torch.zeros(1, 1, 2, 3), 2)  # of a token that reaches past the picture only the part inside counts
+    assert token_mask(torch.tensor([[[0.0, 0, 1], [0, 0, 1]]]), past, 2).flatten().tolist() == [0, 1] * 2
+    assert torch.equal(token_mask(torch.tensor([[[0.0, 1]]]), {"hidden": 0, "tokens": past}, 1), torch.tensor([[[0.0], [1]]]))
 
 
 # --- what moves along -----------------------------------------------------------------------------------------------
