@@ -1,5 +1,6 @@
 """Pictures on disk: [B, H, W, C] tensors of 0..1 in, numbered PNG files out, and back."""
 
+from io import BytesIO
 import json
 import os
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..dit_impl.sources.atomic import replace_atomically
-from .errors import one_line
+from .errors import WorkflowError, one_line
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jxl", ".apng", ".svg"}
 
@@ -21,6 +22,23 @@ def metadata(prompt: dict | None, extra_pnginfo: dict | None) -> dict[str, str]:
     """The texts that a PNG carries, so that dropping it on ComfyUI brings its workflow back."""
     texts = {} if prompt is None else {"prompt": json.dumps(prompt)}
     return texts | {name: json.dumps(value) for name, value in (extra_pnginfo or {}).items()}
+
+
+def texts_of(data: bytes) -> dict[str, str] | None:
+    """The texts that a PNG carries, or those that ComfyUI puts into the EXIF of a WebP (`workflow:{…}`); None if it is no such picture."""
+    if not (data.startswith(b"\x89PNG\r\n\x1a\n") or data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
+        return None
+    try:
+        with Image.open(BytesIO(data)) as image:
+            image.load()  # texts may follow the pixels
+            texts = {name: text for name, text in getattr(image, "text", {}).items() if isinstance(text, str)}
+            for value in image.getexif().values():
+                name, colon, text = value.partition(":") if isinstance(value, str) else ("", "", "")
+                if colon:
+                    texts.setdefault(name, text.rstrip("\0"))
+            return texts
+    except Exception as error:  # decoders raise all sorts of things at what is spoiled
+        raise WorkflowError(f"not a picture that can be read: {one_line(error)}") from error
 
 
 def save_pngs(pictures: Tensor, prefix: str, kind: str, folder: Path, texts: dict[str, str],
