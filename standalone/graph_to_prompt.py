@@ -56,7 +56,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Constant:
-    """A wire that ends at a widget of a subgraph's instance."""
+    """A wire that ends at a widget: of a primitive node, or of a subgraph's instance."""
 
     value: Any
     owner: str
@@ -120,8 +120,11 @@ class Graph:
             return self._source_outside(link.origin_slot)
         return Output(self, self.nodes[link.origin], link.origin_slot, at.kind or socket["type"]) if link.origin in self.nodes else None
 
-    def _before_output(self, at: "Output") -> "Input | Output | tuple[str, int] | None":
+    def _before_output(self, at: "Output") -> "Input | Output | Constant | tuple[str, int] | None":
         key, mode = str(at.node["id"]), at.node.get("mode", 0)
+        if at.node["type"] == "PrimitiveNode":
+            values = at.node.get("widgets_values")
+            return Constant(values[0], self.id_of(key), "value", place_of(at.node, 0)) if values else None
         if mode == MUTED:
             return None
         if mode == BYPASSED:
@@ -254,13 +257,6 @@ def _inputs(graph: Graph, key: str, node: dict, info: dict | None, result: Conve
         if link is None or link.origin not in graph.nodes and link.origin != SUBGRAPH_INPUT:
             if socket.get("link") is not None and info and name in info["input"].get("required", {}) and name not in inputs:
                 inputs[name] = [f"{LOST} {socket['link']}", 0]  # said to be broken, if the node is run
-            continue
-        primitive = graph.nodes.get(link.origin, {})
-        if primitive.get("type") == "PrimitiveNode":
-            if primitive.get("widgets_values"):
-                inputs[name] = primitive["widgets_values"][0]
-                result.outers[graph.id_of(link.origin)].targets["value"].append((id, name))
-                result.places[id, name] = place_of(primitive, 0)
             continue
         source = graph.source(node, slot)
         if isinstance(source, Constant):

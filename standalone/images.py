@@ -12,7 +12,7 @@ from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 import torch
 from torch import Tensor
 
-from ..dit_impl.sources.atomic import replace_atomically
+from ..dit_impl.sources.atomic import write_new
 from .errors import WorkflowError, one_line
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jxl", ".apng", ".svg"}
@@ -47,19 +47,18 @@ def save_pngs(pictures: Tensor, prefix: str, kind: str, folder: Path, texts: dic
     height, width = pictures.shape[1:3]
     below, stem, number = numbered(prefix, kind, folder, width, height)
     target = folder / below
-    target.mkdir(parents=True, exist_ok=True)
     results = []
     for index, picture in enumerate(pictures):
-        number += 1
-        name = f"{stem.replace('%batch_num%', str(index))}_{number:05}_.png"
+        name = stem.replace("%batch_num%", str(index))
         pixels = np.clip(255 * picture.detach().cpu().float().numpy(), 0, 255).astype(np.uint8)
         image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
         info = PngImagePlugin.PngInfo()
         for key, text in texts.items():
             info.add_text(key, text)
-        replace_atomically(target / name,
-                           lambda path: image.save(path, "PNG", pnginfo=info, compress_level=compress_level))
-        results.append({"filename": name, "subfolder": below, "type": kind})
+        path = write_new(lambda at: target / f"{name}_{at:05}_.png", number + 1,
+                         lambda aside: image.save(aside, "PNG", pnginfo=info, compress_level=compress_level))
+        number = int(path.name.removeprefix(f"{name}_")[:-len("_.png")])
+        results.append({"filename": path.name, "subfolder": below, "type": kind})
     return results
 
 

@@ -4,6 +4,7 @@ import asyncio
 from io import BytesIO
 import json
 import mimetypes
+import os
 from pathlib import Path
 import threading
 from typing import BinaryIO, Callable
@@ -11,9 +12,9 @@ from typing import BinaryIO, Callable
 from aiohttp import web
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from ...dit_impl.sources.atomic import replace_atomically
+from ...dit_impl.sources.atomic import reason, replace_atomically, write_new
 from ..core_nodes import EXAMPLE, draw_example
-from ..errors import one_line
+from ..errors import one_line, shown
 from ..images import PICTURE_SUFFIXES
 from .state import STATE, Route, inside
 
@@ -142,22 +143,26 @@ async def _upload(request: web.Request, made: Callable[[dict, bytes], bytes]) ->
     uploaded = file.file.read()
     await asyncio.to_thread(_opened, BytesIO(uploaded), file.filename)
     data = await asyncio.to_thread(made, dict(post), uploaded)
-    if str(post.get("overwrite")) not in ("true", "1"):
-        path = _free_name(path, data)
     try:
-        replace_atomically(path, lambda aside: aside.write_bytes(data))
+        if str(post.get("overwrite")) in ("true", "1"):
+            await asyncio.to_thread(replace_atomically, path, lambda aside: aside.write_bytes(data))
+        else:
+            path = await asyncio.to_thread(_save_new, path, data)
     except OSError as error:
-        raise web.HTTPBadRequest(text=f"{file.filename} cannot be saved: {error.strerror}") from error
+        raise web.HTTPBadRequest(text=f"{shown(file.filename)} cannot be saved: {reason(error)}") from error
     return web.json_response({"name": path.name, "subfolder": below, "type": kind})
 
 
-def _free_name(path: Path, data: bytes) -> Path:
-    """`x.png`, or `x (1).png` … where there is another file of that name."""
-    number, free = 0, path
-    while free.exists() and not (free.is_file() and free.read_bytes() == data):
+def _save_new(path: Path, data: bytes) -> Path:
+    """Save as `x.png`, or as `x (1).png` … if there is another file of that name: → where. The same file again is not saved twice."""
+    def numbered(number: int) -> Path:
+        return path.with_name(f"{path.stem} ({number}){path.suffix}") if number else path
+    number = 0
+    while os.path.lexists(numbered(number)):
+        if numbered(number).is_file() and numbered(number).read_bytes() == data:
+            return numbered(number)
         number += 1
-        free = path.with_name(f"{path.stem} ({number}){path.suffix}")
-    return free
+    return write_new(numbered, number, lambda aside: aside.write_bytes(data))
 
 
 def _original(request: web.Request, post: dict) -> Path:

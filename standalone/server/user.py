@@ -5,7 +5,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from ...dit_impl.sources.atomic import replace_atomically
+from ...dit_impl.sources.atomic import reason, replace_atomically
 from .state import STATE, Route, inside, json_body, json_object
 
 SETTINGS = "comfy.settings.json"
@@ -42,7 +42,7 @@ def _write(path: Path, data: bytes) -> None:
     try:
         replace_atomically(path, lambda aside: aside.write_bytes(data))
     except OSError as error:
-        raise web.HTTPBadRequest(text=f"{path.name} cannot be saved: {error.strerror}") from error
+        raise web.HTTPBadRequest(text=f"{shown(path.name)} cannot be saved: {reason(error)}") from error
 
 
 async def get_settings(request: web.Request) -> web.Response:
