@@ -8,7 +8,7 @@ from pathlib import Path
 import sys
 from typing import Iterator, Sequence
 
-from .errors import NodeError, WorkflowError, one_line, visible
+from .errors import NodeError, WorkflowError, one_line, plain, visible
 
 DONE, NODE_FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
@@ -94,7 +94,7 @@ def _folder_options(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from . import pack, version
     from .executor import Executor
-    from .folders import Folders, use
+    from .folders import Folders, private_temp, use
     from .node_types import NodeType
     from .workflow import override, read_workflow, title
 
@@ -103,11 +103,11 @@ def _run(arguments: argparse.Namespace) -> int:
         raise WorkflowError(f"--out {arguments.out}: it is a file, not a folder")
     classes = pack.load()
     types = {name: NodeType(name, cls) for name, cls in classes.items()}
-    folders = Folders(arguments.input.absolute(), arguments.out.absolute(), models=arguments.models.absolute())
+    folders = Folders(arguments.input.absolute(), arguments.out.absolute(), private_temp(), arguments.models.absolute())
     with use(folders):
         workflow = read_workflow(arguments.workflow, types)
         if newer := version.note(workflow.saved, pack.own_version()):
-            print(f"dit-blocks: {arguments.workflow}: {newer}", file=sys.stderr)
+            print(plain(f"dit-blocks: {arguments.workflow}: {newer}"), file=sys.stderr)
         for option in arguments.overrides:
             override(workflow, option, types)
     executor = Executor(classes, folders)
