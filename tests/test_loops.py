@@ -327,6 +327,8 @@ def test_a_loop_that_is_copied_in_parts_gives_what_it_would_in_one(monkeypatch, 
     monkeypatch.setattr(loops, "AT_ONCE", 3)
     assert run(counting(7, accumulate)) == whole
     assert [inputs["b"] for inputs in calls("T_Add")] == list(range(7))
+    flags = {"s": start(num_iterations=7), "e": end(["s", 2], None, True), "out": plain("T_Show", value=["e", 0])}
+    assert run(flags) == [str(at == 6) for at in range(7)]
     executor = Executor(CLASSES)
     assert run(counting(7, accumulate, cache=True), executor) == whole and calls("T_Add")
     assert run(counting(7, accumulate, cache=True), executor) == whole and not calls("T_Add")

@@ -54,7 +54,7 @@ LONG = "x" * 300
     ("POST", f"/userdata/comfy.settings.json/move/{LONG}", None), ("GET", f"/assets/{LONG}", None), ("GET", f"/templates/{LONG}", None),
     ("GET", f"/view_metadata/diffusers?filename={LONG}.safetensors", None), ("GET", f"/view?filename=a&subfolder={LONG}", None),
     ("GET", "/view?filename=a%00b.png", None), ("GET", "/userdata?dir=a%00b", None), ("POST", "/settings", b"[" * 100_000),
-    ("POST", "/settings/a", b"[" * 300 + b"]" * 300), ("POST", "/settings/a", b"NaN"), ("POST", "/settings/a", b"[1e999]"),
+    ("POST", "/settings/a", b"[" * 900 + b"]" * 900), ("POST", "/settings/a", b"NaN"), ("POST", "/settings/a", b"[1e999]"),
     ("POST", "/settings/a", b"9" * 5000), ("POST", "/queue", b'{"delete": NaN}'), ("POST", "/jobs/cancel", b'{"job_ids": [' + b"[" * 500 + b"]" * 500 + b"]}"),
     ("GET", f"/history?max_items={'9' * 5000}", None), ("GET", "/jobs?limit=%C2%B2", None), ("GET", f"/jobs?status={LONG * 20}", None),
     ("GET", "/settings/%ED%A0%80", None)])
