@@ -59,6 +59,6 @@ class SaveAdapter(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, dit, filename_prefix, patch_size=0) -> io.NodeOutput:
-        adapter, path = adapter_of(dit, patch_size), host.save_path(filename_prefix)
-        save_adapter(adapter, path)
+        adapter = adapter_of(dit, patch_size)
+        path = host.save_new(filename_prefix, lambda path: save_adapter(adapter, path))
         return io.NodeOutput(ui=ui.PreviewText(f"saved as {path}\n{adapter}"))

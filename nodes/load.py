@@ -110,6 +110,5 @@ class SaveCheckpoint(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, dit, filename_prefix) -> io.NodeOutput:
-        path = host.save_path(filename_prefix)
-        save_dit(dit, path)
+        path = host.save_new(filename_prefix, lambda path: save_dit(dit, path))
         return io.NodeOutput(ui=ui.PreviewText(f"saved as {path}"))

@@ -2,7 +2,6 @@
 
 from functools import cache
 from importlib import metadata
-import json
 from pathlib import Path
 import tomllib
 
@@ -10,14 +9,16 @@ from ..dit_impl.cost import answers
 from ..dit_impl.sources.embedded import load_embedded
 from ..dit_impl.step.stages import block_plan
 
+LONGEST = 400  # letters of an error
+
 
 async def cost(request):
     """POST {"shape", "size", "batch", "cfg", "walk"} → what it costs. See `answers.cost_answer`."""
     from aiohttp import web
     try:
         return web.json_response(answers.cost_answer(await request.json()))
-    except (json.JSONDecodeError, ValueError) as error:
-        return web.json_response({"error": str(error)}, status=400)
+    except (ValueError, RecursionError) as error:
+        return web.json_response({"error": str(error)[:LONGEST]}, status=400)
 
 
 async def blocks(request):
@@ -27,8 +28,8 @@ async def blocks(request):
         question = await request.json()
         kinds = embedded_kinds() if question["kinds"] == "embedded" else question["kinds"]
         return web.json_response(block_plan([str(kind) for kind in kinds], str(question["blocks"])))
-    except (json.JSONDecodeError, ValueError, KeyError, TypeError) as error:
-        return web.json_response({"error": str(error)}, status=400)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return web.json_response({"error": str(error)[:LONGEST]}, status=400)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The `dit-blocks` command."""
+"""The `dit-blocks` command: its options, what it prints, and its exit status."""
 
 import argparse
 from contextlib import contextmanager
@@ -8,13 +8,16 @@ from pathlib import Path
 import sys
 from typing import Iterator, Sequence
 
-from .errors import NodeError, WorkflowError, one_line
+from .errors import NodeError, WorkflowError, one_line, plain, visible
 
 DONE, NODE_FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0 done, 1 a node failed, 2 the workflow or an option is wrong."""
+    """Run one command: → exit status: 0 done, 1 a node failed, 2 the workflow or an option is wrong, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal or file that has not every letter, as on Windows, gets escapes for the others
+            stream.reconfigure(errors="backslashreplace")
     try:
         arguments = _parser().parse_args(argv)
         return arguments.command(arguments)
@@ -25,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail(INTERRUPTED, "interrupted")
     except BrokenPipeError:
-        # Whoever read our output went away; without this Python would complain about it once more on its way out.
+        # The program that read our output has ended. Without this, Python would complain once more when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
 
@@ -36,7 +39,7 @@ def _fail(status: int, why: BaseException | str) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """An option that is wrong is one line."""
+    """Says in one line what is wrong with an option, where argparse would print the usage."""
 
     def error(self, message: str):
         raise WorkflowError(f"{message} (see {self.prog} --help)")
@@ -47,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     run = commands.add_parser("run", help="run a workflow and print the pictures it saves")
-    run.add_argument("workflow", type=Path, help="a workflow's JSON, in the front end's or the API's form")
+    run.add_argument("workflow", type=Path, help="a workflow: JSON in the front end's or the API's form, or a picture that carries one")
     _folder_options(run)
     run.add_argument("--set", dest="overrides", metavar="NODE.input=VALUE", action="append", default=[],
                      help="override a widget; NODE is a node's id or title")
@@ -91,21 +94,20 @@ def _folder_options(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from . import pack, version
     from .executor import Executor
-    from .folders import Folders, use
+    from .folders import Folders, private_temp, use
     from .node_types import NodeType
     from .workflow import override, read_workflow, title
 
-    if not arguments.workflow.is_file():
-        raise WorkflowError(f"{arguments.workflow}: there is no such file")
+    _check_is_file(arguments.workflow)
     if arguments.out.exists() and not arguments.out.is_dir():
         raise WorkflowError(f"--out {arguments.out}: it is a file, not a folder")
     classes = pack.load()
     types = {name: NodeType(name, cls) for name, cls in classes.items()}
-    folders = Folders(arguments.input.absolute(), arguments.out.absolute(), models=arguments.models.absolute())
+    folders = Folders(arguments.input.absolute(), arguments.out.absolute(), private_temp(), arguments.models.absolute())
     with use(folders):
         workflow = read_workflow(arguments.workflow, types)
         if newer := version.note(workflow.saved, pack.own_version()):
-            print(f"dit-blocks: {arguments.workflow}: {newer}", file=sys.stderr)
+            print(plain(f"dit-blocks: {arguments.workflow}: {newer}"), file=sys.stderr)
         for option in arguments.overrides:
             override(workflow, option, types)
     executor = Executor(classes, folders)
@@ -124,10 +126,19 @@ def _run(arguments: argparse.Namespace) -> int:
         return DONE
     for id, shown in report.ui.items():
         for text in shown.get("text", ()):
-            print(f"{title(id, workflow.prompt, types)}: {text}")
+            print(visible(f"{title(id, workflow.prompt, types)}: {text}"))
     for image in images:
-        print(image)
+        print(visible(image))
     return DONE
+
+
+def _check_is_file(path: Path, option: str = "") -> None:
+    try:
+        found = path.is_file()
+    except (OSError, ValueError) as error:  # a name that is too long, or has a zero in it
+        raise WorkflowError(f"{option}{path}: {getattr(error, 'strerror', None) or one_line(error)}") from error
+    if not found:
+        raise WorkflowError(f"{option}{path}: there is no such file")
 
 
 class _Progress:
@@ -181,8 +192,8 @@ def _nodes(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    if arguments.prompts is not None and not arguments.prompts.is_file():
-        raise WorkflowError(f"--prompts {arguments.prompts}: there is no such file")
+    if arguments.prompts is not None:
+        _check_is_file(arguments.prompts, "--prompts ")
     from ..dit_impl.training.default_model.evaluate import evaluate_embedded
 
     with _progress_line() as progress, _mistakes_are_the_users():
@@ -201,8 +212,7 @@ def _table(measures: dict, before: str = "") -> str:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    if not arguments.config.is_file():
-        raise WorkflowError(f"{arguments.config}: there is no such file")
+    _check_is_file(arguments.config)
     from ..dit_impl.training.default_model.recipe import is_recipe, train
 
     with _mistakes_are_the_users():

@@ -124,7 +124,7 @@ class _Run:
     def answer(self, goal: str) -> None:
         """Run a node and all that it needs."""
         try:
-            depth_first(goal, self._is_done, self._missing, self._step)
+            depth_first(goal, self._is_done, self._sources, self._step)
         except Circle as error:
             raise NodeError(goal, f"the expanded graph's wires go round in a circle: {error}") from error
 
@@ -139,13 +139,12 @@ class _Run:
             self._report(id).cached |= id in self.prompt
         return known is not None
 
-    def _missing(self, id: str) -> str | None:
+    def _sources(self, id: str) -> list[str]:
+        """The nodes whose answers the next step of this one needs."""
         if id in self.expanded:
             calls, _ = self.expanded[id]
-            sources = [value[0] for call in calls if call.expand is not None for value in call.values if is_link(value)]
-        else:
-            sources = [value[0] for name, value in self._wires(id) if self._is_fetched(id, name)]
-        return next((source for source in sources if source not in self.done), None)
+            return [value[0] for call in calls if call.expand is not None for value in call.values if is_link(value)]
+        return [value[0] for name, value in self._wires(id) if self._is_fetched(id, name)]
 
     def _wires(self, id: str, raw: bool = False) -> list[tuple[str, list]]:
         """The wires into a node; `raw`: with those that it gets as wires, and not what comes over them."""
@@ -298,10 +297,7 @@ class _Run:
 
     def signature(self, id: str) -> str:
         """What a node's answer depends on, as a hash: its class, its constants, and its sources' signatures."""
-        def missing(here: str) -> str | None:
-            return next((source for _, (source, _) in self._wires(here, raw=True) if source not in self.signatures), None)
-
-        depth_first(id, self.signatures.__contains__, missing, self._sign)
+        depth_first(id, self.signatures.__contains__, lambda here: [source for _, (source, _) in self._wires(here, raw=True)], self._sign)
         return self.signatures[id]
 
     def _sign(self, id: str) -> None:

@@ -6,31 +6,20 @@ Muted and bypassed nodes, reroutes, primitive nodes, notes and subgraphs are res
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 import random
 import re
 from typing import Any, Iterator, Mapping
 
-from .errors import WorkflowError
-from .node_types import Socket, sockets
+from .errors import WorkflowError, shown
+from .texts import as_javascript, choose_wording, format_date
+from .widget_values import Place, place_of, widget_values
 
 MUTED, BYPASSED = 2, 4
+MOST_NODES = 20_000  # subgraphs that hold others twice, and these others twice, are soon more than any memory
 VIRTUAL = {"Reroute", "PrimitiveNode", "Note", "MarkdownNote"}
-UPLOADS = ("image_upload", "video_upload", "animated_image_upload")
 SUBGRAPH_INPUT = "-10"
-
-
-@dataclass
-class Place:
-    """Where a widget's value is kept in the saved workflow, so that it can be overridden there too."""
-
-    node: dict
-    index: int
-
-    def write(self, value: Any) -> None:
-        values = self.node.get("widgets_values")
-        if isinstance(values, list) and self.index < len(values):
-            values[self.index] = value
-            self.node.pop("widgets_values_named", None)
+LOST = "link"  # of a node's id in place of which a broken link is named
 
 
 @dataclass
@@ -67,7 +56,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Constant:
-    """A wire that ends at a widget of a subgraph's instance."""
+    """A wire that ends at a widget: of a primitive node, or of a subgraph's instance."""
 
     value: Any
     owner: str
@@ -84,8 +73,6 @@ class Graph:
         self.definition = saved
         self.nodes = {str(node["id"]): node for node in saved["nodes"]}
         self.links = {link.id: link for link in map(Link.read, saved.get("links") or [])}
-        if len(path) > 32:
-            raise WorkflowError(f"subgraph {saved.get('name')!r} contains itself")
         self.inside = {key: Graph(definitions[node["type"]], definitions, (*path, key), self, node)
                        for key, node in self.nodes.items() if node["type"] in definitions}
 
@@ -111,31 +98,58 @@ class Graph:
 
     # --- following wires ---
 
-    def source(self, node: dict, slot: int, kind: str | None = None) -> tuple[str, int] | Constant | None:
-        """What an input is wired to: an output of a node in the prompt, a constant, or nothing."""
-        socket = (node.get("inputs") or [])[slot]
+    def source(self, node: dict, slot: int) -> "tuple[str, int] | Constant | None":
+        """What an input is wired to, through reroutes, bypassed nodes and subgraphs: an output of a node in the prompt, a constant, or
+        nothing. Raises WorkflowError for a circle."""
+        at: Any = Input(self, node, slot)
+        passed = set()
+        while isinstance(at, (Input, Output)):
+            here = (at.graph.path, type(at), id(at.node), at.slot)
+            if here in passed:
+                raise WorkflowError(f"its wires go round in a circle at node {shown(at.node['id'])}")
+            passed.add(here)
+            at = at.graph._before_input(at) if isinstance(at, Input) else at.graph._before_output(at)
+        return at
+
+    def _before_input(self, at: "Input") -> "Input | Output | Constant | None":
+        socket = (at.node.get("inputs") or [])[at.slot]
         link = self.links.get(socket.get("link"))
         if link is None:
             return None
         if link.origin == SUBGRAPH_INPUT and self.outside is not None:
             return self._source_outside(link.origin_slot)
-        if link.origin not in self.nodes:
-            return None
-        return self.output(link.origin, link.origin_slot, kind or socket["type"])
+        return Output(self, self.nodes[link.origin], link.origin_slot, at.kind or socket["type"]) if link.origin in self.nodes else None
 
-    def _source_outside(self, slot: int) -> tuple[str, int] | Constant | None:
+    def _before_output(self, at: "Output") -> "Input | Output | Constant | tuple[str, int] | None":
+        key, mode = str(at.node["id"]), at.node.get("mode", 0)
+        if at.node["type"] == "PrimitiveNode":
+            values = at.node.get("widgets_values")
+            return Constant(values[0], self.id_of(key), "value", place_of(at.node, 0)) if values else None
+        if mode == MUTED:
+            return None
+        if mode == BYPASSED:
+            through = _bypass(at.node, at.slot, at.kind)
+            return None if through is None else Input(self, at.node, through)
+        if key in self.inside:
+            return self.inside[key]._output_from_inside(at.slot, at.kind)
+        if at.node["type"] == "Reroute":
+            return Input(self, at.node, 0, at.kind)
+        return None if at.node["type"] in VIRTUAL else (self.id_of(key), at.slot)
+
+    def _source_outside(self, slot: int) -> "Input | Constant | None":
         name = self.definition["inputs"][slot]["name"]
         outer = self.instance.get("inputs") or []
         index = next((i for i, socket in enumerate(outer) if socket["name"] == name), None)
         if index is not None and outer[index].get("link") is not None:
-            return self.outside.source(self.instance, index)
+            return Input(self.outside, self.instance, index)
         values = self.instance.get("widgets_values") or []
-        promoted = self.promoted()
+        promoted = self.promoted
         if name in promoted and promoted.index(name) < len(values) and values[promoted.index(name)] is not None:
             at = promoted.index(name)
             return Constant(values[at], self.outside.id_of(self.path[-1]), name, Place(self.instance, at))
         return None
 
+    @cached_property
     def promoted(self) -> list[str]:
         """The inputs of this subgraph that are widgets of its instance, in their order."""
         return [socket["name"] for slot, socket in enumerate(self.definition["inputs"]) if self._is_widget(slot)]
@@ -149,36 +163,43 @@ class Graph:
             if target.get("widget"):
                 return True
             inner = self.inside.get(link.target)
-            if inner is not None and target["name"] in inner.promoted():
+            if inner is not None and target["name"] in inner.promoted:
                 return True
         return False
 
-    def output(self, key: str, slot: int, kind: str) -> tuple[str, int] | Constant | None:
-        """The output of a node in the prompt that answers for output `slot` of node `key`."""
-        node = self.nodes[key]
-        mode = node.get("mode", 0)
-        if mode == MUTED:
-            return None
-        if mode == BYPASSED:
-            through = _bypass(node, slot, kind)
-            return None if through is None else self.source(node, through)
-        if key in self.inside:
-            return self.inside[key]._output_from_inside(slot, kind)
-        if node["type"] == "Reroute":
-            return self.source(node, 0, kind)
-        return None if node["type"] in VIRTUAL else (self.id_of(key), slot)
-
-    def _output_from_inside(self, slot: int, kind: str) -> tuple[str, int] | Constant | None:
+    def _output_from_inside(self, slot: int, kind: str) -> "Output | None":
         # Stale links may be listed after the one that counts.
         links = [self.links[id] for id in self.definition["outputs"][slot].get("linkIds") or [] if id in self.links]
         if not links or links[0].origin not in self.nodes:
             return None
-        return self.output(links[0].origin, links[0].origin_slot, kind)
+        return Output(self, self.nodes[links[0].origin], links[0].origin_slot, kind)
+
+
+@dataclass(frozen=True)
+class Input:
+    """A place on the way along a wire: an input of a node; `kind`: the type that is looked for, None for the input's own."""
+
+    graph: Graph
+    node: dict
+    slot: int
+    kind: str | None = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """The same for an output."""
+
+    graph: Graph
+    node: dict
+    slot: int
+    kind: str
 
 
 def convert(saved: dict, infos: Mapping[str, dict], rng: random.Random | None = None) -> Converted:
     """The prompt of a saved workflow; `infos` is /object_info. Nodes of unknown type keep their type and wires."""
-    root = Graph(saved, _definitions(saved))
+    definitions = _definitions(saved)
+    _check_size(saved, definitions)
+    root = Graph(saved, definitions)
     result = Converted()
     for graph, key, node in root.walk():
         if key in graph.inside or node["type"] == "PrimitiveNode":
@@ -194,7 +215,7 @@ def convert(saved: dict, infos: Mapping[str, dict], rng: random.Random | None = 
     _replace_in_prefixes(root, result, infos)
     for node in result.prompt.values():
         node["inputs"] = {name: value for name, value in node["inputs"].items()
-                          if not (isinstance(value, list) and value[0] not in result.prompt)}
+                          if not (isinstance(value, list) and value[0] not in result.prompt and not value[0].startswith(f"{LOST} "))}
     return result
 
 
@@ -205,10 +226,27 @@ def _definitions(saved: dict) -> dict[str, dict]:
     return found
 
 
+def _check_size(saved: dict, definitions: dict[str, dict]) -> None:
+    """Raise WorkflowError for a subgraph that holds itself, and for more nodes than can be meant."""
+    sizes: dict[str, int] = {}
+
+    def size(graph: dict, around: tuple[str, ...]) -> int:
+        inner = [node["type"] for node in graph["nodes"] if node["type"] in definitions]
+        for id in inner:
+            if id in around:
+                raise WorkflowError(f"subgraph {shown(definitions[id].get('name'))} contains itself")
+            if id not in sizes:
+                sizes[id] = size(definitions[id], (*around, id))
+        return len(graph["nodes"]) + sum(sizes[id] for id in inner)
+
+    if (nodes := size(saved, ())) > MOST_NODES:
+        raise WorkflowError(f"it has {shown(nodes)} nodes, counting each subgraph as often as it is used; the most is {MOST_NODES}")
+
+
 def _inputs(graph: Graph, key: str, node: dict, info: dict | None, result: Converted, rng: random.Random) -> dict:
     """Widgets first, then wires by name."""
     id, inputs = graph.id_of(key), {}
-    for name, value, place, socket in _widget_values(node, info):
+    for name, value, place, socket in widget_values(node, info):
         if isinstance(value, str) and socket.options.get("dynamicPrompts"):
             value = choose_wording(value, rng)
         result.places[id, name] = place
@@ -216,14 +254,9 @@ def _inputs(graph: Graph, key: str, node: dict, info: dict | None, result: Conve
             inputs[name] = {"__value__": value} if isinstance(value, list) else value
     for slot, socket in enumerate(node.get("inputs") or []):
         name, link = socket["name"], graph.links.get(socket.get("link"))
-        if link is None:
-            continue
-        primitive = graph.nodes.get(link.origin, {})
-        if primitive.get("type") == "PrimitiveNode":
-            if primitive.get("widgets_values"):
-                inputs[name] = primitive["widgets_values"][0]
-                result.outers[graph.id_of(link.origin)].targets["value"].append((id, name))
-                result.places[id, name] = Place(primitive, 0)
+        if link is None or link.origin not in graph.nodes and link.origin != SUBGRAPH_INPUT:
+            if socket.get("link") is not None and info and name in info["input"].get("required", {}) and name not in inputs:
+                inputs[name] = [f"{LOST} {socket['link']}", 0]  # said to be broken, if the node is run
             continue
         source = graph.source(node, slot)
         if isinstance(source, Constant):
@@ -234,75 +267,6 @@ def _inputs(graph: Graph, key: str, node: dict, info: dict | None, result: Conve
         elif source is not None:
             inputs[name] = list(source)
     return inputs
-
-
-def _widget_values(node: dict, info: dict | None) -> Iterator[tuple[str, Any, Place, Socket]]:
-    """(name, value, place, socket) of each widget whose value goes into the prompt."""
-    if info is None:
-        return
-    declared = sockets(info)
-    values = node.get("widgets_values") or []
-    if isinstance(values, dict):
-        values = [values.get(name) for name in _slots(_chosen(declared, values))]
-    declared = _chosen(declared, values)
-    values = _without_wired(declared, values)
-    for index, name in enumerate(_slots(declared)):
-        if name in declared:
-            value = values[index] if index < len(values) else _default(declared[name])
-            yield name, value, Place(node, index), declared[name]
-
-
-def _chosen(declared: Mapping[str, Socket], values: list | dict) -> dict[str, Socket]:
-    """The inputs less those of choices that are not made: such widgets are neither shown nor saved."""
-    found: dict[str, Socket] = {}
-    for name, socket in declared.items():
-        if socket.only is not None:
-            combo = socket.only[0]
-            at = combo if isinstance(values, dict) else _slots(found).index(combo)
-            has = at in values if isinstance(values, dict) else at < len(values)
-            if not socket.is_chosen({combo: values[at] if has else _default(found[combo])}):
-                continue
-        found[name] = socket
-    return found
-
-
-def values_in_order(info: dict, named: dict) -> list:
-    """What a node saves for its widgets, given some of them by name: defaults for the others."""
-    declared = _chosen(sockets(info), named)
-    return [named.get(name, _default(declared[name]) if name in declared else None) for name in _slots(declared)]
-
-
-def _slots(declared: Mapping[str, Socket]) -> list[str]:
-    """Names of the values that a node saves, in order; those that are no input never reach the prompt."""
-    names, upload = [], []
-    for name, socket in declared.items():
-        if not socket.is_widget:
-            continue
-        names.append(name)
-        control = socket.options.get("control_after_generate")
-        if socket.type == "INT" and (name in ("seed", "noise_seed") if control is None else control):
-            names.append(" control")
-        elif socket.type == "COMBO" and control:
-            names += [" control", " filter"]
-        if socket.type == "COMBO" and socket.required and any(socket.options.get(key) for key in UPLOADS):
-            upload = [" upload"]
-    return names + upload
-
-
-def _without_wired(declared: Mapping[str, Socket], values: list) -> list:
-    """Front ends before 1.16 also saved a value for inputs that can only be wired: drop those."""
-    wired = []
-    for socket in declared.values():
-        if socket.is_widget or socket.options.get("forceInput"):
-            control = bool(socket.options.get("control_after_generate"))
-            wired += [bool(socket.options.get("forceInput"))] + [False] * control
-    old = len(wired) == len(values) != len(_slots(declared))
-    return [value for value, drop in zip(values, wired) if not drop] if old else values
-
-
-def _default(socket: Socket) -> Any:
-    empty = {"INT": 0, "FLOAT": 0, "STRING": "", "BOOLEAN": False}.get(socket.type)
-    return socket.options.get("default", socket.choices[0] if socket.choices else empty)
 
 
 def _bypass(node: dict, slot: int, kind: str) -> int | None:
@@ -326,68 +290,40 @@ def _compatible(a: Any, b: Any) -> bool:
     return bool(set(str(a).lower().split(",")) & set(str(b).lower().split(",")))
 
 
-# --- texts ----------------------------------------------------------------------------------------------------------
+# --- file names -----------------------------------------------------------------------------------------------------
 
-def choose_wording(text: str, rng: random.Random) -> str:
-    """Drop /* … */ and // comments and choose one of each {a|b}; a backslash keeps a brace or a bar."""
-    chosen, _ = _choose(re.sub(r"/\*[\s\S]*?\*/|//.*", "", text), 0, rng, nested=False)
-    return re.sub(r"\\([{}|])", r"\1", chosen)
-
-
-def _choose(text: str, at: int, rng: random.Random, nested: bool) -> tuple[str, int]:
-    options = [""]
-    while at < len(text):
-        char = text[at]
-        at += 1
-        if char == "\\":
-            options[-1] += char + text[at:at + 1]
-            at += 1
-        elif char == "{":
-            inner, at = _choose(text, at, rng, nested=True)
-            options[-1] += inner
-        elif nested and char == "}":
-            break
-        elif nested and char == "|":
-            options.append("")
-        else:
-            options[-1] += char
-    return rng.choice(options), at
+# What the front end fills names in for, in the file names that these save under.
+SAVERS = {"SaveImage", "SaveImageAdvanced", "SaveSVGNode", "SaveVideo", "SaveAnimatedWEBP", "SaveWEBM", "SaveAudio", "SaveAudioMP3",
+          "SaveAudioOpus", "SaveAudioAdvanced", "SaveGLB", "Save3DAdvanced", "SaveGaussianSplat", "SavePointCloud", "SaveAnimatedPNG",
+          "CLIPSave", "VAESave", "ModelSave", "LoraSave", "SaveLatent"}
 
 
 def _replace_in_prefixes(root: Graph, result: Converted, infos: Mapping[str, dict]) -> None:
     """%date:yyyy-MM-dd% and %Node.widget% in the file names of nodes that save."""
-    everything = list(root.walk())
+    found: dict[str, str | None] = {}
 
     def replacement(match: re.Match) -> str:
         text = match[1]
-        if text.startswith("date:"):
-            return _format_date(text[5:], datetime.now())
-        name, dot, widget = text.partition(".")
-        if not dot or "." in widget:
-            return match[0]
-        named = [(graph, key, node) for graph, key, node in everything
-                 if (node.get("properties") or {}).get("Node name for S&R") == name]
-        titled = [(graph, key, node) for graph, key, node in everything
-                  if (node.get("title") or (infos.get(node["type"]) or {}).get("display_name")) == name]
-        for graph, key, node in (named or titled)[:1]:
-            for other, value, _, _ in _widget_values(node, infos.get(node["type"])):
-                if other == widget:
-                    return re.sub(r'[/?<>\\:*|"\x00-\x1f\x7f]', "_", str("" if value is None else value))
-        return match[0]
+        if text not in found:
+            found[text] = _filled_in(text, root, infos)
+        return match[0] if found[text] is None else found[text]
 
     for node in result.prompt.values():
         prefix = node["inputs"].get("filename_prefix")
-        if node["class_type"].startswith("Save") and isinstance(prefix, str):
+        if node["class_type"] in SAVERS and isinstance(prefix, str):
             node["inputs"]["filename_prefix"] = re.sub("%([^%]+)%", replacement, prefix)
 
 
-def _format_date(pattern: str, now: datetime) -> str:
-    parts = {"d": now.day, "M": now.month, "h": now.hour, "m": now.minute, "s": now.second}
-
-    def part(match: re.Match) -> str:
-        word = match[0]
-        if word[0] in parts:
-            return str(parts[word[0]]).zfill(len(word))
-        return {"yy": f"{now.year % 100:02}", "yyyy": str(now.year)}.get(word, word)
-
-    return re.sub("dd?|MM?|hh?|mm?|ss?|yyy?y?", part, pattern)
+def _filled_in(text: str, root: Graph, infos: Mapping[str, dict]) -> str | None:
+    """What a name between percent signs stands for, None if it stands for nothing. As the front end's searchAndReplace.ts."""
+    name, *widget = text.split(".")
+    if len(widget) != 1:
+        return format_date(text.split(".")[0][5:], datetime.now()) if text.startswith("date:") else None
+    nodes = [node for _, _, node in root.walk()]
+    named = [node for node in nodes if (node.get("properties") or {}).get("Node name for S&R") == name]
+    titled = [node for node in nodes if (node.get("title") or (infos.get(node["type"]) or {}).get("display_name")) == name]
+    for node in (named or titled)[:1]:
+        for other, value, _, _ in widget_values(node, infos.get(node["type"])):
+            if other == widget[0]:
+                return re.sub(r'[/?<>\\:*|"\x00-\x1f\x7f]', "_", as_javascript(value))
+    return None

@@ -1,5 +1,6 @@
 """Pictures on disk: [B, H, W, C] tensors of 0..1 in, numbered PNG files out, and back."""
 
+from io import BytesIO
 import json
 import os
 from pathlib import Path
@@ -11,8 +12,8 @@ from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 import torch
 from torch import Tensor
 
-from ..dit_impl.sources.atomic import replace_atomically
-from .errors import one_line
+from ..dit_impl.sources.atomic import write_new
+from .errors import WorkflowError, one_line
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jxl", ".apng", ".svg"}
 
@@ -23,25 +24,41 @@ def metadata(prompt: dict | None, extra_pnginfo: dict | None) -> dict[str, str]:
     return texts | {name: json.dumps(value) for name, value in (extra_pnginfo or {}).items()}
 
 
+def texts_of(data: bytes) -> dict[str, str] | None:
+    """The texts that a PNG carries, or those that ComfyUI puts into the EXIF of a WebP (`workflow:{…}`); None if it is no such picture."""
+    if not (data.startswith(b"\x89PNG\r\n\x1a\n") or data[:4] == b"RIFF" and data[8:12] == b"WEBP"):
+        return None
+    try:
+        with Image.open(BytesIO(data)) as image:
+            image.load()  # texts may follow the pixels
+            texts = {name: text for name, text in getattr(image, "text", {}).items() if isinstance(text, str)}
+            for value in image.getexif().values():
+                name, colon, text = value.partition(":") if isinstance(value, str) else ("", "", "")
+                if colon:
+                    texts.setdefault(name, text.rstrip("\0"))
+            return texts
+    except Exception as error:  # decoders raise all sorts of things at what is spoiled
+        raise WorkflowError(f"not a picture that can be read: {one_line(error)}") from error
+
+
 def save_pngs(pictures: Tensor, prefix: str, kind: str, folder: Path, texts: dict[str, str],
               compress_level: int = 4) -> list[dict[str, str]]:
     """[B, H, W, C] of 0..1 → `<prefix>_00001_.png` … in `folder`; `prefix` may name a folder below it."""
     height, width = pictures.shape[1:3]
     below, stem, number = numbered(prefix, kind, folder, width, height)
     target = folder / below
-    target.mkdir(parents=True, exist_ok=True)
     results = []
     for index, picture in enumerate(pictures):
-        number += 1
-        name = f"{stem.replace('%batch_num%', str(index))}_{number:05}_.png"
+        name = stem.replace("%batch_num%", str(index))
         pixels = np.clip(255 * picture.detach().cpu().float().numpy(), 0, 255).astype(np.uint8)
         image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
         info = PngImagePlugin.PngInfo()
         for key, text in texts.items():
             info.add_text(key, text)
-        replace_atomically(target / name,
-                           lambda path: image.save(path, "PNG", pnginfo=info, compress_level=compress_level))
-        results.append({"filename": name, "subfolder": below, "type": kind})
+        path = write_new(lambda at: target / f"{name}_{at:05}_.png", number + 1,
+                         lambda aside: image.save(aside, "PNG", pnginfo=info, compress_level=compress_level))
+        number = int(path.name.removeprefix(f"{name}_")[:-len("_.png")])
+        results.append({"filename": path.name, "subfolder": below, "type": kind})
     return results
 
 

@@ -7,6 +7,8 @@ class LiveGraph:
     def __init__(self, prompt: dict[str, dict], loops: dict | None = None):
         self.original, self.nodes, self.loops = prompt, dict(prompt), dict(loops or {})
         self.parents: dict[str, str] = {}
+        # Of a node that an expansion added: the node of the prompt that it stands in place of, and the one that shows what it does.
+        self.real: dict[str, str] = {}
         self.displays: dict[str, str] = {}
 
     def get_node(self, id: str) -> dict:
@@ -16,16 +18,13 @@ class LiveGraph:
         return self.parents.get(id)
 
     def get_real_node_id(self, id: str) -> str:
-        while id in self.parents:
-            id = self.parents[id]
-        return id
+        return self.real.get(id, id)
 
     def get_display_node_id(self, id: str) -> str:
-        while id in self.displays:
-            id = self.displays[id]
-        return id
+        return self.displays.get(id, id)
 
     def add(self, id: str, node: dict, parent: str) -> None:
         self.nodes[id] = node
         self.parents[id] = parent
-        self.displays[id] = node.get("override_display_id") or parent
+        self.real[id] = self.get_real_node_id(parent)
+        self.displays[id] = self.get_display_node_id(node.get("override_display_id") or parent)

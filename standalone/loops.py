@@ -1,7 +1,7 @@
 """Core's Start Loop and End Loop: what lies between the two is run once for each iteration, with one value carried along.
 
-As in ComfyUI since September 2026, the loop is put in place of its End Loop as a chain of copies, so each iteration is cached,
-reported and stopped like any other nodes.
+As in ComfyUI since September 2026, End Loop is replaced by a chain of copies of the loop's nodes, so that each iteration is cached,
+reported and stopped like any other nodes. The copies of a long loop are made as it goes, so that it starts at once and can be stopped.
 """
 
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from .validate import Checked, describe, fits, offered_type
 
 START, END = "StartLoop", "EndLoop"
 MOST = 0xFFFFFFFFFFFFFFFF
+AT_ONCE = 500  # iterations that are copied before the first of them runs
 
 
 @dataclass
@@ -219,38 +220,49 @@ class _Inner(io.ComfyNode):
 
 
 class LoopExpansion(_Inner):
+    """The iterations from `begin` on. It is put in place of an End Loop, and then in place of itself for the next ones."""
+
     inputs = [io.AnyType.Input("initial_iteration_value", optional=True, raw_link=True)]
     outputs = [io.AnyType.Output(is_output_list=True)]
     hidden_values = [io.Hidden.dynprompt]
 
     @classmethod
-    def execute(cls, end, accumulate, cache_iterations=(False,), initial_iteration_value=(None,), **chosen):
+    def execute(cls, end, accumulate, begin=(0,), prefix=(None,), cache_iterations=(False,), initial_iteration_value=(None,), **chosen):
         numbers, items = _numbers(chosen)
-        graph, result = _copies(cls.hidden.dynprompt, end[0], numbers, items, initial_iteration_value[0], accumulate[0], cache_iterations[0])
+        graph, result = _copies(cls.hidden.dynprompt, end[0], numbers, items, begin[0], initial_iteration_value[0], accumulate[0],
+                                cache_iterations[0], GraphBuilder(prefix[0]))
         return io.NodeOutput(result, expand=graph)
 
     @classmethod
     def fingerprint_inputs(cls, **_):
-        # The body is no input of this node, so that its inputs do not say whether it would make the same copies.
+        # The body is no input of this node, so its inputs do not say whether it would make the same copies.
         return float("nan")
 
 
 def _numbers(chosen: dict[str, list]) -> tuple[range, list | None]:
-    """Start Loop's inputs → iteration_index of each iteration, and the items of List mode."""
+    """Start Loop's inputs → iteration_index of each iteration, and the items of List mode. Raises ValueError for more than can be run."""
     mode = chosen["mode"][0]
     if mode == "List":
         return range(len(chosen["mode.list"])), chosen["mode.list"]
     if mode == "For":
-        return range(*(chosen[f"mode.{name}"][0] for name in ("start_iteration_index", "max_iteration", "step"))), None
-    return range(chosen["mode.num_iterations"][0]), None
+        numbers = range(*(chosen[f"mode.{name}"][0] for name in ("start_iteration_index", "max_iteration", "step")))
+    else:
+        numbers = range(chosen["mode.num_iterations"][0])
+    try:
+        len(numbers)
+    except OverflowError:
+        raise ValueError(f"a loop of {numbers.stop} iterations can't be run") from None
+    return numbers, None
 
 
-def _copies(dynprompt: Any, end: str, numbers: range, items: list | None, initial: Any, accumulate: bool, cache: bool) -> tuple[dict, list]:
-    """The nodes of all iterations, each fed by the one before, and the link that holds what End Loop passes on."""
-    graph, loop, gates = GraphBuilder(), dynprompt.loops[end], dynprompt.get_node(end)["inputs"]
+def _copies(dynprompt: Any, end: str, numbers: range, items: list | None, begin: int, initial: Any, accumulate: bool, cache: bool,
+            graph: GraphBuilder) -> tuple[dict, list]:
+    """The nodes of some iterations, each fed by the one before, and the link that holds what End Loop passes on."""
+    loop, gates = dynprompt.loops[end], dynprompt.get_node(end)["inputs"]
     carried, collected, iteration_of = initial, {}, {}
-    for position, number in enumerate(numbers):
-        iteration = graph.node("LoopIteration", f"{position}", iteration_index=number, is_first=position == 0,
+    stop = min(begin + AT_ONCE, len(numbers))
+    for position in range(begin, stop):
+        iteration = graph.node("LoopIteration", f"{position}", iteration_index=numbers[position], is_first=position == 0,
                                is_last=position == len(numbers) - 1, cache_iterations=cache,
                                list_item={"__value__": items[position] if items is not None else None})
         iteration.set_input("current_iteration_value", carried)
@@ -259,7 +271,7 @@ def _copies(dynprompt: Any, end: str, numbers: range, items: list | None, initia
         for id in loop.body:
             copies[id] = graph.node(dynprompt.get_node(id)["class_type"], f"{position}_{id}")
             copies[id].set_override_display_id(id)
-            iteration_of[copies[id].id] = number
+            iteration_of[copies[id].id] = numbers[position]
 
         def copied(value: Any) -> Any:
             return copies[value[0]].out(value[1]) if is_link(value) and value[0] in copies else value
@@ -270,14 +282,20 @@ def _copies(dynprompt: Any, end: str, numbers: range, items: list | None, initia
             if id in dynprompt.loops:
                 inner = dynprompt.loops[id]
                 dynprompt.loops[copies[id].id] = Loop(copies[inner.start].id, [copies[one].id for one in inner.body])
-        # All that End Loop is wired to is run in every iteration, whether or not it is passed on.
+        # Everything that is wired into End Loop runs in every iteration, passed on or not.
         passed_on = accumulate or position == len(numbers) - 1
         for name, value in gates.items():
             if is_link(value) and name != "accumulate":
                 collected[f"{position} {'result' if name == 'output_value' and passed_on else name}"] = copied(value)
         if is_link(gates.get("next_iteration_value")):
             carried = copied(gates["next_iteration_value"])
-    result = graph.node("LoopResult", "result", **collected)
+    if stop < len(numbers):
+        # Ids are numbered on under the same prefix: ids in ids in ids would soon be long.
+        rest = graph.node("LoopExpansion", f"{stop} rest", end=end, accumulate=accumulate, begin=stop, prefix=graph.prefix,
+                          **dynprompt.get_node(loop.start)["inputs"])
+        rest.set_input("initial_iteration_value", carried)
+        collected["rest result"] = rest.out(0)
+    result = graph.node("LoopResult", f"{begin} result" if begin else "result", **collected)
     nodes = graph.finalize()
     for id, number in iteration_of.items():
         nodes[id]["iteration"] = number

@@ -9,6 +9,7 @@ from typing import Any, Callable, Iterator, Mapping
 # Types of V3: a choice that brings inputs of its own, inputs that grow in number, and a wire of whatever type comes in.
 DYNAMIC_COMBO, AUTOGROW, MATCH = "COMFY_DYNAMICCOMBO_V3", "COMFY_AUTOGROW_V3", "COMFY_MATCHTYPE_V3"
 
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 _V1_NAMES = {"fingerprint_inputs": "IS_CHANGED", "validate_inputs": "VALIDATE_INPUTS"}
 
 
@@ -32,7 +33,13 @@ class Socket:
     @property
     def is_widget(self) -> bool:
         kind = self.options.get("widgetType", self.type)
-        return kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO") and not self.options.get("forceInput")
+        return kind in WIDGETS and not self.options.get("forceInput")
+
+    @property
+    def takes_values(self) -> bool:
+        """Whether an input can be a value in the workflow; all others are wires."""
+        return self.is_widget or self.options.get("rawLink", False) or any(
+            kind in (*WIDGETS, "*", MATCH) for kind in self.type.replace(" ", "").split(","))
 
     def is_chosen(self, inputs: Mapping[str, Any]) -> bool:
         """Whether a node with these inputs has this one."""

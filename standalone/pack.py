@@ -16,7 +16,7 @@ def load() -> dict[str, type]:
     from .. import comfy_entrypoint
     from ..nodes.comfyui import host
 
-    host.keep_in(lambda: current().models, _save_path, lambda: current().output)
+    host.keep_in(lambda: current().models, _numbered, lambda: current().output)
 
     async def nodes() -> list[type]:
         extension = await comfy_entrypoint()
@@ -46,11 +46,10 @@ def own_version() -> str:
     return own_version()
 
 
-def _save_path(prefix: str) -> Path:
-    """The next `<prefix>_00001_.safetensors` in the output folder of the run."""
-    output = current().output
-    below, stem, number = images.numbered(prefix, "output", output)
-    return output / below / f"{stem}_{number + 1:05}_.safetensors"
+def _numbered(prefix: str) -> tuple[Path, str, int]:
+    """A filename_prefix → the folder of the run's output that it names, the beginning of the files' names, and the next number."""
+    below, stem, last = images.numbered(prefix, "output", current().output)
+    return current().output / below, stem, last + 1
 
 
 def listen(progress: Callable | None, interrupted: Callable[[], bool] | None = None) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any, Iterator, Mapping
 
-from .graph_to_prompt import values_in_order
+from .widget_values import values_in_order
 
 
 def in_prompt(prompt: dict[str, dict], renamed: list[dict], known: Mapping[str, Any]) -> dict[str, dict]:

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 import inspect
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
 
 from .comfy_api_standin.graph_utils import is_link
-from .errors import WorkflowError, one_line
+from .errors import WorkflowError, one_line, plain, shown
 from .node_types import MATCH, NodeType, Socket
 
 _CASTS = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
@@ -28,7 +28,8 @@ def check(prompt: Mapping[str, dict], types: Mapping[str, NodeType], more_goals:
     """Everything that can be said before running; the first mistake is raised as one line."""
     unknown = sorted({node["class_type"] for node in prompt.values() if node["class_type"] not in types})
     if unknown:
-        raise WorkflowError(f"the workflow needs nodes that are not here: {', '.join(unknown)}")
+        more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
+        raise WorkflowError(f"the workflow needs nodes that are not here: {', '.join(unknown[:8])}{more}")
     outputs = [id for id, node in prompt.items() if types[node["class_type"]].is_output_node]
     if not outputs:
         raise WorkflowError("nothing to run: the workflow has no output node, such as SaveImage")
@@ -37,19 +38,17 @@ def check(prompt: Mapping[str, dict], types: Mapping[str, NodeType], more_goals:
     checked = Checked(own, outputs, [])
     needed: dict[str, None] = {}
 
-    def next_source(id: str) -> str | None:
+    def sources(id: str) -> Iterator[str]:
         node = checked.prompt[id]
         declared = types[node["class_type"]].sockets
         for name, value in node["inputs"].items():
             if isinstance(value, list) and name in declared:
                 _check_wire(id, declared[name], value, checked.prompt, types)
-                if value[0] not in needed:
-                    return value[0]
-        return None
+                yield value[0]
 
     for output in outputs:
         try:
-            depth_first(output, needed.__contains__, next_source, lambda id: needed.setdefault(id))
+            depth_first(output, needed.__contains__, sources, needed.setdefault)
         except Circle as error:
             raise WorkflowError(f"the wires go round in a circle: {error}") from error
     checked.needed = list(needed)
@@ -60,32 +59,42 @@ def check(prompt: Mapping[str, dict], types: Mapping[str, NodeType], more_goals:
     return checked
 
 
-def depth_first(goal: str, is_done: Callable[[str], bool], missing: Callable[[str], str | None],
-                finish: Callable[[str], Any]) -> None:
-    """Finish `goal` after all that it needs; `missing` names one unfinished source until there is none."""
-    path = {goal: None}
+def depth_first(goal: str, is_done: Callable[[str], bool], sources: Callable[[str], Iterable[str]], finish: Callable[[str], Any]) -> None:
+    """Finish `goal` after all that it needs. Each node's sources are gone through once; a node that is not done when it was finished, such
+    as one that has expanded, is asked for its sources again. Raises Circle."""
+    path: dict[str, Iterator[str]] = {}
+    if not is_done(goal):
+        path[goal] = iter(sources(goal))
     while path:
         here = next(reversed(path))
-        if is_done(here):
-            del path[here]
-            continue
-        source = missing(here)
-        if source is None:
-            finish(here)
-        elif source in path:
-            around = list(path)[list(path).index(source):]
-            raise Circle(" → ".join([*around, source]))
+        for source in path[here]:
+            if source in path:
+                around = list(path)[list(path).index(source):]
+                raise Circle(" → ".join([*around, source]))
+            if not is_done(source):
+                path[source] = iter(sources(source))
+                break
         else:
-            path[source] = None
+            finish(here)
+            if is_done(here):
+                del path[here]
+            else:
+                path[here] = iter(sources(here))
 
 
 def describe(id: str, prompt: Mapping[str, dict], types: Mapping[str, NodeType]) -> str:
     """`node 7 (DiTBlocksPatchify "my title")`; the title only where the user gave one."""
-    node = prompt[id]
-    class_type = node["class_type"]
-    own = (node.get("_meta") or {}).get("title")
+    node, id = prompt[id], plain(id, 60)
+    class_type = plain(node["class_type"], 80)
+    own = own_title(node)
     usual = (class_type, types[class_type].display_name if class_type in types else class_type)
     return f'node {id} ({class_type} "{own}")' if own and own not in usual else f"node {id} ({class_type})"
+
+
+def own_title(node: Mapping) -> str:
+    """The title that the user gave a node, empty if there is none."""
+    title = (node.get("_meta") or {}).get("title")
+    return plain(title, 80) if isinstance(title, str) else ""
 
 
 def unwrap(value: Any) -> Any:
@@ -97,10 +106,10 @@ def _check_wire(id: str, socket: Socket, value: list, prompt: Mapping[str, dict]
                 types: Mapping[str, NodeType]) -> None:
     at = f"{describe(id, prompt, types)}: input {socket.name!r}"
     if not is_link(value):
-        raise WorkflowError(f"{at}: {value!r} is not a wire, which is a node's id and an output's number")
+        raise WorkflowError(f"{at}: {shown(value)} is not a wire, which is a node's id and an output's number")
     source, slot = value
     if source not in prompt:
-        raise WorkflowError(f"{at} is wired to node {source}, which does not exist")
+        raise WorkflowError(f"{at} is wired to {source if ' ' in source else f'node {source}'}, which does not exist")
     count = len(types[prompt[source]["class_type"]].output_types)
     if not 0 <= slot < count or slot != int(slot):
         raise WorkflowError(f"{at} is wired to output {slot} of {describe(source, prompt, types)}, which has {count}")
@@ -142,13 +151,18 @@ def _mistakes(id: str, prompt: Mapping[str, dict], types: Mapping[str, NodeType]
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     sound = True
     for name, socket in kind.sockets.items():
+        if name in inputs and inputs[name] is None and not socket.takes_values:
+            del inputs[name]
         if name not in inputs:
             if socket.required and socket.is_chosen(inputs):
                 sound = False
                 yield f"{at}: input {name!r} is required, but missing"
         elif not is_link(inputs[name]):
             try:
-                value = _cast(unwrap(inputs[name]), socket)
+                value = unwrap(inputs[name])
+                if not socket.takes_values:
+                    raise ValueError(f"takes a wire of {socket.type}, not the value {shown(value)}")
+                value = _cast(value, socket)
                 # A node that checks an input itself has the last word on it.
                 if name not in parameters and not takes_all:
                     _check_limits(value, socket)
@@ -183,7 +197,7 @@ def _cast(value: Any, socket: Socket) -> Any:
     try:
         return cast(value)
     except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"= {value!r} is not {socket.type}") from error
+        raise ValueError(f"= {shown(value)} is not {socket.type}") from error
 
 
 def _check_limits(value: Any, socket: Socket) -> None:
@@ -192,12 +206,12 @@ def _check_limits(value: Any, socket: Socket) -> None:
         if value != value:
             raise ValueError("is not a number (NaN)")
         if least is not None and value < least:
-            raise ValueError(f"= {value} is below its least value, {least}")
+            raise ValueError(f"= {shown(value)} is below its least value, {least}")
         if most is not None and value > most:
-            raise ValueError(f"= {value} is above its greatest value, {most}")
+            raise ValueError(f"= {shown(value)} is above its greatest value, {most}")
     if socket.choices is not None:
         chosen = value if socket.options.get("multiselect") and isinstance(value, list) else [value]
         for choice in chosen:
             if choice not in socket.choices:
                 some = ", ".join(map(str, socket.choices[:20])) + (", …" if len(socket.choices) > 20 else "")
-                raise ValueError(f"= {choice!r} is not one of: {some or 'nothing'}")
+                raise ValueError(f"= {shown(choice)} is not one of: {some or 'nothing'}")

@@ -15,4 +15,4 @@ def note(saved: Mapping[str, Any] | None, own: str) -> str:
 
 
 def _numbers(version: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", version)]
+    return [int(number) for number in re.findall(r"\d{1,9}", version)]

@@ -1,4 +1,4 @@
-"""Reading a workflow file, in either of its two forms, and overriding its widgets."""
+"""Reads a workflow from a file, in any of the forms that people share it in, and overrides its widgets."""
 
 import copy
 from dataclasses import dataclass, field
@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 from typing import Any, Mapping
 
-from . import pack, replace
-from .errors import WorkflowError, one_line
-from .graph_to_prompt import Outer, Place, convert
+from . import group_nodes, pack, replace
+from .errors import WorkflowError, one_line, plain, shown
+from .graph_to_prompt import Outer, convert
+from .images import texts_of
 from .node_types import NodeType, Socket
+from .validate import own_title
+from .widget_values import Place
 
 LINK_KEYS = {"id", "origin_id", "origin_slot", "target_id", "target_slot"}
 
@@ -29,34 +32,67 @@ class Workflow:
 
 
 def read_workflow(path: Path, types: Mapping[str, NodeType]) -> Workflow:
-    """A workflow file, as the API takes it or as the front end saves it."""
+    """A workflow file: JSON as the API takes it or as the front end saves it, or a picture that carries one. Raises WorkflowError."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise WorkflowError(f"{path}: {error.strerror or one_line(error)}") from error
-    except UnicodeDecodeError as error:
-        raise WorkflowError(f"{path}: not a workflow: it is not text") from error
-    except (ValueError, RecursionError) as error:
-        raise WorkflowError(f"{path}: not a workflow: {one_line(error)}") from error
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise WorkflowError(f"{path}: {getattr(error, 'strerror', None) or one_line(error)}") from error
     try:
-        return parse_workflow(data, types)
+        texts = texts_of(data)
+        if texts is None:
+            return parse_workflow(parse_json(data), types)
+        # As in the front end: the graph that the user saw comes before the prompt that was made of it.
+        carried = next((texts[name] for name in ("workflow", "prompt") if name in texts), None)
+        if carried is None:
+            raise WorkflowError("this picture carries no workflow")
+        return parse_workflow(parse_json(carried.encode()), types)
     except WorkflowError as error:
         raise WorkflowError(f"{path}: {error}") from error
 
 
+def parse_json(data: bytes) -> Any:
+    """The values of a JSON text in UTF-8, UTF-16 or UTF-32, with or without a byte order mark. Raises WorkflowError."""
+    try:
+        return json.loads(data, object_pairs_hook=_each_node_once)
+    except UnicodeDecodeError as error:
+        raise WorkflowError("not a workflow: it is not text") from error
+    except RecursionError as error:
+        raise WorkflowError("not a workflow: its values are nested too deeply") from error
+    except ValueError as error:
+        raise WorkflowError(f"not a workflow: {one_line(error)}") from error
+
+
+def _each_node_once(pairs: list[tuple[str, Any]]) -> dict:
+    """An object's entries; a node whose id another node has would be lost without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        nodes = [id for id, value in pairs if isinstance(value, dict) and "class_type" in value]
+        twice = next((id for id in nodes if nodes.count(id) > 1), None)
+        if twice is not None:
+            raise WorkflowError(f"not a workflow: two nodes have the id {shown(twice)}")
+    return found
+
+
 def parse_workflow(data: Any, types: Mapping[str, NodeType]) -> Workflow:
-    """A workflow from JSON values; `data` itself is left as it is."""
+    """A workflow from JSON values, which are left as they are. Raises WorkflowError."""
+    try:
+        return _parse_workflow(data, types)
+    except RecursionError as error:
+        raise WorkflowError("not a workflow: its values are nested too deeply") from error
+
+
+def _parse_workflow(data: Any, types: Mapping[str, NodeType]) -> Workflow:
+    if isinstance(data, dict) and isinstance(data.get("prompt"), dict) and "class_type" not in data["prompt"]:
+        data = data["prompt"]  # what is posted to /prompt
     if isinstance(data, dict) and isinstance(data.get("nodes"), list):
         _check_graph(data, "")
         saved = copy.deepcopy(data)
         renamed = pack.renamed()
-        names = _node_types_in(saved) | {entry["new_node_id"] for entry in renamed}
-        infos = {name: types[name].info() for name in names if name in types}
         try:
+            names = _node_types_in(saved) | {entry["new_node_id"] for entry in renamed}
+            infos = {name: types[name].info() for name in names if name in types}
             replace.in_saved(saved, renamed, infos)
-            converted = convert(saved, infos)
-        except RecursionError as error:
-            raise WorkflowError("its wires go round in a circle") from error
+            converted = convert(group_nodes.unpacked(saved, infos), infos)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             why = f"{type(error).__name__}: {one_line(error)}"
             raise WorkflowError(f"not a workflow that can be read: {why}") from error
@@ -79,10 +115,14 @@ def _check_graph(graph: Any, inside: str) -> None:
         raise WorkflowError(f"not a workflow that can be read: {inside}{what} {rule}, this is {_short(value)}")
     if not isinstance(graph, dict) or not isinstance(graph.get("nodes"), list):
         complain("a graph", "has a list of nodes", graph)
+    ids = set()
     for place, node in enumerate(graph["nodes"]):
         at = f"nodes[{place}]"
         if not isinstance(node, dict) or not isinstance(node.get("type"), str) or not isinstance(node.get("id"), (int, str)):
             complain(at, "has an id and a type", node)
+        if str(node["id"]) in ids:
+            complain(at, "has an id of its own", node["id"])
+        ids.add(str(node["id"]))
         for side in ("inputs", "outputs"):
             for socket in _list_of(node, side, f"{at}.{side}", complain):
                 if not isinstance(socket, dict) or side == "inputs" and not isinstance(socket.get("name"), str):
@@ -107,7 +147,7 @@ def _list_of(holder: dict, name: str, what: str, complain) -> list:
 
 
 def _node_types_in(saved: dict) -> set[str]:
-    nodes = list(saved["nodes"])
+    nodes = [*saved["nodes"], *group_nodes.inner_nodes(saved)]
     for subgraph in (saved.get("definitions") or {}).get("subgraphs") or []:
         nodes += [{"type": name} for name in _node_types_in(subgraph)]
     return {node["type"] for node in nodes if isinstance(node, dict) and isinstance(node.get("type"), str)}
@@ -136,7 +176,7 @@ def override(workflow: Workflow, option: str, types: Mapping[str, NodeType]) -> 
     # Titles and inputs may hold dots themselves.
     splits = [(where[:at], where[at + 1:]) for at, letter in enumerate(where) if letter == "." and 0 < at < len(where) - 1]
     if not equals or not splits:
-        raise WorkflowError(f"--set {option}: not of the form NODE.input=VALUE")
+        raise WorkflowError(f"--set {_cut(option)}: not of the form NODE.input=VALUE")
     name, input = next((split for split in reversed(splits) if _named(workflow, split[0], types)), splits[-1])
     for id, target in _targets(workflow, name, input, option, types):
         socket = _widget(id, target, workflow, option, types)
@@ -147,11 +187,19 @@ def override(workflow: Workflow, option: str, types: Mapping[str, NodeType]) -> 
             place.write(value)
 
 
+def _cut(option: str) -> str:
+    return plain(option, 100)
+
+
+def _listed(names: list[str], most: int = 10) -> str:
+    """A few of the names."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def title(id: str, prompt: Mapping[str, dict], types: Mapping[str, NodeType]) -> str:
     """A node's title: the user's own, else the name of its type."""
     node = prompt[id]
-    own = (node.get("_meta") or {}).get("title")
-    return own or (types[node["class_type"]].display_name if node["class_type"] in types else node["class_type"])
+    return own_title(node) or (types[node["class_type"]].display_name if node["class_type"] in types else node["class_type"])
 
 
 def _titles(workflow: Workflow, types: Mapping[str, NodeType]) -> dict[str, str]:
@@ -170,30 +218,30 @@ def _targets(workflow: Workflow, name: str, input: str, option: str,
              types: Mapping[str, NodeType]) -> list[tuple[str, str]]:
     titles, named = _titles(workflow, types), _named(workflow, name, types)
     if not named:
-        known = ", ".join(f"{id} ({titles[id]})" for id in titles)
-        raise WorkflowError(f"--set {option}: no node {name!r}; there are {known}")
+        known = _listed([f"{id} ({titles[id]})" for id in titles])
+        raise WorkflowError(f"--set {_cut(option)}: no node {shown(name)}; there are {known}")
     if len(named) > 1:
-        raise WorkflowError(f"--set {option}: {name!r} is the title of nodes {', '.join(named)}; name one by its id")
+        raise WorkflowError(f"--set {_cut(option)}: {shown(name)} is the title of nodes {_listed(named)}; name one by its id")
     if named[0] in workflow.prompt:
         return [(named[0], input)]
     targets = workflow.outers[named[0]].targets
     if input not in targets:
-        raise WorkflowError(f"--set {option}: {name!r} has no widget {input!r}; "
-                            f"it has {', '.join(targets) or 'none'}")
+        raise WorkflowError(f"--set {_cut(option)}: {shown(name)} has no widget {shown(input)}; "
+                            f"it has {_listed(list(targets)) or 'none'}")
     return targets[input]
 
 
 def _widget(id: str, input: str, workflow: Workflow, option: str, types: Mapping[str, NodeType]) -> Socket:
     class_type = workflow.prompt[id]["class_type"]
     if class_type not in types:
-        raise WorkflowError(f"--set {option}: node {id} is of unknown type {class_type}")
+        raise WorkflowError(f"--set {_cut(option)}: node {id} is of unknown type {class_type}")
     declared = types[class_type].sockets
     widgets = [name for name, socket in declared.items()
                if socket.is_widget or any(kind in _PARSERS for kind in socket.type.split(","))]
     if input not in widgets:
         what = "is a wire, not a widget" if input in declared else "does not exist"
-        raise WorkflowError(f"--set {option}: input {input!r} of node {id} ({class_type}) {what}; "
-                            f"its widgets are {', '.join(widgets) or 'none'}")
+        raise WorkflowError(f"--set {_cut(option)}: input {shown(input)} of node {id} ({class_type}) {what}; "
+                            f"its widgets are {_listed(widgets) or 'none'}")
     return declared[input]
 
 
@@ -218,4 +266,4 @@ def _parse(text: str, socket: Socket, option: str) -> Any:
             continue
     if not kinds:
         return text
-    raise WorkflowError(f"--set {option}: {text!r} is not {' or '.join(kinds)}")
+    raise WorkflowError(f"--set {_cut(option)}: {shown(text)} is not {' or '.join(kinds)}")

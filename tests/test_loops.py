@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import dit_blocks
-from dit_blocks.standalone import comfy_api_standin, pack
+from dit_blocks.standalone import comfy_api_standin, executor as executor_module, loops, pack
 from dit_blocks.standalone.cli import main
 from dit_blocks.standalone.core_nodes import NODES as CORE
-from dit_blocks.standalone.errors import NodeError, WorkflowError
+from dit_blocks.standalone.errors import Interrupted, NodeError, WorkflowError
 from dit_blocks.standalone.executor import Executor
 from dit_blocks.standalone.loops import NODES as LOOPS
 from dit_blocks.standalone.node_types import NodeType
@@ -308,3 +308,55 @@ def test_more_iterations_than_steps_is_one_line(tmp_path, capsys):
     assert main(["run", str(EXAMPLE), "--out", str(tmp_path), "--set", "Sigma Schedule.steps=1", "--set", "Start Loop.mode.num_iterations=2"]) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert "(DiTBlocksCondition), iteration 1: Condition: step 1 is outside the schedule" in said
+
+
+# --- long loops -----------------------------------------------------------------------------------------------------------------------
+
+def test_a_long_loop_starts_at_once_and_can_be_stopped():
+    asked = iter(range(10 ** 9))
+    executor = Executor(CLASSES, interrupted=lambda: next(asked) > 100)
+    for graph in (counting(10 ** 9), counting(mode="For", start_iteration_index=0, max_iteration=10 ** 18, step=3)):
+        with pytest.raises(Interrupted):
+            run(graph, executor)
+        assert len(calls("T_Add")) < 100
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_a_loop_that_is_copied_in_parts_gives_what_it_would_in_one(monkeypatch, accumulate):
+    whole = run(counting(7, accumulate))
+    monkeypatch.setattr(loops, "AT_ONCE", 3)
+    assert run(counting(7, accumulate)) == whole
+    assert [inputs["b"] for inputs in calls("T_Add")] == list(range(7))
+    flags = {"s": start(num_iterations=7), "e": end(["s", 2], None, True), "out": plain("T_Show", value=["e", 0])}
+    assert run(flags) == [str(at == 6) for at in range(7)]
+    executor = Executor(CLASSES)
+    assert run(counting(7, accumulate, cache=True), executor) == whole and calls("T_Add")
+    assert run(counting(7, accumulate, cache=True), executor) == whole and not calls("T_Add")
+
+
+def test_nested_loops_copied_in_parts(monkeypatch):
+    def graph() -> dict:
+        return {"n": plain("T_Number", value=0), "s": start(["n", 0], num_iterations=5),
+                "t": start(["s", 4], parent=["s", 0], num_iterations=4), "a": plain("T_Add", a=["t", 4], b=["s", 0]),
+                "f": end(["a", 0], ["a", 0]), "e": end(["f", 0], ["f", 0]), "out": plain("T_Show", value=["e", 0])}
+    whole = run(graph())
+    monkeypatch.setattr(loops, "AT_ONCE", 2)
+    assert run(graph()) == whole == [str(4 * sum(range(5)))]
+
+
+def test_the_work_grows_with_the_rounds_and_no_faster(monkeypatch):
+    asked = []
+    is_done = executor_module._Run._is_done
+    monkeypatch.setattr(executor_module._Run, "_is_done", lambda self, id: asked.append(id) or is_done(self, id))
+    counts = []
+    for times in (400, 800):
+        asked.clear()
+        run(counting(times))
+        counts.append(len(asked))
+    assert counts[1] < 2.2 * counts[0]
+    assert max(map(len, asked)) < 30  # ids do not grow with the rounds
+
+
+def test_more_rounds_than_a_computer_counts_are_one_line():
+    with pytest.raises(NodeError, match=r"node e \(EndLoop\).*a loop of 18446744073709551615 iterations can't be run"):
+        run(counting(mode="For", start_iteration_index=0, max_iteration=0xFFFFFFFFFFFFFFFF, step=1))

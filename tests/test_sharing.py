@@ -16,10 +16,10 @@ import pytest
 from dit_blocks.standalone import comfy_api_standin, pack
 from dit_blocks.standalone.executor import Executor
 from dit_blocks.standalone.folders import Folders
-from dit_blocks.standalone.graph_to_prompt import values_in_order
 from dit_blocks.standalone.node_types import NodeType
 from dit_blocks.standalone.replace import in_prompt
 from dit_blocks.standalone.validate import check
+from dit_blocks.standalone.widget_values import values_in_order
 from dit_blocks.standalone.workflow import read_workflow
 
 comfy_api_standin.install()

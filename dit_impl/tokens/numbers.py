@@ -3,23 +3,26 @@
 import re
 from typing import Iterable
 
+MOST = 10_000  # numbers in one text: a few letters such as "all,all,…" name many
 
 def parse_ranges(text: str, count: int, what: str, whole: str) -> list[int]:
-    """Numbers below `count` in the order written: "all", "0-11", "0,2,4-7", "11-0". `what` they number, `whole` has them.
-
-    Raises ValueError.
-    """
+    """Numbers below `count` in the order written: "all", "0-11", "0,2,4-7", "11-0". `what`: the word for what they number; `whole`: for
+    what has them. Raises ValueError."""
     numbers: list[int] = []
     for part in (p.strip() for p in text.split(",")):
+        named: Iterable[int] = ()
         if part == "all":
-            numbers += range(count)
+            named = range(count)
         elif match := re.fullmatch(r"(\d+)(?:\s*-\s*(\d+))?", part):
             first, last = int(match[1]), int(match[2] or match[1])
             if max(first, last) >= count:
                 raise ValueError(f"{whole} has {what}s 0 to {count - 1}, there is no {what} {max(count, min(first, last))}")
-            numbers += range(first, last + 1) if first <= last else range(first, last - 1, -1)
+            named = range(first, last + 1) if first <= last else range(first, last - 1, -1)
         elif part:
-            raise ValueError(f'{what}s are numbers and ranges such as "0-11", "0,2,4-7", "11-0" or "all", not {part!r}')
+            raise ValueError(f'{what}s are numbers and ranges such as "0-11", "0,2,4-7", "11-0" or "all", not {part[:40]!r}')
+        numbers += named
+        if len(numbers) > MOST:
+            raise ValueError(f"these are more than {MOST} {what}s")
     return numbers
 
 

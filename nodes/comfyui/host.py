@@ -8,6 +8,8 @@ from typing import Callable
 import torch
 from torch import Tensor, nn
 
+from ...dit_impl.sources.atomic import write_new
+
 try:
     import comfy.model_management as management
     import comfy.model_patcher
@@ -20,7 +22,7 @@ except ImportError:  # outside ComfyUI
 _progress: Callable | None = None
 _interrupted: Callable[[], bool] | None = None
 _models: Callable[[], Path] = lambda: Path("models")
-_save_path: Callable[[str], Path] | None = None
+_numbered: Callable[[str], tuple[Path, str, int]] | None = None
 _output: Callable[[], Path] = lambda: Path("output")
 PREVIEW_SIDE = 256
 
@@ -35,10 +37,10 @@ def listen(progress: Callable | None = None, interrupted: Callable[[], bool] | N
     _progress, _interrupted = progress, interrupted
 
 
-def keep_in(models: Callable[[], Path], save_path: Callable[[str], Path], output: Callable[[], Path]) -> None:
-    """Outside ComfyUI: the folder of models, what to call the next file that is saved under a prefix, and the output folder itself."""
-    global _models, _save_path, _output
-    _models, _save_path, _output = models, save_path, output
+def keep_in(models: Callable[[], Path], numbered: Callable[[str], tuple[Path, str, int]], output: Callable[[], Path]) -> None:
+    """Outside ComfyUI: the folder of models; a prefix → folder, stem and number of the next file that is saved; the output folder."""
+    global _models, _numbered, _output
+    _models, _numbered, _output = models, numbered, output
 
 
 def _files(kind: str, ending: str) -> dict[str, Path]:
@@ -69,15 +71,17 @@ def adapter_files() -> dict[str, Path]:
     return _files("loras", ".safetensors")
 
 
-def save_path(prefix: str) -> Path:
-    """`<prefix>_00001_.safetensors` in the output folder, or the next number. Raises ValueError for a prefix that leaves it."""
-    if not management:
-        return _save_path(prefix)
-    output = folder_paths.get_output_directory()
-    if not folder_paths.is_within_directory(output, os.path.join(output, os.path.dirname(os.path.normpath(prefix)))):
-        raise ValueError(f"filename_prefix {prefix!r} leaves the output folder")
-    folder, name, number, _, _ = folder_paths.get_save_image_path(prefix, output)
-    return Path(folder) / f"{name}_{number:05}_.safetensors"
+def save_new(prefix: str, write: Callable[[Path], None]) -> Path:
+    """Let `write` fill `<prefix>_00001_.safetensors` in the output folder, or the first later number that is free: → its path. Raises
+    ValueError for a prefix that leaves the folder, OSError."""
+    if management:
+        output = folder_paths.get_output_directory()
+        if not folder_paths.is_within_directory(output, os.path.join(output, os.path.dirname(os.path.normpath(prefix)))):
+            raise ValueError(f"filename_prefix {prefix!r} leaves the output folder")
+        folder, stem, number, _, _ = folder_paths.get_save_image_path(prefix, output)
+    else:
+        folder, stem, number = _numbered(prefix)
+    return write_new(lambda at: Path(folder) / f"{stem}_{at:05}_.safetensors", number, write)
 
 
 def output_folder(kind: str, name: str) -> Path:

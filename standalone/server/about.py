@@ -9,7 +9,7 @@ import torch
 
 from .. import pack
 from ..node_types import NodeType
-from .state import STATE, Route, State, inside
+from .state import STATE, Route, State, bad, inside, missing
 
 # The version whose calls these are.
 COMFYUI = "0.33.0"
@@ -54,7 +54,7 @@ def _memory(pages: str) -> int:
 def _models(request: web.Request) -> Path:
     folder = request.match_info["folder"]
     if folder not in MODEL_FOLDERS:
-        raise web.HTTPNotFound(text=f"there is no folder of models {folder!r}")
+        raise missing(f"there is no folder of models {folder!r}")
     return request.app[STATE].folders.models / folder
 
 
@@ -75,13 +75,13 @@ async def model_metadata(request: web.Request) -> web.Response:
     name = request.query.get("filename", "")
     path = inside(_models(request), name)
     if not path.is_file() or path.suffix != MODEL_SUFFIX:
-        raise web.HTTPNotFound(text=f"there is no model {name!r}")
+        raise missing(f"there is no model {name!r}")
     from safetensors import SafetensorError, safe_open
     try:
         with safe_open(path, "pt") as file:
             return web.json_response(file.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise web.HTTPBadRequest(text=f"{name}: it is not a safetensors file") from error
+        raise bad(f"{name}: it is not a safetensors file") from error
 
 
 async def embeddings(request: web.Request) -> web.Response:

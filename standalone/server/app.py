@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from ..errors import shown
 from ..folders import use
 from . import about, files, job_routes, pack_files, user
 from .state import MB, STATE, State
@@ -15,6 +16,11 @@ from .worker import Worker
 
 # Seconds to wait, when the server stops, for the step that a job is at.
 LONGEST_STEP = 5
+# What the front end's pages may load: it compiles shaders and templates ('unsafe-eval'), and has programs and styles in its HTML.
+POLICY = "; ".join(("default-src 'self'", "script-src 'self' 'unsafe-inline' 'unsafe-eval' 'wasm-unsafe-eval' blob:",
+                    "style-src 'self' 'unsafe-inline'", "img-src 'self' data: blob:", "media-src 'self' data: blob:", "font-src 'self' data:",
+                    "connect-src 'self' data: blob:", "worker-src 'self' blob:", "object-src 'none'", "base-uri 'self'", "form-action 'self'",
+                    "frame-ancestors 'self'"))
 
 
 def make(state: State) -> web.Application:
@@ -26,6 +32,7 @@ def make(state: State) -> web.Application:
     routes = [*about.ROUTES, *files.ROUTES, *job_routes.ROUTES, *pack_files.ROUTES, *user.ROUTES, *ROUTES]
     both = [(method, before + path, handler) for before in ("/api", "") for method, path, handler in routes]
     app.add_routes([web.route(method, path, handler) for method, path, handler in [*both, *pack_files.PAGES]])
+    app.on_response_prepare.append(_keep_to_own_files)
     app.cleanup_ctx.append(_work)
     app.on_shutdown.append(_leave)
     return app
@@ -49,16 +56,22 @@ async def _leave(app: web.Application) -> None:
 
 # --- who may use it, and how it is refused ---
 
+async def _keep_to_own_files(request: web.Request, response: web.StreamResponse) -> None:
+    """No page runs a program, or talks to a server, that is not this one's: not even if a workflow gets foreign HTML into it."""
+    response.headers.setdefault("Content-Security-Policy", POLICY)
+
+
 @web.middleware
 async def own_pages_only(request: web.Request, handler) -> web.StreamResponse:
     """A page of another site may not use a server on its reader's machine, not even under a name that leads here."""
+    request.app[STATE].silent.discard(request.protocol)
     host = request.host.lower()
     if request.app[STATE].local and not _is_loopback(host):
-        raise web.HTTPForbidden(text=f"host {host!r} is not this machine; to be reached under other names, start with --listen")
+        raise web.HTTPForbidden(text=f"host {shown(host)} is not this machine; to be reached under other names, start with --listen")
     origin = request.headers.get("Origin")
     foreign = origin is not None and origin.lower().partition("://")[2] != host
     if foreign or request.headers.get("Sec-Fetch-Site") == "cross-site":
-        raise web.HTTPForbidden(text=f"a page of another site asks: {origin or 'its origin is not told'}")
+        raise web.HTTPForbidden(text=f"a page of another site asks: {shown(origin) if origin else 'its origin is not told'}")
     return await handler(request)
 
 

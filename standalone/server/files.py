@@ -4,35 +4,38 @@ import asyncio
 from io import BytesIO
 import json
 import mimetypes
+import os
 from pathlib import Path
+import re
 import threading
 from typing import BinaryIO, Callable
 
 from aiohttp import web
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from ...dit_impl.sources.atomic import replace_atomically
+from ...dit_impl.sources.atomic import reason, replace_atomically, write_new
 from ..core_nodes import EXAMPLE, draw_example
-from ..errors import one_line
+from ..errors import one_line, shown
 from ..images import PICTURE_SUFFIXES
-from .state import STATE, Route, inside
+from .state import STATE, Route, bad, inside, missing
 
 KINDS = ("input", "output", "temp")
 # An SVG can hold a program, which would run as one of our own pages.
 SAFE_SUFFIXES = PICTURE_SUFFIXES - {".svg"}
+LARGEST_PREVIEW = 16383  # the most that WebP takes
 _DRAWING = threading.Lock()
 
 
 def _folder(request: web.Request, kind: str) -> Path:
     if kind not in KINDS:
-        raise web.HTTPBadRequest(text=f"type {kind!r} is not one of {', '.join(KINDS)}")
+        raise bad(f"type {kind!r} is not one of {', '.join(KINDS)}")
     return request.app[STATE].folders.of(kind)
 
 
 def _find(request: web.Request, name: str, below: str, kind: str) -> Path:
     """`x.png`, or `x.png [temp]`, which says its folder itself."""
     if not name:
-        raise web.HTTPBadRequest(text="filename is missing")
+        raise bad("filename is missing")
     for other in KINDS:
         if name.endswith(f"[{other}]"):
             name, kind = name.removesuffix(f"[{other}]").rstrip(), other
@@ -41,7 +44,7 @@ def _find(request: web.Request, name: str, below: str, kind: str) -> Path:
         return path
     if (name, below, kind) == (EXAMPLE, "", "input"):
         return _drawn_example(_folder(request, "temp") / EXAMPLE)
-    raise web.HTTPNotFound(text=f"there is no file {name!r} in the {kind} folder")
+    raise missing(f"there is no file {name!r} in the {kind} folder")
 
 
 def _drawn_example(path: Path) -> Path:
@@ -63,7 +66,7 @@ def _opened(file: Path | BinaryIO, name: str) -> Image.Image:
     except Exception as error:
         # Decoders raise all sorts of things at what is spoiled.
         why = "it is not a picture that can be read" if isinstance(error, UnidentifiedImageError) else one_line(error)
-        raise web.HTTPBadRequest(text=f"{name}: {why}") from error
+        raise bad(f"{name}: {why}") from error
 
 
 async def list_files(request: web.Request) -> web.Response:
@@ -71,7 +74,7 @@ async def list_files(request: web.Request) -> web.Response:
     kind = request.match_info["kind"]
     folder = _folder(request, kind)
     found = [entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")] if folder.is_dir() else []
-    found.sort(key=lambda entry: entry.stat().st_mtime, reverse=True)
+    found.sort(key=lambda entry: entry.lstat().st_mtime, reverse=True)
     return web.json_response([f"{entry.name} [{kind}]" for entry in found])
 
 
@@ -95,8 +98,9 @@ async def view(request: web.Request) -> web.StreamResponse:
 def _preview(path: Path, wanted: str, channel: str) -> web.Response:
     words = wanted.split(";")
     kind = "jpeg" if words[0] == "jpeg" and "a" not in channel else "webp"
-    quality = int(words[-1]) if words[-1].isdigit() else 90
+    quality = int(words[-1]) if re.fullmatch("[0-9]{1,3}", words[-1]) else 90
     image = _opened(path, path.name)
+    image.thumbnail((LARGEST_PREVIEW, LARGEST_PREVIEW))
     return _encoded(image.convert("RGB") if kind == "jpeg" or channel == "rgb" else image, kind, quality=min(quality, 100))
 
 
@@ -111,7 +115,10 @@ def _channel(path: Path, channel: str) -> web.Response:
 
 def _encoded(image: Image.Image, kind: str, **options: int) -> web.Response:
     file = BytesIO()
-    image.save(file, kind.upper(), **options)
+    try:
+        image.save(file, kind.upper(), **options)
+    except (OSError, ValueError) as error:
+        raise bad(f"this picture can't be shown as {kind}: {one_line(error)}") from error
     return web.Response(body=file.getvalue(), content_type=f"image/{kind}")
 
 
@@ -131,33 +138,37 @@ async def _upload(request: web.Request, made: Callable[[dict, bytes], bytes]) ->
     try:
         post = await request.post()
     except ValueError as error:
-        raise web.HTTPBadRequest(text=f"the upload is not a form: {one_line(error)}") from error
+        raise bad(f"the upload is not a form: {one_line(error)}") from error
     file = post.get("image")
     if not isinstance(file, web.FileField) or not file.filename:
-        raise web.HTTPBadRequest(text="the upload has no file named image")
+        raise bad("the upload has no file named image")
     kind, below = str(post.get("type", "input")), str(post.get("subfolder", ""))
     path = inside(_folder(request, kind), below, file.filename)
     if path.suffix.lower() not in SAFE_SUFFIXES:
-        raise web.HTTPBadRequest(text=f"{file.filename}: only pictures can be uploaded ({', '.join(sorted(SAFE_SUFFIXES))})")
+        raise bad(f"{file.filename}: only pictures can be uploaded ({', '.join(sorted(SAFE_SUFFIXES))})")
     uploaded = file.file.read()
     await asyncio.to_thread(_opened, BytesIO(uploaded), file.filename)
     data = await asyncio.to_thread(made, dict(post), uploaded)
-    if str(post.get("overwrite")) not in ("true", "1"):
-        path = _free_name(path, data)
     try:
-        replace_atomically(path, lambda aside: aside.write_bytes(data))
+        if str(post.get("overwrite")) in ("true", "1"):
+            await asyncio.to_thread(replace_atomically, path, lambda aside: aside.write_bytes(data))
+        else:
+            path = await asyncio.to_thread(_save_new, path, data)
     except OSError as error:
-        raise web.HTTPBadRequest(text=f"{file.filename} cannot be saved: {error.strerror}") from error
+        raise bad(f"{shown(file.filename)} cannot be saved: {reason(error)}") from error
     return web.json_response({"name": path.name, "subfolder": below, "type": kind})
 
 
-def _free_name(path: Path, data: bytes) -> Path:
-    """`x.png`, or `x (1).png` … where there is another file of that name."""
-    number, free = 0, path
-    while free.exists() and not (free.is_file() and free.read_bytes() == data):
+def _save_new(path: Path, data: bytes) -> Path:
+    """Save as `x.png`, or as `x (1).png` … if there is another file of that name: → where. The same file again is not saved twice."""
+    def numbered(number: int) -> Path:
+        return path.with_name(f"{path.stem} ({number}){path.suffix}") if number else path
+    number = 0
+    while os.path.lexists(numbered(number)):
+        if numbered(number).is_file() and numbered(number).read_bytes() == data:
+            return numbered(number)
         number += 1
-        free = path.with_name(f"{path.stem} ({number}){path.suffix}")
-    return free
+    return write_new(numbered, number, lambda aside: aside.write_bytes(data))
 
 
 def _original(request: web.Request, post: dict) -> Path:
@@ -165,8 +176,8 @@ def _original(request: web.Request, post: dict) -> Path:
     try:
         named = json.loads(str(post.get("original_ref")))
         name, below, kind = str(named["filename"]), str(named.get("subfolder", "")), str(named.get("type", "output"))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise web.HTTPBadRequest(text="original_ref does not name a picture") from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise bad("original_ref does not name a picture") from error
     return _find(request, name, below, kind)
 
 
@@ -176,7 +187,7 @@ def _masked(original: Path, mask: bytes) -> bytes:
     for name, text in getattr(image, "text", {}).items():
         texts.add_text(name, text)
     if alpha.size != image.size:
-        raise web.HTTPBadRequest(text=f"the mask is {alpha.size[0]}×{alpha.size[1]}, the picture {image.size[0]}×{image.size[1]}")
+        raise bad(f"the mask is {alpha.size[0]}×{alpha.size[1]}, the picture {image.size[0]}×{image.size[1]}")
     masked, file = image.convert("RGBA"), BytesIO()
     masked.putalpha(alpha)
     masked.save(file, "PNG", pnginfo=texts, compress_level=4)

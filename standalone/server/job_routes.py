@@ -7,7 +7,7 @@ from aiohttp import web
 from .about import features
 from .listing import IN_PROGRESS, PENDING, STATES, detailed, history_item, listed, queue_item, summary
 from .prompts import Refused, read_job
-from .state import STATE, Route, json_object
+from .state import STATE, Route, bad, json_object, missing
 
 
 async def listen(request: web.Request) -> web.StreamResponse:
@@ -77,7 +77,7 @@ async def _take_out(request: web.Request, take) -> web.Response:
         take()
     ids = body.get("delete", [])
     if not isinstance(ids, list):
-        raise web.HTTPBadRequest(text="delete is not a list of ids")
+        raise bad("delete is not a list of ids")
     for id in ids:
         if isinstance(id, str):
             take(id)
@@ -95,7 +95,7 @@ async def get_jobs(request: web.Request) -> web.Response:
     wanted = [word.strip() for word in request.query.get("status", ",".join(STATES)).split(",")]
     strange = [word for word in wanted if word not in STATES]
     if strange:
-        raise web.HTTPBadRequest(text=f"status {', '.join(strange)!r} is not one of {', '.join(STATES)}")
+        raise bad(f"status {', '.join(strange)!r} is not one of {', '.join(STATES)}")
     entries = [entry for entry in listed(*request.app[STATE].jobs.snapshot()) if entry["status"] in wanted]
     limit, offset = _whole(request, "limit", len(entries)), max(0, _whole(request, "offset", 0))
     shown = entries[offset:offset + limit]
@@ -110,7 +110,7 @@ async def get_job(request: web.Request) -> web.Response:
     if id in done:
         entries[id] = detailed(done[id])
     if id not in entries:
-        raise web.HTTPNotFound(text=f"there is no job {id}")
+        raise missing(f"there is no job {id}")
     return web.json_response(entries[id])
 
 
@@ -121,7 +121,7 @@ async def cancel(request: web.Request) -> web.Response:
 async def cancel_some(request: web.Request) -> web.Response:
     ids = (await json_object(request)).get("job_ids")
     if not isinstance(ids, list):
-        raise web.HTTPBadRequest(text="job_ids is not a list of ids")
+        raise bad("job_ids is not a list of ids")
     jobs = request.app[STATE].jobs
     cancelled = [jobs.cancel(id) for id in ids if isinstance(id, str)]
     return web.json_response({"cancelled": any(cancelled)})
@@ -139,7 +139,7 @@ def _whole(request: web.Request, name: str, default: int) -> int:
     try:
         return default if text is None else int(text)
     except ValueError as error:
-        raise web.HTTPBadRequest(text=f"{name} {text!r} is not a whole number") from error
+        raise bad(f"{name} {text!r} is not a whole number") from error
 
 
 ROUTES: list[Route] = [

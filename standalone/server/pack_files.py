@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from .. import pack
-from .state import STATE, Route, inside
+from .state import STATE, Route, inside, missing
 from .user import settings
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ def send(folder: Path, name: str) -> web.FileResponse:
     """A file below `folder`, asked for anew each time: it may have been edited."""
     path = inside(folder, name)
     if not path.is_file():
-        raise web.HTTPNotFound(text=f"there is no file {name!r}")
+        raise missing(f"there is no file {name!r}")
     return web.FileResponse(path, headers={"Cache-Control": "no-cache"})
 
 
@@ -98,7 +98,7 @@ async def subgraphs(request: web.Request) -> web.Response:
 async def subgraph(request: web.Request) -> web.Response:
     path = _blueprints().get(request.match_info["id"])
     if path is None:
-        raise web.HTTPNotFound(text=f"there is no subgraph {request.match_info['id']!r}")
+        raise missing(f"there is no subgraph {request.match_info['id']!r}")
     return web.json_response(_described(path) | {"data": path.read_text(encoding="utf-8")})
 
 

@@ -6,9 +6,10 @@ from typing import Any
 import uuid
 
 from .. import pack, replace
-from ..errors import WorkflowError
+from ..errors import WorkflowError, plain, shown
 from ..executor import Executor
 from ..node_types import NodeType
+from ..validate import own_title
 from ..workflow import parse_workflow
 from .jobs import Job, Jobs
 
@@ -53,7 +54,7 @@ def read_job(body: dict, executor: Executor, jobs: Jobs) -> Job:
     except WorkflowError as error:
         raise _refused(str(error), prompt, executor) from error
     number = body.get("number")
-    if not isinstance(number, (int, float)):
+    if type(number) not in (int, float):
         number = jobs.number(front=bool(body.get("front")))
     return Job(number, id, prompt, extra_data, checked.outputs)
 
@@ -67,7 +68,7 @@ def _id(body: dict) -> str:
             return id
     except (ValueError, AttributeError, TypeError):
         pass
-    raise Refused("invalid_prompt_id", f"prompt_id {id!r} is not a UUID in lower case with hyphens")
+    raise Refused("invalid_prompt_id", f"prompt_id {shown(id)} is not a UUID in lower case with hyphens")
 
 
 def _extra_data(body: dict) -> dict:
@@ -88,9 +89,9 @@ def _nodes(data: Any, executor: Executor) -> dict[str, dict]:
         raise Refused("invalid_prompt", str(error)) from error
     for id, node in prompt.items():
         if node["class_type"] not in executor.classes:
-            title = (node.get("_meta") or {}).get("title") or node["class_type"]
-            raise Refused("missing_node_type", f"Node '{title}' is not here: there is no node type {node['class_type']}",
-                          f"Node ID '#{id}'", node_id=id, class_type=node["class_type"], node_title=title)
+            title = own_title(node) or shown(node["class_type"])
+            raise Refused("missing_node_type", f"Node {title} is not here: there is no node type {shown(node['class_type'])}",
+                          f"Node ID '#{plain(id, 60)}'", node_id=id, class_type=node["class_type"], node_title=title)
     return prompt
 
 

@@ -91,7 +91,7 @@ class Sockets:
 
     def hear(self, client: str, text: str, features: Mapping[str, Any]) -> None:
         """A browser says what it can take, and is told what the server can do."""
-        with suppress(ValueError, AttributeError):
+        with suppress(ValueError, AttributeError, RecursionError):
             message = json.loads(text)
             if message.get("type") == "feature_flags":
                 if message.get("data", {}).get("supports_preview_metadata") is True:

@@ -1,6 +1,8 @@
 """Starting the server: what it needs, where it listens, and how it ends."""
 
 from argparse import Namespace
+import asyncio
+from contextlib import suppress
 import errno
 import importlib.util
 from pathlib import Path
@@ -9,9 +11,10 @@ from tempfile import TemporaryDirectory
 import webbrowser
 
 from ..errors import WorkflowError, one_line
-from ..folders import Folders
+from ..folders import Folders, private_temp
 
 MOST_MB = 10_000
+LONGEST_WAIT = 20  # seconds for a browser's first request to be whole
 FRONT_END = "comfyui_frontend_package"
 
 
@@ -46,13 +49,44 @@ def serve(arguments: Namespace) -> None:
     sockets = Sockets()
     jobs = Jobs(lambda: sockets.send("status", {"status": jobs.status()}))
     # A job that has not stopped yet may still write there.
-    with TemporaryDirectory(prefix="dit-blocks-", ignore_cleanup_errors=True) as temp:
+    with TemporaryDirectory(dir=private_temp(), ignore_cleanup_errors=True) as temp:
         folders = Folders(arguments.input.absolute(), arguments.out.absolute(), Path(temp), arguments.models.absolute())
         executor = Executor(pack.load(), folders, jobs.is_interrupted)
         app = make(State(executor, jobs, sockets, arguments.user.absolute(), front_end, round(arguments.max_upload * MB),
                          _is_local(listening)))
         app.on_startup.append(tell)
-        web.run_app(app, sock=listening, print=None, access_log=None, shutdown_timeout=5)
+        with suppress(web.GracefulExit, KeyboardInterrupt):
+            asyncio.run(listen(app, listening))
+
+
+async def listen(app: "web.Application", listening: socket.socket, longest_wait: float = LONGEST_WAIT) -> None:
+    """Serve until this is cancelled. A connection over which no whole request comes is closed."""
+    from aiohttp import web
+
+    from .state import STATE
+
+    silent = app[STATE].silent
+    runner = web.AppRunner(app, handle_signals=True, access_log=None, shutdown_timeout=5, keepalive_timeout=75)
+    await runner.setup()
+    loop = asyncio.get_running_loop()
+
+    def connection() -> asyncio.Protocol:
+        made = runner.server()
+        silent.add(made)
+        loop.call_later(longest_wait, close_if_silent, made)
+        return made
+
+    def close_if_silent(made) -> None:
+        if made in silent:
+            silent.discard(made)
+            made.force_close()
+
+    server = await loop.create_server(connection, sock=listening)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        server.close()
+        await runner.cleanup()
 
 
 def _front_end(folder: Path | None) -> Path:

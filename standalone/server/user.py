@@ -5,8 +5,9 @@ from pathlib import Path
 
 from aiohttp import web
 
-from ...dit_impl.sources.atomic import replace_atomically
-from .state import STATE, Route, inside, json_body, json_object
+from ...dit_impl.sources.atomic import reason, replace_atomically
+from ..errors import shown
+from .state import STATE, Route, bad, inside, json_body, json_object, missing
 
 SETTINGS = "comfy.settings.json"
 # Files that the front end reads unasked, and what it finds where the user has none.
@@ -28,7 +29,7 @@ def settings(request: web.Request) -> dict:
     """What the user has set; nothing where the file is missing or spoiled."""
     try:
         found = json.loads((home(request) / SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -42,7 +43,7 @@ def _write(path: Path, data: bytes) -> None:
     try:
         replace_atomically(path, lambda aside: aside.write_bytes(data))
     except OSError as error:
-        raise web.HTTPBadRequest(text=f"{path.name} cannot be saved: {error.strerror}") from error
+        raise bad(f"{shown(path.name)} cannot be saved: {reason(error)}") from error
 
 
 async def get_settings(request: web.Request) -> web.Response:
@@ -66,9 +67,11 @@ async def post_setting(request: web.Request) -> web.Response:
 def _file(request: web.Request, name: str = "file", exists: bool = True) -> Path:
     path = inside(home(request), request.match_info[name])
     if exists and not path.is_file():
-        raise web.HTTPNotFound(text=f"there is no file {request.match_info[name]!r}")
-    if path.is_dir():
-        raise web.HTTPBadRequest(text=f"{request.match_info[name]!r} is a folder")
+        raise missing(f"there is no file {shown(request.match_info[name])}")
+    own = home(request).resolve()
+    # The user's folder need not be there yet, nor the settings; a file in place of the one, or below the other, would keep both away.
+    if path.is_dir() or path == own or own / SETTINGS in path.parents:
+        raise bad(f"{shown(request.match_info[name])} is the name of a folder, or below a file")
     return path
 
 
@@ -83,14 +86,14 @@ def _named(request: web.Request, path: Path, below: Path | None = None) -> dict 
 
 def _free(request: web.Request, path: Path) -> None:
     if path.exists() and request.query.get("overwrite") == "false":
-        raise web.HTTPConflict(text=f"there is a file {path.name!r} already")
+        raise web.HTTPConflict(text=f"there is a file {shown(path.name)} already")
 
 
 async def list_files(request: web.Request) -> web.Response:
     """The files of a folder; with `recurse`, those of the folders in it too; with `split`, each with the parts of its path. Hidden
     ones are the front end's own, and over links none can be read."""
     if not request.query.get("dir"):
-        raise web.HTTPBadRequest(text="dir is missing: the folder to list")
+        raise bad("dir is missing: the folder to list")
     folder = inside(home(request), request.query["dir"])
     pattern = "**/*" if request.query.get("recurse", "").lower() == "true" else "*"
     files = sorted(path for path in folder.glob(pattern) if path.is_file() and path.resolve() == path)
@@ -131,7 +134,7 @@ async def move_file(request: web.Request) -> web.Response:
         target.parent.mkdir(parents=True, exist_ok=True)
         source.replace(target)
     except OSError as error:
-        raise web.HTTPBadRequest(text=f"{request.match_info['target']!r} cannot be saved: {error.strerror}") from error
+        raise bad(f"{shown(request.match_info['target'])} cannot be saved: {reason(error)}") from error
     return web.json_response(_named(request, target))
 
 

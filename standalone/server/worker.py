@@ -38,7 +38,7 @@ class Telling(Watcher):
 
     def __init__(self, job: Job, executor: Executor, sockets: Sockets):
         self.job, self.executor, self.sockets = job, executor, sockets
-        self.states: dict[str, dict] = {}
+        self.states: dict[str, dict] = {}  # by the node that shows it
         self.called: dict[str, None] = {}
         self.known: dict[str, dict] = {}
         self.graph = LiveGraph(job.prompt)
@@ -120,12 +120,15 @@ class Telling(Watcher):
         self.send("executed", node=id, display_node=display, output=ui or None)
 
     def _tell_state(self, id: str, state: str, value: float | None = None, total: float | None = None) -> None:
-        """The states of all nodes of the job so far, this one's changed; one that is finished is at its greatest value."""
-        entry = self.states.setdefault(id, {"value": 1, "max": 1, "state": state, "node_id": id, "prompt_id": self.job.id,
-                                            **self._family(id)})
+        """The states of the nodes that the browser shows, this one's changed; one that is finished is at its greatest value. Of the many
+        that a loop adds, each node that is shown has the latest: else every message would list all rounds so far."""
+        shown = self.graph.get_display_node_id(id)
+        entry = self.states.get(shown)
+        if entry is None or entry["node_id"] != id:
+            entry = self.states[shown] = {"value": 1, "max": 1, "state": state, "node_id": id, "prompt_id": self.job.id, **self._family(id)}
         greatest = entry["max"] if total is None else total
         entry |= {"state": state, "value": greatest if value is None else value, "max": greatest}
-        self.send("progress_state", nodes=self.states)
+        self.send("progress_state", nodes={one["node_id"]: one for one in self.states.values()})
 
     def _failed(self, id: str, error: BaseException) -> None:
         kind = type(error)
