@@ -12,6 +12,9 @@ from torch import Tensor, nn
 import torch.nn.functional as F
 
 
+COMPUTED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # types that layers compute in; of others, such as float8, they cast
+
+
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Scale and shift every token by its sample's vector: [B, N, D], [B, D], [B, D] → [B, N, D]. Peebles & Xie 2022, §3.2."""
     return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)

@@ -134,11 +134,14 @@ class EmbeddedVAE:
         return None
 
 
+def default_backbone(model: MMDiT, space: LatentFormat, latent_rgb: Tensor | None = None) -> Backbone:
+    """The default model's transformer as a DIT. Its VAE knows the `latent_rgb`."""
+    return Backbone(model, space, RectifiedFlow(model.config.prediction, shift=2.0), "the embedded DiT", latent_rgb=latent_rgb)
+
+
 @lru_cache(maxsize=1)
 def load_embedded(folder: Path = FOLDER) -> tuple[Backbone, EmbeddedCLIP, EmbeddedVAE]:
     """The default model's three parts, read once a process."""
     vae = load_vae(folder / "vae.safetensors")
     model, space = load_embedded_dit(folder / "dit.safetensors")
-    backbone = Backbone(model, space, RectifiedFlow(model.config.prediction, shift=2.0),
-                        "the embedded DiT", vae.config.downscale, 256, vae.latent_rgb())
-    return backbone, EmbeddedCLIP(load_text(folder / "text.safetensors")), EmbeddedVAE(vae)
+    return default_backbone(model, space, vae.latent_rgb()), EmbeddedCLIP(load_text(folder / "text.safetensors")), EmbeddedVAE(vae)
