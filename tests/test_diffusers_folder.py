@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+import re
 import runpy
 import shutil
 from types import SimpleNamespace
 
 import pytest
+from safetensors.torch import load_file, save_file
 import torch
 
 from dit_blocks.dit_impl.model.conditioning import label_conditioning
@@ -115,7 +117,7 @@ def test_one_step_is_what_the_library_s_transformer_says(folder, kind, height, w
     x = torch.randn(2, dit.channels, height // 8, width // 8, generator=torch.Generator().manual_seed(1))
     if isinstance(dit.flow, DDPM):
         sigma = dit.flow.sigmas[-1].float()
-        x = x * sigma
+        x = x * (sigma ** 2 + 1).sqrt()  # as KSampler begins: the variance that the model knows at its last time
         cond, uncond = theirs(kind, transformer, x / (sigma ** 2 + 1).sqrt(), torch.tensor(999), conditioning(kind))
     else:
         sigma = torch.tensor(1.0)
@@ -179,6 +181,41 @@ def test_half_precision_stays_and_variants_are_found(folder, kind):
     positive, _ = conditioning(kind)
     tokens, *_ = out(Denoise, **noisy(dit), positive=positive, cfg=1.0)
     assert tokens["tokens"].dtype == torch.float32 and tokens["tokens"].isfinite().all()
+
+
+def test_shards_of_a_variant_under_the_names_they_had_up_to_0_30(folder):
+    part = folder("SD3", variant="fp16", max_shard_size="300KB") / "transformer"
+    index = part / "diffusion_pytorch_model.safetensors.index.fp16.json"
+    old = index.with_name("diffusion_pytorch_model.safetensors.fp16.index.json")
+    old.write_text(re.sub(r"\.fp16-(\d{5}-of-\d{5})", r"-\1.fp16", index.read_text()))
+    index.unlink()
+    shards = list(part.glob("*.safetensors"))
+    for path in shards:
+        path.rename(part / re.sub(r"\.fp16-(\d{5}-of-\d{5})", r"-\1.fp16", path.name))
+    assert len(shards) > 1 and load_folder(part.parent)[0].name == "SD3"
+
+
+def test_a_folder_without_its_t5_or_with_byte_order_marks_or_behind_a_link_loads(folder):
+    path = folder("SD3")
+    for part in ("text_encoder_3", "tokenizer_3"):
+        shutil.rmtree(path / part)
+    (path / "model_index.json").write_text((path / "model_index.json").read_text(), encoding="utf-8-sig")
+    path.rename(path.with_name("0123abcd"))
+    path.symlink_to(path.with_name("0123abcd"))
+    dit, clip, _ = load_folder(path)
+    assert dit.name == "SD3" and clip.parts["text_encoder_3"] is clip.parts["tokenizer_3"] is None
+
+
+@pytest.mark.parametrize("change", [lambda value: value.to(torch.float8_e4m3fn), lambda value: value.bfloat16() if value.dim() > 1 else value],
+                         ids=["float8", "mixed"])
+@pytest.mark.parametrize("kind", MAKE)
+def test_weights_of_any_floating_type_take_a_step(folder, kind, change):
+    file = folder(kind) / "transformer" / "diffusion_pytorch_model.safetensors"
+    save_file({key: change(value) for key, value in load_file(file).items()}, file, metadata={"format": "pt"})
+    dit, _, _ = load_folder(file.parent.parent)
+    positive, negative = conditioning(kind)
+    tokens, *_ = out(Denoise, **noisy(dit), positive=positive, negative=negative, cfg=2.0)
+    assert tokens["tokens"].dtype == torch.float32 and tokens["tokens"].isfinite().all() and tokens["tokens"].std() > 0.1
 
 
 @pytest.mark.parametrize("kind", MAKE)

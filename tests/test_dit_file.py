@@ -9,9 +9,11 @@ import torch
 
 from dit_blocks.dit_impl.handle.backbone import Backbone, DitHandle
 from dit_blocks.dit_impl.model.dit import DiT, DiTConfig
+from dit_blocks.dit_impl.model.mmdit import MMDiT, MMDiTConfig
 from dit_blocks.dit_impl.model.position import sincos_2d
 from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
-from dit_blocks.dit_impl.sources.checkpoints import read_safetensors
+from dit_blocks.dit_impl.sources.checkpoints import read_safetensors, save_model
+from dit_blocks.dit_impl.sources.embedded import FOLDER, load_embedded
 from dit_blocks.dit_impl.tokens.wire import latent_format, same_format
 from dit_blocks.nodes.comfyui import host
 from dit_blocks.nodes.denoise import AddNoise, Denoise, Schedule
@@ -83,6 +85,41 @@ def test_a_class_conditional_one_keeps_its_classes_and_its_type(class_conditiona
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.bfloat16}
     of = [tokens_of(dit, dit.class_conditioning("鲨"), cfg=2.0) for dit in (class_conditional, loaded)]
     assert torch.equal(*of)
+
+
+@pytest.mark.parametrize("change,computed", [
+    (lambda value: value.to(torch.float8_e4m3fn), torch.bfloat16), (lambda value: value.to(torch.float8_e5m2), torch.bfloat16),
+    (lambda value: value.bfloat16() if value.dim() > 1 else value, torch.float32), (lambda value: value.half(), torch.float16),
+    (lambda value: value.half() if value.dim() > 1 else value.bfloat16(), torch.float32),
+], ids=["float8_e4m3fn", "float8_e5m2", "bfloat16 and float32", "float16", "float16 and bfloat16"])
+def test_weights_of_any_floating_type_are_computed_with_whole(backbone, positive, folders, change, computed):
+    """Layers that do not cast get the least type that holds every bit of them; what comes out is the same weights' answer in float32."""
+    loaded = save_and_load(backbone, folders)
+    path = folders.models / "diffusion_models" / "mine" / "x.safetensors"
+    tensors, metadata = read_safetensors(path)
+    save_file(tensors := {key: change(value.clone()) for key, value in tensors.items()}, path, metadata=metadata)
+    (dit,) = out(LoadCheckpoint, file=os.path.join("mine", "x.safetensors"))
+    assert {value.dtype for value in dit.model.parameters()} == {computed} == {dit.like().dtype}
+    assert all(torch.equal(value.float(), tensors[key].float()) for key, value in dit.model.state_dict().items())
+    loaded.model.load_state_dict({key: value.float() for key, value in tensors.items()})
+    of = [tokens_of(one, positive) for one in (dit, loaded)]
+    torch.testing.assert_close(*of, atol=0.1 if computed == torch.bfloat16 else 1e-2, rtol=0.05)
+
+
+def test_the_default_model_s_own_file_is_what_load_embedded_gives(folders):
+    (folders.models / "diffusion_models" / "dit.safetensors").write_bytes((FOLDER / "dit.safetensors").read_bytes())
+    (dit,), (known, clip, _) = out(LoadCheckpoint, file="dit.safetensors"), load_embedded()
+    assert (dit.name, dit.flow, dit.downscale, dit.picture_size) == (known.name, known.flow, known.downscale, known.picture_size)
+    assert same_format(dit.latent_format, known.latent_format)
+    positive = clip.encode_from_tokens_scheduled(clip.tokenize("a large red circle on a navy background"))
+    assert torch.equal(tokens_of(dit, positive), tokens_of(known, positive))
+
+
+def test_a_file_of_this_library_that_says_nothing_of_its_latents_is_not_taken_for_a_published_one(folders):
+    model = MMDiT(MMDiTConfig(in_channels=16, width=64, depth=1, heads=1, context_width=32, pooled_width=16))
+    save_model(model, folders.models / "diffusion_models" / "x.safetensors")
+    with pytest.raises(ValueError, match=r"x.safetensors: no 'dit' in its metadata says how it reads latents of 16 channels$"):
+        out(LoadCheckpoint, file="x.safetensors")
 
 
 def test_files_are_numbered_and_never_written_over(backbone, folders):

@@ -1,5 +1,6 @@
 """A DIT handle: a model together with what its latents, times and patches mean. The nodes ask nothing else of it."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BackboneError, StagesError
+from ..model.blocks import COMPUTED
 from ..model.conditioning import Arguments, Conditioning, batches, join, label_conditioning
 from ..model.dit import DiT
 from ..model.mmdit import MMDiT
@@ -223,9 +225,23 @@ class Backbone(DitHandle):
         return label_conditioning(find_class(label, self.model.conditions.classes, self.class_names, self.name))
 
     def like(self) -> Tensor:
-        """An empty tensor of the type and place that the model computes in."""
-        weight = next(self.model.parameters())
-        return torch.empty(0, dtype=weight.dtype, device=self.device or weight.device)
+        """An empty tensor of the type and place that the model computes in: the type of most of its weights, where that can be."""
+        sizes, place = Counter(), self.device or next(self.model.parameters()).device
+        for weight in self.model.parameters():
+            sizes[weight.dtype] += weight.numel()
+        stored = max(sizes, key=sizes.get)
+        computed = stored if stored in COMPUTED else torch.float32 if place.type == "cpu" else torch.bfloat16
+        return torch.empty(0, dtype=computed, device=place)
+
+    def settle(self) -> "Backbone":
+        """Bring weights that no layer casts, such as tables, to the type that the model computes in."""
+        dtype = self.like().dtype
+        for module in self.model.modules():
+            if isinstance(module, nn.Embedding) or not hasattr(module, "comfy_cast_weights"):
+                for name, value in module.named_parameters(recurse=False):
+                    if value.dtype != dtype:
+                        setattr(module, name, nn.Parameter(value.to(dtype), requires_grad=False))
+        return self
 
     def picture(self, wire: dict, tokens: Tensor) -> Tensor:
         if self.latent_rgb is None:

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 import torch.nn.functional as F
 
 
+COMPUTED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # types that layers compute in; of others, such as float8, they cast
+
+
 def of_tokens(vector: Tensor) -> Tensor:
     """A sample's vector [B, D], or one for each of its tokens [B, N, D], → what broadcasts over tokens [B, N, D]."""
     return vector.unsqueeze(1) if vector.dim() == 2 else vector

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
+from functools import reduce
 import json
 from pathlib import Path
 import re
@@ -15,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import CheckpointError, LayoutError
 from ..model.dit import DiT, DiTConfig
+from ..model.blocks import COMPUTED
 from ..model.mmdit import MMDiT, MMDiTConfig
 from .atomic import replace_atomically
 from .layouts import Config, Layout, Shapes, Source, recognise
@@ -117,8 +119,15 @@ def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> nn.Module:
     """Give a module copies of these tensors: what is mapped from a file would change with it."""
+    if dtype is None and not any(hasattr(layer, "comfy_cast_weights") for layer in module.modules()):
+        dtype = common_type(value.dtype for value in tensors.values())
     module.load_state_dict({key: value.to(dtype or value.dtype, copy=True) for key, value in tensors.items()}, assign=True)
     return module
+
+
+def common_type(types: Iterable[torch.dtype]) -> torch.dtype:
+    """The least type to compute in that holds weights of all these: for layers that do not cast them. All of float8 is in bfloat16."""
+    return reduce(torch.promote_types, {one if one in COMPUTED else torch.bfloat16 for one in types})
 
 
 class _Unfilled(TorchFunctionMode):

@@ -49,7 +49,7 @@ def load_folder(folder: Path, ops=nn, device: torch.device | None = None, load: 
         raise CheckpointError(f"{folder.name}: its vae has latents of {channels} channels, its transformer reads {model.config.in_channels}")
     cells = settings.get("sample_size", SAMPLE_SIZE.get(class_name, 128))
     dit = Backbone(model.eval().requires_grad_(False), space, _flow(folder, index, (cells // model.config.patch_sizes[0]) ** 2),
-                   folder.resolve().name, downscale, cells * downscale, class_names=_class_names(folder, index), device=device)
+                   folder.name or folder.resolve().name, downscale, cells * downscale, class_names=_class_names(folder, index), device=device).settle()
     vae = (host_vae(_tensors(folder / "vae")) if vae_settings["block_out_channels"] == PUBLISHED_VAE else None) or _vae(folder, load)
     return dit, _clip(folder, index, class_name, settings, dit.name, load), vae
 

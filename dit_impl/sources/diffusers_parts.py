@@ -39,7 +39,7 @@ def _shown(path: Path) -> str:
 def read_json(path: Path) -> dict:
     """A JSON object. Raises CheckpointError; one that asks for code of its own is refused."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows put a mark before it
     except FileNotFoundError:
         raise CheckpointError(f"{_shown(path)}: no such file") from None
     except (OSError, ValueError) as error:
@@ -66,10 +66,15 @@ def part_of(folder: Path, index: Mapping, part: str, library: str) -> str | None
     return entry[1]
 
 
+def _indices(folder: Path, stem: str, variant: str) -> list[Path]:
+    """What the list of a variant's shards may be called: as diffusers names it, and as it did up to 0.30. variant: "" or ".fp16"."""
+    return [folder / f"{stem}.safetensors{ending}.json" for ending in (f".index{variant}", f"{variant}.index")]
+
+
 def variant_of(folder: Path, stem: str) -> str:
     """Which of the variants of a part's weights are there: "", "fp16" or "bf16". Raises CheckpointError where there is none."""
     for variant in VARIANTS:
-        if (folder / f"{stem}{variant}.safetensors").is_file() or (folder / f"{stem}.safetensors.index{variant}.json").is_file():
+        if (folder / f"{stem}{variant}.safetensors").is_file() or any(index.is_file() for index in _indices(folder, stem, variant)):
             return variant.removeprefix(".")
     pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLES)
     if pickles:
@@ -84,7 +89,7 @@ def shards(folder: Path, stem: str) -> list[Path]:
     whole = folder / ".".join(filter(None, (stem, variant, "safetensors")))
     if whole.is_file():
         return [whole]
-    index = folder / ".".join(filter(None, (stem, "safetensors.index", variant, "json")))
+    index = next(index for index in _indices(folder, stem, variant and f".{variant}") if index.is_file())
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise CheckpointError(f"{_shown(index)}: its weight_map does not say which file each weight is in")

@@ -61,8 +61,9 @@ class DiffusersCLIP:
         self.parts: dict[str, str | None] = {}
         for i in range(self.text.encoders):
             number = f"_{i + 1}" if i else ""
+            left_out = i >= self.text.needed and not (folder / f"text_encoder{number}").is_dir()  # as users do with T5, for its size
             for part, known in (("text_encoder" + number, ENCODERS), ("tokenizer" + number, TOKENIZERS)):
-                kind = self.parts[part] = part_of(folder, index, part, "transformers")
+                kind = self.parts[part] = None if left_out else part_of(folder, index, part, "transformers")
                 if kind is None and i < self.text.needed:
                     raise CheckpointError(f"{folder.name}/model_index.json names no {part}")
                 if kind is not None and kind not in known:

@@ -14,7 +14,8 @@ from ..model.dit import DiT
 from ..model.mmdit import MMDiT
 from ..sampling.flow import DDPM, Flow, RectifiedFlow
 from ..tokens.wire import LatentFormat, latent_format
-from .checkpoints import load_model, read_safetensors, save_model
+from . import embedded
+from .checkpoints import METADATA_KEY, load_model, read_safetensors, save_model
 from .diffusers_models import is_wrapped, load_wrapped
 
 KEY = "dit"  # in the metadata; "config" beside it is the architecture
@@ -48,12 +49,15 @@ def save_dit(dit: DitHandle, path: Path) -> None:
 
 
 def load_dit(path: Path, ops=nn, device: torch.device | None = None) -> Backbone:
-    """Read what `save_dit` wrote, or a published SD3, SD3.5 or DiT. The weights keep their type. Raises CheckpointError."""
+    """Read what `save_dit` wrote, the default model, or a published SD3, SD3.5 or DiT. The weights keep their type where layers cast
+    them. Raises CheckpointError."""
     metadata = read_safetensors(path)[1]
+    if KEY not in metadata and METADATA_KEY in metadata and "latent_format" in metadata:  # as the default model is kept
+        return embedded.default_backbone(*embedded.load_embedded_dit(path))
     model = load_wrapped(path) if is_wrapped(metadata) else load_model(path, dtype=None, ops=ops)
     model.eval().requires_grad_(False)
     if KEY not in metadata:
-        return _published(path, model, device)
+        return _published(path, model, METADATA_KEY in metadata, device)
     try:
         account = json.loads(metadata[KEY])
         dit = Backbone(
@@ -67,16 +71,17 @@ def load_dit(path: Path, ops=nn, device: torch.device | None = None) -> Backbone
     channels = model.config.in_channels
     if {len(values) for values in dit.latent_format.values()} != {channels}:
         raise CheckpointError(f"{path}: its latent_format is not of the {channels} channels of its model")
-    return dit
+    return dit.settle()
 
 
-def _published(path: Path, model: MMDiT | DiT, device: torch.device | None) -> Backbone:
-    channels, scale, shift, flow = PUBLISHED[type(model)]
-    if model.config.in_channels != channels:
+def _published(path: Path, model: MMDiT | DiT, own: bool, device: torch.device | None) -> Backbone:
+    """`own`: a file of this library, whose models differ from published ones in more than their weights."""
+    channels, scale, shift, flow = PUBLISHED.get(type(model), (0, 0, 0, None))
+    if own or model.config.in_channels != channels:
         raise CheckpointError(f"{path}: no {KEY!r} in its metadata says how it reads latents of {model.config.in_channels} channels")
     cells = model.config.position_base * model.config.patch_size
     space = latent_format(torch.full((channels,), scale), torch.full((channels,), shift))
-    return Backbone(model, space, flow, path.stem, picture_size=1024 if isinstance(model, MMDiT) else int(cells) * 8, device=device)
+    return Backbone(model, space, flow, path.stem, picture_size=1024 if isinstance(model, MMDiT) else int(cells) * 8, device=device).settle()
 
 
 def _read_flow(values: Mapping) -> Flow:

@@ -134,13 +134,18 @@ class EmbeddedVAE:
         return None
 
 
+def default_backbone(model: MMDiT, space: LatentFormat, latent_rgb: Tensor | None = None, name: str = "the embedded DiT",
+                     downscale: int = 8) -> Backbone:
+    """The default model's transformer as a DIT. Its VAE knows the `latent_rgb`."""
+    return Backbone(model, space, RectifiedFlow(model.config.prediction, shift=2.0), name, downscale, 256, latent_rgb)
+
+
 Parts = tuple[Backbone, EmbeddedCLIP, EmbeddedVAE]
 
 
 def assemble(model: MMDiT, text: TextEncoder, vae: VAE, space: LatentFormat, name: str = "the embedded DiT") -> Parts:
     """Transformer, text encoder and VAE as a DIT, a CLIP and a VAE."""
-    backbone = Backbone(model, space, RectifiedFlow(model.config.prediction, shift=2.0), name, vae.config.downscale, 256, vae.latent_rgb())
-    return backbone, EmbeddedCLIP(text), EmbeddedVAE(vae)
+    return default_backbone(model, space, vae.latent_rgb(), name, vae.config.downscale), EmbeddedCLIP(text), EmbeddedVAE(vae)
 
 
 @lru_cache(maxsize=1)
