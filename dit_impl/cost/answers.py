@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import BackboneError
 from ..handle.backbone import DitHandle
 from ..handle.patch_schedule import PatchSchedule, parse_schedule
-from ..reading import Between, OneOf, check, read
+from ..reading import Between, OneOf, check_value, read
 from ..sampling.guidance import is_guided
 from ..sampling.solvers import check_solver, model_calls
 from ..sampling.walk import last_step
@@ -77,7 +77,7 @@ def read_shape(given: object) -> Architecture:
         return embedded_shape()
     if not isinstance(given, dict) or "kind" not in given:
         raise ValueError(f"a shape is \"embedded\" or an object with a kind and its fields, not {given!r:.80}")
-    kind = check("a shape's kind", given["kind"], Annotated[str, OneOf(*ARCHITECTURES)])
+    kind = check_value("a shape's kind", given["kind"], Annotated[str, OneOf(*ARCHITECTURES)])
     return read(ARCHITECTURES[kind], {name: value for name, value in given.items() if name != "kind"}, f"a {kind} shape", "a shape's ")
 
 
