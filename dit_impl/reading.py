@@ -43,9 +43,10 @@ class OneOf:
 def read(kind: type, values: Any, what: str, prefix: str = "", error: type[ValueError] = ValueError) -> Any:
     """An object's entries → a dataclass of this kind; lists become tuples.
 
-    Raises `error` for an entry that is unknown, missing or not allowed. The line calls the object `what`, an entry by `prefix` and its name.
+    Raises `error` for an entry that is unknown, missing or not allowed. The line calls the object `what`, and an entry `prefix` + its name.
     """
-    kinds = {name: hint for name, hint in get_type_hints(kind, include_extras=True).items() if name in {field.name for field in fields(kind)}}
+    hints = get_type_hints(kind, include_extras=True)
+    kinds = {field.name: hints[field.name] for field in fields(kind)}
     entries = check_entries(values, kinds, what, prefix, error)
     for field in fields(kind):
         if field.name not in entries and field.default is MISSING and field.default_factory is MISSING:
@@ -53,7 +54,8 @@ def read(kind: type, values: Any, what: str, prefix: str = "", error: type[Value
     return kind(**entries)
 
 
-def check_entries(values: Any, kinds: Mapping[str, Any], what: str, prefix: str = "", error: type[ValueError] = ValueError) -> dict[str, Any]:
+def check_entries(values: Any, kinds: Mapping[str, Any], what: str, prefix: str = "",
+                  error: type[ValueError] = ValueError) -> dict[str, Any]:
     """An object's entries, each of its kind; lists become tuples. Raises `error` as `read` does, but entries may be missing."""
     check_value(what, values, dict, error)
     for name in values:

@@ -106,8 +106,8 @@ def heat(values: Tensor, side: int = 256, low: float | None = None, high: float 
 def marked(picture: Tensor, grid: tuple[int, int], token: int) -> Tensor:
     """A copy with a black and white frame around one token's cell: [H, W, 3] → same."""
     h, w = grid
-    top, left, bottom, right = (round(edge) for edge in (
-        token // w * len(picture) / h, token % w * picture.shape[1] / w, (token // w + 1) * len(picture) / h, (token % w + 1) * picture.shape[1] / w))
+    (row, column), tall, wide = divmod(token, w), len(picture) / h, picture.shape[1] / w
+    top, left, bottom, right = (round(edge) for edge in (row * tall, column * wide, (row + 1) * tall, (column + 1) * wide))
     framed, thick = picture.clone(), max(1, min(bottom - top, right - left) // 10)
     for ring, shade in ((0, 0.0), (thick, 1.0)):
         framed[top + ring:bottom - ring, left + ring:right - ring] = shade
