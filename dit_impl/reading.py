@@ -7,10 +7,11 @@ sources to training read such values.
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
+import math
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "an object", tuple: "a list"}
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "a table of named values", tuple: "a list"}
 SHOWN = 40  # characters of a wrong value in an error line
 
 
@@ -18,10 +19,13 @@ SHOWN = 40  # characters of a wrong value in an error line
 class Between:
     """A number from `least` to `most`, both allowed."""
     least: float
-    most: float
+    most: float = math.inf
 
     def allows(self, value: float) -> bool:
         return self.least <= value <= self.most
+
+    def __str__(self) -> str:
+        return f"of at least {self.least}" if self.most == math.inf else f"from {self.least} to {self.most}"
 
 
 @dataclass(frozen=True, init=False)
@@ -39,9 +43,10 @@ class OneOf:
 def read(kind: type, values: Any, what: str, prefix: str = "", error: type[ValueError] = ValueError) -> Any:
     """An object's entries → a dataclass of this kind; lists become tuples.
 
-    Raises `error` for an entry that is unknown, missing or not allowed. The line calls the object `what`, an entry by `prefix` and its name.
+    Raises `error` for an entry that is unknown, missing or not allowed. The line calls the object `what`, and an entry `prefix` + its name.
     """
-    kinds = {name: hint for name, hint in get_type_hints(kind, include_extras=True).items() if name in {field.name for field in fields(kind)}}
+    hints = get_type_hints(kind, include_extras=True)
+    kinds = {field.name: hints[field.name] for field in fields(kind)}
     entries = check_entries(values, kinds, what, prefix, error)
     for field in fields(kind):
         if field.name not in entries and field.default is MISSING and field.default_factory is MISSING:
@@ -49,16 +54,17 @@ def read(kind: type, values: Any, what: str, prefix: str = "", error: type[Value
     return kind(**entries)
 
 
-def check_entries(values: Any, kinds: Mapping[str, Any], what: str, prefix: str = "", error: type[ValueError] = ValueError) -> dict[str, Any]:
+def check_entries(values: Any, kinds: Mapping[str, Any], what: str, prefix: str = "",
+                  error: type[ValueError] = ValueError) -> dict[str, Any]:
     """An object's entries, each of its kind; lists become tuples. Raises `error` as `read` does, but entries may be missing."""
-    check(what, values, dict, error)
+    check_value(what, values, dict, error)
     for name in values:
         if name not in kinds:
             raise error(f"{what} has no setting {str(name)[:SHOWN]!r}; it has {', '.join(sorted(kinds))}")
-    return {name: check(f"{prefix}{name}", value, kinds[name], error) for name, value in values.items()}
+    return {name: check_value(f"{prefix}{name}", value, kinds[name], error) for name, value in values.items()}
 
 
-def check(what: str, value: Any, kind: Any, error: type[ValueError] = ValueError) -> Any:
+def check_value(what: str, value: Any, kind: Any, error: type[ValueError] = ValueError) -> Any:
     """A value, with tuples for lists, if its kind allows it. Raises `error` if not: `steps is a whole number from 1 to 99, not 'many'`."""
     if not allowed(value, kind):
         raise error(f"{what} is {in_words(kind)}, not {value!r:.{SHOWN}}")
@@ -92,12 +98,13 @@ def in_words(kind: Any) -> str:
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
         kind, rule = inner
-        return f"one of {', '.join(rule.choices)}" if isinstance(rule, OneOf) else f"{in_words(kind)} from {rule.least} to {rule.most}"
+        return f"one of {', '.join(rule.choices)}" if isinstance(rule, OneOf) else f"{in_words(kind)} {rule}"
     if origin in (Union, UnionType):
         return " or ".join(in_words(one) for one in inner if one is not NoneType)
     if origin is tuple:
         return f"a list{'' if inner[-1] is Ellipsis else f' of {len(inner)}'}, each {in_words(inner[0])}"
-    return WORDS[kind if origin is None else origin]
+    kind = kind if origin is None else origin
+    return WORDS.get(kind, f"a {kind.__name__}")
 
 
 def _with_tuples(value: Any) -> Any:

@@ -308,10 +308,10 @@ def broken(path, account=None, **tensors):
 
 @pytest.mark.parametrize("change, message", [
     (None, "no patch-size adapter; its metadata has no 'patch_size_adapter'"),
-    ("[", "its metadata 'patch_size_adapter' is no account of an adapter"),
-    (lambda a: a.pop("rank"), "is no account of an adapter: 'rank' is missing"),
-    (lambda a: a.update(rank=0), "is no account of an adapter: rank is 0, not at least 1"),
-    (lambda a: a.update(patch_size="3"), "is no account of an adapter: patch_size is '3'"),
+    ("[", "its metadata 'patch_size_adapter' does not describe an adapter"),
+    (lambda a: a.pop("rank"), "does not describe an adapter: 'rank' is missing"),
+    (lambda a: a.update(rank=0), "does not describe an adapter: rank is a whole number of at least 1, not 0"),
+    (lambda a: a.update(patch_size="3"), "does not describe an adapter: patch_size is a whole number of at least 1, not '3'"),
 ])
 def test_a_file_that_is_no_adapter(backbone, tmp_path, change, message):
     path = tmp_path / "x.safetensors"

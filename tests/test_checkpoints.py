@@ -145,8 +145,8 @@ def test_a_failed_save_leaves_the_old_file(saved, tmp_path):
     (lambda t, m: [t.pop(key) for key in list(t) if key.startswith("joint_blocks.1.")], ["1 blocks", "2"]),
     (lambda t, m: m.pop("config"), ["'config'"]),
     (lambda t, m: m.update(config="{"), ["'config'", "JSON"]),
-    (lambda t, m: m.update(config="[1]"), ["'config'", "JSON"]),
-    (lambda t, m: m.update(config=json.dumps({"colour": 1})), ["unknown setting 'colour'"]),
+    (lambda t, m: m.update(config="[1]"), ["metadata 'config' is a table of named values, not [1]"]),
+    (lambda t, m: m.update(config=json.dumps({"colour": 1})), ["no setting 'colour'"]),
 ] + [
     (lambda t, m, bad=bad: m.update(config=json.dumps({**json.loads(m["config"]), **bad})), [next(iter(bad))])
     for bad in ({"width": "32"}, {"width": 0}, {"width": -4}, {"width": 2 ** 62}, {"heads": 5}, {"heads": 0},

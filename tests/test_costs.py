@@ -118,7 +118,7 @@ LEAST = {"name": "x", "kind": "mmdit", "width": 64, "blocks": 1}
     *(({"shape": "embedded", "size": [8, 8], name: value}, f"{name} is") for name, value in
       [("batch", 0), ("batch", 1.5), ("cfg", "high"), ("cfg", float("nan")), ("cfg", 10 ** 400)]),
     *(({"shape": "embedded", "size": [8, 8], "walk": walk}, says) for walk, says in
-      [([], "walk is an object"), ({}, "steps is missing: it is a whole number from 1"), ({"steps": 0}, "steps is"), ({"steps": 4, "rows": "x"}, "a row is"), ({"steps": 4, "rows": 2}, "rows is"),
+      [([], "walk is a table"), ({}, "steps is missing: it is a whole number from 1"), ({"steps": 0}, "steps is"), ({"steps": 4, "rows": "x"}, "a row is"), ({"steps": 4, "rows": 2}, "rows is"),
        ({"steps": 4, "rows": ""}, "the patch schedule is empty"), ({"steps": 4, "patch_size": 16}, "patch_size 16 does not fit"),
        ({"steps": 4, "patch_size": -1}, "patch_size is"), ({"steps": 4, "rows": "16"}, "patch_size 16 does not fit"), ({"steps": 4, "solver": "best"}, "solver is"),
        ({"steps": 4, "denoise": 0}, "denoise is"), ({"steps": 4, "scheduler": "best"}, "scheduler is"),

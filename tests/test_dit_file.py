@@ -170,13 +170,13 @@ def rewrite(path, change):
 
 @pytest.mark.parametrize("change,message", [
     (lambda a: a.clear(), "no 'dit' in its metadata says how it reads latents of 4 channels"),
-    (lambda a: a.pop("flow"), "its metadata 'dit' is no account of a DIT: 'flow' is missing"),
-    (lambda a: a.update(flow={"kind": "edm"}), "its metadata 'dit' is no account of a DIT: flow is 'edm', not one of rectified flow, ddpm"),
-    (lambda a: a["flow"].update(prediction="y"), "its metadata 'dit' is no account of a DIT: RectifiedFlow: prediction is one of"),
-    (lambda a: a["flow"].update(sigma=1), "its metadata 'dit' is no account of a DIT: .*unexpected keyword argument 'sigma'"),
-    (lambda a: a["latent_format"].update(scale="x"), "its metadata 'dit' is no account of a DIT: "),
+    (lambda a: a.pop("flow"), "its metadata 'dit' does not describe a DiT: 'flow' is missing"),
+    (lambda a: a.update(flow={"kind": "edm"}), "its metadata 'dit' does not describe a DiT: flow is 'edm', not one of rectified flow, ddpm"),
+    (lambda a: a["flow"].update(prediction="y"), "its metadata 'dit' does not describe a DiT: RectifiedFlow: prediction is one of"),
+    (lambda a: a["flow"].update(sigma=1), "its metadata 'dit' does not describe a DiT: .*unexpected keyword argument 'sigma'"),
+    (lambda a: a["latent_format"].update(scale="x"), "its metadata 'dit' does not describe a DiT: "),
     (lambda a: a["latent_format"].update(scale=[1.0]), "its latent_format is not of the 4 channels of its model"),
-    (lambda a: a.update(class_names=[1]), "its metadata 'dit' is no account of a DIT: "),
+    (lambda a: a.update(class_names=[1]), "its metadata 'dit' does not describe a DiT: "),
 ])
 def test_a_file_that_is_no_saved_dit(backbone, folders, change, message):
     SaveCheckpoint.execute(dit=backbone, filename_prefix="x")

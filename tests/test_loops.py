@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import dit_blocks
-from dit_blocks.standalone import comfy_api_standin, executor as executor_module, loops, pack
+from dit_blocks.standalone import comfy_api_standin, loops, pack
+from dit_blocks.standalone import executor as executor_module
 from dit_blocks.standalone.cli import main
 from dit_blocks.standalone.core_nodes import NODES as CORE
 from dit_blocks.standalone.errors import Interrupted, NodeError, WorkflowError

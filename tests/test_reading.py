@@ -18,6 +18,7 @@ class Settings:
     mode: Annotated[str, OneOf("slow", "fast")] = "slow"
     note: str | None = None
     on: bool = False
+    rank: Annotated[int, Between(1)] = 1
 
 
 def test_entries_become_fields_and_lists_tuples():
@@ -28,8 +29,8 @@ def test_entries_become_fields_and_lists_tuples():
 
 
 @pytest.mark.parametrize("values,says", [
-    ([], "a run is an object, not []"), ({}, "its steps is missing: it is a whole number from 1 to 9"),
-    ({"steps": 1, "speed": 3}, "a run has no setting 'speed'; it has mode, note, on, rate, size, sizes, steps"),
+    ([], "a run is a table of named values, not []"), ({}, "its steps is missing: it is a whole number from 1 to 9"),
+    ({"steps": 1, "speed": 3}, "a run has no setting 'speed'; it has mode, note, on, rank, rate, size, sizes, steps"),
     ({"steps": 0}, "its steps is a whole number from 1 to 9, not 0"), ({"steps": 10}, "its steps is a whole number from 1 to 9, not 10"),
     ({"steps": True}, "its steps is a whole number from 1 to 9, not True"), ({"steps": 2.0}, "its steps is a whole number from 1 to 9, not 2.0"),
     ({"steps": float("nan")}, "its steps is a whole number from 1 to 9, not nan"),
@@ -40,6 +41,7 @@ def test_entries_become_fields_and_lists_tuples():
     ({"steps": 1, "sizes": [1, 2.5]}, "its sizes is a list, each a whole number, not [1, 2.5]"),
     ({"steps": 1, "mode": "best"}, "its mode is one of slow, fast, not 'best'"), ({"steps": 1, "mode": []}, "its mode is one of slow, fast, not []"),
     ({"steps": 1, "note": 3}, "its note is text, not 3"), ({"steps": 1, "on": 1}, "its on is true or false, not 1"),
+    ({"steps": 1, "rank": 0}, "its rank is a whole number of at least 1, not 0"),
     ({"steps": "9" * 99}, f"its steps is a whole number from 1 to 9, not '{'9' * 39}")], ids=str)
 def test_what_is_not_allowed_is_one_line(values, says):
     with pytest.raises(RecipeError) as error:

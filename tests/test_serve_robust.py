@@ -89,6 +89,7 @@ def test_pages_load_nothing_from_elsewhere(server):
 
 def test_a_connection_without_a_whole_request_is_closed():
     from aiohttp import web
+
     from dit_blocks.standalone.server.start import listen
     from dit_blocks.standalone.server.state import STATE, State
 

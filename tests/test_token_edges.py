@@ -207,7 +207,7 @@ def test_a_model_s_space_is_shifted_scaled_and_divided_channel_by_channel(shape)
     (torch.ones(4, 8, 8), 2, 1, "a latent is [B, C, H, W], or [B, C, T, H, W] with frames, not [4, 8, 8]"),
     (torch.ones(1, 4, 8, 8), 0, 1, "patch_size is at least 1, not 0"),
     (torch.ones(1, 4, 3, 8), 4, 1, "latent height 3 is smaller than patch_size 4"), (torch.ones(1, 4, 8, 3), 4, 1, "latent width 3 is smaller than patch_size 4"),
-    (torch.ones(1, 4, 5, 8, 8), 2, 2, "latent frames 5 are no multiple of the model's 2 frames to a patch"),
+    (torch.ones(1, 4, 5, 8, 8), 2, 2, "5 latent frames are not a multiple of the 2 frames in a patch of this model"),
     (torch.tensor([1.0, float("nan"), float("inf"), 2]).view(1, 1, 2, 2), 1, 1, "the latent holds 2 values that are NaN or infinite")])
 def test_a_latent_that_can_t_be_cut_says_why(latent, patch_size, frames, says):
     assert line(TokensError, check_latent, latent, patch_size, frames) == says
@@ -243,7 +243,7 @@ def test_other_values_drop_a_solver_s_memory_unless_they_bring_one():
 
 @pytest.mark.parametrize("size,method,says", [
     (4, "nearest", "patch_method is one of auto, native, resample, pi_resize, not 'nearest'"), (0, "auto", "patch_size is at least 1, not 0"),
-    (3, "native", "it knows patch sizes 2, 6, not 3: patch_method native can't serve it, resample or pi_resize may"),
+    (3, "native", "it knows patch sizes 2, 6, not 3: patch_method native can't read it, resample or pi_resize may"),
     (3, "auto", "resample takes multiples of it's own patch size 2, not 3: pi_resize takes any"),
     (5, "resample", "resample takes multiples of it's own patch size 2, not 5: pi_resize takes any")])
 def test_sizes_that_no_method_serves_say_which_would(size, method, says):

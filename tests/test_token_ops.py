@@ -259,14 +259,14 @@ def test_pixel_tokens_take_the_token_nodes():
 def refusals(dit, positive):
     x, hidden, rect = raw(), embedded(dit, positive), dict(column=0, row=0, width=0, height=0)
     begun = out(Condition, dit=dit, x=raw(), positive=positive, sigmas=dit.schedule(4), step=0)
-    yield RollTokens, dict(x=begun, rows=1, columns=0), "Roll Tokens: the hidden states hold no embedded tokens yet: put Patch Embed before"
+    yield RollTokens, dict(x=begun, rows=1, columns=0), "Roll Tokens: the hidden states have no embedded tokens yet: put Patch Embed before this node"
     yield TokenMask, dict(x=x, **{**rect, "column": 2, "width": 2}), (
         "Token Mask: 2×4 tokens from column 2, row 0 are not all inside the grid of 3 columns and 4 rows")
     yield TokenMask, dict(x=x, **{**rect, "row": 4}), "Token Mask: 3×1 tokens from column 0, row 4 are not all inside the grid of 3 columns"
     yield SwapTokens, dict(x=x, **{**SWAP, "to_column": 2}), "Swap Tokens: 2×2 tokens from column 2, row 2 are not all inside the grid of 3"
     yield SwapTokens, dict(x=x, **{**SWAP, "to_row": 1}), (
         "Swap Tokens: the 2×2 rectangles at column 0, row 0 and at column 1, row 1 overlap")
-    yield MixTokens, dict(a=x, b=hidden, amount=0.5), "Mix Tokens: a holds raw tokens, b holds hidden states: both must be of one kind"
+    yield MixTokens, dict(a=x, b=hidden, amount=0.5), "Mix Tokens: a holds raw tokens, b holds hidden states: both must be the same kind"
     yield MixTokens, dict(a=hidden, b={**hidden, "model": "another DiT"}, amount=0.5), "Mix Tokens: a comes from a small DiT, b from another DiT"
     yield MixTokens, dict(a=x, b=fold(random(1, 3, 7, 6), 2), amount=0.5), (
         "Mix Tokens: a and b are in different latent spaces: wire the same dit into both Patchify nodes")
@@ -282,7 +282,7 @@ def refusals(dit, positive):
     yield TokenMap, dict(x={**x, "tokens": x["tokens"] / 0}, show="norm", scale=1), "Token Map: the tokens hold values that are NaN or infinite"
     yield TokenMap, dict(x=x, show="phase", scale=1), "Token Map: show is one of norm, principal components, not 'phase'"
     video = {**fold(random(1, 4, 3, 8, 6), 2), "noise_mask": torch.ones(1, 8, 6)}
-    yield RollTokens, dict(x=video, rows=1, columns=0), "Roll Tokens: tokens of a video that has a noise mask cannot change places"
+    yield RollTokens, dict(x=video, rows=1, columns=0), "Roll Tokens: tokens of a video with a noise mask cannot be moved"
     yield PatchifyImage, dict(image=torch.rand(1, 6, 8, 3), patch_size=8), "Patchify Image: image height 6 is smaller than patch_size 8"
     yield PatchifyImage, dict(image=torch.rand(6, 8, 3), patch_size=2), "Patchify Image: an image is [B, H, W, C], not [6, 8, 3]"
     yield PatchifyImage, dict(image=torch.zeros(1, 2, 2, 3) / 0, patch_size=2), "Patchify Image: the image holds 12 values that are NaN or"

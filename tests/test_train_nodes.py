@@ -251,8 +251,8 @@ def test_the_command_trains_goes_on_and_says_what_is_wrong(tmp_path, capsys):
     assert load_dit(tmp_path / "taught.safetensors").model.config.width == 32
     for text, message in (("[set]\nsceness = 3", "[set] has no setting 'sceness'"), ("[train]\nsteps = 0", "steps is at least 1, not 0"),
                           ("[model]\nwide = 3", "[model] has no setting 'wide'"), ("[train]\nspeed = 3", "[train] has no setting 'speed'"),
-                          ("[train]\nsteps = 'many'", "[train] steps is a int, not 'many'"), ("train = 3", "[train] is a dict, not 3"),
-                          ("[model]\npatch_sizes = 2", "[model] patch_sizes is a tuple, not 2"), ("out = 3\n[set]", "out is a str, not 3"),
+                          ("[train]\nsteps = 'many'", "[train] steps is a whole number, not 'many'"), ("train = 3", "[train] is a table of named values, not 3"),
+                          ("[model]\npatch_sizes = 2", "[model] patch_sizes is a list, not 2"), ("out = 3\n[set]", "out is text, not 3"),
                           ("[model]\nembedded = true\nwidth = 3", "[model] of a model that is there takes no 'width'"),
                           ("[train]\nrank = 3", "[train] rank is not of scope 'everything'"),
                           ("[train]\nscope = 'patch-size adapter'\ntarget = 'x0'", "[train] target is not of scope 'patch-size adapter'"),

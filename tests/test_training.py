@@ -181,9 +181,9 @@ def test_a_recipe_is_for_one_process(tmp_path, monkeypatch):
     ("steps = ", "not a recipe"),
     ("speed = 3", "unknown entry 'speed'"),
     ("[dit]\nwidht = 3", r"\[dit\] has no setting 'widht'"),
-    ("vae = 3", r"\[vae\] is a dict, not 3"),
-    ("state = 3", "state is a str, not 3"),
-    ("[vae]\nsteps = 'many'", r"\[vae\] steps is a int, not 'many'"),
+    ("vae = 3", r"\[vae\] is a table of named values, not 3"),
+    ("state = 3", "state is text, not 3"),
+    ("[vae]\nsteps = 'many'", r"\[vae\] steps is a whole number, not 'many'"),
 ])
 def test_a_recipe_that_can_t_be_followed(tmp_path, text, message):
     path = tmp_path / "recipe.toml"

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import BackboneError
 from ..handle.backbone import DitHandle
 from ..handle.patch_schedule import PatchSchedule, parse_schedule
-from ..reading import Between, OneOf, check, read
+from ..reading import Between, OneOf, check_value, read
 from ..sampling.guidance import is_guided
 from ..sampling.solvers import check_solver, model_calls
 from ..sampling.walk import last_step
@@ -27,7 +27,7 @@ MOST_STEPS = 10000
 
 @dataclass(frozen=True)
 class WalkWidgets:
-    """What the widgets of Sigma Schedule, Patch Schedule and DiT Denoise say. patch_size counts if there are no rows; 0 is the model's own."""
+    """The widgets of Sigma Schedule, Patch Schedule and DiT Denoise. patch_size is used if there are no rows; 0 is the model's own."""
     steps: Annotated[int, Between(1, MOST_STEPS)]
     scheduler: str = "simple"
     denoise: Annotated[float, Between(0.01, 1)] = 1
@@ -42,8 +42,11 @@ class WalkWidgets:
 
 @dataclass(frozen=True)
 class Question:
-    """What the editor asks. size: (height, width) of the latent in cells. shape: "embedded", an `Architecture` as `plain` gives it, or null where
-    only the latent's channels are known. cfg: null is guided as usual for the model. walk: see `WalkWidgets`."""
+    """What the editor asks.
+
+    size: (height, width) of the latent in cells. shape: "embedded", JSON from `plain`, or null if only the latent's channels are known.
+    cfg: null is guided as usual for the model. walk: see `WalkWidgets`.
+    """
     size: tuple[Annotated[int, Between(1, LARGEST_SIDE)], Annotated[int, Between(1, LARGEST_SIDE)]]
     shape: str | dict | None = None
     channels: Annotated[int, Between(1, 10 ** 6)] | None = None
@@ -77,7 +80,7 @@ def read_shape(given: object) -> Architecture:
         return embedded_shape()
     if not isinstance(given, dict) or "kind" not in given:
         raise ValueError(f"a shape is \"embedded\" or an object with a kind and its fields, not {given!r:.80}")
-    kind = check("a shape's kind", given["kind"], Annotated[str, OneOf(*ARCHITECTURES)])
+    kind = check_value("a shape's kind", given["kind"], Annotated[str, OneOf(*ARCHITECTURES)])
     return read(ARCHITECTURES[kind], {name: value for name, value in given.items() if name != "kind"}, f"a {kind} shape", "a shape's ")
 
 
@@ -113,8 +116,8 @@ def of_walk(shape: Architecture, size: tuple[int, int], plan: PatchSchedule, sig
             start_step: int = 0, end_step: int | None = None, solver: str = "euler", capture_blocks: bool = False) -> dict:
     """What a Denoise node costs: → steps, flops, share and stretches. Raises ValueError.
 
-    share: of the same steps at the model's own patch size. stretches: runs of steps at one patch size, with tokens in a picture and flops of
-    a step.
+    share: of what the same steps cost at the model's own patch size. stretches: steps in a row at one patch size, with the tokens in a
+    picture and the flops of a step.
     """
     end_step = last_step(start_step, end_step, sigmas)
 
@@ -144,14 +147,19 @@ def read_walk(given: object, shape: Architecture, default: bool) -> dict:
     """
     widgets = read(WalkWidgets, given, "a walk")
     check_solver(widgets.solver)
-    sigmas = load_embedded()[0].schedule(widgets.steps, widgets.scheduler, widgets.denoise) if default else torch.linspace(1, 0, widgets.steps + 1)
+    sigmas = torch.linspace(1, 0, widgets.steps + 1)
+    if default:
+        sigmas = load_embedded()[0].schedule(widgets.steps, widgets.scheduler, widgets.denoise)
     rows = str(widgets.patch_size or shape.patch_size) if widgets.rows is None else widgets.rows
     return {"plan": parse_schedule(rows, coarse_cfg=widgets.coarse_cfg), "sigmas": sigmas, "solver": widgets.solver,
             "start_step": widgets.start_step, "end_step": widgets.end_step, "capture_blocks": widgets.capture_blocks}
 
 
 def cost_answer(given: object) -> dict:
-    """JSON of a `Question` → {"own": the model's patch size, "sizes": see `by_patch_size`, "walk": see `of_walk`, if asked}. Raises ValueError."""
+    """JSON of a `Question` → {"own", "sizes", "walk" if asked}. Raises ValueError.
+
+    own: the model's patch size. sizes: see `by_patch_size`. walk: see `of_walk`.
+    """
     question = read(Question, given, "a question")
     size, batch, cfg = question.size, question.batch, question.cfg
     if question.shape is None and question.channels is not None:

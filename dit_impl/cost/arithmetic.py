@@ -198,8 +198,8 @@ PRESETS = {one.name: one for one in [
 class Budget:
     """A step's cost, in multiply-adds and bytes.
 
-    sequence: tokens of picture and text. attention: MACs of its two products (scores and mixing); rest: all other MACs, `head` of them in the
-    final layer. weights, activations: bytes; activations are a block's widest moment (residual, normed copy and MLP hidden layer, for all
+    sequence: tokens of picture and text. attention: MACs of its two products (scores and mixing). rest: all other MACs; `head` of them are
+    in the final layer. weights, activations: bytes. activations are a block at its widest (residual, normed copy and MLP hidden layer, for all
     tokens of the batch).
     """
     name: str

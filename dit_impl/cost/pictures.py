@@ -15,7 +15,8 @@ WORDS = {
 }
 
 
-def why_patches(shape: Architecture, width: int, height: int, patch_size: int = 0, language: str = "English", **how) -> list[tuple[str, Budget]]:
+def why_patches(shape: Architecture, width: int, height: int, patch_size: int = 0, language: str = "English",
+                **how) -> list[tuple[str, Budget]]:
     """The same transformer on latents and on pixels, with and without patches: → (label, budget) each. how: see `arithmetic.budget`."""
     said = _words(language)
     ways = (said["patches"].format(p=patch_size or shape.patch_size), said["no patches"])
@@ -36,19 +37,22 @@ def _short(number: float, unit: str) -> str:
 
 
 def table(rows: list[tuple[str, Budget]], unit: str = "FLOPs", language: str = "English") -> str:
-    """A text table with a line for each row: tokens, values in a token, sequence with text, cost of a step, attention's share of it, memory.
+    """A text table with a line for each row.
 
-    unit: "FLOPs" or "MACs".
+    Columns: tokens, values in a token, sequence with text, cost of a step, attention's share of it, weights, activations. unit: "FLOPs" or
+    "MACs".
     """
     factor = {"FLOPs": 2, "MACs": 1}[unit]
     lines = [["", *_words(language)["columns"].format(unit=unit).split("|")]]
     for label, b in rows:
-        lines.append([label, f"{b.tokens:,} ({b.grid[0]}×{b.grid[1]})", str(b.values), f"{b.sequence:,}", _short(b.macs * factor, unit[:-1]),
+        tokens, cost = f"{b.tokens:,} ({b.grid[0]}×{b.grid[1]})", _short(b.macs * factor, unit[:-1])
+        lines.append([label, tokens, str(b.values), f"{b.sequence:,}", cost,
                       f"{b.attention / b.macs:.0%}", _short(b.weights, "B"), _short(b.activations, "B")])
 
     widths = [max(map(_wide, column)) + 2 for column in zip(*lines)]
-    return "\n".join(label + " " * (widths[0] - _wide(label)) + "".join(" " * (width - _wide(cell)) + cell for width, cell in zip(widths[1:], cells))
-                     for label, *cells in lines)
+    rows_of_cells = [(label, zip(widths[1:], cells)) for label, *cells in lines]
+    return "\n".join(label + " " * (widths[0] - _wide(label)) + "".join(" " * (width - _wide(cell)) + cell for width, cell in cells)
+                     for label, cells in rows_of_cells)
 
 
 def _wide(text: str) -> int:

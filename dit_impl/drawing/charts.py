@@ -1,7 +1,7 @@
-"""Pictures that explain, by Pillow: maps in colour, contact sheets and curves. Tensors [H, W, 3] in 0..1 in and out.
+"""Charts drawn with Pillow: heat maps, contact sheets, curves and bars. They take and return tensors [H, W, 3] in 0..1.
 
-Colours are told apart by the colour-blind too: cividis for amounts (Nuñez et al. 2018), blue–white–orange for signed values, and
-Okabe and Ito's (2008) for curves. Words can be Chinese where the system has a font for it.
+The colours are safe for colour-blind readers: cividis for amounts (Nuñez et al. 2018), blue–white–orange for signed values, and the
+palette of Okabe and Ito (2008) for curves. Words can be Chinese if the system has a font for it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ SIGNED = ((0, 90, 181), (133, 178, 217), (247, 247, 247), (235, 168, 120), (200,
 CURVES = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0))
 INK, FAINT = (20, 20, 20), (120, 120, 120)
 TEXT = 18
-WIDEST = 720  # a picture of this width is read as easily at the 400 pixels of a node as 10 pixel letters
+WIDEST = 720  # on a node of 400 pixels, a picture of this width shows TEXT as 10 pixel letters, which can still be read
 GAP = 12
 CHINESE = ("NotoSansCJK", "NotoSansSC", "SourceHanSans", "wqy", "msyh", "PingFang", "DroidSansFallback", "simhei", "STHeiti")
 INSTEAD = {"×": "x", "–": "-", "−": "-", "→": "->", "σ": "sigma", "ε": "eps", "²": "^2", "≤": "<=", "≈": "~", "√": "sqrt "}
@@ -30,7 +30,7 @@ FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.fonts", "~/.local/s
 
 @lru_cache(maxsize=1)
 def chinese_font() -> str | None:
-    """The path of a font with Chinese characters, of common weight where there is one; None where the system has none."""
+    """The path of a font with Chinese characters, in regular weight if there is one. None if the system has no such font."""
     found = [path for folder in FOLDERS for path in sorted(Path(folder).expanduser().rglob("*.[to]t[cf]"))]
     fitting = [path for name in CHINESE for path in sorted(found, key=_is_heavy) if name.lower() in path.name.lower()]
     return str(fitting[0]) if fitting else None
@@ -42,7 +42,7 @@ def _is_heavy(path: Path) -> bool:
 
 @lru_cache(maxsize=16)
 def font(size: int, chinese: bool):
-    """A font of this size in pixels. Of a file with faces for several countries the simplified Chinese one, marked SC."""
+    """A font of this size in pixels. If its file holds faces for several countries, the simplified Chinese one, marked SC."""
     from PIL import ImageFont
     path = chinese_font() if chinese else None
     if not path:
@@ -58,17 +58,17 @@ def font(size: int, chinese: bool):
 
 
 def in_language(words: Mapping[str, str], language: str) -> str:
-    """One of two wordings, {"en": …, "zh": …}."""
+    """The wording for a language, from {"en": …, "zh": …}."""
     return words["zh"] if language == "中文" else words["en"]
 
 
 def drawable(language: str) -> str:
-    """The language for words in a picture: English where the system has no font for the one asked for."""
+    """The language for words in a picture: the one asked for, or English if the system has no font for it."""
     return language if chinese_font() else "English"
 
 
 def drawn(draw: Callable) -> Callable:
-    """A function that writes words of a `language` into a picture: it is called with one that can be drawn."""
+    """Decorator of a function that draws words: its `language` is replaced by English if the system cannot draw it."""
     called = signature(draw)
 
     @wraps(draw)
@@ -81,7 +81,7 @@ def drawn(draw: Callable) -> Callable:
 
 
 def colours(values: Tensor, low: float | None = None, high: float | None = None, signed: bool = False) -> Tensor:
-    """Values as colours: [...] → [..., 3]. Signed ones have 0 in the middle, and `high` at both ends."""
+    """Values as colours: [...] → [..., 3]. Signed values are coloured from −high to +high, with 0 in the middle."""
     if signed:
         high = values.abs().max().item() if high is None else high
         low = -high
@@ -93,38 +93,38 @@ def colours(values: Tensor, low: float | None = None, high: float | None = None,
 
 
 def enlarged(picture: Tensor, side: int) -> Tensor:
-    """A small picture with square cells, at least `side` pixels long: [h, w, 3] → [H, W, 3]."""
+    """Enlarge each pixel to a square, until the longer side is at least `side` pixels: [h, w, 3] → [H, W, 3]."""
     times = max(1, math.ceil(side / max(picture.shape[:2])))
     return picture.repeat_interleave(times, 0).repeat_interleave(times, 1)
 
 
 def heat(values: Tensor, side: int = 256, low: float | None = None, high: float | None = None, signed: bool = False) -> Tensor:
-    """A map of values as colours, cells enlarged: [h, w] → [H, W, 3]."""
+    """A heat map with enlarged cells: [h, w] → [H, W, 3]."""
     return enlarged(colours(values.detach().float().cpu(), low, high, signed), side)
 
 
 def marked(picture: Tensor, grid: tuple[int, int], token: int) -> Tensor:
-    """A frame, black around white, at the edge of one token's cell: [H, W, 3] → same, a copy."""
+    """A copy with a black and white frame around one token's cell: [H, W, 3] → same."""
     h, w = grid
-    top, left, bottom, right = (round(edge) for edge in (
-        token // w * len(picture) / h, token % w * picture.shape[1] / w, (token // w + 1) * len(picture) / h, (token % w + 1) * picture.shape[1] / w))
-    made, thick = picture.clone(), max(1, min(bottom - top, right - left) // 10)
+    (row, column), tall, wide = divmod(token, w), len(picture) / h, picture.shape[1] / w
+    top, left, bottom, right = (round(edge) for edge in (row * tall, column * wide, (row + 1) * tall, (column + 1) * wide))
+    framed, thick = picture.clone(), max(1, min(bottom - top, right - left) // 10)
     for ring, shade in ((0, 0.0), (thick, 1.0)):
-        made[top + ring:bottom - ring, left + ring:right - ring] = shade
+        framed[top + ring:bottom - ring, left + ring:right - ring] = shade
     inner = 2 * thick
-    made[top + inner:bottom - inner, left + inner:right - inner] = picture[top + inner:bottom - inner, left + inner:right - inner]
-    return made
+    framed[top + inner:bottom - inner, left + inner:right - inner] = picture[top + inner:bottom - inner, left + inner:right - inner]
+    return framed
 
 
 def scale_bar(low: float, high: float, unit: str, width: int, signed: bool = False, language: str = "English") -> Tensor:
-    """The colours of a map with the values at their ends: → [H, width, 3]."""
+    """A colour scale, with the values at both ends and the unit between: → [H, width, 3]."""
     strip = colours(torch.linspace(low, high, width), low, high, signed)[None].expand(14, -1, -1)
     words = label_strip([number(low), unit, number(high)], width, language)
     return torch.cat([strip, words])
 
 
 def label_strip(words: Sequence[str], width: int, language: str = "English") -> Tensor:
-    """Words at the left, in the middle and at the right of a white strip: → [H, width, 3]."""
+    """A white strip with a word at the left, in the middle and at the right: → [H, width, 3]."""
     picture, draw = canvas(width, TEXT + 8)
     for word, anchor, x in zip(words, ("lm", "mm", "rm"), (2, width / 2, width - 2)):
         draw.text((x, (TEXT + 8) / 2), word, fill=INK, font=font(TEXT, language == "中文"), anchor=anchor)
@@ -132,7 +132,7 @@ def label_strip(words: Sequence[str], width: int, language: str = "English") -> 
 
 
 def canvas(width: int, height: int):
-    """A white picture and what draws on it. Characters that a font lacks are written by others."""
+    """A white picture and a Pillow object that draws on it. Signs that a font lacks are replaced, see `written`."""
     from PIL import Image, ImageDraw
     picture = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(picture)
@@ -142,7 +142,7 @@ def canvas(width: int, height: int):
 
 
 def written(text: str, face) -> str:
-    """Text without the signs that this font would draw as a box."""
+    """A text in which signs that this font lacks are replaced by plain letters."""
     lacks = face is not None and {sign for sign in INSTEAD.keys() & set(text) if not _has(face, sign)}
     return "".join(INSTEAD[sign] if lacks and sign in lacks else sign for sign in text)
 
@@ -166,8 +166,10 @@ def as_pillow(picture: Tensor):
 
 def sheet(pictures: Sequence[Tensor], labels: Sequence[str], columns: int | None = None, title: str = "", note: str = "",
           language: str = "English", side: int = 240) -> Tensor:
-    """A contact sheet, each picture [h, w, 3] at least `side` pixels wide with its label below: → [H, W, 3]. Lines in a label stay. A sheet
-    wider than WIDEST has larger letters."""
+    """A contact sheet: pictures [h, w, 3], each enlarged to at least `side` pixels, with its label below: → [H, W, 3].
+
+    Line breaks in labels are kept. A sheet wider than WIDEST gets larger letters.
+    """
     pictures = [enlarged(picture.detach().float().cpu(), side) for picture in pictures]
     columns = min(columns or math.ceil(math.sqrt(len(pictures) * 1.6)), len(pictures))
     wide, gap = max(picture.shape[1] for picture in pictures), GAP
@@ -181,35 +183,35 @@ def sheet(pictures: Sequence[Tensor], labels: Sequence[str], columns: int | None
     note = wrapped(note, width - 2 * gap, face)
     head = _height(title, large, 5) + 8 if title else 0
     foot = _height(note, face, 4) + 8 if note else 0
-    made, draw = canvas(width, gap + head + rows * (tall + gap) + foot)
+    whole, draw = canvas(width, gap + head + rows * (tall + gap) + foot)
     if title:
         draw.multiline_text((gap, gap), title, fill=INK, font=large, spacing=5)
     for i, (picture, label) in enumerate(zip(pictures, labels)):
         x, y = gap + i % columns * (wide + gap), gap + head + i // columns * (tall + gap)
-        made.paste(as_pillow(picture), (x, y))
+        whole.paste(as_pillow(picture), (x, y))
         draw.multiline_text((x, y + picture.shape[0] + 3), label, fill=INK, font=face, spacing=4)
     if note:
-        draw.multiline_text((gap, made.height - foot), note, fill=FAINT, font=face, spacing=4)
-    return as_tensor(made)
+        draw.multiline_text((gap, whole.height - foot), note, fill=FAINT, font=face, spacing=4)
+    return as_tensor(whole)
 
 
 def columns_within(wide: int) -> int:
-    """How many pictures of this width stand beside each other in WIDEST."""
+    """How many pictures of this width fit beside each other into WIDEST."""
     return max(1, (WIDEST - GAP) // (wide + GAP))
 
 
 def _height(text: str, face, spacing: int) -> int:
-    """How tall lines of text are, as Pillow lays them out; 0 for none."""
+    """The height of a text as Pillow lays it out; 0 if it is empty."""
     return (text.count("\n") + 1) * (face.getbbox("A")[3] + spacing) + face.getmetrics()[1] if text else 0
 
 
 def number(value: float) -> str:
-    """A number of about three digits as people write it: 0.0123, 4.56, 3,350."""
+    """A number with about three digits, for people: 0.0123, 4.56, 3,350."""
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 def wrapped(text: str, width: int, face) -> str:
-    """Text with lines broken where they are too long, between words, or between characters of Chinese."""
+    """Break lines that are wider than `width` pixels, between words or between Chinese characters."""
     lines = []
     for line in written(text, face).split("\n"):
         current = ""
@@ -235,20 +237,20 @@ Series = Mapping[str, Sequence[float] | Sequence[tuple[float, float]]]
 
 
 def lines(series: Series, title: str, x_label: str, y_label: str, width: int = 640, height: int = 400, language: str = "English") -> Tensor:
-    """Curves by name, of values or of (x, y): → [H, W, 3]. Above a thousandfold the y axis is logarithmic."""
+    """Curves by name, each a list of y or of (x, y): → [H, W, 3]. If y spans more than a factor of 1000, its axis is logarithmic."""
     points = {name: [p if isinstance(p, tuple) else (i, p) for i, p in enumerate(values)] for name, values in series.items()}
     points = {name: [(x, y) for x, y in values if math.isfinite(y)] for name, values in points.items()}
     every = [p for values in points.values() for p in values] or [(0.0, 0.0)]
     (x0, x1), (y0, y1) = ((min(axis), max(axis)) for axis in zip(*every))
     logarithmic = y0 > 0 and y1 / y0 > 1000
-    bend = math.log10 if logarithmic else lambda y: y
+    scaled = math.log10 if logarithmic else lambda y: y
     y0 = y0 if logarithmic else min(0.0, y0)
     picture, draw = canvas(width, height)
     face = font(TEXT, language == "中文")
     left, right, top, bottom = 80, width - 20, 44, height - 60
 
     def place(x: float, y: float) -> tuple[float, float]:
-        across, up = (x - x0) / max(x1 - x0, 1e-12), (bend(y) - bend(y0)) / max(bend(y1) - bend(y0), 1e-12)
+        across, up = (x - x0) / max(x1 - x0, 1e-12), (scaled(y) - scaled(y0)) / max(scaled(y1) - scaled(y0), 1e-12)
         return left + across * (right - left), bottom - up * (bottom - top)
     draw.line([(left, top), (left, bottom), (right, bottom)], fill=FAINT)
     draw.text((left, 8), title, fill=INK, font=font(TEXT + 4, language == "中文"))
@@ -267,7 +269,7 @@ def lines(series: Series, title: str, x_label: str, y_label: str, width: int = 6
 
 
 def fitted(picture: Tensor, side: int) -> Tensor:
-    """A photograph brought to a size, its longer side `side` pixels: [h, w, 3] → [H, W, 3]."""
+    """Resize a picture smoothly until its longer side is `side` pixels: [h, w, 3] → [H, W, 3]."""
     scale = side / max(picture.shape[:2])
     size = [max(1, round(length * scale)) for length in picture.shape[:2]]
     resized = F.interpolate(picture.detach().float().cpu().movedim(-1, 0)[None], size=size, mode="bilinear", antialias=True)
@@ -275,7 +277,7 @@ def fitted(picture: Tensor, side: int) -> Tensor:
 
 
 def side_by_side(pictures: Sequence[Tensor], gap: int = 12) -> Tensor:
-    """Pictures of any sizes in a row, on white, all as tall as the tallest: → [H, W, 3]."""
+    """Pictures in a row on white, all enlarged to the height of the tallest: → [H, W, 3]."""
     height = max(len(picture) for picture in pictures)
     fitted = []
     for picture in pictures:
@@ -287,6 +289,6 @@ def side_by_side(pictures: Sequence[Tensor], gap: int = 12) -> Tensor:
 
 
 def batch(pictures: Sequence[Tensor]) -> Tensor:
-    """Pictures as one IMAGE, smaller ones filled up with white: [h, w, 3] each → [B, H, W, 3]."""
+    """Pictures as one IMAGE; smaller ones are padded with white: [h, w, 3] each → [B, H, W, 3]."""
     height, width = (max(picture.shape[side] for picture in pictures) for side in (0, 1))
     return torch.stack([F.pad(picture, (0, 0, 0, width - picture.shape[1], 0, height - len(picture)), value=1.0) for picture in pictures])

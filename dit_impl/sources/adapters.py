@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 import hashlib
 import json
 from pathlib import Path
+from typing import Annotated
 
 from safetensors.torch import save_file
 import torch
@@ -18,14 +19,16 @@ from ..errors import BackboneError, CheckpointError, LayoutError
 from ..handle.backbone import Backbone, DitHandle
 from ..model.dit import DiT
 from ..model.mmdit import MMDiT, Streams
+from ..reading import Between, check_value
 from .adapter_layers import extended, merge, new_parameters, shared_copy
 from .atomic import replace_atomically
 from .checkpoints import METADATA_KEY, check, listed, read_safetensors
 
 KEY = "patch_size_adapter"  # in a file's metadata
 SAMPLED = 1024  # values of each weight that a fingerprint looks at
-_KINDS = {"patch_size": int, "start": int, "rank": int, "wide_rank": int, "base": str, "name": str, "architecture": dict, "facts": dict}
-_LEAST = {"patch_size": 1, "start": 1, "rank": 1, "wide_rank": 0}
+_Positive = Annotated[int, Between(1)]
+_KINDS = {"patch_size": _Positive, "start": _Positive, "rank": _Positive, "wide_rank": Annotated[int, Between(0)], "base": str, "name": str,
+          "architecture": dict, "facts": dict}
 
 
 @dataclass(frozen=True)
@@ -208,16 +211,10 @@ def load_adapter(path: Path) -> Adapter:
         raise CheckpointError(f"{path}: no patch-size adapter{what}; its metadata has no {KEY!r}")
     try:
         account = dict(json.loads(metadata[KEY]))
-        for name, kind in _KINDS.items():
-            if type(account[name]) is not kind:
-                raise ValueError(f"{name} is {str(account[name])[:80]!r}")
-        for name, least in _LEAST.items():
-            if account[name] < least:
-                raise ValueError(f"{name} is {account[name]}, not at least {least}")
-        adapter = Adapter(**{name: account[name] for name in _KINDS}, weights=tensors)
+        adapter = Adapter(**{name: check_value(name, account[name], kind) for name, kind in _KINDS.items()}, weights=tensors)
     except (KeyError, TypeError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise CheckpointError(f"{path}: its metadata {KEY!r} is no account of an adapter: {' '.join(reason.split())[:200]}") from None
+        raise CheckpointError(f"{path}: its metadata {KEY!r} does not describe an adapter: {' '.join(reason.split())[:200]}") from None
     broken = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken or not tensors:
         raise CheckpointError(f"{path}: {f'{listed(broken)} holds values that are NaN or infinite' if broken else 'it holds no weights'}")

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import reduce
 import json
 from pathlib import Path
 import re
+from typing import Annotated
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import CheckpointError, LayoutError
-from ..model.dit import DiT, DiTConfig
 from ..model.blocks import COMPUTED
+from ..model.dit import DiT, DiTConfig
 from ..model.mmdit import MMDiT, MMDiTConfig
+from ..reading import OneOf, check_value, read
 from .atomic import replace_atomically
 from .layouts import Config, Layout, Shapes, Source, recognise
 
@@ -193,16 +195,10 @@ def parse_config(text: str | None, tensors: Mapping[str, Tensor]) -> Config:
         raise LayoutError(f"has no {METADATA_KEY!r} in its metadata to tell its architecture")
     kind = MMDiTConfig if any(key.startswith("joint_blocks.") for key in tensors) else DiTConfig
     try:
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(text).items()}
-    except (ValueError, AttributeError):
-        raise LayoutError(f"metadata {METADATA_KEY!r} is not a JSON object: {text[:80]!r}") from None
-    types = {field.name: type(field.default) for field in fields(kind)}
-    for key, value in values.items():
-        if key not in types:
-            raise LayoutError(f"metadata {METADATA_KEY!r} has an unknown setting {key[:80]!r}")
-        fits = type(value) in (int, float) if types[key] is float else type(value) is types[key]
-        if types[key] is tuple:
-            fits = fits and all(type(item) is int for item in value)
-        if not fits or key in CHOICES and value not in CHOICES[key]:
-            raise LayoutError(f"metadata {METADATA_KEY!r} has {key} = {str(value)[:80]!r}")
-    return kind(**values)
+        values = json.loads(text)
+    except ValueError:
+        raise LayoutError(f"metadata {METADATA_KEY!r} is not JSON: {text[:80]!r}") from None
+    config = read(kind, values, f"metadata {METADATA_KEY!r}", f"metadata {METADATA_KEY!r}: ", LayoutError)
+    for key, choices in CHOICES.items():
+        check_value(f"metadata {METADATA_KEY!r}: {key}", getattr(config, key), Annotated[str, OneOf(*choices)], LayoutError)
+    return config

@@ -67,7 +67,7 @@ def load_dit(path: Path, ops=nn, device: torch.device | None = None) -> Backbone
             {int(number): str(name) for number, name in account["class_names"].items()}, device, dict(account.get("training", {})))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise CheckpointError(f"{path}: its metadata {KEY!r} is no account of a DIT: {' '.join(reason.split())[:200]}") from None
+        raise CheckpointError(f"{path}: its metadata {KEY!r} does not describe a DiT: {' '.join(reason.split())[:200]}") from None
     channels = model.config.in_channels
     if {len(values) for values in dit.latent_format.values()} != {channels}:
         raise CheckpointError(f"{path}: its latent_format is not of the {channels} channels of its model")

@@ -13,6 +13,7 @@ from ..handle.backbone import Backbone
 from ..model.mmdit import MMDiT
 from ..model.text import TextConfig, TextEncoder, Tokenizer
 from ..model.vae import VAE, VAEConfig
+from ..reading import read
 from ..sampling.flow import RectifiedFlow
 from ..tokens.wire import LatentFormat, check_finite, latent_format
 from .checkpoints import load_model, load_strictly, read_safetensors, save_model, without_storage
@@ -41,9 +42,8 @@ def _load(path: Path, config_type, build) -> nn.Module:
     """Read a module that `_save` wrote, in float32. Raises CheckpointError."""
     tensors, metadata = read_safetensors(path)
     try:
-        values = json.loads(metadata["config"])
-        config = config_type(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
-    except (KeyError, TypeError, ValueError) as error:
+        config = read(config_type, json.loads(metadata["config"]), "config", "config: ")
+    except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: its metadata describes no {config_type.__name__}: {error}") from None
     with without_storage():
         module = build(config)

@@ -1,1 +1,1 @@
-"""Patches and the DIT_TOKENS wire: cut, choose, edit, and other patch sizes."""
+"""Patches and the DIT_TOKENS wire: cutting, selecting, editing, other patch sizes."""

@@ -1,8 +1,8 @@
-"""Operations on the tokens of either wire: DIT_TOKENS' raw patches [B, N, C·p·p], or DIT_HIDDEN's image tokens [B, N, D].
+"""Editing tokens: the raw patches of DIT_TOKENS [B, N, C·p·p], or the image tokens of DIT_HIDDEN [B, N, D].
 
-Tokens that change places take along what else stands at a place: a solver's memory, and the clean tokens, noise and noise mask of
-inpainting. Tokens that change values drop the memory, which speaks of the old ones; a multistep solver then begins anew.
-In hidden states and predictions nothing but the tokens themselves changes: rotary positions, and the step's own tokens, stay.
+When tokens move, the solver's memory and the clean tokens, noise and noise mask of inpainting move with them. When token values change,
+the solver's memory is dropped, because it describes the old values; a multistep solver then starts again.
+In hidden states and predictions only the tokens change: rotary positions and the tokens that the step started from stay.
 """
 
 import math
@@ -22,12 +22,12 @@ FILLS = ("same place", "one token", "mean", "zeros")
 # --- either wire ----------------------------------------------------------------------------------------------------
 
 def values(wire: dict) -> Tensor:
-    """The tokens of a picture's grid: → [B, N, C·p·p] of raw tokens, [parts·B, N, D] of hidden states. Raises TokensError."""
+    """The picture's tokens: → raw tokens [B, N, C·p·p], or hidden states [parts·B, N, D]. Raises TokensError."""
     return image_tokens(wire)[:, _span(wire)] if "hidden" in wire else wire["tokens"]
 
 
 def with_values(wire: dict, tokens: Tensor) -> dict:
-    """The same wire with other values."""
+    """A copy of the wire with other values for its tokens."""
     return {name: kept for name, kept in _replaced(wire, tokens).items() if name != "memory"}
 
 
@@ -40,39 +40,39 @@ def _replaced(wire: dict, tokens: Tensor) -> dict:
 
 
 def _span(wire: dict) -> slice:
-    """Where the picture stands among hidden states: some models put reference pictures before it, some after it."""
+    """Where the picture's tokens are among the hidden states. Some models put reference pictures before them, some after."""
     if "patches" not in wire["done"]:
-        raise TokensError("the hidden states hold no embedded tokens yet: put Patch Embed before")
+        raise TokensError("the hidden states have no embedded tokens yet: put Patch Embed before this node")
     first = wire["hidden"].extra.get("img_offset", 0)
     return slice(first, first + math.prod(token_grid_of(wire)))
 
 
 def token_grid_of(wire: dict) -> tuple[int, ...]:
-    """The token grid of either wire: (h, w), or (t, h, w) with frames."""
+    """The token grid of DIT_TOKENS or DIT_HIDDEN: (h, w), or (t, h, w) with frames."""
     return (wire["tokens"] if "hidden" in wire else wire)["grid"]
 
 
 def _layout(wire: dict) -> tuple[str, ...]:
-    """What the parts of the batch are: [uncond, cond] in a step that has begun and is not yet guided."""
+    """The parts of the batch: ("uncond", "cond") between Condition and Guidance, ("cond",) elsewhere."""
     return wire["call"].layout if wire.get("call") and not wire.get("guided") else ("cond",)
 
 
 def _samples(wire: dict) -> int:
-    """Pictures in the batch, each of them in every part of it."""
+    """The number of pictures. Each of them is in every part of the batch."""
     return len(image_tokens(wire) if "hidden" in wire else wire["tokens"]) // len(_layout(wire))
 
 
 def _like(source: dict, wire: dict) -> Tensor:
-    """The tokens of `source` that stand beside each of `wire`'s: a shorter batch repeats, uncond goes with uncond."""
+    """The tokens of `source`, row by row for `wire`. Uncond is matched with uncond; a batch with fewer pictures repeats."""
     rows = rows_beside(_layout(source), _samples(source), _layout(wire), _samples(wire))
     return values(source)[rows].to(values(wire))
 
 
 def _check_pair(a: dict, b: dict, first: str, second: str) -> None:
-    """Raise TokensError unless two wires hold tokens of one kind, model and grid."""
+    """Raise TokensError unless two wires hold the same kind of tokens, of the same model and grid."""
     kinds = ["hidden states" if "hidden" in wire else "raw tokens" for wire in (a, b)]
     if kinds[0] != kinds[1]:
-        raise TokensError(f"{first} holds {kinds[0]}, {second} holds {kinds[1]}: both must be of one kind")
+        raise TokensError(f"{first} holds {kinds[0]}, {second} holds {kinds[1]}: both must be the same kind")
     if "hidden" in a and a["model"] != b["model"]:
         raise TokensError(f"{first} comes from {a['model']}, {second} from {b['model']}")
     if "hidden" not in a and not same_format(a["latent_format"], b["latent_format"]):
@@ -87,7 +87,7 @@ def _check_pair(a: dict, b: dict, first: str, second: str) -> None:
 # --- which tokens ---------------------------------------------------------------------------------------------------
 
 def select(wire: dict, column: int, row: int, width: int, height: int, mask: Tensor | None = None) -> Tensor:
-    """The tokens in a rectangle, of these the ones that `mask` mostly covers if given: → MASK [1 or B, h, w] of 0 and 1."""
+    """The tokens in a rectangle, as a MASK [1 or B, h, w] of 0 and 1. With `mask`, only those that it covers for the most part."""
     h, w = token_grid_of(wire)[-2:]
     chosen = torch.zeros(1, h, w)
     chosen[:, *rectangle((h, w), column, row, width, height)] = 1
@@ -95,7 +95,7 @@ def select(wire: dict, column: int, row: int, width: int, height: int, mask: Ten
 
 
 def _where(mask: Tensor | None, wire: dict, changed: Tensor) -> dict:
-    """`changed` values where the mask has them, the wire's own elsewhere."""
+    """A copy of the wire with `changed` values where the mask is, everywhere without a mask."""
     if mask is None:
         return with_values(wire, changed)
     chosen = token_mask(mask, wire, _samples(wire)).bool().repeat(len(_layout(wire)), 1, 1)
@@ -105,20 +105,21 @@ def _where(mask: Tensor | None, wire: dict, changed: Tensor) -> dict:
 # --- other values ---------------------------------------------------------------------------------------------------
 
 def mix(a: dict, b: dict, amount: float, mask: Tensor | None = None) -> dict:
-    """a + (b − a)·amount, where the mask has it. Raises TokensError."""
+    """a + (b − a)·amount where the mask is, everywhere without one. Raises TokensError."""
     _check_pair(a, b, "a", "b")
     return _where(mask, a, torch.lerp(values(a), _like(b, a), amount))
 
 
 def scale(wire: dict, factor: float, mask: Tensor | None = None) -> dict:
-    """Tokens times a factor, where the mask has it."""
+    """Tokens times a factor where the mask is, everywhere without one."""
     return _where(mask, wire, values(wire) * factor)
 
 
 def replace(wire: dict, fill: str, row: int = 0, column: int = 0, source: dict | None = None, mask: Tensor | None = None) -> dict:
-    """Tokens of another wire, or of this one, in place of these, where the mask has it. Raises TokensError.
+    """Replace tokens where the mask is, everywhere without one. Raises TokensError.
 
-    fill: "same place"; "one token", the one at (row, column), everywhere; "mean" of all tokens; "zeros".
+    The new tokens come from `source`, or from the wire itself without one. fill: "same place" takes each from its own place; "one token"
+    takes the one at (row, column) for all; "mean" takes the mean of all tokens; "zeros" takes zeros.
     """
     if source is None and fill == "same place":
         raise TokensError('"same place" takes the tokens of another wire: wire one into source')
@@ -140,7 +141,7 @@ def replace(wire: dict, fill: str, row: int = 0, column: int = 0, source: dict |
 # --- other places ---------------------------------------------------------------------------------------------------
 
 def roll(wire: dict, rows: int, columns: int) -> dict:
-    """Shift tokens down and to the right; what leaves the grid comes in on the other side."""
+    """Shift tokens down and to the right. Tokens that leave the grid come in on the other side."""
     return permute(wire, _places(wire).roll((rows, columns), (-2, -1)).flatten())
 
 
@@ -156,7 +157,7 @@ def swap(wire: dict, column: int, row: int, to_column: int, to_row: int, width: 
 
 
 def shuffle(wire: dict, seed: int, mask: Tensor | None = None) -> dict:
-    """Exchange tokens at random: all of them, or those that the mask has among themselves. The same way in every part of the batch."""
+    """Shuffle tokens: all of them, or with a mask only those inside it. Every part of the batch is shuffled in the same way."""
     places = _places(wire).flatten()
     if mask is None:
         return permute(wire, places[torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))])
@@ -168,12 +169,12 @@ def shuffle(wire: dict, seed: int, mask: Tensor | None = None) -> dict:
 
 
 def _places(wire: dict) -> Tensor:
-    """The number of each place of the grid."""
+    """The numbers of the tokens, in the shape of the grid."""
     return torch.arange(math.prod(token_grid_of(wire))).view(token_grid_of(wire))
 
 
 def permute(wire: dict, order: Tensor) -> dict:
-    """The token from place order[i] goes to place i: order [N], or [B, N] for each sample its own. Raises TokensError."""
+    """Move the token at place order[i] to place i: order [N], or [B, N] with an order for each sample. Raises TokensError."""
     order = order.view(-1, order.shape[-1])
 
     def move(x: Tensor) -> Tensor:
@@ -188,13 +189,13 @@ def permute(wire: dict, order: Tensor) -> dict:
         moved["start"] = _moved_start(wire, move)
     if wire.get("noise_mask") is not None:
         if len(wire["grid"]) == 3:
-            raise TokensError("tokens of a video that has a noise mask cannot change places")
+            raise TokensError("tokens of a video with a noise mask cannot be moved")
         moved["noise_mask"] = to_latent(move(mask_tokens(wire)), wire)[:, :1]
     return moved
 
 
 def _moved_start(wire: dict, move: Callable[[Tensor], Tensor]) -> dict:
     start = {**wire["start"], "clean": move(wire["start"]["clean"]), "noise": move(wire["start"]["noise"])}
-    if "latent" in start:  # the clean tokens once more, as a MODEL's own sampling takes them
+    if "latent" in start:  # the clean tokens again, in the form that a MODEL's own sampling takes
         start["latent"] = to_latent(move(to_tokens(start["latent"], wire)), wire)
     return start

@@ -1,4 +1,4 @@
-"""DIT_HIDDEN of a step that is several model calls: `hidden` and `tokens` are the first one's, `others` the further ones'."""
+"""DIT_HIDDEN of a step that calls the model several times: `hidden` and `tokens` belong to the first call, `others` to the rest."""
 
 from dataclasses import replace
 from typing import Sequence
@@ -20,13 +20,13 @@ def hiddens_of(wire: dict) -> list:
 
 
 def with_calls(wire: dict, hiddens: Sequence) -> dict:
-    """The same DIT_HIDDEN with other hidden states, one for each model call."""
+    """A copy of DIT_HIDDEN with other hidden states, one for each model call."""
     first, *others = ({**call, "hidden": hidden} for call, hidden in zip(model_calls(wire), hiddens, strict=True))
     return {**wire, **first, "others": tuple(others)} if others else {**wire, **first}
 
 
 def apart(wire: dict) -> list[dict]:
-    """DIT_HIDDEN of each model call alone."""
+    """A DIT_HIDDEN for each model call alone."""
     layout, found = wire["call"].layout if wire["call"] else ("cond",), []
     alone = {key: value for key, value in wire.items() if key != "others"}
     for call in model_calls(wire):
@@ -37,10 +37,10 @@ def apart(wire: dict) -> list[dict]:
 
 
 def image_tokens(wire: dict, what: str = "the hidden states") -> Tensor:
-    """Image tokens of all model calls of a step: → [rows, N, D]. Raises StagesError where the calls are of different parts of the picture."""
+    """Image tokens of all model calls of a step: → [rows, N, D]. Raises StagesError if the calls are for different areas of the picture."""
     hiddens = hiddens_of(wire)
     if len({hidden.x.shape[1:] for hidden in hiddens}) > 1 or any(wire["call"].areas if wire["call"] else ()):
         sizes = ", ".join("×".join(map(str, call["tokens"]["grid"])) for call in model_calls(wire))
-        raise StagesError(f"{what} are of areas of the picture, in model calls of {sizes} tokens: what changes tokens by their place needs "
-                          "one grid; leave Conditioning (Set Area) out, or use Conditioning (Set Mask)")
+        raise StagesError(f"{what} are of several areas of the picture, of {sizes} tokens, but this node needs all tokens on one grid: "
+                          "leave  Conditioning (Set Area) out, or use Conditioning (Set Mask)")
     return torch.cat([hidden.x for hidden in hiddens]) if len(hiddens) > 1 else hiddens[0].x

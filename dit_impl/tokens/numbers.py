@@ -1,13 +1,16 @@
-"""Numbers in words, as users write them: "0-3,8" for 0, 1, 2, 3 and 8."""
+"""Lists of numbers as users write them: "0-3,8" is 0, 1, 2, 3 and 8."""
 
 import re
 from typing import Iterable
 
 MOST = 10_000  # numbers in one text: a few letters such as "all,all,…" name many
 
+
 def parse_ranges(text: str, count: int, what: str, whole: str) -> list[int]:
-    """Numbers below `count` in the order written: "all", "0-11", "0,2,4-7", "11-0". `what`: the word for what they number; `whole`: for
-    what has them. Raises ValueError."""
+    """"all", "0-11", "0,2,4-7" or "11-0" → the numbers in that order. Raises ValueError for a number that is not below `count`.
+
+    For the error line, `what` is the word for one numbered thing ("block") and `whole` for what holds them ("this model").
+    """
     numbers: list[int] = []
     for part in (p.strip() for p in text.split(",")):
         named: Iterable[int] = ()
@@ -27,7 +30,7 @@ def parse_ranges(text: str, count: int, what: str, whole: str) -> list[int]:
 
 
 def in_words(numbers: Iterable[int]) -> str:
-    """Rising numbers in words: [0, 1, 2, 4] → "0-2,4"."""
+    """Rising numbers as a short text: [0, 1, 2, 4] → "0-2,4"."""
     parts: list[list[int]] = []
     for i in numbers:
         if parts and parts[-1][-1] == i - 1:

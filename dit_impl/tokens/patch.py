@@ -10,7 +10,7 @@ _TOKENS = "b (t h w) (c f p q)"
 
 
 def token_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
-    """Rows and columns of tokens that cover a latent of this size, the last ones padded where p does not divide it."""
+    """How many rows and columns of tokens cover a latent. If p does not divide a side, the last row or column is padded."""
     return -(-height // patch_size), -(-width // patch_size)
 
 
@@ -24,7 +24,7 @@ def pad_to_patches(latent: Tensor, patch_size: int) -> Tensor:
     if (h * patch_size, w * patch_size) == (height, width):
         return latent
     padding = (0, w * patch_size - width, 0, h * patch_size - height)
-    if latent.dim() == 5:  # circular padding wants as many dimensions padded as there are
+    if latent.dim() == 5:  # F.pad pads three dimensions in circular mode, or none
         padding += (0, 0)
     return F.pad(latent, padding, mode="circular")
 
@@ -32,8 +32,8 @@ def pad_to_patches(latent: Tensor, patch_size: int) -> Tensor:
 def patchify(latent: Tensor, patch_size: int, frame_patch: int = 1) -> Tensor:
     """Fold a latent into tokens: [B, C, H, W] → [B, N, C·p·p], row-major over the grid. Peebles & Xie 2022, §3.2.
 
-    A video's latent [B, C, T, H, W] → [B, N, C·f·p·p], f frames to a patch and earlier frames first (Wan 2025, §4.2).
-    A permutation: nothing is learned and nothing is lost. Sizes that p does not divide are padded first.
+    A video's latent [B, C, T, H, W] → [B, N, C·f·p·p], with f frames in a patch, earlier frames first (Wan 2025, §4.2).
+    It only reorders values: nothing is learned and nothing is lost. If p does not divide the size, the latent is padded first.
     """
     padded = pad_to_patches(latent, patch_size)
     if latent.dim() == 4:
@@ -42,7 +42,7 @@ def patchify(latent: Tensor, patch_size: int, frame_patch: int = 1) -> Tensor:
 
 
 def unpatchify(tokens: Tensor, patch_size: int, size: tuple[int, ...], frame_patch: int = 1) -> Tensor:
-    """Lay tokens back out as a latent and crop the padding: → [B, C, H, W] for size (H, W), [B, C, T, H, W] for (T, H, W)."""
+    """The inverse of `patchify`, with the padding cropped: → [B, C, H, W] for size (H, W), [B, C, T, H, W] for (T, H, W)."""
     h, w = token_grid(*size[-2:], patch_size)
     latent = rearrange(tokens, f"{_TOKENS} -> {_LATENT}", h=h, w=w, f=frame_patch, p=patch_size, q=patch_size)
     latent = latent[..., :size[-2], :size[-1]]
@@ -50,6 +50,6 @@ def unpatchify(tokens: Tensor, patch_size: int, size: tuple[int, ...], frame_pat
 
 
 def channels_last_rows(values: int, patch_size: int) -> Tensor:
-    """Row order that turns a head answering in (p, q, C), as SD3's and DiT's do, into (C, p, q): → [values] indices."""
+    """The order of rows that makes a head with output (p, q, C), as in SD3 and DiT, give (C, p, q): → indices [values]."""
     channels = values // patch_size ** 2
     return torch.arange(values).view(patch_size, patch_size, channels).permute(2, 0, 1).flatten()

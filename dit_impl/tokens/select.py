@@ -1,4 +1,4 @@
-"""Which tokens: by a rectangle of the grid, by their numbers, by a mask, and which rows of two batches belong together."""
+"""Selecting tokens by a rectangle of the grid, by number or by a mask, and matching the rows of two batches."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from .wire import to_tokens
 
 
 def rectangle(grid: tuple[int, ...], column: int, row: int, width: int, height: int) -> tuple[slice, slice]:
-    """Rows and columns of a rectangle of tokens; width or height 0 goes to the grid's edge. Raises TokensError."""
+    """A rectangle of tokens as slices of rows and columns. width or height 0 reaches to the edge of the grid. Raises TokensError."""
     h, w = grid[-2:]
     width, height = width or max(1, w - column), height or max(1, h - row)
     if not (0 <= column < column + width <= w and 0 <= row < row + height <= h):
@@ -19,8 +19,10 @@ def rectangle(grid: tuple[int, ...], column: int, row: int, width: int, height: 
 
 
 def token_mask(mask: Tensor, wire: dict, batch: int) -> Tensor:
-    """A MASK [B, H, W] over the picture, or over the grid of either wire's tokens, as 0 or 1 for each token, by what covers most of it:
-    → [batch, N, 1]. Of a token that reaches past the picture only the part inside counts."""
+    """A MASK [B, H, W], over the picture or with a cell for each token, as 0 or 1 for each token: → [batch, N, 1].
+
+    A token is 1 if the mask covers more than half of it. Only the part of a token inside the picture counts.
+    """
     cut = wire["tokens"] if "hidden" in wire else wire
     grid, p, share = cut["grid"], cut["patch_size"], mask.reshape(-1, 1, *mask.shape[-2:]).float()
     if share.shape[-2:] != grid[-2:]:
@@ -34,7 +36,7 @@ def token_mask(mask: Tensor, wire: dict, batch: int) -> Tensor:
 
 
 def mask_tokens(wire: dict) -> Tensor | None:
-    """Where a noise mask lets a picture change, 0..1, for every value of every token: → [B, N, C·p·p], or None."""
+    """The noise mask for every value of every token, 1 where the picture may change: → [B, N, C·p·p] in 0..1. None if there is none."""
     mask = wire.get("noise_mask")
     if mask is None:
         return None
@@ -44,7 +46,10 @@ def mask_tokens(wire: dict) -> Tensor | None:
 
 
 def selection(wire: dict, text: str) -> Tensor:
-    """Tokens chosen by their numbers, "0-3,16-19" in reading order, all of them if none is: → MASK [1, h, w] of 0 and 1. Raises TokensError."""
+    """Tokens selected by number in reading order, such as "0-3,16-19": → MASK [1, h, w] of 0 and 1. Raises TokensError.
+
+    An empty text selects all tokens.
+    """
     *_, h, w = wire["grid"]
     try:
         numbers = parse_ranges(text, h * w, "token", "the grid")
@@ -56,7 +61,9 @@ def selection(wire: dict, text: str) -> Tensor:
 
 
 def rows_beside(theirs: tuple[str, ...], count: int, ours: tuple[str, ...], samples: int) -> list[int]:
-    """For each row of a batch of `ours` × samples, the row of one of `theirs` × count that stands beside it: a shorter batch repeats,
-    uncond goes with uncond."""
+    """For each row of our batch, the matching row of their batch. theirs, ours: the parts of each; count, samples: pictures in a part.
+
+    Uncond is matched with uncond. A batch with fewer pictures repeats.
+    """
     parts = range(len(ours)) if theirs == ours else [theirs.index(part) if part in theirs else len(theirs) - 1 for part in ours]
     return [part * count + sample % count for part in parts for sample in range(samples)]

@@ -1,4 +1,4 @@
-"""DIT_TOKENS: raw patch tokens on the wire, a plain dict as LATENT is.
+"""The DIT_TOKENS wire: raw patch tokens in a plain dict, like LATENT.
 
     tokens         [B, N, C·p·p], each patch flattened as (C, p_row, p_col), row-major over the grid
     patch_size     p
@@ -6,15 +6,15 @@
     channels       C
     size           (H, W) of the latent before padding
     latent_format  {"scale": [C], "shift": [C], "std": [C]}: DiT space = (VAE latent − shift)·scale / std
-    memory         (optional) what a multistep solver keeps: {"x0": tokens, "sigma": []}
-    start          (optional) where Add Noise began: {"clean": tokens, "noise": tokens, "seed": number, "sigma": []}
+    memory         (optional) what a multistep solver remembers: {"x0": tokens, "sigma": []}
+    start          (optional) what Add Noise started from: {"clean": tokens, "noise": tokens, "seed": number, "sigma": []}
     level          (optional) where on a schedule the tokens stand, see sampling.level; clean tokens have none
     dtype          (optional) of the LATENT, where it is not float32: noise is rounded to it
     remembered, random    (optional) what a MODEL's functions remember of the steps before, and the state of the generator they draw from
     noise_mask, batch_index   (optional) as in LATENT
-    pixels         (optional) True where the patches are of an IMAGE's pixels, not of a latent
+    pixels         (optional) True if the patches are cut from an IMAGE, not from a latent
 
-A video's latent has frames: size (T, H, W), grid (t, h, w), and `frame_patch` f, the frames in a patch (C, f, p_row, p_col).
+A video has frames too: size (T, H, W), grid (t, h, w), and `frame_patch` f, the number of frames in a patch (C, f, p_row, p_col).
 """
 
 import torch
@@ -24,21 +24,21 @@ from ..errors import StagesError, TokensError
 from .patch import patchify, token_grid, unpatchify
 
 LatentFormat = dict[str, Tensor]
-CARRIED = ("noise_mask", "batch_index")  # what a LATENT holds beside its samples
+CARRIED = ("noise_mask", "batch_index")  # what a LATENT holds besides its samples
 
 
 def latent_format(scale: Tensor, shift: Tensor, std: Tensor | None = None) -> LatentFormat:
-    """How a model reads a VAE's latents: DiT space = (VAE latent − shift)·scale / std, each [C]."""
+    """The map from a VAE's latents to the DiT's own space: (VAE latent − shift)·scale / std, each [C]."""
     return {"scale": scale, "shift": shift, "std": torch.ones_like(scale) if std is None else std}
 
 
 def identity_format(channels: int) -> LatentFormat:
-    """The format of a latent that is taken as it is."""
+    """The latent format that changes nothing."""
     return latent_format(torch.ones(channels), torch.zeros(channels))
 
 
 def same_format(a: LatentFormat, b: LatentFormat) -> bool:
-    """Whether two latent formats are the same map."""
+    """Whether two latent formats are equal."""
     return all(torch.equal(a[name], b[name]) for name in ("scale", "shift", "std"))
 
 
@@ -47,7 +47,7 @@ def _shaped(values: Tensor, like: Tensor) -> Tensor:
 
 
 def into_dit_space(latent: Tensor, latent_format: LatentFormat) -> Tensor:
-    """VAE latent → DiT space: [B, C, …] → same. An empty (all-zero) latent stays empty, as in ComfyUI."""
+    """VAE latent → DiT space: [B, C, …] → same shape. An empty (all-zero) latent stays empty, as in ComfyUI."""
     if not latent.any():
         return latent
     scale, shift, std = (_shaped(latent_format[name], latent) for name in ("scale", "shift", "std"))
@@ -55,13 +55,13 @@ def into_dit_space(latent: Tensor, latent_format: LatentFormat) -> Tensor:
 
 
 def out_of_dit_space(latent: Tensor, latent_format: LatentFormat) -> Tensor:
-    """DiT space → VAE latent: [B, C, …] → same."""
+    """DiT space → VAE latent: [B, C, …] → same shape."""
     scale, shift, std = (_shaped(latent_format[name], latent) for name in ("scale", "shift", "std"))
     return latent * std / scale + shift
 
 
 def check_latent(latent: Tensor, patch_size: int, frame_patch: int = 1, what: str = "latent") -> None:
-    """Raise TokensError unless a latent is a finite [B, C, H, W] or [B, C, T, H, W] that patches of p fit into."""
+    """Raise TokensError unless a latent is [B, C, H, W] or [B, C, T, H, W], finite, and at least p high and wide."""
     if latent.dim() not in (4, 5):
         raise TokensError(f"a latent is [B, C, H, W], or [B, C, T, H, W] with frames, not {list(latent.shape)}")
     if patch_size < 1:
@@ -70,24 +70,21 @@ def check_latent(latent: Tensor, patch_size: int, frame_patch: int = 1, what: st
         if length < patch_size:
             raise TokensError(f"{what} {name} {length} is smaller than patch_size {patch_size}")
     if latent.dim() == 5 and latent.shape[2] % frame_patch:
-        raise TokensError(f"latent frames {latent.shape[2]} are no multiple of the model's {frame_patch} frames to a patch")
+        raise TokensError(f"{latent.shape[2]} latent frames are not a multiple of the {frame_patch} frames in a patch of this model")
     check_finite(latent, what)
 
 
 def check_finite(values: Tensor, what: str) -> None:
-    """Raise TokensError where a latent, a picture or tokens hold a NaN or an infinity."""
+    """Raise TokensError if a latent, a picture or tokens hold NaN or infinite values. what: names them in the error line."""
     if not torch.isfinite(values).all():
         raise TokensError(f"the {what} holds {(~torch.isfinite(values)).sum().item()} values that are NaN or infinite")
 
 
 def fold(latent: Tensor, patch_size: int, latent_format: LatentFormat | None = None, frame_patch: int = 1, **carried) -> dict:
-    """Latent, as a VAE gives it → DIT_TOKENS: [B, C, H, W] or [B, C, T, H, W] → dict, with what is `carried` beside it.
-
-    Raises TokensError.
-    """
+    """A VAE's latent → DIT_TOKENS: [B, C, H, W] or [B, C, T, H, W] → dict. carried: further entries of the dict. Raises TokensError."""
     check_latent(latent, patch_size, frame_patch, "image" if "pixels" in carried else "latent")
     latent_format = latent_format or identity_format(latent.shape[1])
-    if not latent.any():  # an empty latent takes the model's channels, as in ComfyUI
+    if not latent.any():  # an empty latent gets the channels of the model, as in ComfyUI
         latent = latent.new_zeros(latent.shape[0], len(latent_format["scale"]), *latent.shape[2:])
     if len(latent_format["scale"]) != latent.shape[1]:
         raise TokensError(f"the model's latents have {len(latent_format['scale'])} channels, this one has {latent.shape[1]}")
@@ -101,30 +98,30 @@ def fold(latent: Tensor, patch_size: int, latent_format: LatentFormat | None = N
 
 
 def fold_image(image: Tensor, patch_size: int) -> dict:
-    """IMAGE → DIT_TOKENS of pixels, without a model: [B, H, W, C] → dict. Dosovitskiy et al. 2020 (ViT), §3.1. Raises TokensError."""
+    """IMAGE → DIT_TOKENS of its pixels, without a model: [B, H, W, C] → dict. Dosovitskiy et al. 2020 (ViT), §3.1. Raises TokensError."""
     if image.dim() != 4:
         raise TokensError(f"an image is [B, H, W, C], not {list(image.shape)}")
     return fold(image.movedim(-1, 1), patch_size, pixels=True)
 
 
 def to_tokens(latent: Tensor, wire: dict) -> Tensor:
-    """A latent in DiT space as tokens of a wire's grid: [B, C, …] → [B, N, C·p·p]."""
+    """A latent in DiT space, cut as this wire is: [B, C, …] → [B, N, C·p·p]."""
     return patchify(latent, wire["patch_size"], wire.get("frame_patch", 1))
 
 
 def to_latent(tokens: Tensor, wire: dict) -> Tensor:
-    """Tokens of a wire's grid as a latent, still in DiT space: [B, N, C·p·p] → [B, C, …]."""
+    """Tokens that are cut as this wire is, as a latent in DiT space: [B, N, C·p·p] → [B, C, …]."""
     return unpatchify(tokens, wire["patch_size"], wire["size"], wire.get("frame_patch", 1))
 
 
 def unfold(wire: dict) -> Tensor:
-    """DIT_TOKENS → latent, as a VAE takes it: dict → [B, C, H, W] or [B, C, T, H, W]. Raises TokensError for NaN."""
-    check_finite(wire["tokens"], "tokens' wire")
+    """DIT_TOKENS → latent for a VAE: dict → [B, C, H, W] or [B, C, T, H, W]. Raises TokensError for NaN."""
+    check_finite(wire["tokens"], "tokens wire")
     return out_of_dit_space(to_latent(wire["tokens"], wire), wire["latent_format"])
 
 
 def with_tokens(wire: dict, tokens: Tensor, memory: dict | None = None) -> dict:
-    """The same grid with other values; `memory` replaces what a solver carried."""
+    """A copy of the wire with other tokens. `memory` replaces the solver's memory; None drops it."""
     changed = {**wire, "tokens": tokens, "memory": memory}
     if memory is None:
         del changed["memory"]
@@ -132,9 +129,11 @@ def with_tokens(wire: dict, tokens: Tensor, memory: dict | None = None) -> dict:
 
 
 def noise_like(wire: dict, seed: int) -> Tensor:
-    """The noise KSampler draws for this seed, in tokens: → [B, N, C·p·p]. Drawn in latent layout on the CPU, then folded,
-    so that it is the same picture of noise for every patch size. With batch_index, sample i gets the noise of that number. Rounded to the
-    LATENT's own type."""
+    """The noise that KSampler draws for this seed, as tokens: → [B, N, C·p·p], rounded to the LATENT's own type.
+
+    It is drawn as a latent on the CPU and then patchified, so that every patch size gets the same noise. With batch_index, sample i gets
+    the noise of the number batch_index[i].
+    """
     generator, shape = torch.Generator().manual_seed(seed), (wire["channels"], *wire["size"])
     numbers = wire.get("batch_index")
     if numbers is None:
@@ -146,7 +145,7 @@ def noise_like(wire: dict, seed: int) -> Tensor:
 
 
 def check_cut_alike(a: dict, b: dict, first: str, second: str) -> None:
-    """Raise StagesError unless two DIT_TOKENS are cut alike."""
+    """Raise StagesError unless two DIT_TOKENS have the same grid and patch size. first, second: their names in the error line."""
     (one, p), (two, q) = ((wire["grid"], wire["patch_size"]) for wire in (a, b))
     if (one, p) != (two, q):
         shapes = ["×".join(map(str, grid)) for grid in (one, two)]
@@ -154,7 +153,7 @@ def check_cut_alike(a: dict, b: dict, first: str, second: str) -> None:
 
 
 def grey_picture(wire: dict, tokens: Tensor) -> Tensor:
-    """The mean of a latent's channels, from black to white, of the first in the batch (a video's first frame): → [H, W, 3] in 0..1."""
+    """The mean of the latent's channels as grey, black to white, of the first sample (a video's first frame): → [H, W, 3] in 0..1."""
     shade = to_latent(tokens[:1].float().cpu(), wire)[0].mean(0)
     shade = shade[0] if shade.dim() == 3 else shade
     least, greatest = shade.min(), shade.max()
@@ -162,7 +161,7 @@ def grey_picture(wire: dict, tokens: Tensor) -> Tensor:
 
 
 def describe(wire: dict) -> str:
-    """The token arithmetic in words: `1024 tokens of 16 values: a 32×32 grid of 2×2 patches of a 64×64×4 latent`."""
+    """How the tokens are cut, in words: `1024 tokens of 16 values: a 32×32 grid of 2×2 patches of a 64×64×4 latent`."""
     *frames, h, w = wire["grid"]
     *_, height, width = wire["size"]
     p, count, values = wire["patch_size"], *wire["tokens"].shape[1:]

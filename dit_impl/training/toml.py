@@ -1,4 +1,4 @@
-"""TOML files that say what to train: entries by name, each of the kind that its default has."""
+"""TOML files that say what to train: entries by name, each of the type of its default."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,6 +6,7 @@ import tomllib
 from typing import Any
 
 from ..errors import RecipeError
+from ..reading import check_entries, check_value
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -17,21 +18,11 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def checked(values: Any, defaults: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Entries as a function takes them, tuples for lists. where: what is put before a complaint. Raises RecipeError for a name that
-    `defaults` has not, and for a value of another kind than its default."""
-    check_kind(where, values, dict)
-    for name, value in values.items():
-        if name not in defaults:
-            raise RecipeError(f"{where} has no setting {name!r}; it has {', '.join(sorted(defaults))}")
-        check_kind(f"{where} {name}", value, type(defaults[name]))
-    return {name: _tuples(value) for name, value in values.items()}
+    """Entries with tuples for lists. where: begins an error line, such as "[train]". Raises RecipeError for a name that `defaults` does not
+    have, and for a value of another type than its default."""
+    return check_entries(values, {name: type(default) for name, default in defaults.items()}, where, f"{where} ", RecipeError)
 
 
 def check_kind(what: str, value: Any, wanted: type) -> None:
-    """Raise RecipeError for a value of another kind; a whole number is a number too."""
-    if type(value) is not {tuple: list}.get(wanted, wanted) and not (wanted is float and type(value) is int):
-        raise RecipeError(f"{what} is a {wanted.__name__}, not {value!r}")
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    """Raise RecipeError if a value is of another type; a whole number is allowed for a number."""
+    check_value(what, value, wanted, RecipeError)
