@@ -10,6 +10,7 @@ import torch
 from dit_blocks.dit_impl.errors import BackboneError, ScheduleError
 from dit_blocks.dit_impl.handle.patch_schedule import PatchSchedule, Row, denoise_by_schedule, parse_schedule
 from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
+from dit_blocks.dit_impl.sampling.level import handed_on
 from dit_blocks.dit_impl.tokens.other_sizes import Reading, choose_method, patch_resize, repatch, resize_embedding, resize_head
 from dit_blocks.dit_impl.tokens.patch import patchify, token_grid
 from dit_blocks.dit_impl.tokens.wire import fold, unfold
@@ -127,9 +128,9 @@ def test_a_schedule_is_a_chain_of_denoise_nodes(backbone, positive, negative, no
     plan = parse_schedule("4 until 50%, then 2", method)
     whole, x0, said = denoise_by_schedule(backbone, tokens, plan, sigmas, positive, negative, 3.0, "euler", 0, 10000)
     assert whole["patch_size"] == 2 and said == ("" if method == "auto" else f"p = 4 by {method}")
-    coarse = fold(unfold(tokens), 4, backbone.latent_format)  # Unpatchify, Patchify
+    coarse = fold(unfold(handed_on(tokens)), 4, backbone.latent_format)  # Unpatchify, Patchify
     coarse, _ = backbone.reading(4, method).denoise(coarse, sigmas, positive, negative, 3.0, end_step=3)
-    fine = fold(unfold(coarse), 2, backbone.latent_format)
+    fine = fold(unfold(handed_on(coarse)), 2, backbone.latent_format)
     fine, fine_x0 = backbone.denoise(fine, sigmas, positive, negative, 3.0, start_step=3)
     torch.testing.assert_close(whole["tokens"], fine["tokens"], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(x0["tokens"], fine_x0["tokens"], atol=1e-5, rtol=1e-5)
