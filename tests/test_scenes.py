@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 
+from dit_blocks.dit_impl.model.text import SYNONYMS
 from dit_blocks.dit_impl.sources.embedded import load_embedded
 from dit_blocks.dit_impl.training.default_model import matcher, scenes, things
 from dit_blocks.dit_impl.training.default_model.pool import SHARES, cell_weights, covered
@@ -37,11 +38,16 @@ def test_the_vocabulary_keeps_the_old_words_and_has_the_new_ones():
         assert set(scenes.caption(scene).split()) <= words
 
 
+def test_other_words_for_a_thing_are_words_that_are_known():
+    words = set(vocabulary())
+    assert set(SYNONYMS.values()) <= words and not set(SYNONYMS) & words
+
+
 def test_a_name_is_one_word_and_maybe_a_colour():
     assert 60 <= len(things.WORDS) <= 100
-    for name, (_, chinese) in things.PICTURES.items():
+    for name in things.PICTURES:
         colour, word = things.parts(name)
-        assert things.full_name(colour, word) == name and word.isalpha() and (not colour or colour in scenes.COLOURS) and chinese
+        assert things.full_name(colour, word) == name and word.isalpha() and (not colour or colour in scenes.COLOURS)
     assert not set(things.WORDS) & (set(scenes.SHAPES) | set(scenes.COLOURS) | set(scenes.PLAIN))
 
 

@@ -114,11 +114,13 @@ def test_dit_training_goes_on_where_it_stopped(tmp_path):
         save_embedded_dit(model, text, scale, shift, tmp_path)
         published.append({name: value.clone() for name, value in model.state_dict().items()})
     train_dit(DiTRecipe(**TINY_DIT, steps=3), vae, tmp_path, publish)
+    state = torch.load(tmp_path / "dit_state.pt", weights_only=True)
+    torch.save(state | {"space": tuple(2 * one for one in state["space"])}, tmp_path / "dit_state.pt")
     train_dit(DiTRecipe(**TINY_DIT, steps=5), vae, tmp_path, publish)
     assert torch.load(tmp_path / "dit_state.pt", weights_only=True)["step"] == 5
     assert any(not torch.equal(published[0][name], published[-1][name]) for name in published[0])
     model, latent_format = load_embedded_dit(tmp_path / "dit.safetensors")
-    assert model.config.patch_sizes == (2, 4, 8) and latent_format["scale"].shape == (4,)
+    assert model.config.patch_sizes == (2, 4, 8) and torch.equal(latent_format["scale"], 2 * state["space"][0])  # as kept, not measured anew
     assert load_text(tmp_path / "text.safetensors").config.width == 16
     for name, value in model.state_dict().items():
         assert torch.equal(value, published[-1][name].half().float())

@@ -12,7 +12,11 @@ from .blocks import QKV, Mlp
 PAD, START, END = "<pad>", "<start>", "<end>"
 SYNONYMS = {"big": "large", "huge": "large", "tiny": "small", "little": "small", "grey": "gray", "centre": "center",
             "middle": "center", "upper": "top", "lower": "bottom", "violet": "purple", "triangular": "triangle",
-            "round": "circle", "disc": "circle", "disk": "circle", "plus": "cross", "x": "cross", "donut": "ring"}
+            "round": "circle", "disc": "circle", "disk": "circle", "plus": "cross", "x": "cross", "donut": "ring",
+            "enormous": "giant", "kitten": "cat", "kitty": "cat", "puppy": "dog", "bunny": "rabbit", "hamburger": "burger", "cherries": "cherry",
+            "grapes": "grape", "airplane": "plane", "aeroplane": "plane", "ship": "boat", "sailboat": "boat", "bike": "bicycle", "locomotive": "train",
+            "face": "smiley", "emoji": "smiley", "present": "gift", "football": "ball", "soccer": "ball", "flame": "fire", "home": "house",
+            "ladybird": "ladybug"}
 
 
 @dataclass(frozen=True)

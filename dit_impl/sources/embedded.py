@@ -17,6 +17,7 @@ from ..reading import read
 from ..sampling.flow import RectifiedFlow
 from ..tokens.wire import LatentFormat, check_finite, latent_format
 from .checkpoints import load_model, load_strictly, read_safetensors, save_model, without_storage
+from .chinese import translate
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +78,12 @@ class EmbeddedCLIP:
         self.encoder, self.tokenizer = encoder, Tokenizer(encoder.config)
 
     def tokenize(self, text: str, **_) -> dict[str, list]:
-        """Text → {"words": [[(token number, weight), …]], "ignored": words left out, for they are outside the vocabulary}; these are logged."""
-        ids, ignored = self.tokenizer(text)
+        """Text → {"words": [[(token number, weight), …]], "ignored": words left out, for they are outside the vocabulary}; these are logged.
+
+        Chinese is read as well, see `chinese`."""
+        caption, not_understood = translate(text)
+        ids, ignored = self.tokenizer(caption)
+        ignored = not_understood + ignored
         if ignored:
             log.warning("Embedded CLIP ignored words it does not know or has no room for: %s", ", ".join(ignored))
         return {"words": [[(i, 1.0) for i in ids]], "ignored": ignored}

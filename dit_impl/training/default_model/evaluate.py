@@ -137,7 +137,7 @@ def evaluate_embedded(prompts: Path | None = None, progress: Callable[[int, int]
         report["accuracy"] |= {"thing": why} if prompts is None else {}
     else:
         runs += [("thing", thing, p, matcher.read_scene) for p in sizes]
-        runs += [("thing pair", thing_pair, own, matcher.read_scene), ("thing triple", thing_triple, own, matcher.read_scene)]
+        runs += [("thing_pair", thing_pair, own, matcher.read_scene), ("thing_triple", thing_triple, own, matcher.read_scene)]
     runs, splits = [run for run in runs if run[1]], [split for split in evaluate_mixed.SPLITS if set(split.sizes) <= set(sizes)]
     splits = splits if singles else []
     done, total = 0, sum(len(wanted) for _, wanted, *_ in runs) + len(splits) * len(singles)

@@ -18,31 +18,22 @@ PATHS = ("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf", "/usr/share/fonts/
 INSTALL = "scenes hold shapes alone: for pictures of things install fonts-noto-color-emoji, or name the font's path in " + FONT
 BITMAP_SIZE = 109  # the one size at which the font has bitmaps
 
-# name → (picture, Chinese); a name may begin with a colour
-PICTURES: dict[str, tuple[str, str]] = {
-    "cat": ("🐱", "猫"), "dog": ("🐶", "狗"), "mouse": ("🐭", "老鼠"), "rabbit": ("🐰", "兔子"), "fox": ("🦊", "狐狸"),
-    "bear": ("🐻", "熊"), "panda": ("🐼", "熊猫"), "tiger": ("🐯", "老虎"), "lion": ("🦁", "狮子"), "cow": ("🐮", "奶牛"),
-    "pig": ("🐷", "猪"), "frog": ("🐸", "青蛙"), "monkey": ("🐵", "猴子"), "chicken": ("🐔", "鸡"), "penguin": ("🐧", "企鹅"),
-    "owl": ("🦉", "猫头鹰"), "turtle": ("🐢", "乌龟"), "octopus": ("🐙", "章鱼"), "crab": ("🦀", "螃蟹"), "fish": ("🐠", "鱼"),
-    "whale": ("🐳", "鲸鱼"), "elephant": ("🐘", "大象"), "bee": ("🐝", "蜜蜂"), "ladybug": ("🐞", "瓢虫"),
-    "butterfly": ("🦋", "蝴蝶"), "unicorn": ("🦄", "独角兽"),
-    "red apple": ("🍎", "苹果"), "green apple": ("🍏", "苹果"), "banana": ("🍌", "香蕉"), "strawberry": ("🍓", "草莓"),
-    "cherry": ("🍒", "樱桃"), "grape": ("🍇", "葡萄"), "watermelon": ("🍉", "西瓜"), "pineapple": ("🍍", "菠萝"),
-    "lemon": ("🍋", "柠檬"), "carrot": ("🥕", "胡萝卜"), "corn": ("🌽", "玉米"), "mushroom": ("🍄", "蘑菇"),
-    "avocado": ("🥑", "牛油果"), "pizza": ("🍕", "披萨"), "burger": ("🍔", "汉堡"), "cake": ("🎂", "蛋糕"),
-    "red car": ("🚗", "汽车"), "blue car": ("🚙", "汽车"), "bus": ("🚌", "公交车"), "tractor": ("🚜", "拖拉机"),
-    "rocket": ("🚀", "火箭"), "plane": ("✈️", "飞机"), "boat": ("⛵", "帆船"), "bicycle": ("🚲", "自行车"), "train": ("🚂", "火车"),
-    "smiley": ("😀", "笑脸"), "robot": ("🤖", "机器人"), "ghost": ("👻", "幽灵"), "alien": ("👽", "外星人"), "skull": ("💀", "骷髅"),
-    "pumpkin": ("🎃", "南瓜"), "snowman": ("⛄", "雪人"),
-    "sun": ("🌞", "太阳"), "cloud": ("☁️", "云"), "rainbow": ("🌈", "彩虹"), "star": ("⭐", "星星"), "moon": ("🌙", "月亮"),
-    "snowflake": ("❄️", "雪花"), "lightning": ("⚡", "闪电"), "fire": ("🔥", "火"), "umbrella": ("☂️", "雨伞"),
-    "sunflower": ("🌻", "向日葵"), "rose": ("🌹", "玫瑰"), "cactus": ("🌵", "仙人掌"), "tree": ("🌲", "树"), "palm": ("🌴", "棕榈树"),
-    "house": ("🏠", "房子"), "castle": ("🏰", "城堡"), "ball": ("⚽", "足球"), "basketball": ("🏀", "篮球"), "balloon": ("🎈", "气球"),
-    "gift": ("🎁", "礼物"), "key": ("🔑", "钥匙"), "clock": ("⏰", "闹钟"), "camera": ("📷", "相机"), "guitar": ("🎸", "吉他"),
-    "crown": ("👑", "皇冠"), "diamond": ("💎", "钻石"), "bell": ("🔔", "铃铛"),
-    "red heart": ("❤️", "心"), "blue heart": ("💙", "心"), "green heart": ("💚", "心"), "yellow heart": ("💛", "心"),
-    "purple heart": ("💜", "心"), "orange heart": ("🧡", "心"),
-    "red book": ("📕", "书"), "green book": ("📗", "书"), "blue book": ("📘", "书"), "orange book": ("📙", "书"),
+# name → picture; a name may begin with a colour
+PICTURES: dict[str, str] = {
+    "cat": "🐱", "dog": "🐶", "mouse": "🐭", "rabbit": "🐰", "fox": "🦊", "bear": "🐻", "panda": "🐼", "tiger": "🐯",
+    "lion": "🦁", "cow": "🐮", "pig": "🐷", "frog": "🐸", "monkey": "🐵", "chicken": "🐔", "penguin": "🐧", "owl": "🦉",
+    "turtle": "🐢", "octopus": "🐙", "crab": "🦀", "fish": "🐠", "whale": "🐳", "elephant": "🐘", "bee": "🐝",
+    "ladybug": "🐞", "butterfly": "🦋", "unicorn": "🦄", "red apple": "🍎", "green apple": "🍏", "banana": "🍌",
+    "strawberry": "🍓", "cherry": "🍒", "grape": "🍇", "watermelon": "🍉", "pineapple": "🍍", "lemon": "🍋", "carrot": "🥕",
+    "corn": "🌽", "mushroom": "🍄", "avocado": "🥑", "pizza": "🍕", "burger": "🍔", "cake": "🎂", "red car": "🚗",
+    "blue car": "🚙", "bus": "🚌", "tractor": "🚜", "rocket": "🚀", "plane": "✈️", "boat": "⛵", "bicycle": "🚲",
+    "train": "🚂", "smiley": "😀", "robot": "🤖", "ghost": "👻", "alien": "👽", "skull": "💀", "pumpkin": "🎃",
+    "snowman": "⛄", "sun": "🌞", "cloud": "☁️", "rainbow": "🌈", "star": "⭐", "moon": "🌙", "snowflake": "❄️",
+    "lightning": "⚡", "fire": "🔥", "umbrella": "☂️", "sunflower": "🌻", "rose": "🌹", "cactus": "🌵", "tree": "🌲",
+    "palm": "🌴", "house": "🏠", "castle": "🏰", "ball": "⚽", "basketball": "🏀", "balloon": "🎈", "gift": "🎁", "key": "🔑",
+    "clock": "⏰", "camera": "📷", "guitar": "🎸", "crown": "👑", "diamond": "💎", "bell": "🔔", "red heart": "❤️",
+    "blue heart": "💙", "green heart": "💚", "yellow heart": "💛", "purple heart": "💜", "orange heart": "🧡",
+    "red book": "📕", "green book": "📗", "blue book": "📘", "orange book": "📙",
 }
 
 
@@ -71,7 +62,7 @@ def _sprite(name: str, font: Path):
     """A picture, cut to what it shows, in the middle of an empty square with twice its longer side: → (PIL RGBA image, that side)."""
     from PIL import Image, ImageDraw, ImageFont
     drawn = Image.new("RGBA", (192, 192))
-    ImageDraw.Draw(drawn).text((16, 16), PICTURES[name][0], font=ImageFont.truetype(str(font), BITMAP_SIZE), embedded_color=True)
+    ImageDraw.Draw(drawn).text((16, 16), PICTURES[name], font=ImageFont.truetype(str(font), BITMAP_SIZE), embedded_color=True)
     drawn = drawn.crop(drawn.getbbox())
     longer = max(drawn.size)
     square = Image.new("RGBA", (2 * longer, 2 * longer))

@@ -185,6 +185,7 @@ def train_dit(recipe: DiTRecipe, vae: VAE, folder: Path, publish: Callable, star
         for part, values in ((both, state["both"]), (average, state["average"]), *zip(teachers, state["optimizers"])):
             part.load_state_dict(values)
         step, spent = state["step"], state["spent"]
+        scale, shift = state.get("space", (scale, shift))  # those that it has learnt with, however scenes are drawn today
         log.info("resumed at step %d", step)
     rng = random.Random(recipe.seed + step)
     torch.manual_seed(recipe.seed + step)
@@ -200,7 +201,7 @@ def train_dit(recipe: DiTRecipe, vae: VAE, folder: Path, publish: Callable, star
 
     def keep() -> None:
         save_state({"both": both.state_dict(), "average": average.state_dict(), "optimizers": [teacher.state_dict() for teacher in teachers],
-                    "step": step, "spent": time.monotonic() - began}, state_file)
+                    "space": (scale, shift), "step": step, "spent": time.monotonic() - began}, state_file)
         publish(average.module["model"], average.module["text"], scale, shift)
 
     def keep_pictures() -> None:
