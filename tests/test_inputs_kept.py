@@ -185,9 +185,14 @@ def tensors(value: object, path: str = "", seen: set[int] | None = None) -> Iter
             yield from tensors(one, f"{path}.{name}", seen)
 
 
-def test_every_node_has_a_case_or_a_reason():
+def missing_case(name: str) -> list[str]:
+    name = name.removeprefix("DiTBlocks")
+    return [] if name in {*CASES, *NOTHING_WIRED, *NEED_COMFYUI} else ["has no case in CASES of tests/test_inputs_kept.py, nor a reason to have none"]
+
+
+def test_cases_are_of_nodes_that_there_are_and_those_without_have_a_reason():
     without = NOTHING_WIRED | NEED_COMFYUI
-    assert set(CASES) | without == set(CLASSES) and not set(CASES) & without
+    assert set(CASES) | without <= set(CLASSES) and not set(CASES) & without
     for name in NOTHING_WIRED:
         assert all(one.get_io_type() in WIDGETS for one in CLASSES[name].define_schema().inputs), name
 

@@ -1,11 +1,13 @@
 """Workflows of earlier releases load, give the same prompts and run; widgets keep their places; renamed nodes are replaced.
 
-`python tests/test_sharing.py widgets` adds new nodes and new last widgets to widget_order.json, and refuses any other change.
+`python tests/test_sharing.py widgets` adds new nodes and new last widgets to widget_order.json, and refuses any other change. Its keys
+are the ids that nodes keep for good.
 `python tests/test_sharing.py release` keeps the examples as they are, and their prompts, as those of the version in pyproject.toml:
 until it is released, whenever an example changes. After a release the next version is put there first, and the folder of the old one
 is left as it is.
 """
 
+from collections.abc import Collection
 import json
 from pathlib import Path
 import shutil
@@ -102,14 +104,26 @@ def misplaced(known: dict[str, list[str]], now: dict[str, list[str]]) -> list[st
     return [name for name, order in known.items() if name in now and now[name][:len(order)] != order]
 
 
+def gone(known: dict[str, list[str]], now: dict[str, list[str]], renamed: Collection[str]) -> list[str]:
+    """Nodes that saved workflows name, and that neither are there nor have a replacement."""
+    return [name for name in known if name not in now and name not in renamed]
+
+
+def test_node_ids_are_kept_for_good():
+    known, now = json.loads(WIDGETS.read_text(encoding="utf-8")), widgets()
+    assert not gone(known, now, [one["old_node_id"] for one in pack.renamed()])
+    assert list(known) == [name for name in now if name in known], "not in the order of the menu: run `python tests/test_sharing.py widgets`"
+
+
 def test_widgets_keep_their_places():
     known, now = json.loads(WIDGETS.read_text(encoding="utf-8")), widgets()
     assert not misplaced(known, now), "saved workflows keep values by place: new widgets go last"
-    assert known == now, "new nodes or widgets, or a node that is gone: run `python tests/test_sharing.py widgets`"
+    assert known == {name: now[name] for name in known if name in now}, "new widgets: run `python tests/test_sharing.py widgets`"
 
 
 def test_a_widget_that_moved_is_noticed():
     assert misplaced({"A": ["x", "y"], "B": []}, {"A": ["x", "y", "z"], "B": ["q"]}) == []
+    assert gone({"A": [], "B": [], "C": []}, {"A": []}, ["C"]) == ["B"]
     assert misplaced({"A": ["x", "y"]}, {"A": ["y", "x"]}) == misplaced({"A": ["x", "y"]}, {"A": ["x"]}) == ["A"]
 
 
@@ -120,6 +134,8 @@ def keep_widgets() -> None:
     moved = misplaced(known, now)
     if moved:
         sys.exit(f"not written, for saved workflows keep values by place: {', '.join(moved)}; new widgets go last")
+    if lost := gone(known, now, [one["old_node_id"] for one in pack.renamed()]):
+        sys.exit(f"not written, for saved workflows name them: {', '.join(lost)}; a node that is renamed is listed in nodes/replacements.py")
     lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(order)}" for name, order in now.items())
     WIDGETS.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
 

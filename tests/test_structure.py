@@ -90,19 +90,6 @@ def test_importing_the_pack_and_the_library_needs_no_host_and_says_nothing():
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
-def test_ids_are_the_fixed_ones():
-    ids = [cls.define_schema().node_id for cls in nodes()]
-    assert ids == ["DiTBlocks" + name for name in (
-        "LoadEmbedded", "FromModel", "ToModel", "LoadDiffusers", "LoadCheckpoint", "SaveCheckpoint", "ClassLabel", "VAEEncode",
-        "VAEDecode", "EmptyLatent", "Patchify", "PatchifyImage", "Unpatchify", "Schedule", "AddNoise", "DenoiseStep", "Denoise",
-        "PatchSchedule", "PatchScheduleModel", "Budget", "Compare", "Condition", "PatchEmbed", "PositionEmbed", "RunBlocks", "FinalLayer", "Guidance", "SamplerStep", "TokenMask", "MixTokens", "SwapTokens", "RollTokens",
-        "ShuffleTokens", "ScaleTokens", "ReplaceTokens", "TokenMap", "Parity", "BlockAblation",
-        "AttentionMap", "AttentionSteps", "PositionSimilarity",
-        "PatchFilters", "TokenPCA", "TokenSimilarity", "Trajectory", "PipelineReport", "ContentAndPlace",
-        "NewDiT", "TrainingSet", "TrainingScenes", "Train", "LoadAdapter", "SaveAdapter",
-        "Trainable", "NoiseAtTime", "DiffusionLoss", "TrainStep")]
-
-
 @pytest.mark.parametrize("cls", nodes(), ids=lambda cls: cls.__name__)
 def test_sockets_are_the_parameters_of_execute(cls):
     schema = cls.define_schema()
