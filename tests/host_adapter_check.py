@@ -230,7 +230,7 @@ def refusals(name, make):
     refused("the adapter for patch size 3 is for SD3 (MODEL)", lambda: apply_adapter(dit_of(flux), adapter))
     refused("can have no patch-size adapter: it is for SD3, SD3.5 and Flux", lambda: apply_adapter(dit_of(MODELS["wan"]()[0]), adapter))
     refused("can have no patch-size adapter", lambda: Distilling(dit_of(unet()[0]), 3, 2))
-    refused("has patch sizes 2: patch_size is another one, not 2", lambda: Distilling(dit_of(sd3), 2, 2))
+    refused("has patch sizes 2 already: choose another patch_size, not 2", lambda: Distilling(dit_of(sd3), 2, 2))
 
 
 def with_table(make):

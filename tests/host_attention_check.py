@@ -81,7 +81,7 @@ def rows_are_softmax(name, make):
                 try:
                     attention_maps.attention_map(dit, wire, attention_maps.Question(block, -1, direction, 3), PLENTY)
                 except ValueError as error:
-                    assert "text asks nothing of the picture" in str(error) and "\n" not in str(error), error
+                    assert "text does not attend to the picture" in str(error) and "\n" not in str(error), error
                 else:
                     raise AssertionError("not refused")
                 continue

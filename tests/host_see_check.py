@@ -141,7 +141,7 @@ def content_and_place(name, make):
     try:
         answer = content_place.take_and_replace(dit, clean, sigmas, 1, positive, None, 1.0, 5, 1)
     except StagesError as error:
-        assert name not in ADDED and "adds no positions to its tokens" in str(error) and "\n" not in str(error), error
+        assert name not in ADDED and "does not add positions to tokens" in str(error) and "\n" not in str(error), error
         return
     assert name in ADDED
     own = dit.denoise(answer.noisy, sigmas, positive, None, 1.0, start_step=1, end_step=2)[1]["tokens"]

@@ -280,8 +280,8 @@ def test_models_that_can_have_none(backbone):
 
 
 @pytest.mark.parametrize("patch_size, rank, message", [
-    (4, 2, "a small DiT has patch sizes 2, 4: patch_size is another one, not 4"), (0, 2, "is another one, not 0"),
-    (3, -1, "rank is at least 1, or 0 for what fits into 10% of the model, not -1")])
+    (4, 2, "a small DiT has patch sizes 2, 4 already: choose another patch_size, not 4"), (0, 2, "choose another patch_size, not 0"),
+    (3, -1, "rank is at least 1, or 0 for the highest that fits into 10% of the model, not -1")])
 def test_what_can_not_be_taught(backbone, patch_size, rank, message):
     with pytest.raises(TrainingError, match=message):
         teach_patch_size(backbone, data(backbone), patch_size, rank, SHORT)

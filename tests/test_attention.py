@@ -276,8 +276,8 @@ REFUSED = [
     (dict(direction="text to image", word="20-30"), "the prompt has text tokens 0 to 23, there is no text token 24"),
     (dict(direction="image to text", word="dragon"),
      "the prompt has no word 'dragon'; its words are a, small, red, ring, at, the, left, on, a, beige"),
-    (dict(direction="image to text", word="!"), "word holds no word: '!'"),
-    (dict(direction="image to text", word=","), "word holds no word and no number: ','"),
+    (dict(direction="image to text", word="!"), "word has no word in it: '!'"),
+    (dict(direction="image to text", word=","), "word has no word and no number in it: ','"),
     (dict(block=6), "the embedded DiT has blocks 0 to 5, there is no block 6"),
     (dict(head=4), "the embedded DiT has heads 0 to 3, and -1 for their mean, there is no head 4"),
 ]
@@ -300,7 +300,7 @@ def test_more_that_is_refused():
     for at_steps, message in (("7", "this run has steps 0 to 3, there is no step 7"), ("x", "steps are numbers and ranges")):
         with pytest.raises(ValueError, match=f"^Attention over Steps: {message}"):
             AttentionSteps.execute(at_steps=at_steps, **run)
-    with pytest.raises(ValueError, match="^Attention over Steps: at_steps names steps of 2 to 3, not '0'"):
+    with pytest.raises(ValueError, match="^Attention over Steps: at_steps takes steps from 2 to 3, not '0'"):
         AttentionSteps.execute(at_steps="0", start_step=2, **run)
     with pytest.raises(ValueError, match="^Attention over Steps: cfg 3 needs a negative"):
         AttentionSteps.execute(at_steps="", **(run | {"cfg": 3.0}))

@@ -70,7 +70,7 @@ def test_a_dit_s_own_shape():
     closed = Stages()
     closed.name = "Sealed"
     dit_of_another_kind = SimpleNamespace(name="another", stages=closed, channels=4, downscale=8)
-    with pytest.raises(BackboneError, match="^the shape of another is not known: there is no count of the layers of Sealed$"):
+    with pytest.raises(BackboneError, match="^the shape of another is not known: the layers of Sealed can't be counted$"):
         architecture(dit_of_another_kind)
 
 

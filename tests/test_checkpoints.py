@@ -206,7 +206,7 @@ def test_sd3s_layout_and_the_papers_position_table():
     (lambda t: t.update({"x_embedder.proj.weight": torch.zeros(32, 4, 2, 2)}), ["pos_embed has shape [1, 36, 64]"]),
     (lambda t: t.update({"x_embedder.proj.weight": torch.zeros(96, 4, 2, 2), "pos_embed": table(96)}), ["width 96", "64"]),
     (lambda t: t.update({"final_layer.linear.weight": torch.zeros(32, 64)}), ["final_layer.linear.weight", "[32, 64]"]),
-    (lambda t: t.update(pos_embed=torch.randn(1, 36, 64)), ["pos_embed: a position table that no evenly spaced grid gives"]),
+    (lambda t: t.update(pos_embed=torch.randn(1, 36, 64)), ["pos_embed: no evenly spaced grid gives this position table"]),
     (lambda t: t.update(pos_embed=torch.randn(1, 35, 64)), ["pos_embed: 35 positions"]),
     (lambda t: t.update(pos_embed=torch.zeros(1, 36, 60)), ["pos_embed has shape [1, 36, 60]"]),
     (lambda t: t.update(pos_embed=torch.zeros(1, 36, 64).long()), ["pos_embed", "floating point"]),

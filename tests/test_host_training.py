@@ -78,4 +78,4 @@ def test_a_cancelled_training_keeps_its_state_says_where_and_goes_on(host):
 
 def test_pictures_of_mixed_sizes_are_one_line(host):
     said = error_of(host.run(graph("mixed", "mixed")))
-    assert said == "Training Set: all pictures of a set have one size, these have 2 (64×32, 64×64): crop or resize them first"
+    assert said == "Training Set: all pictures of a set must have the same size, these have 2 sizes (64×32, 64×64): crop or resize them first"

@@ -100,7 +100,7 @@ def test_guidances_chain(backbone, positive, negative):
     (chained,) = out(Guidance, prediction=guided, cfg=1.5, negative=worse)
     x0 = worse["call"].to_x0(worse["tokens"], 1.0)
     torch.testing.assert_close(chained["tokens"], x0 + 1.5 * (guided["tokens"] - x0))
-    with pytest.raises(ValueError, match="^Guidance: prediction is guided already; for cfg 2 wire"):
+    with pytest.raises(ValueError, match="^Guidance: prediction is guided already: for cfg 2, wire"):
         out(Guidance, prediction=guided, cfg=2.0)
 
 
@@ -224,10 +224,10 @@ def refusals(dit, positive, negative):
     yield RunBlocks, dict(hidden=hidden, blocks="0", strength=1.0, attention="half"), "DiT Blocks: attention is one of full, itself, not 'half'"
     yield RunBlocks, dict(hidden=hidden, blocks="0-9", strength=1.0), "DiT Blocks: this model has blocks 0 to 1, there is no block 2"
     yield RunBlocks, dict(hidden={**hidden, "shape": (3, 2)}, blocks="all", strength=1.0), (
-        "DiT Blocks: the hidden states come from another model of this name (a small DiT), of 3 blocks with 2 heads; the dit has 2 with 2")
+        "DiT Blocks: the hidden states come from another model with the name a small DiT: it has 3 blocks with 2 heads, the dit has 2 with 2")
     yield RunBlocks, dict(hidden={**hidden, "model": "another DiT"}, blocks="all", strength=1.0), (
         "DiT Blocks: the hidden states come from another DiT, the dit is a small DiT")
-    yield RunBlocks, dict(hidden=hidden, blocks="all,0", strength=1.0), "DiT Blocks: block 0 needs the text tokens, which the last block"
+    yield RunBlocks, dict(hidden=hidden, blocks="all,0", strength=1.0), "DiT Blocks: block 0 needs the text tokens, but the last block"
     (embedded_only,) = out(PatchEmbed, dit=dit, x=tokens)
     yield RunBlocks, dict(hidden=embedded_only, blocks="all", strength=1.0), "DiT Blocks: the hidden states have not been through Condition"
     other = {**hidden, "hidden": hidden["hidden"].but(x=hidden["hidden"].x[:, :5])}

@@ -284,7 +284,7 @@ def test_nan_is_told_wherever_it_comes_in(start, positive, latent):
     for node, inputs, message in (
             (VAEEncode, dict(pixels=nan_in(torch.rand(1, 16, 16, 3)), vae=vae), "VAE Encode (DiT): the picture holds 1 value"),
             (VAEDecode, dict(latent={"samples": nan_in(torch.rand(1, 16, 4, 4))}, vae=vae), "VAE Decode (DiT): the latent holds 1 value"),
-            (Unpatchify, dict(tokens=broken), "Unpatchify: the tokens' wire holds 1 value"),
+            (Unpatchify, dict(tokens=broken), "Unpatchify: the tokens wire holds 1 value"),
             (Denoise, dict(**start, positive=text, **common), "DiT Denoise: the model's answer holds")):
         with pytest.raises(ValueError) as caught:
             node.execute(**inputs)

@@ -220,7 +220,7 @@ def test_compare_tells_what_each_way_cost(backbone, positive, negative):
     assert first.startswith("2\n") and "(100%)" in first and "64 tokens, 100% FLOPs" in first and first.endswith("reference")
     assert "4 until 50%, then 2\n" in mixed and "40 tokens" in mixed and mixed.endswith("dB")
     assert "16 tokens" in coarse and picture.shape[0] == 1 and picture.shape[3] == 3
-    for rows, line in (("2 by magic", "after 'by' comes one of"), ("\n", "nothing to compare"), ("3", "multiples of a small DiT's own")):
+    for rows, line in (("2 by magic", "the word after 'by' is one of"), ("\n", "nothing to compare"), ("3", "multiples of a small DiT's own")):
         with pytest.raises(ValueError, match=f"Compare Patch Sizes: .*{line}"):
             Compare.execute(**inputs, rows=rows)
 

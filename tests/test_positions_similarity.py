@@ -116,7 +116,7 @@ def test_a_rotary_score_is_that_of_a_turned_unit_vector():
     for position in (packed, packed.movedim(1, 2)):
         assert torch.equal(rotary_table(position, "a model"), table)
     for strange in (None, torch.zeros(2, 30, 16), torch.zeros(1, 3, 30, 8, 2, 2), (packed, packed)):
-        with pytest.raises(StagesError, match="^the rotary positions of a model have a form that is not known here: "):
+        with pytest.raises(StagesError, match="^the rotary positions of a model have an unknown form: "):
             rotary_table(strange, "a model")
 
 

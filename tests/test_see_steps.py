@@ -77,7 +77,7 @@ def test_the_sheet_and_its_pictures(backbone, positive, language):
     ({"at_steps": "some"}, "Trajectory: steps are numbers and ranges such as"),
     ({"cfg": 3.0}, "Trajectory: cfg 3 needs a negative: wire one, or set cfg to 1"),
     ({"start_step": 4}, "Trajectory: step 4 is outside the schedule"), ({"start_step": 2, "end_step": 2}, "Trajectory: end_step 2 is not after"),
-    ({"start_step": 2, "at_steps": "1"}, "Trajectory: at_steps names steps of 2 to 3, not '1'")])
+    ({"start_step": 2, "at_steps": "1"}, "Trajectory: at_steps takes steps from 2 to 3, not '1'")])
 def test_a_trajectory_that_can_t_be(backbone, positive, changed, message):
     sigmas = backbone.schedule(4)
     inputs = dict(dit=backbone, tokens=noisy(backbone, sigmas), sigmas=sigmas, positive=positive, vae=Decoder(), cfg=1.0, solver="euler",
@@ -168,7 +168,7 @@ def test_a_report_of_pixel_patches_and_of_a_model_without_a_known_shape(backbone
 
 
 def test_a_report_of_nothing():
-    with pytest.raises(ValueError, match="^Pipeline Report: nothing is wired: give it an image, a latent, tokens or hidden states$"):
+    with pytest.raises(ValueError, match="^Pipeline Report: nothing is wired: wire an image, a latent, tokens or hidden states$"):
         out(PipelineReport)
 
 
@@ -229,20 +229,20 @@ class Rotary:
 
 def test_models_whose_positions_are_not_added_say_so(backbone, positive, monkeypatch):
     sigmas, without = backbone.schedule(4), new_dit(64, 1, 2, (2,), 4, "none", "none")
-    with pytest.raises(StagesError, match="^New DiT has no positions: its tokens are content alone$"):
+    with pytest.raises(StagesError, match="^New DiT has no positions: its tokens are only content$"):
         content_place.take_and_replace(without, clean(without), without.schedule(4), 1, without.unconditional, None, 1.0, 0, 0)
     _, _, hidden = started(backbone, positive)
     monkeypatch.setattr(type(backbone), "stages", property(lambda self: Rotary()))
     with pytest.raises(StagesError) as caught:
         content_place.take_apart(backbone, hidden)
-    assert str(caught.value).startswith("a small DiT adds no positions to its tokens, it turns queries and keys by them")
+    assert str(caught.value).startswith("a small DiT does not add positions to tokens, it rotates queries and keys by them")
     assert len(sigmas) == 5
 
 
 @pytest.mark.parametrize("changed,message", [
     ({"query": 12}, "query 12 is outside the grid of 4×3 tokens, which are 0 to 11 in reading order"), ({"step": 4}, "step 4 is outside"),
     ({"cfg": 2.0}, "cfg 2 needs a negative: wire one, or set cfg to 1"),
-    ({"other": (6, 6)}, "other has 3×3 tokens of patch_size 2, tokens has 4×3 of 2: both must be of one size")])
+    ({"other": (6, 6)}, "other has 3×3 tokens of patch_size 2, tokens has 4×3 of 2: both must have the same size")])
 def test_what_can_t_be_taken_apart(backbone, positive, changed, message):
     if "other" in changed:
         changed = {"other": clean(backbone, changed["other"])}
@@ -252,7 +252,7 @@ def test_what_can_t_be_taken_apart(backbone, positive, changed, message):
         out(ContentAndPlace, **inputs | changed)
     assert str(caught.value).startswith(f"Content against Place: {message}") and "\n" not in str(caught.value)
     _, _, hidden = started(backbone, positive)
-    with pytest.raises(StagesError, match="^the positions are added already: give the hidden states before Position Embed$"):
+    with pytest.raises(StagesError, match="^the positions are added already: wire the hidden states from before Position Embed$"):
         content_place.take_apart(backbone, step_stages.position_embed(backbone, hidden))
 
 
@@ -284,5 +284,5 @@ def test_noisy_tokens_are_taken_apart_as_clean_as_they_were(backbone, positive):
     one = {**clean, "tokens": clean["tokens"][:1]}
     assert "other content" in content_place.take_and_replace(backbone, clean, **common, other=one).change
     three = {**clean, "tokens": clean["tokens"][:1].expand(3, -1, -1)}
-    with pytest.raises(ValueError, match="^other has 3 pictures, tokens has 2: one for all, or as many$"):
+    with pytest.raises(ValueError, match="^other has 3 pictures, tokens has 2: give 1 or as many$"):
         content_place.take_and_replace(backbone, clean, **common, other=three)

@@ -119,12 +119,12 @@ def test_two_processes_teach_a_patch_size(root, how):
 def test_the_older_fsdp_is_refused():
     runner = Launched.__new__(Launched)
     runner.sharded, runner.accelerator = True, SimpleNamespace(state=SimpleNamespace(fsdp_plugin=SimpleNamespace(fsdp_version=1)))
-    with pytest.raises(TrainingError, match="fsdp_version is 2, not 1: accelerate launch --fsdp_version 2"):
+    with pytest.raises(TrainingError, match="fsdp_version must be 2, not 1: accelerate launch --fsdp_version 2"):
         runner.prepare(None, [])
 
 
 def test_muon_is_refused_where_no_process_has_a_matrix_whole():
     runner, matrix = Launched.__new__(Launched), torch.nn.Parameter(torch.zeros(2, 2))
     runner.sharded = True
-    with pytest.raises(TrainingError, match="optimizer muon needs whole matrices, and FSDP gives each process a part of them: adamw, or DDP"):
+    with pytest.raises(TrainingError, match="optimizer muon needs whole matrices, but FSDP splits them: use optimizer adamw, or DDP"):
         runner.prepare(None, optimizers_of({"x_embedder.2.weight": matrix}, 1e-3))

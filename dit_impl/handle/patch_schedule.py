@@ -1,4 +1,4 @@
-"""Patch sizes over the steps: coarse patches while the picture is laid out, fine ones for its detail. FlexiDiT (2025), §3.3."""
+"""A patch size for each step: coarse patches first, for the layout of the picture, then fine ones for detail. FlexiDiT (2025), §3.3."""
 
 from dataclasses import dataclass
 import re
@@ -18,7 +18,7 @@ _ROW = re.compile(r"(?P<p>\d+)(?:\s+until\s+(?:(?P<share>\d+(?:\.\d+)?)\s*%|sigm
 
 @dataclass(frozen=True)
 class Row:
-    """A patch size and where it ends: at a share of the steps, at a noise level, or with the schedule."""
+    """A patch size and where it ends: at a share of the steps, at a noise level, or at the end of the schedule (neither is set)."""
     patch_size: int
     share: float | None = None
     sigma: float | None = None
@@ -30,22 +30,24 @@ class Row:
 
 @dataclass(frozen=True)
 class PatchSchedule:
-    """Rows, how sizes that the model has no weights for are read, and a factor on the guidance of coarse steps.
+    """Rows in order. method: how patch sizes without weights of their own are read, see `tokens.other_sizes`.
 
-    Coarse steps want a little more guidance (FlexiDiT, §4.2: 4.5 becomes 5.0)."""
+    coarse_cfg: a factor on cfg for all patch sizes but the finest. Coarse steps need a little more guidance (FlexiDiT, §4.2: 5.0 where fine
+    steps have 4.5).
+    """
     rows: tuple[Row, ...]
     method: str = "auto"
     coarse_cfg: float = 1.0
 
     def patch_size(self, sigma: float, step: int, steps: int) -> int:
-        """The patch size of a step, by its noise level and its number among the steps."""
+        """The patch size of a step, from its noise level, its number, and how many steps there are."""
         for row in self.rows:
             if row.last or (row.share is not None and step < row.share * steps - 1e-6) or (row.sigma is not None and sigma > row.sigma):
                 return row.patch_size
         return self.rows[-1].patch_size
 
     def stretches(self, sigmas: Tensor, start: int, stop: int) -> list[tuple[int, int, int]]:
-        """Steps start … stop − 1 in stretches of one patch size: (patch size, first step, the step to stop before)."""
+        """Steps start … stop − 1, grouped into stretches with the same patch size: (patch size, first step, step to stop before) each."""
         found: list[tuple[int, int, int]] = []
         for step in range(start, stop):
             size = self.patch_size(sigmas[step].item(), step, len(sigmas) - 1)
@@ -60,12 +62,12 @@ class PatchSchedule:
         return min(row.patch_size for row in self.rows)
 
     def guidance(self, patch_size: int, cfg: float) -> float:
-        """The cfg of a step with patches of this size."""
+        """cfg for a step with this patch size."""
         return cfg * self.coarse_cfg if patch_size > self.finest and is_guided(cfg) else cfg
 
 
 def parse_schedule(text: str, method: str = "auto", coarse_cfg: float = 1.0) -> PatchSchedule:
-    """`4 until 50%, then 2` or `4 until sigma 0.6; 2`, a row a line if one likes → PatchSchedule. Raises ScheduleError."""
+    """`4 until 50%, then 2` or `4 until sigma 0.6; 2`, also with a line for each row → PatchSchedule. Raises ScheduleError."""
     rows = []
     for written in filter(None, (part.strip() for part in re.split(r"[,;\n]|\bthen\b", text.lower()))):
         match = _ROW.fullmatch(written)
@@ -76,13 +78,15 @@ def parse_schedule(text: str, method: str = "auto", coarse_cfg: float = 1.0) -> 
     if not rows:
         raise ScheduleError("the patch schedule is empty: write rows such as '4 until 50%, then 2'")
     if not rows[-1].last:
-        raise ScheduleError(f"the patch schedule does not cover the last steps: end it with a size alone, as in 'then {rows[-1].patch_size}'")
+        raise ScheduleError("the patch schedule does not cover the last steps: end it with a size alone, as in "
+                            f"'then {rows[-1].patch_size}'")
     for row in rows[:-1]:
         if row.last:
             raise ScheduleError(f"patch size {row.patch_size} has no end, and rows follow it: write '{row.patch_size} until 50%'")
     for row in rows:
         if row.patch_size < 1 or not 0 <= (row.share or 0) <= 1:
-            raise ScheduleError(f"a patch size is at least 1 and a share at most 100%, not {row.patch_size} until {100 * (row.share or 0):g}%")
+            raise ScheduleError("a patch size is at least 1 and a share at most 100%, not "
+                                f"{row.patch_size} until {100 * (row.share or 0):g}%")
     for kind, sign in (("share", 1), ("sigma", -1)):
         ends = [getattr(row, kind) for row in rows if getattr(row, kind) is not None]
         if any(sign * b <= sign * a for a, b in zip(ends, ends[1:])):
@@ -95,9 +99,9 @@ QUICK_STEPS = 4
 
 def quick_look(dit: DitHandle, wire: dict, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float,
                start_step: int, end_step: int) -> Tensor | None:
-    """What the picture will be about, by the coarsest patches in a few steps of the same stretch: → [H, W, 3] in 0..1.
+    """A rough picture of the result, made with coarse patches in QUICK_STEPS steps: → [H, W, 3] in 0..1, or None if that is not possible.
 
-    The coarsest patches are the largest with weights of their own, else twice the model's. None where such a run can't be made.
+    Its patch size is the largest that the model has weights for; if it has only one, twice that size.
     """
     own = dit.patch_sizes
     size = max(*own, wire["patch_size"]) if len(own) > 1 else 2 * max(*own, wire["patch_size"])
@@ -106,23 +110,24 @@ def quick_look(dit: DitHandle, wire: dict, sigmas: Tensor, positive: Conditionin
     try:
         coarse = repatch({key: value for key, value in wire.items() if key != "memory"}, size)
         _, x0 = dit.reading(size).denoise(coarse, walked[places], positive, negative, cfg)
-    except ValueError:  # a real mistake is told by the run that follows
+    except ValueError:  # the full run that follows reports the error
         return None
     return dit.picture(x0, x0["tokens"])
 
 
-def denoise_by_schedule(dit: DitHandle, wire: dict, plan: PatchSchedule, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float,
-            solver: str, start_step: int, end_step: int, report: Callable[[int, dict, Tensor], None] = lambda *_: None,
-            before: Callable[[int, dict, float], None] | None = None) -> tuple[dict, dict, str]:
-    """`DitHandle.denoise` with a patch size for each step: → (tokens, the last x0, what was not native or "").
+def denoise_by_schedule(
+        dit: DitHandle, wire: dict, plan: PatchSchedule, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float,
+        solver: str, start_step: int, end_step: int, report: Callable[[int, dict, Tensor], None] = lambda *_: None,
+        before: Callable[[int, dict, float], None] | None = None) -> tuple[dict, dict, str]:
+    """`DitHandle.denoise` with a patch size for each step: → (tokens, the last x0, a note on sizes without weights of their own, or "").
 
-    Tokens are cut anew where the size changes. A solver's memory goes with them. report(done, wire, x0) after each step;
-    before(step, wire, cfg) is handed what each starts from. Raises as `DitHandle.denoise` does.
+    When the size changes, the tokens and the solver's memory are cut again. report(done, wire, x0) is called after each step, and
+    before(step, wire, cfg) before it. Raises as `DitHandle.denoise` does.
     """
     stretches = plan.stretches(sigmas, start_step, last_step(start_step, end_step, sigmas))
-    if before:  # one step at a time, which changes no bit
+    if before:  # one step at a time; the result is the same, bit for bit
         stretches = [(size, step, step + 1) for size, start, stop in stretches for step in range(start, stop)]
-    handles = [dit.reading(size, plan.method) for size, *_ in stretches]  # all of them first: an error should come before the work
+    handles = [dit.reading(size, plan.method) for size, *_ in stretches]  # all of them first, so that an error comes before the work
     for (size, start, stop), handle in zip(stretches, handles):
         wire = repatch(wire, size)
         handle.check_tokens(wire)

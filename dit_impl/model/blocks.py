@@ -17,19 +17,22 @@ COMPUTED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # type
 
 
 def of_tokens(vector: Tensor) -> Tensor:
-    """A sample's vector [B, D], or one for each of its tokens [B, N, D], → what broadcasts over tokens [B, N, D]."""
+    """A vector for each sample [B, D] or each token [B, N, D], in a shape that broadcasts over tokens: → [B, 1 or N, D]."""
     return vector.unsqueeze(1) if vector.dim() == 2 else vector
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Scale and shift every token by its sample's vector, or its own: [B, N, D], [B, D], [B, D] → [B, N, D]. Peebles & Xie 2022, §3.2."""
+    """Scale and shift tokens by a vector for each sample or token: [B, N, D], [B, D], [B, D] → [B, N, D]. Peebles & Xie 2022, §3.2."""
     return x * (1 + of_tokens(scale)) + of_tokens(shift)
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """What modulates a sequence of patches of several sizes: text [B, D]; image, a vector for each size, [B, S, D]; counts, the tokens of each
-    size, which stand in the sequence in this order."""
+    """Modulation vectors for a sequence with patches of several sizes.
+
+    text [B, D]: for the text tokens. image [B, S, D]: one for each patch size. counts: how many tokens have each size; the sequence holds
+    them in this order.
+    """
     text: Tensor
     image: Tensor
     counts: tuple[int, ...]
@@ -38,7 +41,7 @@ class Vectors:
 def timestep_embedding(t: Tensor, width: int = 256, max_period: float = 10000.0, last: int = 0) -> Tensor:
     """Sinusoids of a time, 0..1000: [B] → [B, width], cosines first. Nichol & Dhariwal 2021 (GLIDE), as DiT and SD3 use it.
 
-    The lowest frequency is just above 1 / max_period; with last=1, as in diffusers' DiT, it is 1 / max_period.
+    The lowest frequency is a little above 1 / max_period. With last=1, as in diffusers' DiT, it is exactly 1 / max_period.
     """
     frequency = torch.exp(-math.log(max_period) * torch.arange(width // 2, device=t.device) / (width // 2 - last))
     angle = t.float()[:, None] * frequency
@@ -69,7 +72,7 @@ class Mlp(nn.Module):
 
 
 class QKNorm(nn.Module):
-    """RMS norm of queries and keys per head, which keeps attention scores bounded. Esser et al. 2024, §5.3.2."""
+    """RMS norm of queries and keys in each head. It keeps attention scores bounded. Esser et al. 2024, §5.3.2."""
 
     def __init__(self, head_dim: int, ops=nn):
         super().__init__()
@@ -78,7 +81,7 @@ class QKNorm(nn.Module):
 
 
 class QKV(nn.Module):
-    """One stream's side of attention: project to queries, keys and values, and project the answer back."""
+    """One stream's part of attention: the projection to queries, keys and values, and the output projection."""
 
     def __init__(self, width: int, heads: int, qk_norm: bool, project_out: bool = True, ops=nn):
         super().__init__()
@@ -93,16 +96,16 @@ class QKV(nn.Module):
         return (q, k, v) if self.norm is None else (self.norm.q(q), self.norm.k(k), v)
 
 
-# Is shown queries and keys; a mask that it answers is added to their scores.
+# Optional observer, called with (q, k). If it returns a mask, the mask is added to the scores.
 onlooker: ContextVar[Callable[[Tensor, Tensor], Tensor | None] | None] = ContextVar("onlooker", default=None)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention, heads joined: three of [B, heads, N, head_dim] → [B, N, D]. Vaswani et al. 2017, §3.2."""
+    """Softmax attention, with the heads joined at the end: three of [B, heads, N, head_dim] → [B, N, D]. Vaswani et al. 2017, §3.2."""
     look = onlooker.get()
     mask = look(q, k) if look is not None else None
     if q.requires_grad and v.dtype == torch.bfloat16 and v.device.type == "cpu":
-        # There the fused kernel's backward pass is up to three times slower than the plain formula's.
+        # On a CPU in bfloat16, the backward pass of the fused kernel is up to three times slower than that of the plain formula.
         scores = q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)
         weights = (scores if mask is None else scores + mask).softmax(dim=-1)
         return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)
@@ -110,10 +113,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class Stream(nn.Module):
-    """One modality's half of a joint block: adaLN-Zero modulation, its side of attention, its MLP.
+    """The text half or the image half of a joint block: adaLN-Zero modulation, its part of attention, its MLP.
 
-    `dual` adds SD3.5-medium's second attention, over this stream alone. `pre_only` marks the text stream of the last
-    block, whose output nobody reads: it only provides keys and values.
+    dual: with SD3.5-medium's second attention, over this stream alone. pre_only: for the text stream of the last block; nothing reads its
+    output, so it has no output projection and no MLP.
     """
 
     def __init__(self, width: int, heads: int, qk_norm: bool, dual: bool = False, pre_only: bool = False, ops=nn):
@@ -136,7 +139,7 @@ class Stream(nn.Module):
         return made.chunk(2 if self.pre_only else 9 if self.attn2 is not None else 6, dim=-1)
 
     def finish(self, x: Tensor, attended: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
-        """Add the gated attention and MLP branches: [B, N, D] → [B, N, D]."""
+        """Add the gated results of attention and MLP: [B, N, D] → [B, N, D]."""
         shift1, scale1, gate1, shift2, scale2, gate2, *second = modulation
         normed = self.norm1(x) if second else None
         x = x + of_tokens(gate1) * self.attn.proj(attended)
@@ -148,7 +151,7 @@ class Stream(nn.Module):
 
 
 class JointBlock(nn.Module):
-    """MM-DiT block: text and image have their own weights and attend together. Esser et al. 2024, figure 2b."""
+    """MM-DiT block: text and image have separate weights and one joint attention. Esser et al. 2024, figure 2b."""
 
     def __init__(self, width: int, heads: int, qk_norm: bool, dual: bool = False, last: bool = False, ops=nn):
         super().__init__()
@@ -190,10 +193,10 @@ class DiTBlock(nn.Module):
 
 
 class CellDecoder(nn.Module):
-    """Adds to a head's answer, cell by cell, what a token's D values can't hold: [B, N, D], raw tokens [B, N, C·p·p] → [B, N, C·p·p].
+    """Adds detail to the head's output, cell by cell: [B, N, D], raw tokens [B, N, C·p·p] → [B, N, C·p·p].
 
-    A coarse patch has more values than the model is wide. Each of its cells is decoded from the noisy cell itself, which needs no way through
-    the blocks, and from `context` values that the token has for it. The small network is shared by all cells and all patch sizes.
+    A coarse patch has more values than a token of width D can hold. So each cell is decoded from the noisy cell itself, which bypasses the
+    blocks, and from `context` values that the token holds for it. All cells and all patch sizes share this small network.
     """
 
     def __init__(self, width: int, channels: int, patch_sizes: Iterable[int], hidden: int, ops=nn):
@@ -214,9 +217,9 @@ class CellDecoder(nn.Module):
 class FinalLayer(nn.Module):
     """Modulated norm and a map to patch values: [B, N, D], [B, D] → [B, N, values]. Peebles & Xie 2022, §3.2.
 
-    One map for each patch size; the norm and its modulation are shared. The map is linear, as in the paper, but for patches of
-    more values than the model is wide `hidden` > 0 puts a layer of that width before it: what such a patch can show is no
-    linear space of D dimensions. `detail` > 0 adds a `CellDecoder` of that width, which also reads the raw tokens.
+    There is one map for each patch size; they share the norm and its modulation. The map is linear, as in the paper. With `hidden` > 0,
+    patches with more values than D get a hidden layer of that width, because D linear dimensions are too few for them. `detail` > 0 adds a
+    `CellDecoder` of that width, which also reads the raw tokens.
     """
 
     def __init__(self, width: int, values: dict[int, int], ops=nn, hidden: int = 0, detail: int = 0):
@@ -240,7 +243,7 @@ class FinalLayer(nn.Module):
 
 
 def zero_adaln(model: nn.Module) -> None:
-    """Zero the modulations and heads, so that every block starts as the identity: adaLN-Zero. Peebles & Xie 2022, §3.2."""
+    """Set modulations and heads to zero, so that every block starts as the identity: adaLN-Zero. Peebles & Xie 2022, §3.2."""
     for name, parameter in model.named_parameters():
         if "adaLN_modulation" in name:
             nn.init.zeros_(parameter)
@@ -253,7 +256,7 @@ def zero_adaln(model: nn.Module) -> None:
 
 
 def initialise(model: nn.Module) -> None:
-    """Random weights to train from: Xavier for linear layers, small normal ones for tables, zero for modulations and heads."""
+    """Random weights for training: Xavier for linear layers, small normal values for tables, zeros for modulations and heads."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
@@ -266,5 +269,5 @@ def initialise(model: nn.Module) -> None:
 
 
 def learned_table(position: str, side: float, width: int) -> nn.Parameter | None:
-    """A learned position table [side², D]; None where positions are not learned. Dosovitskiy et al. 2020 (ViT), §3.1."""
+    """A learned position table [side², D]; None for other kinds of position. Dosovitskiy et al. 2020 (ViT), §3.1."""
     return nn.Parameter(torch.zeros(int(side) ** 2, width)) if position == "learned" else None

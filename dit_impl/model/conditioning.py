@@ -1,7 +1,7 @@
-"""How CONDITIONING, as ComfyUI wires it, becomes what a model is called with.
+"""Turns ComfyUI's CONDITIONING into the arguments that a model is called with.
 
 CONDITIONING: [[tensor, {name: value, …}], …], one pair for each prompt. Text is a tensor [1, T, E] with "pooled_output" [1, P],
-"attention_mask" [1, T] and "guidance" beside it, as the model needs; a class is {"class_label": number}.
+"attention_mask" [1, T] and "guidance" in the dict, if the model needs them. A class is {"class_label": number}.
 """
 
 from dataclasses import dataclass
@@ -14,23 +14,23 @@ from torch import Tensor
 from ..errors import BackboneError
 
 Conditioning = list
-Arguments = dict[str, Tensor]  # of a model, by name, each with B in front
+Arguments = dict[str, Tensor]  # a model's arguments by name, each [B, …]
 
-GUIDANCE = 3.5  # of Flux dev where a CONDITIONING brings none, as in ComfyUI and diffusers
-OVER_TEXT = ("context", "mask")  # arguments with a place for each text token
+GUIDANCE = 3.5  # for Flux dev if the CONDITIONING has no guidance, as in ComfyUI and diffusers
+OVER_TEXT = ("context", "mask")  # arguments with an entry for each text token
 
 
 class Conditions(Protocol):
     """What a model is conditioned on."""
-    unconditional: Conditioning | None  # what guidance goes away from where no negative is given
+    unconditional: Conditioning | None  # the negative if the user gives none
 
     def read(self, extras: dict, tensor: Tensor, what: str, model: str) -> Arguments:
-        """Check one pair of a CONDITIONING: → the arguments it makes, still with its own batch. Raises BackboneError."""
+        """Check one pair of a CONDITIONING: → arguments with the batch size of that pair. Raises BackboneError."""
 
 
 @dataclass(frozen=True)
 class TextConditions:
-    """Text states of one width; a pooled vector of another; a mask over the padding; a guidance strength, as the model reads them."""
+    """Text of this width and, if the model reads them, a pooled vector, a mask over the padding and a guidance strength."""
     width: int
     pooled_width: int | None = None
     masked: bool = False
@@ -38,7 +38,7 @@ class TextConditions:
     unconditional = None
 
     def read(self, extras: dict, tensor: Tensor, what: str, model: str) -> Arguments:
-        """→ context [B, T, E], pooled [B, P], mask [B, T], guidance [B]: those that the model reads."""
+        """→ context [B, T, E] and, if the model reads them, pooled [B, P], mask [B, T], guidance [B]. Raises BackboneError."""
         if "class_label" in extras:
             raise BackboneError(f"{what} is a class label, {model} reads text: use CLIP Text Encode")
         if tensor.shape[-1] != self.width:
@@ -55,7 +55,7 @@ class TextConditions:
             mask = extras.get("attention_mask")
             arguments["mask"] = torch.ones(tensor.shape[:2]) if mask is None else mask.reshape(-1, mask.shape[-1])
             if arguments["mask"].shape[1] != tensor.shape[1]:
-                raise BackboneError(f"{what} has an attention_mask over {mask.shape[-1]} tokens and text of {tensor.shape[1]}")
+                raise BackboneError(f"{what} has an attention_mask for {mask.shape[-1]} tokens, but text of {tensor.shape[1]}")
         if self.guided:
             arguments["guidance"] = torch.tensor([float(extras.get("guidance", GUIDANCE))])
         return arguments
@@ -63,7 +63,7 @@ class TextConditions:
 
 @dataclass(frozen=True)
 class LabelConditions:
-    """A class from 0 to classes − 1; the number after them stands for no class."""
+    """A class from 0 to classes − 1. The number `classes` means no class."""
     classes: int
 
     @property
@@ -71,7 +71,7 @@ class LabelConditions:
         return label_conditioning(self.classes)
 
     def read(self, extras: dict, tensor: Tensor, what: str, model: str) -> Arguments:
-        """→ labels [B]."""
+        """→ labels [B]. Raises BackboneError."""
         if "class_label" not in extras:
             raise BackboneError(f"{what} has no class_label, which {model} reads: use Class Label")
         label = extras["class_label"]
@@ -81,12 +81,12 @@ class LabelConditions:
 
 
 def label_conditioning(label: int) -> Conditioning:
-    """A class as CONDITIONING. Its tensor [1, 1, 1] holds the number for the nodes that look at no more than tensors."""
+    """A class as CONDITIONING. Its tensor [1, 1, 1] also holds the number, for nodes that read only tensors."""
     return [[torch.full((1, 1, 1), float(label)), {"class_label": label}]]
 
 
 def batches(conditions: Conditions, conditioning: Conditioning, what: str, model: str, batch: int, like: Tensor) -> list[Arguments]:
-    """Check a CONDITIONING and spread each of its pairs over the batch. Raises BackboneError."""
+    """Check a CONDITIONING and repeat each of its pairs over the batch. Raises BackboneError."""
     def spread(argument: Tensor) -> Tensor:
         argument = argument[torch.arange(batch) % len(argument)].to(like.device)
         return argument.to(like) if argument.is_floating_point() else argument
@@ -97,7 +97,7 @@ def batches(conditions: Conditions, conditioning: Conditioning, what: str, model
 
 
 def join(parts: list[Arguments]) -> Arguments:
-    """One batch of all parts, in order. Texts of different lengths are repeated up to a common one, as ComfyUI does."""
+    """Join all parts into one batch, in order. Texts of different lengths are repeated to a common length, as in ComfyUI."""
     joined = {}
     for name in parts[0]:
         tensors = [part[name] for part in parts]

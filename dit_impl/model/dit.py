@@ -14,9 +14,12 @@ from .mmdit import Streams
 
 @dataclass(frozen=True)
 class DiTConfig:
-    """Architecture. `position_base` is the side of the token grid that the positions count, at the base patch size;
-    `position`: "picture" lays sines and cosines over the picture, "learned" is a table of side `position_base`, "none" leaves
-    patches unplaced; `learn_sigma` says that the head also answers a variance. The defaults are DiT-XL/2 at 256x256."""
+    """The model's architecture. The defaults are DiT-XL/2 at 256x256.
+
+    position: "picture" has sines and cosines stretched over the picture, "learned" has a table, "none" has no positions. position_base: the
+    side of the token grid that positions are counted in, at the base patch size; also the side of a learned table. learn_sigma: whether the
+    head also predicts a variance.
+    """
     patch_sizes: tuple[int, ...] = (2,)
     in_channels: int = 4
     width: int = 1152
@@ -27,19 +30,19 @@ class DiTConfig:
     position_base: int = 16
     position: str = "picture"
     prediction: str = "epsilon"
-    # where diffusers departs from the original: see timestep_embedding; and the epsilon of the norm before the MLP
+    # for weights from diffusers, which differs from the original: see timestep_embedding, and the epsilon of the norm before the MLP
     time_last: int = 0
     mlp_eps: float = 1e-6
 
     @property
     def patch_size(self) -> int:
-        """The model's own patch size: the first it was trained at."""
+        """The model's own patch size, the first in patch_sizes."""
         return self.patch_sizes[0]
 
 
 class DiT(nn.Module):
     """Class-conditional DiT in stages: embed → blocks[i:j] → head. Peebles & Xie 2022, §3.2 and figure 3."""
-    checkpointing = False  # in training, run blocks again in the backward pass rather than keep what they computed
+    checkpointing = False  # whether training saves memory: blocks run again in the backward pass
 
     def __init__(self, config: DiTConfig, ops=nn):
         super().__init__()
@@ -64,14 +67,14 @@ class DiT(nn.Module):
         return self.x_embedder[str(patch_size)](tokens)
 
     def position_embedding(self, grid: tuple[int, int], patch_size: int) -> Tensor:
-        """The table for a grid of tokens laid over the picture: (h, w) → [1, h·w, D]."""
+        """The position table for a grid of tokens: (h, w) → [1, h·w, D]."""
         c = self.config
         if c.position != "picture":
             return position.resized(self.positions, grid) if c.position == "learned" else torch.zeros(1, 1, c.width)
         return position.sincos_2d(c.width, *position.grid_positions(grid, c.position_base))[None]
 
     def condition(self, t: Tensor, labels: Tensor, patch_size: int) -> Tensor:
-        """Time 0..1000 [B] and class labels [B] → the vector that modulates every block, [B, D]."""
+        """Time 0..1000 [B] and class labels [B] → the vector [B, D] that modulates every block."""
         of_label = self.y_embedder(labels)
         vector = self.t_embedder(timestep_embedding(t, last=self.config.time_last).to(of_label.dtype)) + of_label
         if self.patch_embedder is not None:
@@ -80,7 +83,7 @@ class DiT(nn.Module):
         return vector
 
     def embed(self, tokens: Tensor, grid: tuple[int, int], patch_size: int, t: Tensor, labels: Tensor) -> Streams:
-        """First stage: raw tokens [B, N, C·p·p], times [B] and class labels [B] → Streams, which has no text."""
+        """First stage: raw tokens [B, N, C·p·p], times [B] and class labels [B] → Streams without text."""
         x = self.patch_embed(tokens, patch_size)
         x = x + self.position_embedding(grid, patch_size).to(x)
         return Streams(x, None, self.condition(t, labels, patch_size), patch_size)
@@ -96,7 +99,7 @@ class DiT(nn.Module):
         return Streams(x, None, hidden.vector, hidden.patch_size)
 
     def head(self, hidden: Streams) -> Tensor:
-        """Last stage: Streams → predicted tokens [B, N, C·p·p], without the variance of a model that learned one."""
+        """Last stage: Streams → predicted tokens [B, N, C·p·p]. If the model also predicts a variance, it is dropped."""
         answer = self.final_layer(hidden.x, hidden.vector, hidden.patch_size)
         return answer[..., :self.config.in_channels * hidden.patch_size ** 2]
 
@@ -105,6 +108,6 @@ class DiT(nn.Module):
         return self.head(self.run_blocks(self.embed(tokens, grid, patch_size, t, labels)))
 
     def initialise(self) -> "DiT":
-        """Random weights to train from. See `blocks.initialise`."""
+        """Set random weights for training, see `blocks.initialise`."""
         initialise(self)
         return self

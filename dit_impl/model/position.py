@@ -1,4 +1,4 @@
-"""Where a token stands: fixed 2-D sine-cosine tables, cropped (SD3) or laid over the picture (DiT, PixArt)."""
+"""Position embeddings: fixed 2-D sine-cosine tables, cropped from a larger one (SD3) or stretched over the picture (DiT, PixArt)."""
 
 import math
 
@@ -15,7 +15,7 @@ def sincos_1d(width: int, positions: Tensor) -> Tensor:
 
 
 def sincos_2d(width: int, rows: Tensor, columns: Tensor) -> Tensor:
-    """A table over a grid of coordinates, row-major: [h], [w] → [h·w, width]. DiT's and MAE's order: column half first."""
+    """A table for a grid of coordinates, row-major: [h], [w] → [h·w, width]. The half for columns comes first, as in DiT and MAE."""
     by_row, by_column = sincos_1d(width // 2, rows), sincos_1d(width // 2, columns)
     h, w = len(rows), len(columns)
     table = torch.cat([by_column[None].expand(h, w, -1), by_row[:, None].expand(h, w, -1)], dim=-1)
@@ -23,30 +23,30 @@ def sincos_2d(width: int, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def grid_positions(grid: tuple[int, int], base: float) -> tuple[Tensor, Tensor]:
-    """Patch centres of any grid in the units of a base x base one laid over the same picture: → rows [h], columns [w].
+    """The patch centres of a grid, measured in patches of a base×base grid over the same picture: → rows [h], columns [w].
 
-    Base grid: 0, 1, 2 …, as in DiT. A grid of half as many tokens: 0.5, 2.5, 4.5 …: the middles of the patches it merges.
+    For the base grid itself: 0, 1, 2 …, as in DiT. For half as many tokens a side: 0.5, 2.5, 4.5 …, the centres of the merged patches.
     """
     return tuple((torch.arange(n, dtype=torch.float64) + 0.5) * base / n - 0.5 for n in grid)
 
 
 def cropped_positions(grid: tuple[int, int], scale: float, table: int, unit: float,
                       start: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Patch centres of a grid in the middle of SD3's table: → rows [h], columns [w]. Esser et al. 2024, §5.3.2.
+    """The patch centres of a grid in the middle of SD3's position table: → rows [h], columns [w]. Esser et al. 2024, §5.3.2.
 
-    `table` is the table's side, `start` its first coordinate and `unit` the step between entries, all at the base patch
-    size; `scale` is p over the base patch size. At scale 1 the coordinates are those that cropping the table would give.
+    table: its side; start: its first coordinate; unit: the step between its entries, all at the base patch size. scale: p divided by the
+    base patch size; at scale 1 the result is the same as cropping the table.
     """
     def centres(n: int) -> Tensor:
         covered = n * scale
         first = (table - covered) // 2 if covered <= table else (table - covered) / 2
-        # float32, because the published tables were made from float32 coordinates
+        # float32, because the published tables were computed from float32 coordinates
         return ((first + (torch.arange(n, dtype=torch.float64) + 0.5) * scale - 0.5) * unit + start).float()
     return tuple(centres(n) for n in grid)
 
 
 def resized(table: Tensor, grid: tuple[int, int]) -> Tensor:
-    """A learned table brought to a grid: [side², D], (h, w) → [1, h·w, D], bilinear. Dosovitskiy et al. 2020 (ViT), §3.2."""
+    """Resize a learned table to a grid, bilinear: [side², D], (h, w) → [1, h·w, D]. Dosovitskiy et al. 2020 (ViT), §3.2."""
     side = math.isqrt(len(table))
     if grid == (side, side):
         return table[None]
@@ -55,9 +55,9 @@ def resized(table: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def table_coordinates(table: Tensor) -> tuple[int, float, float]:
-    """A stored square table's side, first coordinate and step: [side², D] → side, start, unit. Undoes `sincos_2d`.
+    """The inverse of `sincos_2d` for a square table [side², D]: → side, first coordinate, step between coordinates.
 
-    Raises ValueError where no evenly spaced grid gives this table.
+    Raises ValueError if no evenly spaced grid gives this table.
     """
     side, width = math.isqrt(len(table)), table.shape[1]
     if side < 1 or side ** 2 != len(table) or width < 4 or width % 4:
@@ -65,19 +65,19 @@ def table_coordinates(table: Tensor) -> tuple[int, float, float]:
     entries = table.reshape(side, side, width)
     sines, cosines = entries[0, :, :width // 2].double().chunk(2, dim=1)
     frequencies = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    # the lowest frequency tells a coordinate without ambiguity, each higher one tells it more exactly
+    # the lowest frequency gives a coordinate without ambiguity; each higher frequency makes it more exact
     coordinates = torch.zeros(side, dtype=torch.float64)
     for sine, cosine, frequency in zip(sines.T.flip(0), cosines.T.flip(0), frequencies.flip(0)):
         angle = torch.atan2(sine, cosine)
         turns = ((coordinates * frequency - angle) / math.tau).round()
         coordinates = (angle + math.tau * turns) / frequency
     if not coordinates.isfinite().all():
-        raise ValueError("a position table with values that are not finite")
+        raise ValueError("the position table has values that are NaN or infinite")
     centred = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
     unit = (coordinates @ centred / centred.square().sum()).item() if side > 1 else 1.0
     start = coordinates.mean().item() - unit * (side - 1) / 2
     tolerance = max(1e-4, 2 * torch.finfo(table.dtype).eps)
-    # tables are often stored in half precision: take the round numbers they were made from
+    # tables are often stored in half precision: round to the whole numbers that they were made from
     base, start = (round(x) if abs(x - round(x)) < tolerance / 2 else x for x in (unit * side, start))
     unit = base / side
     axis = (torch.arange(side, dtype=torch.float64) * unit + start).float()
@@ -86,5 +86,5 @@ def table_coordinates(table: Tensor) -> tuple[int, float, float]:
         made = torch.cat([expected, of_row.expand(side, -1)], dim=1)
         error = (row.float() - made).abs().max().item()
         if not error <= tolerance:
-            raise ValueError(f"a position table that no evenly spaced grid gives (it differs by {error:.2g})")
+            raise ValueError(f"no evenly spaced grid gives this position table (it differs by {error:.2g})")
     return side, float(start), unit

@@ -1,17 +1,17 @@
-"""A transformer by stages, and what goes between them: the DIT_HIDDEN wire.
+"""A transformer by stages, and the DIT_HIDDEN wire between them.
 
     condition → patch_embed → position_embed → blocks[i] → head
 
 DIT_HIDDEN is a plain dict:
 
-    hidden   a `Hidden`: image tokens, text tokens, conditioning vector, rotary positions, and what else the model keeps
-    tokens   the DIT_TOKENS that it reads: their grid, patch size and latent format
-    others   (optional) the same two of each further model call, where conditionings share no batch: ({"hidden", "tokens"}, …)
-    done     which stages were run, of "condition", "patches", "positions"
-    call     once conditioned: a `Call`, with the layout of all batches, such as [uncond, cond], and how predictions become x0
-    model    name of the model that it belongs to, and shape, its blocks and heads
-    words    (optional) what the text tokens are called
-    trace    (stage, checksum of the image tokens after it) for every stage so far, by which Parity finds where wires part from the model
+    hidden   a `Hidden`: image tokens, text tokens, conditioning vector, rotary positions, and all else that the model needs
+    tokens   the DIT_TOKENS that the model reads: their grid, patch size and latent format
+    others   (optional) {"hidden", "tokens"} of each further model call, if the conditionings do not fit into one batch
+    done     the stages that have run, of "condition", "patches", "positions" and "blocks"
+    call     a `Call` after Condition, else None: the layout of all batches, such as [uncond, cond], and how predictions become x0
+    model    name of the model; and shape, its numbers of blocks and heads
+    words    (optional) the words of the text tokens
+    trace    (stage, checksum of the image tokens after it) for every stage so far; Parity finds with it where wires and model differ
 """
 
 from contextlib import AbstractContextManager, contextmanager
@@ -29,27 +29,28 @@ from .blocks import onlooker
 
 @dataclass(frozen=True)
 class Hidden:
-    """What goes from stage to stage. Stages give a new one and leave the tensors of the old one as they are."""
-    x: Tensor                # image tokens [B, N, D]; before patch_embed what the model's own embedder takes
-    context: Tensor | None   # text tokens [B, T, D]; None where there are none, or the last block has dropped them
-    vector: Any              # what modulates the blocks: [B, D], or a tuple where the model has several
-    position: Any            # rotary table; None where positions are added to x
-    index: int               # the block after the last one that was run
-    extra: dict[str, Any]    # all else that forward keeps: sizes, masks, control, transformer_options
+    """What one stage passes to the next. A stage returns a new one and never changes the tensors of the old one."""
+    x: Tensor                # image tokens [B, N, D]; before patch_embed the input of the patch embedding
+    context: Tensor | None   # text tokens [B, T, D]; None if the model has none, or after the last block
+    vector: Any              # modulates the blocks: [B, D], or a tuple if the model has several
+    position: Any            # rotary table; None if positions are added to x
+    index: int               # the number of the next block
+    extra: dict[str, Any]    # all else that the model's forward needs: sizes, masks, control, transformer_options
 
     def but(self, extra: dict[str, Any] | None = None, **changes) -> "Hidden":
-        """A copy with fields replaced, and entries of `extra` added."""
+        """A copy with some fields replaced and entries added to `extra`."""
         return replace(self, extra=self.extra | (extra or {}), **changes)
 
 
 @dataclass(frozen=True)
 class Call:
-    """A denoising step that has begun: what Guidance needs to end it.
+    """A denoising step between Condition and Guidance.
 
-    layout: what each part of the batches is, "uncond" or "cond", in order. x: the step's tokens [B, N, C·p·p] at noise level sigma.
-    to_x0(prediction [parts·B, N, C·p·p], cfg): guided x0 [B, N, C·p·p], or that and what else goes onto its wire.
-    start: the DIT_TOKENS that it began from. canvas: the DIT_TOKENS whose grid predictions are laid out on, where it is another.
-    areas: for each part where its picture stands on the canvas, as slices of its last dimensions; None for all of it."""
+    layout: "uncond" or "cond" for each part of the batches, in order. x: the step's tokens [B, N, C·p·p] at noise level sigma.
+    to_x0(prediction [parts·B, N, C·p·p], cfg) → guided x0 [B, N, C·p·p], or a pair of it and further entries for its wire.
+    start: the DIT_TOKENS at the beginning. canvas: the DIT_TOKENS with the grid of the predictions, if it is another than start's.
+    areas: for each part, its area of the canvas as slices of the last dimensions; None is the whole canvas.
+    """
     layout: tuple[str, ...]
     x: Tensor
     sigma: Tensor
@@ -59,31 +60,31 @@ class Call:
     areas: tuple[tuple[slice, ...] | None, ...] = ()
 
     def guided(self, prediction: Tensor, cfg: float) -> tuple[Tensor, dict]:
-        """→ guided x0, what else goes onto its wire."""
+        """→ guided x0, and further entries for its wire."""
         answer = self.to_x0(prediction, cfg)
         return answer if isinstance(answer, tuple) else (answer, {})
 
 
 @dataclass(frozen=True)
 class Attention:
-    """One of the attentions in a block: where text and image stand among its queries and its keys. length: all keys."""
-    queries: dict[str, range]  # "text" and "image", those that there are
+    """One attention in a block: where text and image are among its queries and keys. length: how many keys it has in all."""
+    queries: dict[str, range]  # by "text" and "image", if there are any
     keys: dict[str, range]
     length: int
 
 
 def joint_attention(text: range, image: range, length: int) -> Attention:
-    """Text and image in one sequence."""
+    """Attention over text and image in one sequence."""
     return Attention({"text": text, "image": image}, {"text": text, "image": image}, length)
 
 
-# (which of the block's attentions, queries [B, heads, N, head_dim], keys, the scores' factor, a mask that is added or True to attend)
-# → a further mask to add to the scores, or None
+# Observes an attention: (its number in the block, queries [B, heads, N, head_dim], keys, factor on the scores, the mask: values to add, or
+# True where a query may attend) → one more mask to add to the scores, or None
 Look = Callable[[int, Tensor, Tensor, float, Tensor | None], Tensor | None]
 
 
 def only_itself(attentions: list[Attention]) -> Look:
-    """Image tokens read no other image token, and text as ever: perturbed attention (Ahn et al. 2024, §4.2), the map an identity."""
+    """An observer whose mask lets each image token read only itself and the text: perturbed attention. Ahn et al. 2024, §4.2."""
     def look(number: int, q: Tensor, k: Tensor, factor: float, mask: Tensor | None) -> Tensor | None:
         if number >= len(attentions) or not (attentions[number].queries.get("image") and attentions[number].keys.get("image")):
             return None
@@ -95,42 +96,47 @@ def only_itself(attentions: list[Attention]) -> Look:
 
 
 class Stages:
-    """A transformer by stages. Adapters fill in what is left open here."""
+    """A transformer by stages. A subclass implements the methods that raise NotImplementedError here."""
 
-    name: str  # as people call it
-    positions = "2-D sin-cos"  # what its position embedding is: "2-D sin-cos", "learned", "rotary" or "none"
+    name: str  # for people
+    positions = "2-D sin-cos"  # the kind of position embedding: "2-D sin-cos", "learned", "rotary" or "none"
 
     @property
     def kinds(self) -> list[str]:
-        """What each block is, in order: "joint", "double", "single", "layer" …"""
+        """The kind of each block, in order: "joint", "double", "single", "layer" …"""
         raise NotImplementedError
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
-        """The modules that the blocks run, in order."""
+        """The modules of the blocks, in order."""
         raise NotImplementedError
 
     @property
     def heads(self) -> int:
-        """Attention heads in a block."""
+        """The number of attention heads in a block."""
         raise NotImplementedError
 
     def attentions(self, hidden: Hidden, tokens: int) -> list[Attention]:
-        """What a block attends to, in the order it computes; further attentions are left out. tokens: those of the picture, N."""
+        """The attentions of a block that can be observed, in the order it computes them. tokens: the number of image tokens, N."""
         raise NotImplementedError
 
     def scaled_positions(self, hidden: Hidden, grid: tuple[int, int]) -> Tensor:
-        """The positions of the square grid that the model was trained on, laid over another: (h, w) → [1, h·w, D]."""
-        raise StagesError(f'mode "scaled": {self.name} scales its own positions to every grid already, see mode "model"')
+        """The positions of the square grid that the model was trained on, stretched over another: (h, w) → [1, h·w, D].
+
+        Raises StagesError.
+        """
+        raise StagesError(f'mode "scaled": {self.name} stretches its own positions over every grid already: use mode "model"')
 
     def observe(self, i: int, look: Look) -> AbstractContextManager:
-        """While it lasts, every run of block i shows `look` its attentions. Unless that answers a mask, it computes the same."""
+        """A context in which block i calls `look` for each of its attentions. The result changes only if `look` returns a mask."""
         raise NotImplementedError
 
     def architecture(self, name: str, channels: int, downscale: int):
-        """Its shape, a `cost.arithmetic.Architecture`, with the name, latent channels and pixels to a cell of its DIT. Raises StagesError where its
-        layers can't be counted."""
-        raise StagesError(f"there is no count of the layers of {self.name}")
+        """A `cost.arithmetic.Architecture` with this name, latent channels and pixels to a cell.
+
+        Raises StagesError if the layers can't be counted.
+        """
+        raise StagesError(f"the layers of {self.name} can't be counted")
 
     def patch_embed(self, hidden: Hidden) -> Hidden:
         """Latent or raw tokens → image tokens [B, N, D]."""
@@ -145,18 +151,18 @@ class Stages:
         raise NotImplementedError
 
     def head(self, hidden: Hidden) -> Tensor:
-        """Image tokens → what the whole model answers."""
+        """Image tokens → the output of the whole model."""
         raise NotImplementedError
 
     def run_blocks(self, hidden: Hidden, indices: Iterable[int], strength: float = 1.0) -> Hidden:
-        """Run blocks in the order given: any of them, any number of times. `strength` scales what each adds to its input."""
+        """Run blocks in the order given; each may run any number of times. strength: a factor on what each adds. Raises StagesError."""
         indices = list(indices)
         for i in indices:
             if not 0 <= i < len(self.kinds):
                 raise StagesError(f"{self.name} has blocks 0 to {len(self.kinds) - 1}, there is no block {i}")
         if not indices:
             return hidden
-        # Blocks and what patches them may change their inputs in place, and ComfyUI caches ours.
+        # Blocks, and patches on them, may change their inputs in place, and ComfyUI caches ours.
         x, context = hidden.x.clone(), hidden.context if hidden.context is None else hidden.context.clone()
         options = hidden.extra.get("transformer_options", {}).copy()
         for i in indices:
@@ -196,7 +202,7 @@ class TokenStages(Stages):
             return [Attention({"image": range(tokens)}, {"image": range(tokens)}, tokens)]
         text, image = 0 if hidden.context is None else hidden.context.shape[1], {"image": range(tokens)}
         joint = joint_attention(range(text), range(text, text + tokens), text + tokens)
-        return [joint, Attention(image, image, tokens)]  # the second one in dual blocks only
+        return [joint, Attention(image, image, tokens)]  # dual blocks have the second one too
 
     @contextmanager
     def observe(self, i: int, look: Look):
@@ -217,7 +223,7 @@ class TokenStages(Stages):
                 hook.remove()
 
     def condition(self, tokens: Tensor, grid: tuple[int, int], patch_size: int, t: Tensor, **arguments) -> Hidden:
-        """Embed time [B] and what the model is conditioned on; keep the raw tokens [B, N, C·p·p]."""
+        """Embed time [B] and the conditioning arguments; keep the raw tokens [B, N, C·p·p]."""
         context = arguments.pop("context", None)
         vector = self.model.condition(t, *arguments.values(), patch_size)
         return Hidden(tokens, context if context is None else self.model.context_embedder(context), vector, None, 0,
@@ -231,7 +237,7 @@ class TokenStages(Stages):
 
     def block(self, i, x, context, hidden, options):
         if context is None and hasattr(self.model, "joint_blocks"):
-            raise StagesError(f"block {i} needs the text tokens, which the last block ({len(self.kinds) - 1}) has dropped")
+            raise StagesError(f"block {i} needs the text tokens, but the last block ({len(self.kinds) - 1}) drops them: run it last")
         out = self.model.run_blocks(mmdit.Streams(x, context, hidden.vector, hidden.extra["patch_size"]), i, i + 1)
         return out.x, out.context
 
@@ -240,7 +246,7 @@ class TokenStages(Stages):
 
 
 def parse_blocks(text: str, count: int) -> list[int]:
-    """Block numbers in words, of a model of `count` blocks: "all", "0-11", "0,2,4-7", "11-0". Raises StagesError."""
+    """Block numbers from a text, for a model with `count` blocks: "all", "0-11", "0,2,4-7", "11-0". Raises StagesError."""
     try:
         return parse_ranges(text, count, "block", "this model")
     except ValueError as error:

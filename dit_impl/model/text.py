@@ -21,7 +21,7 @@ SYNONYMS = {"big": "large", "huge": "large", "tiny": "small", "little": "small",
 
 @dataclass(frozen=True)
 class TextConfig:
-    vocabulary: tuple[str, ...]  # the first three are padding, start and end
+    vocabulary: tuple[str, ...]  # beginning with padding, start and end
     length: int = 24
     width: int = 128
     depth: int = 2
@@ -29,14 +29,14 @@ class TextConfig:
 
 
 class Tokenizer:
-    """Words to numbers. Words outside the vocabulary, and those past the end, are left out and named."""
+    """Turns words into numbers. Words that are not in the vocabulary, or beyond the length, are left out and reported."""
 
     def __init__(self, config: TextConfig):
         self.length = config.length
         self.index = {word: i for i, word in enumerate(config.vocabulary)}
 
     def __call__(self, text: str) -> tuple[list[int], list[str]]:
-        """→ `length` token numbers (start, words, end, padding) and the words ignored."""
+        """→ `length` token numbers (start, words, end, padding), and the words that were left out."""
         words = [SYNONYMS.get(word, word) for word in re.findall(r"\w+", text.lower())]
         known = [word for word in words if word in self.index]
         kept, cut = known[:self.length - 2], known[self.length - 2:]
@@ -66,7 +66,7 @@ class TextLayer(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Causal text transformer; the end token's state is the pooled vector. Radford et al. 2021 (CLIP), §2.4."""
+    """Causal text transformer. Its pooled vector is the state of the end token. Radford et al. 2021 (CLIP), §2.4."""
 
     def __init__(self, config: TextConfig):
         super().__init__()

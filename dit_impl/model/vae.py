@@ -1,4 +1,4 @@
-"""A small convolutional VAE, 8x down. It stands before the transformer and after it; patches are cut from its latents."""
+"""A small convolutional VAE that makes latents 8 times smaller than the picture. Patches are cut from its latents."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ class VAEConfig:
 
 
 class ResBlock(nn.Module):
-    """Two convolutions around the identity, no normalisation: the same result for any picture size. [B, C, H, W] → same."""
+    """Two convolutions added to the input: [B, C, H, W] → same. There is no norm, so results do not depend on the picture's size."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -30,10 +30,10 @@ class ResBlock(nn.Module):
 
 
 class VAE(nn.Module):
-    """Pictures [B, 3, H, W] in -1..1 ↔ latents [B, C, H/8, W/8] (Rombach et al. 2022, §3.1). H and W divide by 8.
+    """Pictures [B, 3, H, W] in -1..1 ↔ latents [B, C, H/8, W/8] (Rombach et al. 2022, §3.1). H and W are multiples of 8.
 
-    Both ways are the sum of a linear map of 8x8 pixel patches and a residual network. The linear pair is set to the
-    principal components of patches before training, so that the network only learns what a linear code can't do.
+    Encoder and decoder are each the sum of a linear map of 8x8 pixel patches and a network. Before training, the linear maps are set to the
+    principal components of patches, so that the networks only learn what linear maps cannot do.
     """
 
     def __init__(self, config: VAEConfig):
@@ -60,7 +60,7 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def set_linear_code(self, pixels: Tensor) -> None:
-        """Set the linear pair to the whitened principal components of the 8x8 patches of [B, 3, H, W] in -1..1."""
+        """Set the linear maps to the whitened principal components of the 8x8 patches of pictures [B, 3, H, W] in -1..1."""
         patches = F.unfold(pixels, self.config.downscale, stride=self.config.downscale).transpose(1, 2).flatten(0, 1)
         mean = patches.mean(0)
         _, deviations, axes = torch.linalg.svd(patches - mean, full_matrices=False)
@@ -85,7 +85,7 @@ class VAE(nn.Module):
         return self.linear_decoder(latent) + self.decoder(latent)
 
     def latent_rgb(self) -> Tensor:
-        """A linear map from latents to RGB 0..1, for previews: → [C + 1, 3], the last row added to every cell."""
+        """A linear map from latents to RGB 0..1, for previews: → [C + 1, 3]. The last row is added to every cell."""
         weight, bias = self.linear_decoder.weight.mean((2, 3)), self.linear_decoder.bias
         return torch.cat([weight / 2, (bias + 1)[None] / 2])
 

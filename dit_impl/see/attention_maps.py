@@ -1,4 +1,4 @@
-"""Questions about attention: whom does this token look at, who looks at this word, and how does it change over the steps."""
+"""Attention maps: which tokens a token attends to, which tokens attend to a word, and how this changes over the steps."""
 
 from dataclasses import dataclass, replace
 import re
@@ -24,8 +24,11 @@ DIRECTIONS = {"image to image": ("image", "image"), "image to text": ("image", "
 
 @dataclass(frozen=True)
 class Question:
-    """Which attention is looked at. word: for text, in place of `query`; from image to text it asks how far every image token looks at
-    that word. every: keep all rows, N² of them."""
+    """Which attention is asked for.
+
+    direction: one of DIRECTIONS. query: the number of the token that attends. word: names text tokens instead of a query; from image to
+    text, it asks how much every image token attends to that word. every: keep the attention of all queries, N² numbers.
+    """
     block: int
     head: int
     direction: str
@@ -36,8 +39,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Seen:
-    """An answer. shares: of attention, on the grid [t·h, w], or for each text token [T] where one image token looks at the text.
-    maps: [M, h, w], every map that was kept, one a query (or, from image to text, one a word). words: numbers of the text tokens asked for."""
+    """The answer to a question.
+
+    shares: of the query's attention, over the grid [t·h, w], or over text tokens [T] if one image token attends to the text. maps [M, h,
+    w]: all maps that were kept, one for each query (from image to text, one for each text token). words: the numbers of the text tokens
+    that were asked for. names: the words of the text tokens.
+    """
     question: Question
     plan: Plan
     rows: Rows
@@ -49,18 +56,18 @@ class Seen:
 
 
 def places_of(word: str, dit: DitHandle, wire: dict, count: int) -> list[int]:
-    """Words of the prompt, or numbers of text tokens such as "3" or "3-5" → numbers among the text tokens. Raises StagesError."""
+    """Words of the prompt, or numbers such as "3" or "3-5" → numbers of text tokens, of which there are `count`. Raises StagesError."""
     if re.fullmatch(r"[\d\s,-]+", word):
         try:
             numbers = sorted(set(parse_ranges(word, count, "text token", "the prompt")))
         except ValueError as error:
             raise StagesError(str(error)) from None
         if not numbers:
-            raise StagesError(f"word holds no word and no number: {word!r}")
+            raise StagesError(f"word has no word and no number in it: {word!r}")
         return numbers
     known = wire.get("words")
     if known is None:
-        raise StagesError(f"{dit.name} does not tell which token is which word: in word write text token numbers, 0 to {count - 1}")
+        raise StagesError(f"{dit.name} does not say which token is which word: write text token numbers, 0 to {count - 1}, into word")
     places = []
     for one in re.findall(r"\w+", word.lower()):
         found = [i for i, name in enumerate(known[:count]) if name == SYNONYMS.get(one, one)]
@@ -69,12 +76,12 @@ def places_of(word: str, dit: DitHandle, wire: dict, count: int) -> list[int]:
             raise StagesError(f"the prompt has no word {one!r}; its words are {words or 'none'}")
         places += [i for i in found if i not in places]
     if not places:
-        raise StagesError(f"word holds no word: {word!r}")
+        raise StagesError(f"word has no word in it: {word!r}")
     return places
 
 
 def plan_capture(dit: DitHandle, wire: dict, question: Question) -> tuple[Plan, list[int] | None]:
-    """→ what to watch, and the text tokens that the question names. Raises StagesError."""
+    """A question → what to capture, and the numbers of the text tokens that it names. Raises StagesError."""
     if question.direction not in DIRECTIONS:
         raise StagesError(f"direction is one of {', '.join(DIRECTIONS)}, not {question.direction!r}")
     queries, keys = DIRECTIONS[question.direction]
@@ -91,7 +98,7 @@ def plan_capture(dit: DitHandle, wire: dict, question: Question) -> tuple[Plan, 
 
 
 def read_maps(question: Question, plan: Plan, rows: Rows, words: list[int] | None, wire: dict) -> Seen:
-    """Rows that were captured → what the question asked."""
+    """Captured rows → the answer to the question."""
     weights, grid = rows.weights, tuple(wire["tokens"]["grid"])
     *_, h, w = grid
     if question.direction != "image to text":
@@ -101,7 +108,7 @@ def read_maps(question: Question, plan: Plan, rows: Rows, words: list[int] | Non
         shares, maps = (weights[:, words] if question.every else weights).sum(1), weights.T
     else:
         shares, maps = weights[question.query if question.every else 0], weights.T
-        if not question.every:  # no map of the picture was asked for: where the token is
+        if not question.every:  # there is no map over the picture: mark the query instead
             maps = torch.zeros(picture_tokens(wire))
             maps[question.query] = 1
     on_grid = question.direction != "image to text" or words is not None
@@ -111,7 +118,10 @@ def read_maps(question: Question, plan: Plan, rows: Rows, words: list[int] | Non
 
 
 def attention_map(dit: DitHandle, wire: dict, question: Question, free: float) -> tuple[dict, Seen]:
-    """Run one block and look at its attention: DIT_HIDDEN → (DIT_HIDDEN, as DiT Blocks gives it, and the answer). Raises StagesError."""
+    """Run one block and capture its attention: DIT_HIDDEN → (DIT_HIDDEN after the block, the answer). Raises StagesError.
+
+    free: bytes of memory that may be used.
+    """
     step_stages.check(dit, wire, "condition", "patches")
     alone = shown(wire)[1]
     check_finite(alone["hidden"].x, "hidden state")
@@ -122,7 +132,7 @@ def attention_map(dit: DitHandle, wire: dict, question: Question, free: float) -
 
 
 def chosen_steps(text: str, start: int, end: int, most: int = 8) -> list[int]:
-    """Steps in words, "0,4,9" or "all" of those that are taken; at most `most`, spread evenly, for an empty text. Raises ScheduleError."""
+    """Steps out of start … end − 1 from a text: "0,4,9", "all", or "" for at most `most`, evenly spread. Raises ScheduleError."""
     if not text.strip():
         return sorted({round(i) for i in torch.linspace(start, end - 1, most).tolist()})
     try:
@@ -130,14 +140,14 @@ def chosen_steps(text: str, start: int, end: int, most: int = 8) -> list[int]:
     except ValueError as error:
         raise ScheduleError(str(error)) from None
     if not steps or steps[0] < start:
-        raise ScheduleError(f"at_steps names steps of {start} to {end - 1}, not {text!r}")
+        raise ScheduleError(f"at_steps takes steps from {start} to {end - 1}, not {text!r}")
     return steps
 
 
 def over_steps(dit: DitHandle, tokens: dict, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float, solver: str,
                start_step: int, end_step: int, question: Question, at_steps: str, free: float,
                report: Callable[[int, dict, Tensor], None] = lambda *_: None) -> tuple[dict, dict, dict[int, Seen]]:
-    """Denoise, watched at some steps: → (tokens, x0) as `DitHandle.denoise` gives them, and an answer for each step. Raises StagesError."""
+    """Denoise and capture attention at some steps: → (tokens, x0, an answer for each step). Raises as `DitHandle.denoise` does."""
     end_step = last_step(start_step, end_step, sigmas)
     wanted, found, now = set(chosen_steps(at_steps, start_step, end_step)), {}, [start_step]
     against = dit.away_from(negative, cfg)
@@ -147,7 +157,7 @@ def over_steps(dit: DitHandle, tokens: dict, sigmas: Tensor, positive: Condition
     made.check(free, len(wanted))
 
     def keep(rows: Rows) -> None:
-        found.setdefault(now[0], rows)  # the first call of a step that makes two
+        found.setdefault(now[0], rows)  # if a step calls the model twice, keep the first call
 
     look = onlooker_of(made, sample_of(wire), len(wire["hidden"].x), keep, dit.name, others=len(model_calls(begun)) > 1)
 

@@ -1,4 +1,4 @@
-"""Attention as pictures and words: heat maps on the token grid, bars over the text, contact sheets over steps."""
+"""Attention as pictures and text: heat maps on the token grid, bars over text tokens, contact sheets over steps."""
 
 from collections.abc import Mapping
 import math
@@ -11,18 +11,18 @@ from .attention_maps import Seen
 from .attention_rows import MEAN, in_bytes
 
 SIDE = 384
-STEP_SIDE = 150  # of a map among others
-BARS = 24  # text tokens that are drawn; of longer texts those that are looked at most
+STEP_SIDE = 150  # of a map in a contact sheet
+BARS = 24  # text tokens drawn at most: those with most attention
 KINDS = {"image": {"en": "image tokens", "zh": "图像 token"}, "text": {"en": "text tokens", "zh": "文本 token"}}
 
 
 def token_name(seen: Seen, i: int) -> str:
-    """A text token's number, and its word where that is known."""
+    """A text token's number, and its word if known."""
     return f"{i} {seen.names[i]}" if seen.names and i < len(seen.names) else str(i)
 
 
 def asked(seen: Seen, language: str) -> str:
-    """The question in words: who looks at whom."""
+    """The question in words: which tokens look at which."""
     q, w = seen.question, seen.grid[-1]
     texts = ", ".join(token_name(seen, i) for i in (seen.words if seen.words is not None else [q.query]))
     row, column = q.query // w % seen.grid[-2], q.query % w
@@ -42,19 +42,19 @@ def where(seen: Seen, language: str) -> str:
 
 
 def is_map(seen: Seen) -> bool:
-    """Whether the answer is laid out over the picture, not over the text."""
+    """Whether the answer is a map over the picture, not bars over the text."""
     return seen.shares.dim() == 2
 
 
 def top(seen: Seen) -> float:
-    """Where the colours end, in percent: below the largest share if few tokens stand far above the others."""
+    """The upper end of the colour scale, in percent. It is below the largest share if a few tokens are far above the others."""
     percent = seen.shares.flatten() * 100
     largest, most = percent.max().item(), percent.quantile(0.99).item()
     return largest if largest < 3 * most else most
 
 
 def map_pictures(seen: Seen, high: float, side: int) -> list[Tensor]:
-    """A heat map of each frame, the query's token framed: → [H, W, 3] each."""
+    """A heat map for each frame of a video, with a mark on the query's token: → [H, W, 3] each."""
     *_, h, w = seen.grid
     frames = []
     for i, frame in enumerate(seen.shares.view(-1, h, w)):
@@ -65,7 +65,7 @@ def map_pictures(seen: Seen, high: float, side: int) -> list[Tensor]:
 
 
 def word_bars(seen: Seen, high: float, language: str, width: int = 480) -> Tensor:
-    """A bar for each text token, in percent of the query's attention, `high` the longest: → [H, width, 3]."""
+    """A bar for each text token, in percent of the query's attention: → [H, width, 3]. high: the percentage of the longest bar."""
     percent = (seen.shares * 100).tolist()
     shown = range(len(percent)) if len(percent) <= BARS else sorted(sorted(range(len(percent)), key=lambda i: -percent[i])[:BARS])
     line, face = charts.TEXT + 8, charts.font(charts.TEXT, language == "中文")
@@ -81,7 +81,7 @@ def word_bars(seen: Seen, high: float, language: str, width: int = 480) -> Tenso
 
 
 def scaled(picture: Tensor, high: float, cut: bool, language: str) -> Tensor:
-    """A picture with the scale of its colours below, in percent of a query's attention."""
+    """A picture with a colour scale below, in percent of a query's attention. cut: whether larger values share the last colour."""
     more = {"en": ", or more", "zh": "（或更多）"} if cut else {"en": "", "zh": ""}
     unit = charts.in_language({"en": f"% of attention{more['en']}", "zh": f"注意力的 %{more['zh']}"}, language)
     return torch.cat([picture, charts.scale_bar(0.0, high, unit, picture.shape[1], language=language)])
@@ -89,7 +89,7 @@ def scaled(picture: Tensor, high: float, cut: bool, language: str) -> Tensor:
 
 @charts.drawn
 def drawing(seen: Seen, language: str) -> Tensor:
-    """One answer as a picture with its title and scale: → [1, H, W, 3]."""
+    """One answer as a picture with title and scale: → [1, H, W, 3]."""
     title = f"{where(seen, language)}\n{asked(seen, language)}"
     if not is_map(seen):
         return charts.sheet([word_bars(seen, 100 * seen.shares.max().item(), language)], [""], 1, title, note(seen, language), language)[None]
@@ -102,7 +102,7 @@ def drawing(seen: Seen, language: str) -> Tensor:
 
 @charts.drawn
 def over_steps(answers: Mapping[int, Seen], sigmas: Tensor, language: str) -> Tensor:
-    """A contact sheet of answers by step, all in the same colours, step and sigma below each: → [1, H, W, 3]."""
+    """A contact sheet with an answer for each step, on one colour scale, with step and sigma below each: → [1, H, W, 3]."""
     first = next(iter(answers.values()))
     title = f"{where(first, language)}\n{asked(first, language)}"
     labels = [charts.in_language({"en": f"step {step}\nσ = {sigmas[step]:.3g}", "zh": f"第 {step} 步\nσ = {sigmas[step]:.3g}"}, language)
@@ -112,28 +112,28 @@ def over_steps(answers: Mapping[int, Seen], sigmas: Tensor, language: str) -> Te
         return charts.sheet([word_bars(seen, largest, language, 340) for seen in answers.values()], labels, 2, title, "", language, 1)[None]
     high = max(map(top, answers.values()))
     pictures = [charts.side_by_side(map_pictures(seen, high, STEP_SIDE), 4) for seen in answers.values()]
-    made = charts.sheet(pictures, labels, charts.columns_within(pictures[0].shape[1]), title, "", language, 1)
-    return scaled(made, high, high < largest, language)[None]
+    sheet = charts.sheet(pictures, labels, charts.columns_within(pictures[0].shape[1]), title, "", language, 1)
+    return scaled(sheet, high, high < largest, language)[None]
 
 
 def note(seen: Seen, language: str) -> str:
-    """What an even share would be, and how much of the row is in the picture."""
+    """What share each key would have if all were alike, and how much of the attention the picture shows."""
     even = 100 / seen.plan.keys * (len(seen.words) if seen.question.direction == "image to text" and seen.words else 1)
     if seen.question.direction == "image to text" and seen.words is not None:
-        return charts.in_language({"en": f"if all keys were alike: {even:.2g}%", "zh": f"若所有键都一样：{even:.2g}%"}, language)
+        return charts.in_language({"en": f"if all tokens got the same share: {even:.2g}%", "zh": f"若所有键都一样：{even:.2g}%"}, language)
     part = 100 * seen.shares.sum().item()
     on = KINDS[seen.question.direction.split(" to ")[1]]
     if not is_map(seen) and len(seen.shares) > BARS:
-        most = {"en": f"; shown: the {BARS} of {len(seen.shares)} text tokens looked at most",
+        most = {"en": f"; shown: the {BARS} of {len(seen.shares)} text tokens with most attention",
                 "zh": f"；只画 {len(seen.shares)} 个文本 token 中看得最多的 {BARS} 个"}
     else:
         most = {"en": "", "zh": ""}
-    return charts.in_language({"en": f"{part:.1f}% of the attention is on {on['en']}; if all keys were alike, {even:.2g}% each{most['en']}",
+    return charts.in_language({"en": f"{part:.1f}% of the attention is on {on['en']}; if all tokens got the same share, {even:.2g}% each{most['en']}",
                                "zh": f"{part:.1f}% 的注意力在{on['zh']} 上；若所有键都一样，每个 {even:.2g}%{most['zh']}"}, language)
 
 
 def described(seen: Seen, language: str) -> str:
-    """The answer in words: the rows' sum, the largest shares, what was kept."""
+    """The answer in words: sums of rows, largest shares, and the memory that was used."""
     plan, sums, of_all = seen.plan, seen.rows.sums, 4 * seen.plan.heads * seen.plan.keys ** 2
     shares = seen.shares.flatten()
     best = shares.topk(min(3, len(shares))).indices.tolist()
@@ -141,14 +141,14 @@ def described(seen: Seen, language: str) -> str:
     kept = in_bytes(len(plan.rows) * plan.row_bytes)
     return charts.in_language({
         "en": f"{where(seen, language)}: {asked(seen, language)}\nrows sum to {sums.min():.6f}, at most {sums.max():.6f}; {note(seen, language)}\n"
-              f"most: {', '.join(names)}\n{len(plan.rows)} × {len(plan.columns)} shares kept, {kept}; {in_bytes(plan.work_bytes)} while they "
-              f"were made; a block's whole attention would be {in_bytes(of_all)}",
+              f"most: {', '.join(names)}\n{len(plan.rows)} × {len(plan.columns)} shares kept, {kept}; {in_bytes(plan.work_bytes)} of scratch "
+              f"memory; a block's whole attention would take {in_bytes(of_all)}",
         "zh": f"{where(seen, language)}：{asked(seen, language)}\n每行之和 {sums.min():.6f}，至多 {sums.max():.6f}；{note(seen, language)}\n"
               f"最多的：{', '.join(names)}\n保留 {len(plan.rows)} × {len(plan.columns)} 个值，{kept}；计算时另用 {in_bytes(plan.work_bytes)}；"
               f"一个块的全部注意力要 {in_bytes(of_all)}"}, language)
 
 
 def masks(*answers: Seen) -> Tensor:
-    """The maps as a MASK, the largest of each 1: → [maps, h, w]."""
-    maps = answers[0].maps if len(answers) == 1 else torch.cat([seen.maps for seen in answers])  # which may be N² numbers: no second copy
+    """The maps as a MASK, each scaled so that its largest value is 1: → [maps, h, w]."""
+    maps = answers[0].maps if len(answers) == 1 else torch.cat([seen.maps for seen in answers])  # one set may be N² numbers: do not copy it
     return maps / maps.flatten(1).amax(1).clamp_min(1e-12)[:, None, None]

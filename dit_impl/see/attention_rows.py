@@ -1,7 +1,7 @@
-"""Who attends to whom: chosen rows of a block's attention, seen while the block computes what it always computes.
+"""Captures some rows of a block's attention while the block runs as usual.
 
-A row is softmax(q·kᵀ/√d) of one query over all keys (Vaswani et al. 2017, equation 1), made again from the queries and keys of that
-attention alone, so the others' N² is never laid out. What is kept of a row are the columns asked for, in float32.
+A row is softmax(q·kᵀ/√d) of one query over all keys (Vaswani et al. 2017, equation 1). Only the rows asked for are computed, a second time,
+from the block's queries and keys, so the whole N² matrix is never stored. Of each row only the columns asked for are kept, in float32.
 """
 
 from dataclasses import dataclass
@@ -17,55 +17,57 @@ from ..model.stages import Attention, Look
 from ..step import stages as step_stages
 from ..tokens.model_calls import apart
 
-MEAN = -1  # in the place of a head
-CHUNK = 2 ** 24  # bytes of scores that are worked on at a time
+MEAN = -1  # as a head: the mean of all heads
+CHUNK = 2 ** 24  # bytes of scores computed at a time
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is watched and what it takes. rows, columns: places among the queries and keys of the block's attention of this number.
-    every: whether all rows are made into maps as well, which are a copy."""
+    """What to capture, and how much memory it takes.
+
+    number: which of the block's attentions. rows, columns: positions among its queries and its keys. every: whether all rows also become
+    maps, which are a copy.
+    """
     block: int
     head: int
     number: int
     rows: Sequence[int]
     columns: Sequence[int]
-    keys: int       # of the attention, all
-    heads: int      # that are worked on: all for a mean
+    keys: int       # how many the attention has in all
+    heads: int      # how many are read: all for a mean, else 1
     head_dim: int
-    copies: bool    # whether keys are copied to float32
+    copies: bool    # whether keys are copied, to make them float32
     every: bool = False
 
     @property
     def chunk(self) -> int:
-        """Rows that are worked on at a time."""
+        """How many rows are computed at a time."""
         return max(1, min(len(self.rows), CHUNK // (4 * self.keys)))
 
     @property
     def row_bytes(self) -> int:
-        """What a row keeps: its columns, and its sum."""
+        """Memory that a row keeps: its columns and its sum."""
         return 4 * (len(self.columns) + 1)
 
     @property
     def work_bytes(self) -> int:
-        """What is needed for a while beside it: one head's scores and what softmax makes of them; with the scores queries, with the latter the
-        columns where they are picked; keys where they are copied."""
+        """Scratch memory: scores of one head and their softmax, with queries or picked columns beside them, and copied keys."""
         picked = 0 if isinstance(self.columns, range) else len(self.columns)
         scores = self.keys + max(self.keys, self.head_dim, picked)
         return 4 * (self.chunk * scores + self.copies * self.heads * self.keys * self.head_dim)
 
     @property
     def map_bytes(self) -> int:
-        """What a row's maps take beside it, once all rows are there."""
+        """Memory that the maps of a row take at the end."""
         return 4 * len(self.columns) * self.every
 
     @property
     def bytes(self) -> int:
-        """What is needed at most at a time."""
+        """The largest amount of memory in use at a time."""
         return len(self.rows) * self.row_bytes + max(self.work_bytes, len(self.rows) * self.map_bytes)
 
     def check(self, free: float, steps: int = 1) -> None:
-        """Raise StagesError where `free` bytes are not enough: how many rows, or steps, would fit is said before anything runs."""
+        """Raise StagesError if `free` bytes are not enough. The error line says how many rows, or steps, would fit."""
         kept = len(self.rows) * self.row_bytes
         needed = self.bytes + (steps - 1) * kept
         if needed > free:
@@ -78,13 +80,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Rows:
-    """weights [rows, columns]: each query's share of attention to each chosen key, 0..1. sums [rows]: over all its keys."""
+    """weights [rows, columns]: each query's attention to each chosen key, 0..1. sums [rows]: its sum over all keys."""
     weights: Tensor
     sums: Tensor
 
 
 def in_bytes(count: float) -> str:
-    """A number of bytes in words: "3.2 MB"."""
+    """A number of bytes for people: "3.2 MB"."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000 or unit == "GB":
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.3g} {unit}"
@@ -92,24 +94,24 @@ def in_bytes(count: float) -> str:
 
 
 def picture_tokens(wire: dict) -> int:
-    """Tokens of the picture: N."""
+    """The number of image tokens, N."""
     return wire["tokens"]["tokens"].shape[1]
 
 
 def find(dit: DitHandle, wire: dict, queries: str, keys: str) -> tuple[int, Attention]:
-    """Which of a block's attentions joins these kinds of token: → its number and itself. Raises StagesError."""
+    """The attention in a block with these kinds of queries and keys ("text", "image"): → its number, the attention. Raises StagesError."""
     found = dit.stages.attentions(wire["hidden"], picture_tokens(wire))
     for number, attention in enumerate(found):
         if attention.queries.get(queries) and attention.keys.get(keys):
             return number, attention
     if any(attention.keys.get("text") for attention in found):
-        raise StagesError(f"in {dit.name} text asks nothing of the picture: its blocks have cross-attention, from image to text alone")
+        raise StagesError(f"in {dit.name} text does not attend to the picture: its blocks have cross-attention from image to text only")
     raise StagesError(f"{dit.name} has no text tokens here, so there is no {queries} to {keys} attention")
 
 
 def plan(dit: DitHandle, wire: dict, block: int, head: int, queries: str, keys: str, rows: Sequence[int] | None = None,
          columns: Sequence[int] | None = None) -> Plan:
-    """What to watch in a block of the hidden states' step. rows, columns: among those of their kind, all for None. Raises StagesError."""
+    """Plan a capture in one block. rows, columns: numbers among the tokens of their kind; None is all of them. Raises StagesError."""
     stages, hidden = dit.stages, wire["hidden"]
     if not 0 <= block < len(stages.kinds):
         raise StagesError(f"{dit.name} has blocks 0 to {len(stages.kinds) - 1}, there is no block {block}")
@@ -123,7 +125,7 @@ def plan(dit: DitHandle, wire: dict, block: int, head: int, queries: str, keys: 
 
 
 def within(numbers: Sequence[int] | None, span: range, kind: str, wire: dict) -> Sequence[int]:
-    """Numbers of tokens among those of a kind → their places in the sequence. Raises StagesError."""
+    """Numbers of tokens among those of a kind → their positions in the sequence. Raises StagesError."""
     for number in numbers or ():
         if not 0 <= number < len(span):
             *frames, h, w = wire["tokens"]["grid"]
@@ -133,19 +135,19 @@ def within(numbers: Sequence[int] | None, span: range, kind: str, wire: dict) ->
 
 
 def shown(wire: dict) -> tuple[int, dict]:
-    """Of a step's model calls the one with the first positive conditioning: → its number, the wire of it alone."""
+    """The model call of a step that has the first positive conditioning: → its number, a wire with this call alone."""
     calls = apart(wire)
     return next(((place, one) for place, one in enumerate(calls) if "cond" in one["call"].layout), (0, calls[0]))
 
 
 def sample_of(wire: dict) -> int:
-    """Which of one model call's batch is shown: the first picture of the first positive conditioning."""
+    """The sample of a model call's batch that is captured: the first picture of the first positive conditioning."""
     layout = wire["call"].layout
     return (layout.index("cond") if "cond" in layout else 0) * (len(wire["hidden"].x) // len(layout))
 
 
 def take(plan: Plan, q: Tensor, k: Tensor, factor: float, mask: Tensor | None) -> Rows:
-    """Chosen rows of softmax(q·kᵀ·factor + mask) of one sample: q [heads, N, d], k [heads, M, d], mask [heads or 1, N or 1, M]."""
+    """The planned rows of softmax(q·kᵀ·factor + mask) for one sample: q [heads, N, d], k [heads, M, d], mask [heads or 1, N or 1, M]."""
     if plan.head != MEAN:
         q, k = q[plan.head:plan.head + 1], k[plan.head:plan.head + 1]
         mask = mask if mask is None or len(mask) == 1 else mask[plan.head:plan.head + 1]
@@ -156,7 +158,7 @@ def take(plan: Plan, q: Tensor, k: Tensor, factor: float, mask: Tensor | None) -
         rows = plan.rows[start:start + plan.chunk]
         kept = slice(start, start + len(rows))
         rows = slice(rows.start, rows.stop) if isinstance(rows, range) else rows
-        for head in range(len(q)):  # one at a time, so that its scores stay where they are fast to reach
+        for head in range(len(q)):  # one at a time, so that its scores stay in the cache
             scores = torch.mm(q[head, rows].float().mul(factor), k[head])
             if mask is not None:
                 part = mask[min(head, len(mask) - 1)]
@@ -165,12 +167,15 @@ def take(plan: Plan, q: Tensor, k: Tensor, factor: float, mask: Tensor | None) -
             scores = scores.softmax(-1)
             weights[kept].add_(scores[:, columns].cpu(), alpha=1 / len(q))
             sums[kept].add_(scores.sum(-1).cpu(), alpha=1 / len(q))
-            del scores  # before the next are made
+            del scores  # before the next are computed
     return Rows(weights, sums)
 
 
 def onlooker_of(plan: Plan, sample: int, batch: int, keep: Callable[[Rows], None], name: str, others: bool = False) -> Look:
-    """→ what is shown a block's attentions, and keeps the rows of one of them. others: whether it is shown other model calls too."""
+    """→ an observer of a block that captures one of its attentions and passes the rows to `keep`.
+
+    others: whether it also sees other model calls, which it ignores.
+    """
     def look(number: int, q: Tensor, k: Tensor, factor: float, mask: Tensor | None) -> None:
         if number != plan.number:
             return
@@ -188,7 +193,7 @@ def onlooker_of(plan: Plan, sample: int, batch: int, keep: Callable[[Rows], None
 
 
 def capture(dit: DitHandle, wire: dict, plans: Sequence[Plan]) -> tuple[dict, list[Rows]]:
-    """Run the blocks of plans in their order, watched: → the hidden states, as DiT Blocks gives them, and each plan's rows."""
+    """Run the blocks of the plans in order and capture them: → (DIT_HIDDEN after the blocks, rows for each plan). Raises StagesError."""
     place, alone = shown(wire)
     batch, sample, found = len(alone["hidden"].x), sample_of(alone), []
     for one in plans:
@@ -206,5 +211,5 @@ def capture(dit: DitHandle, wire: dict, plans: Sequence[Plan]) -> tuple[dict, li
 
 
 def unseen(dit: DitHandle, plan: Plan):
-    """Raise StagesError for attention that was not seen."""
+    """Raise StagesError because a block's attention could not be observed."""
     raise StagesError(f"block {plan.block} of {dit.name} showed no attention: it is replaced or compiled by a patch on the MODEL")

@@ -1,4 +1,4 @@
-"""The same noise and prompt by several patch sizes, methods or schedules, side by side with what each cost."""
+"""Draws the same noise and prompt with several patch sizes, methods or schedules, and shows what each one cost."""
 
 from dataclasses import dataclass
 import time
@@ -25,8 +25,8 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Run:
-    """One way to draw the picture. image [B, H, W, 3]; tokens: over all steps and pictures; macs: over all steps, 0 where the
-    model's shape is not known; decibels: peak signal to noise against the first run, infinite for the same picture."""
+    """One way to draw the picture. image [B, H, W, 3]; tokens: over all steps and pictures; macs: over all steps, 0 if the
+    model's shape is not known; decibels: peak signal-to-noise ratio to the first run, infinite for the same picture."""
     label: str
     image: Tensor
     seconds: float
@@ -35,7 +35,7 @@ class Run:
     decibels: float
 
     def caption(self, first: "Run", language: str = "English") -> str:
-        """Cost as a share of the first run's, and the difference to it."""
+        """The cost compared with the first run, and the difference between the pictures."""
         said = {name: charts.in_language(words, language) for name, words in WORDS.items()}
         flops = f"{self.macs / first.macs:.0%} FLOPs" if first.macs else said["unknown"]
         difference = said["reference"] if self is first else said["same"] if self.decibels == float("inf") else f"{self.decibels:.1f} dB"
@@ -44,20 +44,20 @@ class Run:
 
 
 def parse_rows(text: str) -> list[tuple[str, PatchSchedule]]:
-    """A line for each run, a patch schedule and, after `by`, a method: `4 until 50%, then 2 by resample`. Raises ScheduleError."""
+    """A text with a line for each run, such as `4 until 50%, then 2 by resample` → (line, schedule) each. Raises ScheduleError."""
     rows = []
     for line in filter(None, map(str.strip, text.splitlines())):
         schedule, _, method = line.partition(" by ")
         if method and method not in METHODS:
-            raise ScheduleError(f"after 'by' comes one of {', '.join(METHODS)}, not {method!r}")
+            raise ScheduleError(f"the word after 'by' is one of {', '.join(METHODS)}, not {method!r}")
         rows.append((line, parse_schedule(schedule, method or "auto")))
     if not rows:
-        raise ScheduleError("there is nothing to compare: write a patch size or schedule a line")
+        raise ScheduleError("there is nothing to compare: write a line for each patch size or schedule")
     return rows
 
 
 def cost(dit: DitHandle, plan: PatchSchedule, sigmas: Tensor, size: tuple[int, int], batch: int, guided: bool) -> tuple[int, int]:
-    """Tokens and multiply-adds over all steps; 0 of the latter where the model's shape is not known. size: pixels, (height, width)."""
+    """→ tokens and multiply-adds (0 if the model's architecture is not known) over all steps. size: (height, width) in pixels."""
     try:
         shape = architecture(dit)
     except BackboneError:
@@ -74,7 +74,7 @@ def cost(dit: DitHandle, plan: PatchSchedule, sigmas: Tensor, size: tuple[int, i
 def compare(dit: DitHandle, decode: Callable[[Tensor], Tensor], latent: dict, rows: list[tuple[str, PatchSchedule]], sigmas: Tensor, seed: int,
             positive: Conditioning, negative: Conditioning | None, cfg: float, solver: str,
             report: Callable[[int, Tensor | None], None] = lambda *_: None) -> list[Run]:
-    """Draw the picture in each way: → a Run a row. decode: latent → [B, H, W, 3]. Raises as `DitHandle.denoise` does."""
+    """Draw the picture once for each row: → a Run each. decode: latent → [B, H, W, 3]. Raises as `DitHandle.denoise` does."""
     runs, steps = [], len(sigmas) - 1
     for number, (label, plan) in enumerate(rows):
         clean = dit.fold(latent, plan.rows[0].patch_size)
@@ -91,6 +91,6 @@ def compare(dit: DitHandle, decode: Callable[[Tensor], Tensor], latent: dict, ro
 
 @charts.drawn
 def sheet(runs: list[Run], language: str = "English", columns: int = 4) -> Tensor:
-    """The first picture of every run, labelled: → [1, H, W, 3] in 0..1."""
+    """A contact sheet with the first picture of each run: → [1, H, W, 3] in 0..1."""
     labels = [f"p = {run.label}\n{run.caption(runs[0], language)}" for run in runs]
     return charts.sheet([run.image[0, ..., :3] for run in runs], labels, columns, language=language)[None]

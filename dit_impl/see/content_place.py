@@ -1,7 +1,7 @@
-"""An embedded token taken apart: what its patch holds (content, the patch embedding) and where it stands (place, the position embedding).
+"""Splits an embedded token into content (the patch embedding: what its patch shows) and place (the position embedding: where it is).
 
-Both are vectors of the model's width that are added, so either can be looked at by itself, and either can be removed, shuffled or taken
-from another picture before the rest of the model runs. Dosovitskiy et al. 2020 (ViT), §3.1.
+The model adds the two vectors, so each can be shown alone, and each can be removed, shuffled or taken from another picture before the rest
+of the model runs. Dosovitskiy et al. 2020 (ViT), §3.1.
 """
 
 from dataclasses import dataclass
@@ -49,49 +49,52 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Parts:
-    """content, place [B, N, D] of a step's embedded tokens (of every part of its batch), and the wire they belong to, before positions."""
+    """content and place [B, N, D] of a step's tokens, for every part of its batch. wire: the DIT_HIDDEN before Position Embed."""
     content: Tensor
     place: Tensor
     wire: dict
 
 
 def take_apart(dit: DitHandle, wire: dict) -> Parts:
-    """DIT_HIDDEN after Condition, or after Patch Embed → its parts. Raises StagesError where positions are not added to tokens."""
+    """DIT_HIDDEN after Condition or Patch Embed → its parts. Raises StagesError if the model does not add positions to tokens."""
     if "patches" not in wire["done"]:
         wire = step_stages.patch_embed(dit, wire)
     if "positions" in wire["done"]:
-        raise StagesError("the positions are added already: give the hidden states before Position Embed")
+        raise StagesError("the positions are added already: wire the hidden states from before Position Embed")
     if dit.stages.positions == "none":
-        raise StagesError(f"{dit.name} has no positions: its tokens are content alone")
+        raise StagesError(f"{dit.name} has no positions: its tokens are only content")
     if dit.stages.positions == "rotary" or dit.stages.position_embed(wire["hidden"]).position is not None:
-        raise StagesError(f"{dit.name} adds no positions to its tokens, it turns queries and keys by them (rotary): see Position Similarity")
+        raise StagesError(f"{dit.name} does not add positions to tokens, it rotates queries and keys by them: use Position Similarity")
     placed = step_stages.position_embed(dit, with_calls(wire, [hidden.but(x=torch.zeros_like(hidden.x)) for hidden in hiddens_of(wire)]))
     content = values(wire)
     return Parts(content, values(placed).expand_as(content), wire)
 
 
 def x0_of(dit: DitHandle, parts: Parts, content: Tensor, place: Tensor, cfg: float) -> dict:
-    """The model's x0 for tokens put together anew: [B, N, D], [B, N, D] → DIT_TOKENS."""
+    """The model's x0 for tokens with this content and place: [B, N, D], [B, N, D] → DIT_TOKENS."""
     wire = {**with_values(parts.wire, content + place), "done": parts.wire["done"] | {"positions"}}
     return guide(step_stages.final_layer(dit, step_stages.run_blocks(dit, wire)), cfg)
 
 
 def changes(dit: DitHandle, parts: Parts, cfg: float, seed: int, other: Parts | None = None) -> dict[str, dict]:
-    """x0 with either part whole, removed, shuffled, or another picture's: → case → DIT_TOKENS."""
+    """x0 after each change to content or place (none, removed, shuffled, from another picture): → DIT_TOKENS by case."""
     content, place = parts.content, parts.place
     order = torch.randperm(content.shape[1], generator=torch.Generator().manual_seed(seed)).to(content.device)
     cases = {"whole": (content, place), "no place": (content, torch.zeros_like(place)), "shuffled place": (content, place[:, order]),
              "no content": (torch.zeros_like(content), place), "shuffled content": (content[:, order], place)}
     found = {name: x0_of(dit, parts, *case, cfg) for name, case in cases.items()}
-    if other is not None:  # a prediction is of the noisy tokens whose content the model read
+    if other is not None:  # x0 must start from the noisy tokens whose content the model reads
         found |= {"other content": x0_of(dit, other, other.content, place, cfg), "other place": x0_of(dit, parts, content, other.place, cfg)}
     return found
 
 
 @dataclass(frozen=True)
 class Answer:
-    """parts of the clean picture's tokens as maps: cosines to the query [h, w] and norms [N] of "content", "place", "sum". sigma: of what the
-    model is given, `noisy`; x0: case → DIT_TOKENS; change: case → how far x0 moves, as a share of its size."""
+    """similar [h, w] and norms [N]: cosines to the query and norms of "content", "place" and "sum", for the clean picture.
+
+    noisy: the DIT_TOKENS that the model reads, at noise level sigma. x0: DIT_TOKENS by case. change: how much x0 changes by case, relative
+    to its size.
+    """
     grid: Grid
     query: int
     sigma: float
@@ -104,19 +107,21 @@ class Answer:
 
 def take_and_replace(dit: DitHandle, tokens: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None, cfg: float, seed: int,
         query: int, other: dict | None = None) -> Answer:
-    """Noise clean tokens to a step's level, take them apart and put them together anew. other: clean tokens of another picture of the same
-    size, which gets the same noise. Tokens from Add Noise are taken as clean as they were before. Raises StagesError, TokensError,
-    ScheduleError, BackboneError."""
+    """Bring clean tokens to the noise level of a step, split them into content and place, and predict x0 after each change.
+
+    other: clean tokens of another picture of the same size, which gets the same noise. For tokens from Add Noise, their clean tokens are
+    used. Raises StagesError, TokensError, ScheduleError, BackboneError.
+    """
     tokens, other = _clean(tokens), _clean(other)
     grid, batch = grid_of(tokens), len(tokens["tokens"])
     check_query(query, grid)
     if other is not None and len(other["tokens"]) not in (1, batch):
-        raise StagesError(f"other has {len(other['tokens'])} pictures, tokens has {batch}: one for all, or as many")
+        raise StagesError(f"other has {len(other['tokens'])} pictures, tokens has {batch}: give 1 or as many")
     if other is not None and len(other["tokens"]) < batch:
         other = {**other, "tokens": other["tokens"].expand(batch, -1, -1)}
     if other is not None and (other["grid"], other["patch_size"]) != (tokens["grid"], tokens["patch_size"]):
         raise StagesError(f"other has {'×'.join(map(str, other['grid']))} tokens of patch_size {other['patch_size']}, tokens has "
-                          f"{'×'.join(map(str, tokens['grid']))} of {tokens['patch_size']}: both must be of one size")
+                          f"{'×'.join(map(str, tokens['grid']))} of {tokens['patch_size']}: both must have the same size")
 
     def begun(clean: dict) -> tuple[dict, Parts]:
         noisy, _ = dit.add_noise({key: value for key, value in clean.items() if key != "memory"}, sigmas, step, seed)
@@ -139,24 +144,24 @@ def take_and_replace(dit: DitHandle, tokens: dict, sigmas: Tensor, step: int, po
 
 
 def _clean(tokens: dict | None) -> dict | None:
-    """Tokens as they were before Add Noise."""
+    """The tokens before Add Noise."""
     return with_tokens(tokens, tokens["start"]["clean"]) if tokens is not None and "start" in tokens else tokens
 
 
 def picture_of(wire: dict, decode: Callable[[Tensor], Tensor]) -> Tensor:
-    """The first picture of the batch, a video's first frame: → [H, W, 3] in 0..1."""
+    """The first picture of the batch (a video's first frame): → [H, W, 3] in 0..1."""
     image = decode(unfold(with_tokens(wire, wire["tokens"][:1])))
     return (image[:, 0] if image.dim() == 5 else image)[0, ..., :3].float().cpu().clamp(0, 1)
 
 
 def pictures(answer: Answer, decode: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    """What the model is given and every x0, decoded: → "noisy" and each case → [H, W, 3] in 0..1."""
+    """The noisy picture and x0 of each case, decoded: → [H, W, 3] in 0..1 by "noisy" and case."""
     return {"noisy": picture_of(answer.noisy, decode)} | {name: picture_of(one, decode) for name, one in answer.x0.items()}
 
 
 @charts.drawn
 def drawing(answer: Answer, decoded: dict[str, Tensor], language: str = "English") -> Tensor:
-    """Similarity maps and norms of both parts, then x0 after each change: → [1, H, W, 3]."""
+    """A picture with similarity maps and norms of both parts above, and x0 after each change below: → [1, H, W, 3]."""
     said, grid = {name: in_language(words, language) for name, words in WORDS.items()}, answer.grid
     place, maps, labels = answer.query % (grid.h * grid.w), [], []
     for name, cells in answer.similar.items():

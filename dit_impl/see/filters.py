@@ -1,4 +1,4 @@
-"""The patch embedding's filters: what each of its D outputs looks for in a patch, as pictures and as numbers."""
+"""The filters of the patch embedding, as pictures and numbers: what each of its D outputs responds to in a patch."""
 
 from dataclasses import dataclass
 
@@ -29,18 +29,20 @@ ROW = 12  # filters in a row
 
 @dataclass(frozen=True)
 class Spectrum:
-    """How far filters are from white noise. low: their energy at the lowest spatial frequency over that of white noise, 1 to p².
-    rank: effective rank, of at most `full`."""
+    """How much filters differ from white noise.
+
+    low: their energy at the lowest spatial frequency relative to white noise; 1 is like noise, p² is flat. rank: effective rank; full: its
+    maximum.
+    """
     low: float
     rank: float
     full: int
 
 
 def filters_of(dit: DitHandle, patch_size: int = 0, device: torch.device | None = None) -> Tensor:
-    """The patch projection as filters: → [D, C, p, p] (of a video's model, those of the first frame in a patch). Found by asking the layer
-    rather than by reading its weights, which a host may keep elsewhere: an affine map's matrix is f(eye) − f(0). Raises BackboneError.
+    """The patch embedding as filters: → [D, C, p, p]; for a video model, those of a patch's first frame. Raises BackboneError.
 
-    device: where a MODEL computes.
+    The layer is run to find its matrix, f(eye) − f(0), because a host may keep the weights elsewhere. device: where a MODEL computes.
     """
     p = patch_size or dit.patch_size
     if p not in dit.patch_sizes:
@@ -57,7 +59,7 @@ def filters_of(dit: DitHandle, patch_size: int = 0, device: torch.device | None 
 
 
 def _asked(dit: Backbone, tokens: Tensor, p: int) -> Tensor:
-    """One-token pictures through the patch embedding of a model of this library or of diffusers: [B, 1, C·p·p] → [B, 1, D]."""
+    """Run the patch embedding of a model of this library or of diffusers on pictures of one token: [B, 1, C·p·p] → [B, 1, D]."""
     model = dit.model
     if isinstance(model, PixArt):
         return model.transformer.pos_embed.proj(unpatchify(tokens, p, (p, p))).flatten(2).transpose(1, 2)
@@ -65,11 +67,11 @@ def _asked(dit: Backbone, tokens: Tensor, p: int) -> Tensor:
 
 
 def _asked_stages(dit: DitHandle, tokens: Tensor, p: int) -> Tensor:
-    """The same of a MODEL: some embedders take a latent, with frames or without, others raw tokens. Raises BackboneError."""
+    """The same for a MODEL. Some embedders take a latent, with or without frames, others take raw tokens. Raises BackboneError."""
     try:
         stages = dit.stages
     except StagesError as error:
-        raise BackboneError(f"its patch embedding is not known: {error}") from None
+        raise BackboneError(f"the patch embedding of {dit.name} is not known: {error}") from None
     kind = next((w.dtype for w in stages.model.parameters() if w.dtype in (torch.float32, torch.float16, torch.bfloat16)), torch.float32)
     tokens, f = tokens.to(kind), dit.frame_patch
     latent = unpatchify(tokens, p, (p, p)) if f == 1 else unpatchify(tokens, p, (f, p, p), f)
@@ -77,17 +79,17 @@ def _asked_stages(dit: DitHandle, tokens: Tensor, p: int) -> Tensor:
         extra = {"transformer_options": {}, "reference": None, "context_latents": (), "size": (p, p)}
         try:
             return stages.patch_embed(Hidden(x, None, None, None, 0, extra)).x
-        except (RuntimeError, ValueError):  # not the form that this one takes
+        except (RuntimeError, ValueError):  # this embedder does not take this form
             continue
     raise BackboneError(f"the patch embedding of {dit.name} takes more than {dit.channels} channels of {p}×{p} cells")
 
 
 def spectrum_statistic(filters: Tensor) -> Spectrum:
-    """How far filters are from white noise: [D, C, p, p] → Spectrum.
+    """How much filters differ from white noise: [D, C, p, p] → Spectrum.
 
-    low: the share of the filters' energy that their means over the patch hold (the discrete Fourier transform's frequency 0), times p²:
-    1 for white noise, p² for filters that are flat across the patch. rank: exp of the entropy of the singular values' energy, normed to
-    sum 1 (Roy & Vetterli 2007, with squared values), of the matrix [D, C·p·p]: all its rows alike give 1.
+    low: the share of energy in the filters' means over the patch (frequency 0 of the discrete Fourier transform), times p²: 1 for white
+    noise, p² for flat filters. rank: exp of the entropy of the squared singular values of the matrix [D, C·p·p], scaled to a sum of 1 (Roy
+    & Vetterli 2007, with squared values): 1 if all rows are alike.
     """
     energy = filters.square().sum().clamp_min(1e-30)
     low = filters.mean((2, 3)).square().sum() * (filters.shape[2] * filters.shape[3]) ** 2 / energy
@@ -98,7 +100,7 @@ def spectrum_statistic(filters: Tensor) -> Spectrum:
 
 
 def as_pictures(filters: Tensor, latent_rgb: Tensor | None = None) -> Tensor:
-    """Filters as pictures, each from its own −largest to +largest: [D, C, p, p] → [D, p, p, 3]. latent_rgb [C + 1, 3]: latents → RGB."""
+    """Filters as pictures, each scaled by its largest value: [D, C, p, p] → [D, p, p, 3]. latent_rgb [C + 1, 3]: latents → RGB."""
     if latent_rgb is None:
         mean = filters.mean(1)
         return torch.stack([colours(one, signed=True) for one in mean])
@@ -107,19 +109,19 @@ def as_pictures(filters: Tensor, latent_rgb: Tensor | None = None) -> Tensor:
 
 
 def mosaic(pictures: Tensor, columns: int, side: int = 40) -> Tensor:
-    """Small pictures in rows, parted by a white line: [n, p, p, 3] → [H, W, 3]."""
+    """Small pictures in rows, with white lines between: [n, p, p, 3] → [H, W, 3]."""
     n, p = pictures.shape[:2]
     cell = max(3, side // p) * p
     rows = -(-n // columns)
-    made = torch.ones(rows * (cell + 2), columns * (cell + 2), 3)
+    whole = torch.ones(rows * (cell + 2), columns * (cell + 2), 3)
     for i, picture in enumerate(pictures):
         top, left = i // columns * (cell + 2), i % columns * (cell + 2)
-        made[top:top + cell, left:left + cell] = picture.repeat_interleave(cell // p, 0).repeat_interleave(cell // p, 1)
-    return made
+        whole[top:top + cell, left:left + cell] = picture.repeat_interleave(cell // p, 0).repeat_interleave(cell // p, 1)
+    return whole
 
 
 def _with_norms(rows: Tensor, norms: list[float], language: str) -> Tensor:
-    """A mosaic with a number at the left of each of its rows: [H, W, 3] → [H, 56 + W, 3]."""
+    """A mosaic with a number to the left of each row: [H, W, 3] → [H, 56 + W, 3]."""
     picture, draw = charts.canvas(56, len(rows))
     for i, norm in enumerate(norms):
         at = (i + 0.5) * len(rows) / len(norms)
@@ -128,14 +130,14 @@ def _with_norms(rows: Tensor, norms: list[float], language: str) -> Tensor:
 
 
 def numbers(filters: Tensor, language: str = "English") -> str:
-    """Norms and spectrum in words."""
+    """The filters' norms and spectrum in words."""
     found, norms = spectrum_statistic(filters), filters.flatten(1).norm(dim=1)
     return in_language(WORDS["numbers"], language).format(high=norms.max().item(), low=norms.min().item(), flat=found.low, rank=found.rank,
                                                           full=found.full)
 
 
 def strongest(dit: DitHandle, filters: Tensor, count: int, language: str = "English", columns: int = ROW) -> Tensor:
-    """The filters of greatest norm, in order: [D, C, p, p] → [H, W, 3]."""
+    """The filters with the largest norms, in order: [D, C, p, p] → [H, W, 3]."""
     norms = filters.flatten(1).norm(dim=1)
     order = norms.argsort(descending=True, stable=True)[:count]
     pictures = as_pictures(filters[order], getattr(dit, "latent_rgb", None))
@@ -145,8 +147,10 @@ def strongest(dit: DitHandle, filters: Tensor, count: int, language: str = "Engl
 @charts.drawn
 def filters_picture(dit: DitHandle, patch_size: int = 0, count: int = 96, language: str = "English", columns: int = ROW, before: DitHandle | None = None,
                     device: torch.device | None = None) -> Tensor:
-    """A DIT's strongest filters, sorted by norm, with title and numbers: → [H, W, 3] in 0..1. before: another one's beside them, such as
-    the same model untrained. Raises BackboneError."""
+    """A picture of a model's strongest filters, sorted by norm, with title and numbers: → [H, W, 3] in 0..1. Raises BackboneError.
+
+    before: a second model to show beside it, such as the same one before training.
+    """
     p = patch_size or dit.patch_size
     shown = [(one, filters_of(one, p, device)) for one in (before, dit) if one is not None]
     said = {name: in_language(words, language) for name, words in WORDS.items()}

@@ -1,8 +1,8 @@
-"""What positions say by themselves: how alike the position embedding of one place is to that of every other.
+"""How similar the position embedding of one token is to those of all others.
 
-Positions that are added to tokens are compared by the cosine of their vectors. Rotary ones turn queries and keys inside attention, so
-they are compared by the score they induce: q·k of one constant unit vector, turned by both places (Su et al. 2021, RoFormer, §3.2).
-Beside the model's own stand those of a text model, which count tokens in reading order and know no rows.
+Positions that are added to tokens are compared by the cosine of their vectors. Rotary positions rotate queries and keys inside attention,
+so they are compared by the score they cause: q·k of one constant unit vector, rotated by both positions (Su et al. 2021, RoFormer, §3.2).
+The positions of a text model, which count tokens in reading order and have no rows, are shown for comparison.
 """
 
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ from .attention_rows import within
 from .similarity import cosines
 
 KINDS = {"2-D sin-cos": {"en": "2-D sines and cosines, fixed", "zh": "二维正弦余弦，固定"},
-         "learned": {"en": "learned, one vector a place", "zh": "学到的，每个位置一个向量"},
-         "rotary": {"en": "rotary, the score it induces", "zh": "旋转式，它引出的分数"}}
-THETA = 10000.0  # of RoPE, as in RoFormer and Llama
+         "learned": {"en": "learned, one vector for each token", "zh": "学到的，每个位置一个向量"},
+         "rotary": {"en": "rotary, the score it causes", "zh": "旋转式，它引出的分数"}}
+THETA = 10000.0  # the base of RoPE, as in RoFormer and Llama
 SIDE = 300
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """own, text [t·h, w]: of the query's place to all, by the model's positions and by a text model's. grid: (h, w) or (t, h, w)."""
+    """own, text [t·h, w]: similarity of the query's position to all, by the model and by a text model. grid: (h, w) or (t, h, w)."""
     own: Tensor
     text: Tensor
     query: int
@@ -37,33 +37,33 @@ class Similarity:
 
 
 def turned(table: Tensor) -> Tensor:
-    """A constant unit vector turned by every place of a rotary table: [N, head_dim/2, 2, 2] → [N, head_dim]. Su et al. 2021, §3.2."""
-    return (table[..., 0] / table.shape[1] ** 0.5).flatten(1)  # (1, 0) in every plane: what it is turned to is the first column
+    """A constant unit vector, rotated by every entry of a rotary table: [N, head_dim/2, 2, 2] → [N, head_dim]. Su et al. 2021, §3.2."""
+    return (table[..., 0] / table.shape[1] ** 0.5).flatten(1)  # (1, 0) in every plane, so the result is the first column
 
 
 def rotary_1d(width: int, positions: Tensor) -> Tensor:
-    """The rotary table of positions in a line: [N] → [N, width/2, 2, 2]. Su et al. 2021, §3.2.2."""
+    """The rotary table for 1-D positions: [N] → [N, width/2, 2, 2]. Su et al. 2021, §3.2.2."""
     angle = positions.double()[:, None] * THETA ** -(torch.arange(width // 2, dtype=torch.float64) / (width / 2))
     return torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=-1).unflatten(-1, (2, 2))
 
 
 def rotary_table(position: object, name: str) -> Tensor:
-    """A step's rotary table over its whole sequence, of the first in the batch: → [L, head_dim/2, 2, 2]. Raises StagesError."""
+    """A step's rotary table for its whole sequence, from the first sample: → [L, head_dim/2, 2, 2]. Raises StagesError."""
     if not isinstance(position, Tensor) or position.dim() != 6 or position.shape[-2:] != (2, 2) or 1 not in position.shape[1:3]:
         form = list(position.shape) if isinstance(position, Tensor) else type(position).__name__
-        raise StagesError(f"the rotary positions of {name} have a form that is not known here: {form}")
+        raise StagesError(f"the rotary positions of {name} have an unknown form: {form}")
     return position[0].flatten(0, 1)
 
 
 def positions_of(dit: DitHandle, x: dict) -> tuple[Tensor, str]:
-    """What the model's positions make of each place of the picture: DIT_TOKENS or DIT_HIDDEN → vectors [N, D], their kind. Raises StagesError."""
+    """The model's position vector for each image token: DIT_TOKENS or DIT_HIDDEN → vectors [N, D], their kind. Raises StagesError."""
     stages = dit.stages
     if stages.positions == "none":
         raise StagesError(f"{dit.name} has no positions")
     if "hidden" not in x:
         dit.check_tokens(x)
         if not isinstance(dit, Backbone):
-            raise StagesError(f"{dit.name} lays out positions in a step that has begun: give the hidden states after Patch Embed")
+            raise StagesError(f"{dit.name} makes positions only after Condition: wire the hidden states after Patch Embed")
         x = step_stages.patch_embed(dit, x)
     step_stages.check(dit, x, "patches")
     hidden: Hidden = x["hidden"]
@@ -71,34 +71,34 @@ def positions_of(dit: DitHandle, x: dict) -> tuple[Tensor, str]:
         return stages.position_embed(hidden.but(x=torch.zeros_like(hidden.x[:1]))).x[0], stages.positions
     placed = hidden if hidden.position is not None else stages.position_embed(hidden)
     tokens = x["tokens"]["tokens"].shape[1]
-    # a table may run over text and picture or over the picture alone
+    # a table may cover text and picture, or only the picture
     keys = next(found for found in stages.attentions(placed, tokens) if found.keys.get("image"))
     table = rotary_table(placed.position, dit.name)
     if len(table) < keys.length:
-        raise StagesError(f"the rotary positions of {dit.name} are {len(table)}, its attention has {keys.length} places")
+        raise StagesError(f"{dit.name} has {len(table)} rotary positions, but its attention has {keys.length} keys")
     return turned(table[keys.keys["image"].start:keys.keys["image"].stop]), "rotary"
 
 
 def compare_positions(dit: DitHandle, x: dict, query: int) -> Similarity:
-    """Positions of one place against all others: DIT_TOKENS or DIT_HIDDEN → Similarity. Raises StagesError, BackboneError."""
+    """Compare one token's position with all others: DIT_TOKENS or DIT_HIDDEN → Similarity. Raises StagesError, BackboneError."""
     wire = x["tokens"] if "hidden" in x else x
     grid, count = tuple(wire["grid"]), wire["tokens"].shape[1]
     within([query], range(count), "image", {"tokens": wire})
     vectors, kind = positions_of(dit, x)
     width, places = vectors.shape[1], torch.arange(count)
     of_text = turned(rotary_1d(width, places)) if kind == "rotary" else sincos_1d(width, places)
-    laid = [cosines(each.cpu()[None], query)[0].view(-1, grid[-1]) for each in (vectors, of_text)]
-    return Similarity(*laid, query, grid, kind)
+    both = [cosines(each.cpu()[None], query)[0].view(-1, grid[-1]) for each in (vectors, of_text)]
+    return Similarity(*both, query, grid, kind)
 
 
 def maps(found: Similarity) -> Tensor:
-    """The model's own as a MASK, 0..1: → [t or 1, h, w]. What is unlike or opposite is 0."""
+    """The model's similarities as a MASK in 0..1: → [t or 1, h, w]. Negative values become 0."""
     return found.own.clamp(0, 1).view(-1, *found.grid[-2:])
 
 
 @charts.drawn
 def drawing(found: Similarity, name: str, language: str) -> Tensor:
-    """Both side by side, the query's place framed: → [1, H, W, 3]. Of a video the frame that holds the query."""
+    """Both maps side by side, with a mark on the query: → [1, H, W, 3]. For a video, the frame with the query."""
     *_, h, w = found.grid
     frame, place = divmod(found.query, h * w)
     pictures, low = [], min(found.own.min().item(), found.text.min().item())
@@ -118,7 +118,7 @@ def drawing(found: Similarity, name: str, language: str) -> Tensor:
 
 
 def described(found: Similarity, language: str) -> str:
-    """In words: how alike the neighbours in a row and in a column are, by both."""
+    """How similar the neighbours in the row and in the column are, in words."""
     *_, h, w = found.grid
     place = found.query % (h * w)
     right, below = ((found.query + 1) if place % w < w - 1 else found.query - 1, (found.query + w) if place // w < h - 1 else found.query - w)

@@ -1,4 +1,4 @@
-"""What each stage of a pipeline holds, laid out: shapes, values, compression, sequence lengths with and without VAE and patches, FLOPs."""
+"""A report on a pipeline: shapes, values, compression, sequence lengths with and without VAE and patches, and FLOPs."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,7 +15,7 @@ from ..tokens.edit import values
 from ..tokens.patch import token_grid
 
 WIDTH = 704
-FAMILIAR = ((512, 512, 3), (64, 64, 4))  # what Stable Diffusion 1 and 2 make of a picture: 1/48 of the values
+FAMILIAR = ((512, 512, 3), (64, 64, 4))  # the picture and latent of Stable Diffusion 1 and 2: 1/48 of the values
 WORDS = {
     "title": {"en": "From pixels to tokens", "zh": "从像素到 token"},
     "image": {"en": "image", "zh": "图片"}, "latent": {"en": "latent", "zh": "latent"},
@@ -28,10 +28,10 @@ WORDS = {
     "of values": {"en": "{count:,} values", "zh": "{count:,} 个值"},
     "batch": {"en": "batch of {batch}", "zh": "批次 {batch}"},
     "permutation": {"en": "the same values, cut and reordered: patches compress nothing", "zh": "同样的值，只是切开重排：图块不压缩任何东西"},
-    "share": {"en": "{share} of the image's values: the VAE is what compresses", "zh": "图片值数的 {share}：压缩发生在 VAE"},
+    "share": {"en": "{share} of the image's values: it is the VAE that compresses", "zh": "图片值数的 {share}：压缩发生在 VAE"},
     "familiar": {"en": "for comparison, Stable Diffusion 1: {picture} → {latent} is {share}",
                  "zh": "作为比较，Stable Diffusion 1：{picture} → {latent} 是 {share}"},
-    "text": {"en": "beside {text} tokens of text", "zh": "另有 {text} 个文本 token"},
+    "text": {"en": "and {text} text tokens", "zh": "另有 {text} 个文本 token"},
     "sequence": {"en": "Sequence length of one picture, logarithmic{flops}", "zh": "一张图片的序列长度，对数轴{flops}"},
     "flops": {"en": ", and FLOPs of one step of {name}", "zh": "，以及 {name} 一步的 FLOPs"},
     "unknown": {"en": "FLOPs are left out: {why}", "zh": "没有 FLOPs：{why}"},
@@ -47,7 +47,7 @@ CASES = ("latent, p", "latent, 1", "pixels, p", "pixels, 1")
 
 @dataclass(frozen=True)
 class Stage:
-    """What a wire holds of one picture. shape: "32×32×16"; what: the words for it; count: elements; each: values of one; batch: pictures."""
+    """What a wire holds for one picture. shape: "32×32×16"; what: the word for its elements; count: how many; each: values in one."""
     name: str
     shape: str
     what: str
@@ -63,8 +63,8 @@ class Stage:
 
 @dataclass(frozen=True)
 class Report:
-    """stages: of the wires that there are. share: of the image's values that the latent has. sequence: (case, tokens, its budget if known).
-    why: why there are no FLOPs, "" where there are. name: of the model."""
+    """stages: of the connected wires. share: the latent's values divided by the image's. sequence: (case, tokens, budget if known) each.
+    why: why there are no FLOPs, or "". name: of the model."""
     stages: list[Stage]
     share: Fraction | None
     sequence: list[tuple[str, int, Budget | None]]
@@ -78,15 +78,15 @@ def _times(*sizes: int) -> str:
 
 
 def share_of(part: int, whole: int) -> Fraction:
-    """A share as people write it, 1/48."""
+    """A share as a short fraction, such as 1/48."""
     return Fraction(part, whole).limit_denominator(1000)
 
 
 def collect(image: Tensor | None = None, latent: dict | None = None, tokens: dict | None = None, hidden: dict | None = None,
             dit: DitHandle | None = None, language: str = "English") -> Report:
-    """Read what is wired: IMAGE [B, H, W, C], LATENT, DIT_TOKENS, DIT_HIDDEN → Report. Raises ValueError where nothing is."""
+    """Read the connected wires: IMAGE [B, H, W, C], LATENT, DIT_TOKENS, DIT_HIDDEN → Report. Raises ValueError if nothing is wired."""
     if image is None and latent is None and tokens is None and hidden is None:
-        raise ValueError("nothing is wired: give it an image, a latent, tokens or hidden states")
+        raise ValueError("nothing is wired: wire an image, a latent, tokens or hidden states")
     said, stages, share = {name: in_language(words, language) for name, words in WORDS.items()}, [], None
     if image is not None:
         batch, height, width, channels = image.shape
@@ -111,14 +111,14 @@ def collect(image: Tensor | None = None, latent: dict | None = None, tokens: dic
 
 
 def _tokens_stage(wire: dict, tokens: Tensor, name: str, note: str, said: dict[str, str]) -> Stage:
-    """Raw tokens or hidden states [B, N, values] as a row of the report."""
+    """The report's row for raw tokens or hidden states [B, N, values]."""
     batch, count, each = tokens.shape
     kind = "vectors of" if name == "hidden" else "pixel patches of" if "pixels" in wire else "patches of"
     return Stage(name, _times(*wire["grid"]), said[kind].format(p=wire["patch_size"], each=each), count, each, batch, note)
 
 
 def _pixels(image: Tensor | None, latent: dict | None, tokens: dict | None, hidden: dict | None, dit: DitHandle | None) -> tuple[int, int, int]:
-    """Height and width of the picture, and pixels to a latent cell."""
+    """→ height and width of the picture, pixels to a latent cell."""
     wire = tokens or (hidden or {}).get("tokens")
     cells = tuple(latent["samples"].shape[-2:]) if latent is not None else tuple(wire["size"][-2:]) if wire and "pixels" not in wire else None
     scale = getattr(dit, "downscale", 8)
@@ -132,8 +132,10 @@ def _pixels(image: Tensor | None, latent: dict | None, tokens: dict | None, hidd
 
 def _sequence(size: tuple[int, int, int], p: int, dit: DitHandle | None, text: int | None, no_dit: str) -> tuple[
         list[tuple[str, int, Budget | None]], str]:
-    """Tokens of a picture (height, width, pixels to a cell) with and without VAE and patches, and their budgets where the model's shape is known.
-    text: tokens of the text stream, None for what is usual."""
+    """Sequence lengths with and without VAE and patches: → (case, tokens, budget or None) each, and why there are no budgets, or "".
+
+    size: height, width, pixels to a cell. text: how many text tokens; None is as usual for the model.
+    """
     height, width, scale = size
     counts = [math.prod(token_grid(max(1, height // d), max(1, width // d), q)) for d, q in ((scale, p), (scale, 1), (1, p), (1, 1))]
     try:
@@ -148,14 +150,14 @@ def _sequence(size: tuple[int, int, int], p: int, dit: DitHandle | None, text: i
 
 
 def flops(budget: Budget) -> str:
-    """A step's floating-point operations in words: a multiply-add is two."""
+    """The FLOPs of a step in words. A multiply-add is two FLOPs."""
     count = 2.0 * budget.macs
     scale, prefix = next(((scale, prefix) for scale, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G")) if count >= scale), (1e6, "M"))
     return f"{charts.number(count / scale)} {prefix}FLOPs"
 
 
 def _lines(report: Report, language: str) -> list[tuple[str, str, str]]:
-    """(stage, what it holds, note) of each wire."""
+    """(stage, what it holds, note) for each wire."""
     said, lines = {name: in_language(words, language) for name, words in WORDS.items()}, []
     for stage in report.stages:
         about = f"{stage.shape}: {stage.count:,} {stage.what} = {said['of values'].format(count=stage.values)}"
@@ -165,7 +167,7 @@ def _lines(report: Report, language: str) -> list[tuple[str, str, str]]:
 
 
 def familiar(language: str) -> str:
-    """The compression that most people have read of, 1/48."""
+    """A well-known compression for comparison, 1/48."""
     picture, latent = FAMILIAR
     share = share_of(math.prod(latent), math.prod(picture))
     return in_language(WORDS["familiar"], language).format(picture=_times(*picture), latent=_times(*latent), share=share)
@@ -177,7 +179,7 @@ def _heading(report: Report, language: str) -> str:
 
 
 def _bar_words(report: Report, language: str) -> list[tuple[str, str]]:
-    """(case, tokens and FLOPs) of each bar."""
+    """(case, tokens and FLOPs) for each bar."""
     cases = {case: in_language(WORDS[case], language).format(p=report.patch_size) for case in CASES}
     count = in_language(WORDS["in tokens"], language)
     return [(cases[case], count.format(tokens=tokens) + (f" · {flops(found)}" if found else "")) for case, tokens, found in report.sequence]
@@ -193,10 +195,10 @@ def text(report: Report, language: str = "English") -> str:
 
 @charts.drawn
 def drawing(report: Report, language: str = "English") -> Tensor:
-    """The report as a picture: a bar of values for each wire, then of sequence lengths: → [1, H, WIDTH, 3]."""
+    """The report as a picture, with bars for the values of each wire and for sequence lengths: → [1, H, WIDTH, 3]."""
     face, head = charts.font(charts.TEXT, language == "中文"), charts.font(charts.TEXT + 4, language == "中文")
     stages, bars, line = _lines(report, language), _bar_words(report, language), charts.TEXT + 9
-    made, draw = charts.canvas(WIDTH, 60 + (len(stages) * 6 + len(bars) + 16) * line)
+    picture, draw = charts.canvas(WIDTH, 60 + (len(stages) * 6 + len(bars) + 16) * line)
     y = 10
 
     def write(text: str, fill: tuple[int, int, int], face=face) -> None:
@@ -228,4 +230,4 @@ def drawing(report: Report, language: str = "English") -> Tensor:
         y += line + 6
     if report.why:
         write(in_language(WORDS["unknown"], language).format(why=report.why), charts.FAINT)
-    return charts.as_tensor(made)[None, :y + 12]
+    return charts.as_tensor(picture)[None, :y + 12]

@@ -1,4 +1,4 @@
-"""Which tokens are alike: principal components as colours, and the cosine of every token to a chosen one."""
+"""Which tokens are similar: principal components as colours, and the cosine of every token to a chosen one."""
 
 from dataclasses import dataclass
 
@@ -13,11 +13,10 @@ from ..tokens.edit import values
 from .token_map import principal_components
 
 SIDE = 288
-# What a component adds to a colour from its one end to its other: dark to light, blue to yellow, green to red. The first two are told apart
-# by the colour-blind too.
+# How the colour changes along each component: dark to light, blue to yellow, green to red. Colour-blind people can see the first two.
 AXES = ((0.55, 0.55, 0.55), (0.3, 0.3, -0.45), (0.25, -0.25, 0.0))
-FLAT = 1e-5  # tokens whose deviation is below this share of their length are the same but for rounding
-LIVE = 1024  # tokens up to which the node is told all cosines, for its picture to follow the mouse
+FLAT = 1e-5  # tokens that deviate by less than this share of their length differ only by rounding
+LIVE = 1024  # with at most so many tokens the node gets all cosines, so that its map can follow the mouse
 WORDS = {
     "raw": {"en": "raw tokens", "zh": "原始 token"},
     "condition": {"en": "after Condition", "zh": "Condition 之后"},
@@ -41,7 +40,7 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Grid:
-    """How tokens lie: frames, rows, columns. t is 1 for a picture."""
+    """The token grid: frames, rows, columns. t is 1 for a picture."""
     t: int
     h: int
     w: int
@@ -58,14 +57,14 @@ def grid_of(wire: dict) -> Grid:
 
 
 def check_query(query: int, grid: Grid) -> None:
-    """Raise TokensError unless the grid has a token of this number."""
+    """Raise TokensError unless the grid has a token with this number."""
     if not 0 <= query < grid.count:
         size = f"{grid.t}×{grid.h}×{grid.w}" if grid.t > 1 else f"{grid.h}×{grid.w}"
         raise TokensError(f"query {query} is outside the grid of {size} tokens, which are 0 to {grid.count - 1} in reading order")
 
 
 def finite(wire: dict) -> Tensor:
-    """The tokens of either wire, in float32 on the CPU: → [B, N, D]. Raises TokensError."""
+    """The tokens of DIT_TOKENS or DIT_HIDDEN, in float32 on the CPU: → [B, N, D]. Raises TokensError if they are not finite."""
     tokens = values(wire).detach().float().cpu()
     if not torch.isfinite(tokens).all():
         raise TokensError("the tokens hold values that are NaN or infinite")
@@ -73,14 +72,14 @@ def finite(wire: dict) -> Tensor:
 
 
 def parts(wire: dict) -> list[str]:
-    """What each row of the batch is: "uncond" or "cond" in a step that has begun, "" elsewhere."""
+    """The part that each row of the batch belongs to: "uncond" or "cond" between Condition and Guidance, "" elsewhere."""
     call, count = wire.get("call"), len(values(wire))
     layout = call.layout if call and not wire.get("guided") else ("",)
     return [part for part in layout for _ in range(count // len(layout))]
 
 
 def conditional(wire: dict) -> Tensor:
-    """The tokens of the last conditioning alone: → [samples, N, D]."""
+    """The tokens of the last positive conditioning: → [samples, N, D]."""
     tokens, layout = finite(wire), parts(wire)
     samples = len(layout) // len(wire["call"].layout) if wire.get("call") and not wire.get("guided") else len(layout)
     ends = [i + 1 for i, part in enumerate(layout) if part in ("cond", "")]
@@ -88,9 +87,9 @@ def conditional(wire: dict) -> Tensor:
 
 
 def components(tokens: Tensor, count: int = 3) -> tuple[Tensor, Tensor]:
-    """Principal components: [M, D] → coordinates [M, count], their shares of the variance [count]. Pearson 1901.
+    """Principal components: [M, D] → coordinates [M, count], shares of the variance [count]. Pearson 1901.
 
-    Tokens that differ by rounding alone have none: zeros.
+    All zeros if the tokens differ only by rounding.
     """
     centred = tokens - tokens.mean(0)
     variance = centred.double().square().sum()
@@ -101,26 +100,26 @@ def components(tokens: Tensor, count: int = 3) -> tuple[Tensor, Tensor]:
 
 
 def as_colours(coordinates: Tensor) -> Tensor:
-    """Coordinates as colours: [M, 3] → [M, 3] in 0..1. Each from its 2nd to its 98th percentile, so that a few far off do not dim the rest."""
+    """Coordinates as colours: [M, 3] → [M, 3] in 0..1, from the 2nd to the 98th percentile, so that outliers do not dim the rest."""
     low, high = (coordinates.quantile(at, dim=0) for at in (0.02, 0.98))
     spread = high - low
     return mixed(torch.where(spread > 0, (coordinates - low) / spread.clamp_min(1e-12), torch.full_like(coordinates, 0.5)).clamp(0, 1))
 
 
 def mixed(places: Tensor) -> Tensor:
-    """Places between the ends of `AXES`, 0..1, as colours: [..., 3] → [..., 3] in 0..1."""
+    """Positions 0..1 along each of `AXES` as colours: [..., 3] → [..., 3] in 0..1."""
     return (0.5 + (places - 0.5) @ torch.tensor(AXES)).clamp(0, 1)
 
 
 def cosines(tokens: Tensor, query: int, centred: bool = False) -> Tensor:
-    """Cosine of every token to one: [B, N, D] → [B, N]; 0 where one of them is empty. centred: after the mean token is taken away."""
+    """The cosine of every token to one: [B, N, D] → [B, N]; 0 if one of the two is zero. centred: subtract the mean token first."""
     if centred:
         tokens = tokens - tokens.mean(1, keepdim=True)
     return F.cosine_similarity(tokens.double(), tokens[:, query:query + 1].double(), dim=-1).float()
 
 
 def stage_name(wire: dict, language: str) -> str:
-    """Which stage the tokens come from, in words."""
+    """The stage that the tokens come from, in words."""
     if not wire.get("trace"):
         return in_language(WORDS["raw"], language)
     stage = wire["trace"][-1][0]
@@ -128,7 +127,7 @@ def stage_name(wire: dict, language: str) -> str:
 
 
 def _variance_key(shares: Tensor, width: int, language: str) -> Tensor:
-    """A strip as long as all variance, what each component explains of it in its colours: → [H, width, 3]."""
+    """A strip for all variance, with the part that each component explains in its colours: → [H, width, 3]."""
     strip, start = torch.ones(14, width, 3), 0
     for axis, share in enumerate(shares.tolist()):
         end = min(width, start + round(share * width))
@@ -142,7 +141,7 @@ def _variance_key(shares: Tensor, width: int, language: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Pca:
-    """image [B, H, W, 3]; colours [B·t, h, w, 3] bare; norms [B·t, h, w]; shares of the variance [3]; said: in words."""
+    """image [B, H, W, 3] with labels; colours [B·t, h, w, 3] alone; norms [B·t, h, w]; shares of the variance [3]; said: a summary."""
     image: Tensor
     colours: Tensor
     norms: Tensor
@@ -151,7 +150,7 @@ class Pca:
 
 
 def pca(wire: dict, language: str = "English") -> Pca:
-    """Tokens of either wire as colours and as lengths; components and colours are of the whole batch, so that its pictures compare.
+    """Show tokens as colours and as norms. Components and colours are computed over the whole batch, so that pictures can be compared.
 
     Raises TokensError.
     """
@@ -180,8 +179,8 @@ def pca(wire: dict, language: str = "English") -> Pca:
 
 @dataclass(frozen=True)
 class Similarity:
-    """image [samples, H, W, 3]; map [samples·t, h, w], cosines; rows [R, N]: the cosines of all tokens to all, of the first sample, or to
-    the query alone where there are many (`LIVE`)."""
+    """image [samples, H, W, 3]; map [samples·t, h, w]: cosines to the query; rows [R, N]: cosines of all tokens to all, for the first
+    sample. If there are more than `LIVE` tokens, only those to the query."""
     image: Tensor
     map: Tensor
     rows: Tensor
@@ -189,7 +188,7 @@ class Similarity:
 
 @charts.drawn
 def token_similarity(wire: dict, query: int, centred: bool = False, language: str = "English", image: Tensor | None = None) -> Similarity:
-    """The cosine of every token to one, of the conditional part of a batch. image [B, H, W, 3]: the picture, shown beside. Raises TokensError."""
+    """The cosine of every token to one, for the conditional part of a batch. image [B, H, W, 3]: shown beside it. Raises TokensError."""
     grid, tokens = grid_of(wire), conditional(wire)
     check_query(query, grid)
     found = cosines(tokens, query, centred).view(-1, grid.t, grid.h, grid.w)

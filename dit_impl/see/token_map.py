@@ -10,10 +10,10 @@ MAPS = ("norm", "principal components")
 
 
 def token_map(wire: dict, show: str, size: int) -> Tensor:
-    """Tokens as a picture, each a square of `size` pixels: → IMAGE [B, h·size, w·size, 3]; every part of the batch, every frame.
+    """Tokens as a picture with a square of `size` pixels each: → IMAGE [B, h·size, w·size, 3], for every part of the batch and every frame.
 
-    show: "norm", the length of each token as grey; "principal components", the first three as red, green and blue. Black and white are
-    the least and the greatest of the whole batch, so that its pictures compare. Raises TokensError.
+    show: "norm" shows the length of each token as grey; "principal components" shows the first three as red, green and blue. The scale is
+    from the smallest to the largest value in the whole batch, so that pictures can be compared. Raises TokensError.
     """
     tokens = values(wire).float().cpu()
     if not torch.isfinite(tokens).all():
@@ -31,9 +31,9 @@ def token_map(wire: dict, show: str, size: int) -> Tensor:
 
 
 def principal_components(x: Tensor, count: int) -> Tensor:
-    """Coordinates along the directions of greatest variance: [M, D] → [M, count], zeros past D. Pearson 1901.
+    """Coordinates along the directions of largest variance: [M, D] → [M, count], with zeros beyond D. Pearson 1901.
 
-    A direction's sign is free; here its greatest entry is positive.
+    The sign of a direction is arbitrary; here its largest entry is positive.
     """
     centred = x - x.mean(dim=0)
     directions = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, :count]  # [D, count]

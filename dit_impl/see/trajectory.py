@@ -1,4 +1,4 @@
-"""The way from noise to picture: what the model is given, the picture it sees in it, and where it goes, at some of the steps."""
+"""The way from noise to picture at some of the steps: the model's input x, its prediction x0, and the velocity."""
 
 from dataclasses import dataclass
 from typing import Callable, Sequence
@@ -13,13 +13,13 @@ from ..sampling.walk import last_step
 from ..tokens.wire import unfold, with_tokens
 from .attention_maps import chosen_steps
 
-MOST = 4  # steps that are shown where none are named
+MOST = 4  # steps shown if the user names none
 SIDE = 150
 WORDS = {
     "title": {"en": "From noise to picture: {steps} steps by {solver}, cfg {cfg:g}", "zh": "从噪声到图片：{steps} 步，{solver}，cfg {cfg:g}"},
-    "x": {"en": "x: the noisy latent that the model is given", "zh": "x：给模型的含噪 latent"},
-    "x0": {"en": "x0: the clean picture that the model sees in it", "zh": "x0：模型从中看到的干净图片"},
-    "velocity": {"en": "velocity (x − x0)/σ: what the solver takes away", "zh": "速度 (x − x0)/σ：求解器要去掉的部分"},
+    "x": {"en": "x: the noisy latent that the model reads", "zh": "x：给模型的含噪 latent"},
+    "x0": {"en": "x0: the clean picture that the model predicts", "zh": "x0：模型从中看到的干净图片"},
+    "velocity": {"en": "velocity (x − x0)/σ: what the solver removes", "zh": "速度 (x − x0)/σ：求解器要去掉的部分"},
     "label": {"en": "step {step}\nσ = {sigma:.3f}", "zh": "第 {step} 步\nσ = {sigma:.3f}"},
     "note": {"en": "each is a latent, decoded by the VAE; σ from {high:.3g} (noise) to {low:.3g}",
              "zh": "每张都是 latent，由 VAE 解码；σ 从 {high:.3g}（噪声）到 {low:.3g}"},
@@ -40,9 +40,9 @@ class Moment:
 def moments(dit: DitHandle, tokens: dict, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float, solver: str,
             at_steps: str, start_step: int = 0, end_step: int | None = None,
             report: Callable[[int, dict, Tensor], None] = lambda *_: None) -> tuple[list[Moment], dict, dict]:
-    """Denoise as `DitHandle.denoise` does: → (the chosen steps, tokens and x0 at the end). report(done, wire, x0). Raises as `DitHandle.denoise` does.
+    """Denoise as `DitHandle.denoise` does: → (the chosen steps, tokens and x0 at the end). Raises as `DitHandle.denoise` does.
 
-    The run is cut before and after each chosen step, which changes no bit of it.
+    The run stops before and after each chosen step, which does not change the result. report(done, wire, x0) is called after each step.
     """
     handle = dit.reading(tokens["patch_size"])
     end_step = last_step(start_step, end_step, sigmas)
@@ -71,7 +71,7 @@ def decoded(found: Sequence[Moment], decode: Callable[[Tensor], Tensor]) -> dict
 @charts.drawn
 def contact_sheet(found: Sequence[Moment], pictures: dict[str, Tensor], sigmas: Tensor, solver: str, cfg: float,
                   language: str = "English") -> Tensor:
-    """A row each for x, x0 and velocity, step and σ below each: → [1, H, W, 3] in 0..1."""
+    """A contact sheet with rows for x, x0 and velocity, and step and σ below each: → [1, H, W, 3] in 0..1."""
     said = {name: in_language(words, language) for name, words in WORDS.items()}
     labels = [said["label"].format(step=moment.step, sigma=moment.sigma) for moment in found]
     rows = [charts.sheet([charts.fitted(one, SIDE) for one in pictures[kind]], labels, MOST, said[kind], "", language, 1) for kind in KINDS]

@@ -1,1 +1,1 @@
-"""One denoising step by its stages."""
+"""One denoising step, stage by stage."""

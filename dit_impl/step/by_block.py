@@ -1,4 +1,4 @@
-"""What the final layer reads after each block of a step."""
+"""The picture that the final layer makes after each block of a step."""
 
 import torch
 from torch import Tensor
@@ -7,14 +7,14 @@ from ..handle.backbone import Conditioning, DitHandle
 from . import stages as step_stages
 from .guidance import guide
 
-BLOCKS = 12  # of a step that are shown
+BLOCKS = 12  # shown at most
 
 
 def by_block(dit: DitHandle, tokens: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None,
              cfg: float) -> dict[int, Tensor]:
-    """x0 of a step as the final layer reads it after each block, the last one's being the step's own: → {block: picture [H, W, 3]}.
+    """Apply the final layer after each block of a step: → {block: x0 as a picture [H, W, 3]}. The last one is the step's own x0.
 
-    What language models' people call the logit lens (nostalgebraist 2020). At most BLOCKS of them, evenly spread. Raises StagesError.
+    For language models this is called the logit lens (nostalgebraist 2020). At most BLOCKS blocks, evenly spread. Raises StagesError.
     """
     wire = step_stages.condition(dit, tokens, positive, dit.away_from(negative, cfg), sigmas, step)
     wire = step_stages.position_embed(dit, step_stages.patch_embed(dit, wire))

@@ -1,4 +1,4 @@
-"""Guidance as a stage: a step's prediction to x0, away from another one."""
+"""Guidance as a stage: turn a step's prediction into x0, and push it away from a negative one."""
 
 from torch import Tensor
 
@@ -7,14 +7,14 @@ from ..sampling.guidance import guided, is_guided
 from ..sampling.level import clean
 from ..tokens.wire import check_cut_alike, same_format, with_tokens
 
-CARRIED_ON = ("remembered",)  # what x0 hands on to the step's tokens
+CARRIED_ON = ("remembered",)  # entries that x0 passes on to the step's tokens
 
 
 def guide(prediction: dict, cfg: float, negative: dict | None = None) -> dict:
     """Classifier-free guidance u + (c − u)·cfg on x0 (Ho & Salimans 2022, equation 6): predictions → x0, as DIT_TOKENS.
 
-    `negative`: the prediction of a branch of its own, or one already guided; else the unconditional part of the batch. Either may
-    itself be guided, so that guidances chain. Raises StagesError.
+    negative: a prediction from another branch; without one, the unconditional part of the batch. Either prediction may be guided already,
+    so that several guidances can follow each other. Raises StagesError.
     """
     if negative is not None:
         (conditional, more), (unconditional, _) = x0_of(prediction, "prediction", 1.0), x0_of(negative, "negative", 1.0)
@@ -25,7 +25,7 @@ def guide(prediction: dict, cfg: float, negative: dict | None = None) -> dict:
         if conditional.shape != unconditional.shape:
             raise StagesError(f"prediction and negative have shapes {list(conditional.shape)} and {list(unconditional.shape)}")
         if not same_format(prediction["latent_format"], negative["latent_format"]):
-            raise StagesError("prediction and negative are in different latent spaces: both come from models of one VAE")
+            raise StagesError("prediction and negative are in different latent spaces: both must come from models that use the same VAE")
         x0 = guided(conditional, unconditional, cfg)
     else:
         x0, more = x0_of(prediction, "prediction", cfg)
@@ -36,12 +36,12 @@ def guide(prediction: dict, cfg: float, negative: dict | None = None) -> dict:
 
 
 def wire_of_x0(prediction: dict) -> dict:
-    """The DIT_TOKENS whose grid a prediction's x0 has: its step may have been computed on another."""
+    """The DIT_TOKENS with the grid of a prediction's x0. The step itself may have been computed on another grid."""
     return prediction if prediction.get("guided") or not prediction.get("call") else prediction["call"].start or prediction
 
 
 def x0_of(wire: dict, what: str, cfg: float) -> tuple[Tensor, dict]:
-    """A prediction as x0 [B, N, C·p·p], guided by the unconditional part of its batch, and what else goes onto the step's wire."""
+    """A prediction → x0 [B, N, C·p·p], guided by the unconditional part of its batch, and further entries for the step's wire."""
     if "call" not in wire:
         raise StagesError(f"{what} is not from Final Layer or Guidance")
     if not wire["guided"]:
@@ -49,5 +49,5 @@ def x0_of(wire: dict, what: str, cfg: float) -> tuple[Tensor, dict]:
             raise StagesError(f"cfg {cfg:g} needs a negative: wire one into Condition, or the prediction of another branch into negative")
         return wire["call"].guided(wire["tokens"], cfg)
     if is_guided(cfg):
-        raise StagesError(f"{what} is guided already; for cfg {cfg:g} wire what to go away from into negative")
+        raise StagesError(f"{what} is guided already: for cfg {cfg:g}, wire a negative prediction into negative")
     return wire["tokens"], {key: wire[key] for key in CARRIED_ON if key in wire}

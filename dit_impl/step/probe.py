@@ -1,4 +1,4 @@
-"""Questions to a model that its stages answer: do these wires compute what it computes, and which blocks matter."""
+"""Two tests of a model by its stages: whether the wires compute what the model computes, and which blocks matter most."""
 
 from dataclasses import dataclass
 from typing import Callable
@@ -21,7 +21,7 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Parity:
-    """largest: absolute difference in x0. stage: the first after which the wires differ from the model, "" where none does."""
+    """largest: the largest absolute difference in x0. stage: the first after which wires and model differ, "" if they are equal."""
     largest: float
     stage: str
 
@@ -31,8 +31,9 @@ class Parity:
         return f"differs by up to {self.largest:.3g}; first after {self.stage or 'guidance'}"
 
 
-def parity(dit: DitHandle, prediction: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None, cfg: float) -> Parity:
-    """A prediction that wires made, after Guidance, against the whole model's own x0 at the same tokens. Raises StagesError."""
+def parity(dit: DitHandle, prediction: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None,
+           cfg: float) -> Parity:
+    """Compare x0 from the wires, after Guidance, with the whole model's x0 for the same tokens. Raises StagesError."""
     if "trace" not in prediction:
         raise StagesError("prediction is not from Final Layer or Guidance")
     negative = dit.away_from(negative, cfg)
@@ -49,9 +50,9 @@ def parity(dit: DitHandle, prediction: dict, sigmas: Tensor, step: int, positive
     for i in range(len(dit.stages.kinds)):
         wire = step_stages.run_blocks(dit, wire, str(i))
     native |= dict(wire["trace"][3:]) | dict(step_stages.final_layer(dit, wire)["trace"][-1:])
-    made = dict(prediction["trace"])
+    by_wires = dict(prediction["trace"])
     for name in ("condition", "patches", "positions"):
-        if name not in made:
+        if name not in by_wires:
             return Parity(largest, f"{name}, which was left out")
     for name, value in prediction["trace"]:
         if name not in native or not torch.equal(value, native[name]):
@@ -61,27 +62,27 @@ def parity(dit: DitHandle, prediction: dict, sigmas: Tensor, step: int, positive
 
 @dataclass(frozen=True)
 class Ablation:
-    """change [levels, blocks]: how far x0 moves when a block is left out, as a share of its own size; sigmas: [levels]."""
+    """change [levels, blocks]: how much x0 changes without a block, relative to its size. sigmas [levels]. kinds: of the blocks."""
     change: Tensor
     sigmas: Tensor
     kinds: list[str]
 
     def least(self, count: int) -> list[int]:
-        """The blocks that matter least, in order of their place."""
+        """The numbers of the blocks that matter least, in rising order."""
         return sorted(self.ranking[:count])
 
     @property
     def ranking(self) -> list[int]:
-        """All blocks, those that matter least first."""
+        """The numbers of all blocks, those that matter least first."""
         return self.change.mean(0).argsort(stable=True).tolist()
 
     def ranked(self) -> str:
-        """A line for each block, those that matter least first: number, kind, change."""
+        """A line for each block, those that matter least first: number, kind, mean change."""
         mean = self.change.mean(0).tolist()
         return "\n".join(f"{i} {self.kinds[i]} {mean[i]:.2%}" for i in self.ranking)
 
     def skip_lists(self, count: int) -> tuple[str, str, str]:
-        """Those blocks as core's SkipLayerGuidanceDiT takes them, double and single layers, and the rest as DiT Blocks takes them."""
+        """The least important blocks as double and single layers of core's SkipLayerGuidanceDiT, and all others for DiT Blocks."""
         skipped = self.least(count)
         first_single = self.kinds.index("single") if "single" in self.kinds else len(self.kinds)
         double = ", ".join(str(i) for i in skipped if i < first_single)
@@ -89,11 +90,13 @@ class Ablation:
         return double, single, in_words([i for i in range(len(self.kinds)) if i not in skipped])
 
 
-def ablate(dit: DitHandle, clean: dict, sigmas: Tensor, levels: int, positive: Conditioning, negative: Conditioning | None, cfg: float, seed: int,
-           reporter: Callable[[int], Callable[[int], None]] = lambda total: lambda done: None) -> Ablation:
-    """Leave out each block in turn at a few noise levels spread over the schedule. `clean`: tokens of a finished picture.
+def ablate(dit: DitHandle, clean: dict, sigmas: Tensor, levels: int, positive: Conditioning, negative: Conditioning | None, cfg: float,
+           seed: int, reporter: Callable[[int], Callable[[int], None]] = lambda total: lambda done: None) -> Ablation:
+    """Leave out each block in turn, at a few noise levels spread over the schedule, and measure how much x0 changes.
 
-    `reporter(total)` gives what is called with the number done after every block. Raises StagesError, ValueError."""
+    clean: tokens of a finished picture. reporter(total) → a function that is called after every block with the number done. Raises
+    StagesError, ValueError.
+    """
     negative = dit.away_from(negative, cfg)
     steps = sorted({round((k + 0.5) * (len(sigmas) - 1) / levels - 0.5) for k in range(levels)})
     kinds, rows = dit.stages.kinds, []
@@ -119,15 +122,15 @@ def ablate(dit: DitHandle, clean: dict, sigmas: Tensor, levels: int, positive: C
 
 @charts.drawn
 def bar_chart(ablation: Ablation, language: str = "English", width: int = 704, height: int = 384) -> Tensor:
-    """A bar for each block, the mean over noise levels, with a tick for each level: → [1, height, width, 3] in 0..1."""
-    made, draw = charts.canvas(width, height)
+    """A bar for each block, the mean over noise levels, and a tick for each level: → [1, height, width, 3] in 0..1."""
+    picture, draw = charts.canvas(width, height)
     mean, face = ablation.change.mean(0), charts.font(charts.TEXT, language == "中文")
     left, bottom, top = 60, height - 56, 44
     room, highest = (width - left - 16) / len(mean), max(ablation.change.max().item(), 1e-9)
     draw.text((left, 8), charts.in_language(WORDS["title"], language), fill=charts.INK, font=face)
     draw.text((left - 6, top), f"{highest:.2g}", fill=charts.FAINT, font=face, anchor="rm")
     draw.line([(left, bottom), (width - 16, bottom)], fill=charts.FAINT)
-    every = max(1, -(-int(face.getlength("00 ")) // max(1, int(room))))  # so that numbers do not touch
+    every = max(1, -(-int(face.getlength("00 ")) // max(1, int(room))))  # numbers must not touch
     for i, value in enumerate(mean.tolist()):
         x = left + i * room
         level = lambda share: bottom - share / highest * (bottom - top)  # noqa: E731
@@ -137,4 +140,4 @@ def bar_chart(ablation: Ablation, language: str = "English", width: int = 704, h
         if i % every == 0:
             draw.text((x + room / 2, bottom + 6), str(i), fill=charts.INK, font=face, anchor="ma")
     draw.text((left, height - 26), charts.in_language(WORDS["axis"], language), fill=charts.FAINT, font=face)
-    return charts.as_tensor(made)[None]
+    return charts.as_tensor(picture)[None]

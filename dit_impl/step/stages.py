@@ -1,7 +1,7 @@
-"""The stage nodes' work: from DIT_TOKENS through DIT_HIDDEN back to DIT_TOKENS. `stages.py` says what the wire holds.
+"""What the stage nodes compute: DIT_TOKENS → DIT_HIDDEN → DIT_TOKENS. For the DIT_HIDDEN wire see `model/stages.py`.
 
-A prediction is DIT_TOKENS too, with `call`, the step that it answers, and `guided`, whether it has become x0 already.
-Where conditionings share no batch a step is several model calls: every stage runs each of them.
+A prediction is also DIT_TOKENS, with two more entries: `call`, the step that it belongs to, and `guided`, whether it is x0 already.
+If the conditionings do not fit into one batch, a step calls the model several times, and every stage runs for each call.
 """
 
 from contextlib import ExitStack
@@ -21,19 +21,19 @@ from ..tokens.select import rows_beside, token_mask
 from ..tokens.wire import check_cut_alike, same_format, to_tokens, with_tokens
 from .guidance import wire_of_x0, x0_of
 
-BLOCK = "block {}"  # how a trace names the last block that was run
+BLOCK = "block {}"  # the name of the last block that was run, in a trace
 ATTENTION_MODES = ("full", "itself")
 POSITION_MODES = ("model", "none", "shuffled", "1-D", "scaled")
 
 
 def check(dit: DitHandle, wire: dict, *needed: str) -> None:
-    """Raise StagesError unless a DIT_HIDDEN is this model's and has been through the stages it needs."""
+    """Raise StagesError unless a DIT_HIDDEN comes from this model and has been through the stages `needed`."""
     if wire["model"] != dit.name:
         raise StagesError(f"the hidden states come from {wire['model']}, the dit is {dit.name}")
     theirs, ours = wire.get("shape"), _shape(dit)
     if theirs and theirs != ours:
-        raise StagesError(f"the hidden states come from another model of this name ({dit.name}), of {theirs[0]} blocks with {theirs[1]} heads; the dit has "
-                          f"{ours[0]} with {ours[1]}")
+        raise StagesError(f"the hidden states come from another model with the name {dit.name}: it has {theirs[0]} blocks with "
+                          f"{theirs[1]} heads, the dit has {ours[0]} with {ours[1]}")
     stages = {"condition": "Condition", "patches": "Patch Embed"}
     for stage in needed:
         if stage not in wire["done"]:
@@ -41,29 +41,29 @@ def check(dit: DitHandle, wire: dict, *needed: str) -> None:
 
 
 def _shape(dit: DitHandle) -> tuple[int, int]:
-    """Blocks and heads: what tells a model from others of its name, such as SD3 and SD3.5."""
+    """The number of blocks and heads. It tells models with the same name apart, such as SD3 and SD3.5."""
     return len(dit.stages.kinds), dit.stages.heads
 
 
 def checksum(tokens: Tensor) -> Tensor:
-    """A number [] that two tensors share if they are equal, and hardly ever if not: places and signs count."""
+    """A number [] that is the same for equal tensors and almost never the same for others. It depends on order and signs."""
     flat = tokens.detach().double().flatten()
     return flat @ torch.linspace(1, 2, len(flat), dtype=flat.dtype, device=flat.device)
 
 
 def _after(wire: dict, hiddens: list[Hidden], stage: str, name: str = "") -> dict:
-    """The wire after a stage of each of its model calls, with its name and checksum added to the trace."""
+    """The wire after a stage of each of its model calls, with the stage's name and checksum added to the trace."""
     total = sum(checksum(hidden.x) for hidden in hiddens)
     return {**with_calls(wire, hiddens), "done": wire["done"] | {stage}, "trace": (*wire["trace"], (name or stage, total))}
 
 
 def _words(positive: Conditioning) -> dict:
-    """What the text's tokens are called, where the CONDITIONING says it, for the wire."""
+    """The words of the text tokens, for the wire, if the CONDITIONING has them."""
     return {"words": positive[0][1]["words"]} if positive and "words" in positive[0][1] else {}
 
 
 def condition(dit: DitHandle, x: dict, positive: Conditioning, negative: Conditioning | None, sigmas: Tensor, step: int) -> dict:
-    """Begin a step: lay out its batch [uncond, cond], embed time and text. Raw tokens, or hidden states without them → DIT_HIDDEN.
+    """Begin a step: lay out its batch [uncond, cond], and embed time and text: DIT_TOKENS, or DIT_HIDDEN before Condition → DIT_HIDDEN.
 
     Raises StagesError, ScheduleError, BackboneError.
     """
@@ -80,7 +80,10 @@ def condition(dit: DitHandle, x: dict, positive: Conditioning, negative: Conditi
 
 
 def patch_embed(dit: DitHandle, x: dict) -> dict:
-    """Raw patches to the model's width, by its patch embedding: DIT_TOKENS, or DIT_HIDDEN after Condition → DIT_HIDDEN."""
+    """Bring raw patches to the model's width by its patch embedding: DIT_TOKENS, or DIT_HIDDEN after Condition → DIT_HIDDEN.
+
+    Raises StagesError.
+    """
     if "hidden" in x:
         check(dit, x)
         if "patches" in x["done"]:
@@ -95,11 +98,11 @@ def patch_embed(dit: DitHandle, x: dict) -> dict:
 
 
 def position_embed(dit: DitHandle, wire: dict, mode: str = "model", seed: int = 0) -> dict:
-    """Tell image tokens where they stand: DIT_HIDDEN → DIT_HIDDEN. Dosovitskiy et al. 2020 (ViT), §3.1; Peebles & Xie 2022, §3.2.
+    """Add positions to the image tokens: DIT_HIDDEN → DIT_HIDDEN. Dosovitskiy et al. 2020 (ViT), §3.1; Peebles & Xie 2022, §3.2.
 
-    mode: "model", its own; "none", a bag of patches; "shuffled", its own table with rows exchanged; "1-D", sines and cosines of the
-    reading order alone; "scaled", a table of the trained grid laid over this one. Only "model" applies where positions are rotary,
-    for those turn queries and keys inside attention and are not added to tokens. Raises StagesError.
+    mode: "model" adds the model's own positions; "none" adds nothing; "shuffled" adds the model's own in random order; "1-D" adds sines
+    and cosines of the token number alone; "scaled" stretches the grid that the model was trained on over this one. With rotary positions
+    only "model" is possible, because they are not added to tokens: they rotate queries and keys inside attention. Raises StagesError.
     """
     check(dit, wire, "patches")
     if mode not in POSITION_MODES:
@@ -114,7 +117,8 @@ def _placed(dit: DitHandle, hidden: Hidden, grid: tuple[int, ...], mode: str, se
     if mode == "model":
         return own
     if own.position is not None:
-        raise StagesError(f'{dit.name} has rotary positions, which attention applies: mode "model" alone fits it, not "{mode}"')
+        raise StagesError(f'{dit.name} has rotary positions, which are applied inside attention: '
+                          f'only mode "model" is possible, not "{mode}"')
     if mode == "none":
         return hidden
     count, width = hidden.x.shape[1:]
@@ -129,16 +133,19 @@ def _placed(dit: DitHandle, hidden: Hidden, grid: tuple[int, ...], mode: str, se
         p = hidden.extra["patch_size"]
         side = max(1, round(dit.picture_size / dit.downscale / p))
         table = resized(stages.model.position_embedding((side, side), p)[0], grid)
-    else:  # its own are laid over every grid
+    else:  # the model stretches its own positions over every grid
         return own
     return hidden.but(x=hidden.x + table.to(hidden.x))
 
 
 def run_blocks(dit: DitHandle, wire: dict, blocks: str = "all", strength: float = 1.0, graft: dict | None = None,
                mask: Tensor | None = None, attention: str = "full") -> dict:
-    """Blocks in the order given. `strength` scales what each adds; `graft` first replaces image tokens by another run's, where
-    `mask` [B or 1, h', w'] is above a half, everywhere without one; with `attention` "itself" no image token reads another:
-    DIT_HIDDEN → DIT_HIDDEN. Raises StagesError."""
+    """Run blocks in the order given: DIT_HIDDEN → DIT_HIDDEN. Raises StagesError.
+
+    strength: a factor on what each block adds to its input. graft: DIT_HIDDEN of another run; before the blocks run, its image tokens
+    replace these where `mask` [B or 1, h', w'] covers more than half of a token, or all of them without a mask. attention: "itself" keeps
+    every image token from reading other image tokens.
+    """
     check(dit, wire, "condition", "patches")
     hiddens = hiddens_of(wire)
     if dit.stages.positions == "rotary" and hiddens[0].position is None:
@@ -163,7 +170,7 @@ def run_blocks(dit: DitHandle, wire: dict, blocks: str = "all", strength: float 
 
 
 def _grafted(wire: dict, graft: dict, mask: Tensor | None) -> Tensor:
-    """Image tokens [B, N, D] with those of another run in the place of the masked ones. Raises StagesError."""
+    """Replace the masked image tokens by those of another run: → [B, N, D]. Raises StagesError."""
     x, theirs, grid = image_tokens(wire), image_tokens(graft, "the graft's hidden states"), wire["tokens"]["grid"]
     if theirs.shape[1:] != x.shape[1:]:
         raise StagesError(f"the graft has {theirs.shape[1]} tokens of width {theirs.shape[2]}, the hidden states have {x.shape[1]} of {x.shape[2]}")
@@ -181,7 +188,7 @@ def _grafted(wire: dict, graft: dict, mask: Tensor | None) -> Tensor:
 
 
 def block_plan(kinds: list[str], blocks: str) -> dict:
-    """What DiT Blocks runs, for the editor: → {"groups": [[first, last, kind]] of all blocks, "runs": [numbers]}. Raises StagesError."""
+    """What DiT Blocks will run, for the editor: → {"groups": [[first, last, kind], …], "runs": [numbers]}. Raises StagesError."""
     groups: list[list] = []
     for i, kind in enumerate(kinds):
         if groups and groups[-1][2] == kind:
@@ -192,7 +199,7 @@ def block_plan(kinds: list[str], blocks: str) -> dict:
 
 
 def final_layer(dit: DitHandle, wire: dict) -> dict:
-    """Image tokens back to patch values: DIT_HIDDEN → the model's prediction for every part of the batch, as DIT_TOKENS."""
+    """Turn image tokens back into patch values: DIT_HIDDEN → DIT_TOKENS, a prediction for every part of the batch."""
     check(dit, wire, "condition", "patches")
     call: Call = wire["call"]
     canvas, areas, made = call.canvas or call.start or wire["tokens"], list(call.areas), []
@@ -210,7 +217,7 @@ def final_layer(dit: DitHandle, wire: dict) -> dict:
 
 
 def laid_out(answer: Tensor, size: tuple[int, ...], areas: list[tuple[slice, ...] | None]) -> Tensor:
-    """Latents of areas where they stand in the picture, nothing elsewhere: [parts·B, C, …] → [parts·B, C, *size]."""
+    """Put the latents of areas into their places in the picture, with zeros elsewhere: [parts·B, C, …] → [parts·B, C, *size]."""
     if not any(areas):
         return answer
     whole = answer.new_zeros(*answer.shape[:2], *size)
@@ -220,7 +227,7 @@ def laid_out(answer: Tensor, size: tuple[int, ...], areas: list[tuple[slice, ...
 
 
 def sampler_step(dit: DitHandle, tokens: dict, prediction: dict, sigmas: Tensor, step: int, solver: str) -> tuple[dict, dict]:
-    """The solver's move: → (tokens at the next noise level, x0), both DIT_TOKENS. Raises StagesError, ValueError."""
+    """Move the tokens by the solver: → (tokens at the next noise level, x0), both DIT_TOKENS. Raises StagesError, ValueError."""
     (x0, more), call = x0_of(prediction, "prediction", 1.0), prediction["call"]
     if step < len(sigmas) and sigmas[step].float().to(call.sigma) != call.sigma:
         raise StagesError(f"the prediction was made at sigma {call.sigma.item():.4g}, step {step} is at {sigmas[step].item():.4g}")

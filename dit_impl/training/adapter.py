@@ -1,4 +1,4 @@
-"""Teach a frozen model one more patch size, by what it answers at its own. FlexiDiT (Anagnostidis et al. 2025), §3.2 and §4."""
+"""Teaches a frozen model one more patch size by distillation from its own. FlexiDiT (Anagnostidis et al. 2025), §3.2 and §4."""
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -18,34 +18,39 @@ from .losses import draw_sigmas, own_target
 from .objectives import arguments_of, training_copy
 from .sets import TrainingSet
 
-SHARE = 0.1  # of the model's parameters, that an adapter has at most where nothing else is said
-WIDE_SHARE = 0.06  # of the model's parameters: an embedding and a head of more than this learn a change of low rank
-NEAREST = 0.4  # σ counts as at least this for a model that answers x0, as in `train_dit.loss_of`
+SHARE = 0.1  # an adapter's default size at most, as a share of the model's parameters
+WIDE_SHARE = 0.06  # if embedding and head are more than this share of the parameters, they learn a low-rank change
+NEAREST = 0.4  # smallest σ to divide by for a model that predicts x0, as in `train_dit.loss_of`
 
 
 class Distilling:
-    """An adapter's loss: from the same noisy latent, answer at p' what the frozen model answers at a size of its own.
+    """An adapter's loss: from the same noisy latent, predict at p' what the frozen model predicts at a patch size of its own.
 
-    What a flow asks for (velocity, x0, ε, v) is asked of every value by itself, so the model's answer at p cut into patches of p' is its
-    answer at p'. data_share: how far that target is moved to the true one; 0 is distillation alone.
+    The target of a flow (velocity, x0, ε, v) is defined for each value by itself, so the frozen model's prediction at p can be cut into
+    patches of p'. data_share: how much of the true target is mixed into it; 0 is distillation alone.
     """
 
     def __init__(self, dit: Backbone, patch_size: int, rank: int = 0, start: int = 0, teacher: int = 0, data_share: float = 0.0,
                  weigh: Callable[[Tensor], Tensor] | None = None, times: str = "logit_normal", checkpointing: bool = False,
                  seed: int = 0):
-        """rank 0: as high as 10% of the model's parameters allow. start: the size that embedding and head are resized from; teacher: the size
-        whose answers are learnt; 0 chooses. weigh: latents [B, C, H, W] → what each cell counts, [B, 1, H, W]. Raises TrainingError."""
+        """Raises TrainingError.
+
+        rank: 0 is the highest that fits into 10% of the model's parameters. start: the patch size that embedding and head are resized from.
+        teacher: the patch size that predictions are learned from. For both, 0 chooses one. weigh: latents [B, C, H, W] → weights of the
+        error for each cell [B, 1, H, W].
+        """
         self.pupil = dit
         if hasattr(dit, "as_backbone"):  # a MODEL
             if checkpointing:
-                raise TrainingError("checkpointing is for the pack's own models, not for a MODEL")
+                raise TrainingError("checkpointing works only for the pack's own models, not for a MODEL")
             dit = dit.as_backbone()
         self.base = base_of(dit)
         sizes, count = self.base.config.patch_sizes, sum(p.numel() for p in self.base.parameters())
         if patch_size < 1 or patch_size in sizes:
-            raise TrainingError(f"{dit.name} has patch sizes {', '.join(map(str, sizes))}: patch_size is another one, not {patch_size}")
+            raise TrainingError(f"{dit.name} has patch sizes {', '.join(map(str, sizes))} already: "
+                                f"choose another patch_size, not {patch_size}")
         if rank < 0:
-            raise TrainingError(f"rank is at least 1, or 0 for what fits into {SHARE:.0%} of the model, not {rank}")
+            raise TrainingError(f"rank is at least 1, or 0 for the highest that fits into {SHARE:.0%} of the model, not {rank}")
         self.dit, self.flow, self.latent_format = dit, dit.flow, dit.latent_format
         self.start, self.teacher_size = start or finer(sizes, patch_size), teacher or finer(sizes, patch_size)
         for name, size in (("start", self.start), ("teacher", self.teacher_size)):
@@ -88,25 +93,25 @@ class Distilling:
         return error.mean()
 
     def adapter(self, **facts) -> Adapter:
-        """What has been taught so far. facts: of the training, for people to read."""
+        """The adapter as it is now. facts: about the training, for people to read."""
         weights = {name: p.detach().clone() for name, p in self.trained.items()}
         told = {"teacher": f"patch size {self.teacher_size}", "base_parameters": self.whole, **facts}
         return Adapter(self.patch_sizes[0], self.start, self.rank, self.wide_rank, self.fingerprint, self.dit.name,
                        asdict(self.base.config), told, weights)
 
     def result(self, **facts) -> DitHandle:
-        """The model with what it has been taught so far."""
+        """The model with the adapter as it is now."""
         return apply_adapter(self.pupil, self.adapter(**facts))
 
 
 def finer(sizes: tuple[int, ...], patch_size: int) -> int:
-    """The next finer size, which knows more than a coarser one, near as that may be; the finest where there is none."""
+    """The next finer size, because a finer one holds more detail than a coarser one. The finest size if there is no finer one."""
     return max((size for size in sizes if size < patch_size), default=min(sizes))
 
 
 def ranks(model: nn.Module, patch_size: int, start: int, rank: int = 0) -> tuple[int, int]:
-    """→ the rank of what is added to attention and MLP (`rank`, or for 0 what fits into 10% of the model's parameters), and of what is
-    added to embedding and head, 0 where they learn all their weights."""
+    """→ the rank for attention and MLP (`rank`, or for 0 the highest that fits into 10% of the parameters), and the rank for embedding
+    and head, 0 if they learn all their weights."""
     shape = hollow_copy(model)
 
     def count(rank: int, wide_rank: int) -> int:
@@ -114,7 +119,7 @@ def ranks(model: nn.Module, patch_size: int, start: int, rank: int = 0) -> tuple
     whole = sum(p.numel() for p in model.parameters())
     each = count(2, 0) - count(1, 0)
     parts, wide_rank, of_one = count(1, 0) - each, 0, count(1, 2) - count(1, 1)
-    if parts > WIDE_SHARE * whole and of_one:  # a MODEL's learn all their weights
+    if parts > WIDE_SHARE * whole and of_one:  # those of a MODEL learn all their weights
         wide_rank = max(1, int(WIDE_SHARE * whole // of_one))
         parts = count(1, wide_rank) - each
     return rank or max(1, int((SHARE * whole - parts) // each)), wide_rank
@@ -122,7 +127,7 @@ def ranks(model: nn.Module, patch_size: int, start: int, rank: int = 0) -> tuple
 
 def teach_patch_size(dit: DitHandle, data: TrainingSet, patch_size: int, rank: int, settings: Settings, state: Path | None = None,
                      resume: bool = False, watch: Watch = lambda *_: None, **how) -> DitHandle:
-    """→ the same model, which reads patches of one more size; `dit` is left as it is. how: see `Distilling`. Raises TrainingError."""
+    """→ a handle on the same model with one more patch size; `dit` is not changed. how: see `Distilling`. Raises TrainingError."""
     with torch.inference_mode(False):
         objective = Distilling(dit, patch_size, rank, checkpointing=settings.checkpointing, seed=settings.seed, **how)
     log = train(objective, data, settings, state, resume, watch)

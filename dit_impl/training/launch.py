@@ -1,4 +1,4 @@
-"""A training over several processes, as `accelerate launch` starts them: DDP or FSDP by its configuration."""
+"""Training in several processes, started by `accelerate launch`: DDP or FSDP, as its configuration says."""
 
 from contextlib import nullcontext
 import copy
@@ -23,29 +23,29 @@ def launched() -> bool:
 
 
 class Launched(Alone):
-    """One process of a launch. The objective's module is wrapped, so that gradients are means over all processes, and under FSDP so that
-    each holds a part of every weight."""
+    """One of several processes. It wraps the objective's module, so that gradients are averaged over all processes. Under FSDP each process
+    holds a part of every weight."""
 
     def __init__(self):
         accelerate = library("accelerate", "a training over several processes")
-        # a step reads one patch size: embeddings and heads of the others have no gradient
+        # a step uses one patch size, so embeddings and heads of other sizes get no gradient
         ddp = accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)
         self.accelerator = accelerate.Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[ddp])
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
         self.sharded = hasattr(self.accelerator.state, "fsdp_plugin")
         self.module: nn.Module | None = None
-        self.hollow: nn.Module | None = None  # as the module was, without numbers in it
+        self.hollow: nn.Module | None = None  # a copy of the module from before it was wrapped, without its numbers
 
     def prepare(self, objective: Objective, optimizers: list[torch.optim.Optimizer]) -> list[torch.optim.Optimizer]:
         if self.sharded:
             if any(isinstance(optimizer, torch.optim.Muon) for optimizer in optimizers):
-                raise TrainingError("optimizer muon needs whole matrices, and FSDP gives each process a part of them: adamw, or DDP")
+                raise TrainingError("optimizer muon needs whole matrices, but FSDP splits them: use optimizer adamw, or DDP")
             if (version := self.accelerator.state.fsdp_plugin.fsdp_version) != 2:
-                raise TrainingError(f"fsdp_version is 2, not {version}: accelerate launch --fsdp_version 2")
+                raise TrainingError(f"fsdp_version must be 2, not {version}: accelerate launch --fsdp_version 2")
             self.hollow = hollow_copy(objective.module)
         objective.module, *optimizers = self.accelerator.prepare(objective.module, *optimizers)
         self.module = objective.module
-        if self.sharded:  # other parameters are in the places of those that the objective named
+        if self.sharded:  # wrapping has replaced the parameters that the objective names
             now = dict(self.module.named_parameters())
             objective.trained = {name: now[name] for name in objective.trained}
         return optimizers
@@ -70,7 +70,7 @@ class Launched(Alone):
             return dit
         model = copy.deepcopy(self.hollow)
         model.load_state_dict(self.whole({name: value.detach() for name, value in self.module.state_dict().items()}), assign=True)
-        for name, buffer in self.module.named_buffers():  # those that are not in a state
+        for name, buffer in self.module.named_buffers():  # buffers are not in the state dict
             owner, _, last = name.rpartition(".")
             setattr(model.get_submodule(owner), last, buffer)
         return replace(dit, model=model)

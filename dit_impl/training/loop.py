@@ -1,5 +1,8 @@
-"""The training loop: batches drawn from a seed and the step's number alone, so that a resumed run equals an unbroken one and every
-process of a launch knows what the others take. What is taught, and by what loss, is an objective's: `objectives.py`, `adapter.py`."""
+"""The training loop. What learns, and the loss, come from an objective: see `objectives.py` and `adapter.py`.
+
+A batch depends only on the seed and the number of the step. So a resumed run equals a run without a break, and every process knows which
+pictures the others take.
+"""
 
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -30,9 +33,11 @@ VALIDATION_SEED = 7919
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train. steps of the optimizer, each over `batch` pictures, `accumulate` times; warmup in steps. ema: decay of the averaged
-    weights, 0 for none. drop: share of captions left out, for guidance. validation: pictures held out. checkpointing: blocks are run again
-    in the backward pass rather than kept."""
+    """How to train.
+
+    steps: of the optimizer, each over `accumulate` batches of `batch` pictures. warmup: in steps. ema: decay of the averaged weights, 0 for
+    none. drop: share of captions that are left out, so that guidance works. validation: how many pictures are held out. checkpointing: run
+    blocks again in the backward pass, to save memory. clip: the largest gradient norm."""
     steps: int = 500
     batch: int = 8
     learning_rate: float = 1e-3
@@ -50,7 +55,7 @@ class Settings:
     optimizer: str = "adamw"
 
     def check(self) -> None:
-        """Raise TrainingError for a setting that can't be."""
+        """Raise TrainingError for a setting that is not possible."""
         for name in ("steps", "batch", "accumulate"):
             if getattr(self, name) < 1:
                 raise TrainingError(f"{name} is at least 1, not {getattr(self, name)}")
@@ -70,7 +75,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one loss is taken over: clean latents and noise [B, C, H, W] in DiT space, noise levels [B], conditionings, one patch size."""
+    """The input of one loss: clean latents and noise [B, C, H, W] in DiT space, noise levels [B], conditionings, one patch size."""
     clean: Tensor
     noise: Tensor
     sigma: Tensor
@@ -79,10 +84,11 @@ class Batch:
 
 
 class Objective(Protocol):
-    """What is taught and by what loss.
+    """What learns, and the loss.
 
-    module: what is called, and what a launcher may wrap. trained: its parameters that learn, by name. patch_sizes: those that steps
-    are drawn from. nothing: what stands for no caption where the set does not say. account: what else decides the weights, for resume.
+    module: the module that the loss calls; a launcher may wrap it. trained: the parameters that learn, by name. patch_sizes: each step uses
+    one of them. nothing: the conditioning of an empty caption, if the training set has none. account: all other settings that the result
+    depends on; resume compares them.
     """
     module: nn.Module
     trained: dict[str, nn.Parameter]
@@ -120,45 +126,46 @@ class Alone:
         return value
 
     def whole(self, values: Any) -> Any:
-        """Tensors, however nested, that no process holds only a part of."""
+        """The same nested values, with whole tensors in place of parts that are split over processes."""
         return values
 
     def readable(self, dit: Backbone) -> Backbone:
-        """A DIT whose model is being trained, with whole weights."""
+        """The handle that is being trained, with whole weights, for reading."""
         return dit
 
     def placed(self, value: Tensor, parameter: nn.Parameter) -> Tensor:
-        """A whole tensor as this process holds one of this parameter."""
+        """A whole tensor, split over processes as this parameter is."""
         return value
 
 
 class Draws:
-    """Batches of a set by the number of the step: which pictures, which noise, which noise levels, whose caption is left out."""
+    """Makes the batch of a step from its number: pictures, noise, noise levels, and which captions are left out."""
 
     def __init__(self, data: TrainingSet, objective: Objective, settings: Settings, runner):
         self.data, self.objective, self.settings, self.runner = data, objective, settings, runner
         self.count = len(data) - settings.validation
         if self.count < 1:
-            raise TrainingError(f"the set has {len(data)} pictures, validation holds out {settings.validation}: none is left to learn from")
+            raise TrainingError(f"the set has {len(data)} pictures, validation holds out {settings.validation}: none is left for training")
         channels, side = data.latents.shape[1], min(data.latents.shape[-2:])
         if channels != len(objective.latent_format["scale"]):
-            raise TrainingError(f"the set has latents of {channels} channels, the model reads {len(objective.latent_format['scale'])}")
+            raise TrainingError(f"the set has latents of {channels} channels, "
+                                f"the model reads {len(objective.latent_format['scale'])}")
         if side < max(objective.patch_sizes):
-            raise TrainingError(f"the set has latents of {side} cells a side, smaller than patches of {max(objective.patch_sizes)}")
+            raise TrainingError(f"the shorter side of the set's latents is {side} cells, less than a patch of {max(objective.patch_sizes)}")
         if settings.batch % runner.processes:
-            raise TrainingError(f"batch {settings.batch} does not divide among {runner.processes} processes")
+            raise TrainingError(f"batch {settings.batch} is not a multiple of {runner.processes} processes")
 
     def at(self, step: int, part: int = 0) -> Batch:
-        """The batch of a step, its part of the accumulation, this process's share."""
+        """This process's part of a step's batch. part: which of the accumulated batches."""
         settings = self.settings
         generator = torch.Generator().manual_seed((settings.seed * 1_000_003 + step) * 1_009 + part)
-        # an epoch is a permutation: the place within it follows from the step alone
+        # an epoch is a permutation, and the position in it follows from the number of the step
         places = torch.arange(settings.batch) + (step * settings.accumulate + part) * settings.batch
         chosen = torch.stack([self._order(int(place) // self.count)[int(place) % self.count] for place in places])
         return self._batch(chosen, generator, settings.drop)
 
     def held_out(self) -> list[Batch]:
-        """The pictures that training never sees, always with the same noise and noise levels."""
+        """Batches of the pictures held out for validation, always with the same noise and noise levels."""
         held = torch.arange(self.count, len(self.data))
         generator = torch.Generator().manual_seed(VALIDATION_SEED)
         return [self._batch(chunk, generator, 0.0) for chunk in held.split(self.settings.batch)] if len(held) else []
@@ -173,7 +180,7 @@ class Draws:
         noise = torch.randn(len(chosen), *data.latents.shape[1:], generator=generator)
         sigma = objective.sigmas(len(chosen), generator)
         dropped = torch.rand(len(chosen), generator=generator) < drop
-        # a process that is left without a picture takes one that is another's, lest it keep the others waiting
+        # a process without a picture of its own takes another's, so that the others do not wait for it
         mine = slice(self.runner.rank % len(chosen), None, self.runner.processes)
         device = objective.device
         clean = into_dit_space(data.latents[chosen[mine]].float().clone(), objective.latent_format)
@@ -184,7 +191,7 @@ class Draws:
 
 
 def validate(objective: Objective, draws: Draws, runner) -> float:
-    """The mean loss on the pictures held out, by all processes together; NaN where there are none."""
+    """The mean loss on the pictures held out, over all processes; NaN if there are none."""
     held, total = len(draws.data) - draws.count, torch.zeros((), device=objective.device)
     with torch.no_grad():
         for start, batch in zip(range(0, held, draws.settings.batch), draws.held_out()):
@@ -193,16 +200,15 @@ def validate(objective: Objective, draws: Draws, runner) -> float:
     return (runner.mean(total) * runner.processes / held).item() if held else float("nan")
 
 
-Watch = Callable[[int, Log], None]  # (steps done, log): progress; what it raises stops the training, which keeps its state
+Watch = Callable[[int, Log], None]  # (steps done, log), after every step; an error from it stops the training, and the state is kept
 
 
 def train(objective: Objective, data: TrainingSet, settings: Settings, state: Path | None = None, resume: bool = False,
           watch: Watch = lambda *_: None, every: int = 50, runner=Alone(), averaged: bool = True) -> Log:
-    """Teach `objective.trained`, and leave the weights there, averaged ones where `settings.ema` says so.
+    """Train `objective.trained` in place. With `settings.ema` the averaged weights are left there.
 
-    state: the file that training resumes from, written every `every` steps, at the end, and when it is stopped. Outside of
-    inference mode and with gradients, whatever mode the caller is in. Raises TrainingError: on a loss that is not finite the last
-    good state is kept.
+    state: the file that training resumes from, written every `every` steps, at the end, and when training is stopped. It works in any mode
+    of the caller, also in inference mode. Raises TrainingError. If the loss is not finite, the last good state is kept.
     """
     settings.check()
     with torch.inference_mode(False), torch.enable_grad():
@@ -219,7 +225,7 @@ def _train(objective, data, settings, state, resume, watch, every, runner, avera
     EMAModel = diffusers_part("EMAModel", "training", "diffusers.training_utils")
     draws, told, done = Draws(data, objective, settings, runner), Log(), 0
     optimizers = runner.prepare(objective, optimizers_of(objective.trained, settings.learning_rate, settings.weight_decay, settings.optimizer))
-    parameters = list(objective.trained.values())  # a launcher may have put others in their places
+    parameters = list(objective.trained.values())  # a launcher may have replaced them
     schedules = [get_scheduler(settings.scheduler, optimizer, num_warmup_steps=settings.warmup, num_training_steps=settings.steps)
                  for optimizer in optimizers]
     average = EMAModel(parameters, settings.ema) if settings.ema else None
@@ -244,7 +250,7 @@ def _train(objective, data, settings, state, resume, watch, every, runner, avera
             if not (math.isfinite(reached) and math.isfinite(norm)):
                 raise kept.back(f"the loss of step {done + 1} is {reached}, its gradient's norm {norm}: "
                                 f"learning_rate {settings.learning_rate:g} is too high")
-            # a state is kept once its loss is known to be finite; none before, lest a training that can't begin take an earlier one's place
+            # write a state only after a finite loss, so that a training that fails at once does not replace an earlier state
             if done == began_at:
                 kept.begin(done, told)
             elif done % every == 0:
@@ -267,7 +273,7 @@ def _train(objective, data, settings, state, resume, watch, every, runner, avera
         forget(parameters)
         if state and done > began_at:
             kept.keep(done, told)
-            log.warning("training stopped at step %d of %d; its state, of step %d, is in %s, resume goes on from there",
+            log.warning("training stopped at step %d of %d; its state of step %d is in %s, and resume continues from there",
                         done, settings.steps, kept.step, state)
         raise
     if not runner.whole(nn.utils.get_total_norm([p.detach() for p in parameters])).isfinite():

@@ -1,4 +1,4 @@
-"""What a transformer of this library is taught: to denoise. Ho et al. 2020, algorithm 1; Esser et al. 2024 (SD3), §2 and §3.1."""
+"""The objective that trains a whole transformer to denoise. Ho et al. 2020, algorithm 1; Esser et al. 2024 (SD3), §2 and §3.1."""
 
 from collections.abc import Iterable
 import copy
@@ -17,16 +17,17 @@ from .loop import Batch
 from .losses import draw_sigmas, squared_error
 
 SCOPES = ("everything", "patch embed and head")
-# of the patch embedding and the head, in this library's models and in those that diffusers runs
+# names of the patch embedding and the head, in this library's models and in those of diffusers
 EMBED_AND_HEAD = ("x_embedder.", "final_layer.", "transformer.pos_embed.proj.", "transformer.proj_out.", "transformer.x_embedder.",
                   "transformer.norm_out.", "transformer.scale_shift_table")
 
 
 def training_copy(dit: DitHandle) -> Backbone:
-    """A DIT with float32 weights of its own (a host's model keeps the type it computes in), free of inference mode, where it computes.
+    """A copy of a handle whose weights can be trained: float32 (a host's model keeps its type), outside inference mode, on the same device.
     Raises TrainingError for a MODEL."""
     if not isinstance(dit, Backbone):
-        raise TrainingError(f"{dit.name} is a MODEL, whose weights are ComfyUI's: it can learn a patch-size adapter, not be trained whole")
+        raise TrainingError(f"{dit.name} is a MODEL, and ComfyUI manages its weights: it can learn a patch-size adapter, "
+                            "but not be trained as a whole")
     with torch.inference_mode(False):
         if isinstance(dit.model, (MMDiT, DiT)):
             with torch.device("meta"):
@@ -48,18 +49,18 @@ def in_scope(model: nn.Module, scope: str) -> dict[str, nn.Parameter]:
 
 
 def only(model: nn.Module, trained: Iterable[str]) -> None:
-    """Let these parameters learn, by name, and no others."""
+    """Let the parameters with these names learn, and no others."""
     trained = set(trained)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
 
 
 class Denoising:
-    """A Backbone's own loss: from a noisy latent, answer what its flow asks for."""
+    """A Backbone's own loss: predict the target of its flow from a noisy latent."""
 
     def __init__(self, dit: Backbone, scope: str = "everything", patch_sizes: tuple[int, ...] | None = None, target: str = "own",
                  weighting: str = "none", times: str = "logit_normal", checkpointing: bool = False):
-        """`dit` is trained itself: hand over a `training_copy`. Raises TrainingError."""
+        """`dit` itself is trained, so pass a `training_copy`. Raises TrainingError."""
         self.dit, self.module, self.flow, self.latent_format = dit, dit.model, dit.flow, dit.latent_format
         self.patch_sizes = patch_sizes or dit.patch_sizes
         if unknown := set(self.patch_sizes) - set(dit.patch_sizes):
@@ -94,7 +95,7 @@ class Denoising:
 
 
 def arguments_of(dit: Backbone, conditionings: list) -> Arguments:
-    """What the model is called with for these conditionings, one a picture. Raises BackboneError."""
+    """The model's arguments for these conditionings, one for each picture. Raises BackboneError."""
     conditions, parts = dit.model.conditions, []
     for conditioning in conditionings:
         conditioning = dit.unconditional if conditioning is None else conditioning

@@ -1,4 +1,4 @@
-"""A training as the Train node and `dit-blocks train` run it: objective, state, log as CSV, filters and samples as they change."""
+"""A complete training, for the Train DiT node and `dit-blocks train`: objective, state, a log as CSV, filters and samples on the way."""
 
 from collections.abc import Callable
 import csv
@@ -28,12 +28,12 @@ SNAPSHOTS = 24
 SAMPLE_STEPS = 12
 WORDS = {"loss": {"en": "loss", "zh": "损失"}, "validation": {"en": "validation loss", "zh": "验证损失"}, "step": {"en": "step", "zh": "步"}}
 Report = Callable[[int, Tensor | None], None]
-Sample = Callable[[DitHandle, int], Tensor]  # (a DIT as it stands, patch size or 0) → picture [H, W, 3] in 0..1
+Sample = Callable[[DitHandle, int], Tensor]  # (handle, patch size or 0) → a picture [H, W, 3] in 0..1 that it draws now
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The taught model, what was told of it, and what was seen. filters, samples: [T, H, W, 3] in 0..1."""
+    """The trained model, its log, and pictures from the training: filters and samples [T, H, W, 3] in 0..1."""
     dit: DitHandle
     log: Log
     filters: Tensor
@@ -43,8 +43,8 @@ class Trained:
 
 @dataclass
 class Monitor:
-    """What is to be seen of a training: the loss, the patch embedding's filters as they change, and samples. patch_size: that is learnt,
-    0 for the model's own."""
+    """Collects pictures during a training: the patch embedding's filters, and samples. patch_size: the size that learns; 0 is the
+    model's own."""
     dit: Backbone
     steps: int
     runner: Alone
@@ -56,7 +56,7 @@ class Monitor:
     language: str = "English"
 
     def look(self, done: int) -> bool:
-        """Take what is due at this step; → whether there is something new to show."""
+        """Make the pictures that are due at this step: → whether there is something new to show."""
         every = max(1, self.steps // (SNAPSHOTS - 1))
         filters = done % every == 0 or done == self.steps
         samples = self.sample and self.sample_every and (done % self.sample_every == 0 or done == self.steps)
@@ -69,7 +69,7 @@ class Monitor:
         return bool(filters or samples)
 
     def picture(self, log: Log) -> Tensor:
-        """Loss, filters and the last sample side by side: → [H, W, 3] in 0..1."""
+        """The loss curve, the last filters and the last sample side by side: → [H, W, 3] in 0..1."""
         return side_by_side([curve(log, self.language), *self.filters[-1:], *self.samples[-1:]])
 
     def told(self, dit: DitHandle, log: Log) -> Trained:
@@ -78,7 +78,7 @@ class Monitor:
 
 @charts.drawn
 def curve(log: Log, language: str = "English") -> Tensor:
-    """The losses as a chart: → [H, W, 3] in 0..1."""
+    """The loss curve as a chart: → [H, W, 3] in 0..1."""
     loss, validation, step = (in_language(words, language) for words in WORDS.values())
     series = {loss: list(enumerate(log.losses, 1))}
     if log.validation:
@@ -87,7 +87,7 @@ def curve(log: Log, language: str = "English") -> Tensor:
 
 
 def write_log(log: Log, path: Path) -> None:
-    """The log as CSV: step, loss, gradient norm, validation loss where it was taken."""
+    """Write the log as CSV: step, loss, gradient norm, and validation loss if it was measured."""
     validation = dict(log.validation)
 
     def write(aside: Path) -> None:
@@ -103,7 +103,7 @@ def write_log(log: Log, path: Path) -> None:
 
 def drawn(positive: Conditioning, size: tuple[int, int], decode: Callable[[Tensor], Tensor] | None, seed: int,
           negative: Conditioning | None = None, cfg: float = 1.0) -> Sample:
-    """→ what draws one picture. size: of the latent; decode: latent → [B, H, W, 3]."""
+    """→ a function that draws one picture. size: of the latent; decode: latent → [B, H, W, 3], None for a rough picture."""
     def sample(dit: DitHandle, patch_size: int) -> Tensor:
         with torch.no_grad():
             sigmas = dit.schedule(SAMPLE_STEPS)
@@ -119,9 +119,9 @@ def drawn(positive: Conditioning, size: tuple[int, int], decode: Callable[[Tenso
 def run(dit: DitHandle, data: TrainingSet, settings: Settings, scope: str = "everything", target: str = "own", weighting: str = "none",
         times: str = "logit_normal", folder: Path | None = None, resume: bool = False, sample: Sample | None = None,
         sample_every: int = 0, report: Report = lambda *_: None, runner=Alone(), language: str = "English") -> Trained:
-    """Train a copy of a Backbone. folder: where state and log go. `report(done, picture or None)` may raise to stop, which keeps the state.
+    """Train a copy of a Backbone. folder: for state and log. Raises TrainingError.
 
-    Raises TrainingError.
+    report(done, picture or None) is called after every step. If it raises an error, training stops and the state is kept.
     """
     taught = training_copy(dit)
     objective = Denoising(taught, scope, None, target, weighting, times, settings.checkpointing)
@@ -136,7 +136,7 @@ def run(dit: DitHandle, data: TrainingSet, settings: Settings, scope: str = "eve
 def run_adapter(dit: DitHandle, data: TrainingSet, settings: Settings, patch_size: int, rank: int, times: str = "logit_normal",
                 folder: Path | None = None, resume: bool = False, sample: Sample | None = None, sample_every: int = 0,
                 report: Report = lambda *_: None, runner=Alone(), language: str = "English") -> Trained:
-    """Teach an adapter for a patch size, as `run` trains. Raises TrainingError."""
+    """Train an adapter for a patch size; the arguments are those of `run`. Raises TrainingError."""
     with torch.inference_mode(False):
         objective = Distilling(dit, patch_size, rank, times=times, checkpointing=settings.checkpointing, seed=settings.seed)
     pupil = replace(objective.dit, model=objective.student)
@@ -148,7 +148,7 @@ def run_adapter(dit: DitHandle, data: TrainingSet, settings: Settings, patch_siz
 
 
 def facts_of(log: Log, settings: Settings, data: TrainingSet) -> dict:
-    """Of a training, for people to read: in the metadata of what it made."""
+    """Facts about a training for people to read. They go into the metadata of its result."""
     facts = {"steps": len(log.losses), "batch": settings.batch * settings.accumulate, "optimizer": settings.optimizer,
              "learning_rate": settings.learning_rate, "pictures": len(data) - settings.validation, "seed": settings.seed, "loss": round(log.losses[-1], 6)}
     return facts | ({"validation_loss": round(log.validation[-1][1], 6)} if log.validation else {})
@@ -156,7 +156,7 @@ def facts_of(log: Log, settings: Settings, data: TrainingSet) -> dict:
 
 def _watched(objective: Objective, monitor: Monitor, data: TrainingSet, settings: Settings, folder: Path | None, resume: bool,
              report: Report) -> Log:
-    """Train, and look at it; whatever ends it, the log is written."""
+    """Train with a monitor. The log is written even if training stops early."""
     monitor.look(0)
     last = Log()
 
@@ -170,7 +170,7 @@ def _watched(objective: Objective, monitor: Monitor, data: TrainingSet, settings
         if folder and last.losses and monitor.runner.rank == 0:
             try:
                 write_log(last, folder / TABLE)
-            except OSError as error:  # what was learnt is worth more than its log
+            except OSError as error:  # do not lose the trained model because its log can't be written
                 last.unsaved = f"{last.unsaved}; {error}" if last.unsaved else str(error)
                 logging.getLogger(__name__).warning("%s", error)
     return last

@@ -1,4 +1,4 @@
-"""A training set: latents, encoded once by the frozen VAE, and what conditions each of them. The wire DIT_TRAINING_SET."""
+"""A training set, the DIT_TRAINING_SET wire: latents, encoded once by the frozen VAE, and a conditioning for each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,8 +28,10 @@ KINDS = {"shapes": 0.0, "things": 1.0, "both": 0.5}  # of what a scene shows →
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """latents [n, C, H, W] as the VAE gives them. conditionings: one for each, or None for a model without conditions.
-    nothing: the conditioning of an empty prompt, which takes a caption's place now and then, for guidance."""
+    """latents [n, C, H, W] from the VAE. conditionings: one for each; None for a model without conditioning.
+
+    nothing: the conditioning of an empty prompt. It replaces a share of the captions, so that guidance works.
+    """
     latents: Tensor
     conditionings: list[Conditioning] | None
     captions: tuple[str, ...] = ()
@@ -47,16 +49,16 @@ class TrainingSet:
 
 
 def same_size(latents: Sequence[Tensor]) -> Tensor:
-    """Latents [b, C, H, W] of one size → [n, C, H, W]. Raises SetError."""
+    """Join latents [b, C, H, W] of the same size: → [n, C, H, W]. Raises SetError."""
     if not latents or not sum(map(len, latents)):
-        raise SetError("the set is empty: there is not one picture in it")
+        raise SetError("the set is empty: there is no picture in it")
     sizes = sorted({tuple(latent.shape[1:]) for latent in latents})
     if len(sizes) > 1:
         shown = ", ".join("×".join(map(str, size)) for size in sizes[:3])
-        raise SetError(f"all pictures of a set have one size, these have {len(sizes)} ({shown}): crop or resize them first")
+        raise SetError(f"all pictures of a set must have the same size, these have {len(sizes)} sizes ({shown}): crop or resize them first")
     latent = torch.cat([latent.detach().float() for latent in latents])
     if latent.dim() != 4:
-        raise SetError(f"a set is of pictures, latents [B, C, H, W], not {list(latent.shape)}")
+        raise SetError(f"a set takes latents of pictures, [B, C, H, W], not {list(latent.shape)}")
     broken = (~torch.isfinite(latent)).flatten(1).any(1).nonzero().flatten().tolist()
     if broken:
         raise SetError(f"latent {broken[0]} holds values that are NaN or infinite")
@@ -64,37 +66,39 @@ def same_size(latents: Sequence[Tensor]) -> Tensor:
 
 
 def pictures_of(images: Sequence[Tensor]) -> list[Tensor]:
-    """IMAGEs [b, H, W, C] one by one, all of a size: → [1, H, W, 3] each. Raises SetError."""
+    """Split IMAGEs [b, H, W, C] of the same size into single pictures: → [1, H, W, 3] each. Raises SetError."""
     pictures = [picture[None, ..., :3] for image in images for picture in image]
     if not pictures:
-        raise SetError("the set is empty: there is not one picture in it")
+        raise SetError("the set is empty: there is no picture in it")
     sizes = sorted({(picture.shape[2], picture.shape[1]) for picture in pictures})
     if len(sizes) > 1:
         shown = ", ".join(f"{w}×{h}" for w, h in sizes[:3])
-        raise SetError(f"all pictures of a set have one size, these have {len(sizes)} ({shown}): crop or resize them first")
+        raise SetError(f"all pictures of a set must have the same size, these have {len(sizes)} sizes ({shown}): crop or resize them first")
     return pictures
 
 
 def paired(captions: Sequence[str], count: int) -> list[str]:
-    """A caption for each of `count` pictures: as many, or one for all. Raises SetError."""
+    """`count` captions, from as many or from one for all. Raises SetError."""
     captions = list(captions)
     if len(captions) == 1:
         captions = captions * count
     if len(captions) != count:
-        raise SetError(f"there are {len(captions)} captions for {count} pictures: one for each, or one for all")
+        raise SetError(f"there are {len(captions)} captions for {count} pictures: give one for each, or one for all")
     return captions
 
 
 def from_pictures(images: Sequence[Tensor], vae, captions: Sequence[str] | None = None, clip=None, cache: Path | None = None,
                   report: Callable[[int, int], None] = lambda *_: None) -> TrainingSet:
-    """Encode pictures and captions: IMAGEs [b, H, W, 3], all of one size. `cache`: a folder where latents are kept as safetensors, read
-    again when the same pictures come, and mapped from there rather than held in memory. Raises SetError."""
+    """Encode pictures and captions: IMAGEs [b, H, W, 3], all of the same size → TrainingSet. Raises SetError.
+
+    cache: a folder for the latents. They are read from it again for the same pictures, and mapped from the file instead of held in memory.
+    """
     pictures = pictures_of(images)
     texts = None
     if captions is not None:
         texts = paired(captions, len(pictures))
         if clip is None:
-            raise SetError("captions need a clip to read them")
+            raise SetError("captions need a clip, which encodes them")
     elif clip is not None:
         raise SetError("captions are missing: wire captions, or leave clip out for a model without text")
     path = cache and cache / f"{fingerprint(pictures, vae)}.safetensors"
@@ -116,7 +120,7 @@ def from_pictures(images: Sequence[Tensor], vae, captions: Sequence[str] | None 
 
 
 def from_latents(latents: Sequence[dict], conditionings: Sequence[Conditioning] | None, clip=None) -> TrainingSet:
-    """Core's training sets: lists of LATENT and of CONDITIONING → TrainingSet. Raises SetError."""
+    """From lists of LATENT and CONDITIONING, as core's training nodes give them → TrainingSet. Raises SetError."""
     samples = same_size([latent["samples"] for latent in latents])
     if conditionings is not None and len(conditionings) != len(samples):
         raise SetError(f"there are {len(conditionings)} conditionings for {len(samples)} latents")
@@ -130,7 +134,7 @@ def procedural(vae, clip, count: int, size: int, seed: int, things: int = 1, zoo
     first pictures [16 or fewer, size, size, 3]. zoom: one thing in the middle, so much larger. kinds: one of KINDS; where there is no font for
     pictures of things, shapes. Raises SetError."""
     if count < 1:
-        raise SetError("the set is empty: there is not one picture in it")
+        raise SetError("the set is empty: there is no picture in it")
     if kinds not in KINDS:
         raise SetError(f"kinds is one of {', '.join(KINDS)}, not {kinds!r}")
     rng, excluded, pictured = random.Random(seed), scenes.excluded(), KINDS[kinds] if font_path() else 0.0
@@ -156,7 +160,7 @@ def _texts(texts: list[str] | None, clip) -> tuple[list[Conditioning] | None, tu
 
 
 def fingerprint(pictures: Sequence[Tensor], vae) -> str:
-    """A name that the same pictures under the same VAE share, and others do not."""
+    """A name that depends on the pictures and the VAE: equal for equal ones."""
     found = hashlib.sha256(json.dumps([type(vae).__name__, len(pictures), list(pictures[0].shape)]).encode())
     probe = vae.encode(torch.linspace(0, 1, 64 * 64 * 3).view(1, 64, 64, 3))
     for tensor in (probe, *pictures):

@@ -1,7 +1,7 @@
 """One training step as wires: noise at a random time → the model's stages → loss → a step of AdamW.
 
-A `Learner` is a DIT whose chosen parameters record what is computed with them: the stage nodes keep the graph of operations on the wire,
-and Train Step goes back through it. Nothing is changed in place: every Train Step gives a new Learner.
+A `Learner` is a handle whose parameters record gradients: the stage nodes keep the graph of operations on the wire, and Train Step goes
+back through it. Nothing is changed in place: every Train Step returns a new Learner.
 """
 
 from dataclasses import dataclass, field, replace
@@ -21,7 +21,7 @@ from .optimizers import optimizers_of
 
 @dataclass(eq=False, kw_only=True)
 class Learner(Backbone):
-    """A Backbone that learns. scope: which parameters; moments: what AdamW carries from step to step, by parameter."""
+    """A Backbone that learns. scope: which parameters learn. moments: AdamW's state between steps, by parameter."""
     scope: str = "everything"
     moments: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     learns = True
@@ -32,7 +32,7 @@ class Learner(Backbone):
 
 
 def learner(dit: DitHandle, scope: str = "everything") -> Learner:
-    """A copy of a DIT whose parameters in `scope` learn. Raises TrainingError."""
+    """A copy of a handle whose parameters in `scope` learn. Raises TrainingError."""
     copied = training_copy(dit)
     made = Learner(**{name: getattr(copied, name) for name in Backbone.__dataclass_fields__}, scope=scope)
     only(made.model, made.trained)
@@ -40,13 +40,13 @@ def learner(dit: DitHandle, scope: str = "everything") -> Learner:
 
 
 def noise_at(dit: Backbone, wire: dict, seed: int, time: float = -1.0, times: str = "logit_normal") -> tuple[dict, dict, Tensor]:
-    """Clean tokens with noise at one time, random (drawn with the seed) or given: → noisy tokens, the noise, sigmas [2] from there to 0.
+    """Add noise to clean tokens at one time: → noisy tokens, the noise, sigmas [2] from that noise level to 0. Raises TrainingError.
 
-    A rectified flow's time is σ itself, x = (1 − σ)·x0 + σ·ε; a DDPM's is t over its number of times, z_t = √ᾱ_t·z0 + √(1−ᾱ_t)·ε. All
-    pictures of the batch share it. Raises TrainingError.
+    time: 0 to 1, or −1 to draw it with the seed. All pictures of the batch share it. A rectified flow's time is σ itself, x = (1 − σ)·x0 +
+    σ·ε; a DDPM's is t over its number of times, z_t = √ᾱ_t·z0 + √(1−ᾱ_t)·ε.
     """
     if not isinstance(dit, Backbone):
-        raise TrainingError(f"{dit.name} is a MODEL: noise at a random time is for the pack's own models")
+        raise TrainingError(f"{dit.name} is a MODEL: training steps work only for the pack's own models")
     if not -1 <= time <= 1 or -1 < time < 0:
         raise TrainingError(f"time is 0 to 1, or -1 for a random one, not {time}")
     generator = torch.Generator().manual_seed(seed)
@@ -64,15 +64,18 @@ def noise_at(dit: Backbone, wire: dict, seed: int, time: float = -1.0, times: st
 
 
 def diffusion_loss(dit: Backbone, prediction: dict, target: str = "own", weighting: str = "none") -> tuple[dict, Tensor]:
-    """A prediction's squared error (`losses.squared_error`): DIT_TOKENS from Final Layer → loss wire {"loss": [], "dit"}, and the error
-    of each token as a picture [B, H, W, 3] in 0..1, a square for a latent cell, white where it is largest. Raises TrainingError."""
+    """The squared error of a prediction: DIT_TOKENS from Final Layer → DIT_LOSS {"loss": [], "dit"}, and a picture [B, H, W, 3] in 0..1.
+
+    The picture shows the error of each token, white where it is largest. target, weighting: see `losses.squared_error`. Raises
+    TrainingError.
+    """
     if "call" not in prediction or prediction.get("guided"):
         raise TrainingError("prediction is not from Final Layer: guided predictions and plain tokens have no loss")
     call, start = prediction["call"], prediction.get("start")
     if start is None:
-        raise TrainingError("the tokens do not know what they were before noise: use Noise at a Time, or Add Noise")
+        raise TrainingError("the tokens do not hold their clean values: make them with Noise at a Time or Add Noise")
     if len(call.layout) > 1:
-        raise TrainingError(f"the loss is of one conditioning, Condition has {len(call.layout)}: leave its negative out")
+        raise TrainingError(f"the loss takes one conditioning, but Condition has {len(call.layout)}: leave its negative out")
     sigma = call.sigma.float().expand(len(call.x))
     clean, noise = (start[name].to(call.x) for name in ("clean", "noise"))
     errors = squared_error(dit.flow, prediction["tokens"], clean, noise, sigma, target, weighting)
@@ -83,25 +86,25 @@ def diffusion_loss(dit: Backbone, prediction: dict, target: str = "own", weighti
 
 
 def flat_picture(wire: dict, shares: Tensor) -> Tensor:
-    """A value 0..1 for every token as grey, 256 pixels long or more: [1, N, C·p·p] → [H, W, 3]."""
+    """Values 0..1 of every token as grey, enlarged to at least 256 pixels: [1, N, C·p·p] → [H, W, 3]."""
     cells = to_latent(shares.cpu(), wire).flatten(1, -3)[0].mean(0)
     return enlarged(cells[..., None].expand(-1, -1, 3), 256)
 
 
 def train_step(dit: Learner, loss: dict, learning_rate: float, weight_decay: float = 0.01, clip: float = 1.0) -> tuple[Learner, float]:
-    """Back through the wires, and one step of AdamW (Loshchilov & Hutter 2017): → the taught model, and the gradient's norm.
+    """Compute gradients back through the wires and take one step of AdamW (Loshchilov & Hutter 2017): → the new model, the gradient's norm.
 
-    clip: the norm is brought down to this. Raises TrainingError.
+    clip: the largest norm; longer gradients are scaled down to it. Raises TrainingError.
     """
     if not dit.learns:
-        raise TrainingError(f"{dit.name} does not learn: put Trainable DiT after its loader")
+        raise TrainingError(f"{dit.name} can't learn yet: put Trainable DiT after its loader")
     if loss["dit"] is not dit:
-        raise TrainingError("the loss comes from another dit than the one that is to learn: wire the same one into both")
+        raise TrainingError("the loss comes from another dit: wire the same Trainable DiT into Diffusion Loss and Train Step")
     with torch.inference_mode(False), torch.enable_grad():
         gradients = gradients_of(dit, loss["loss"])
         norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients.values()])).item()
         if not torch.isfinite(torch.tensor(norm)):
-            raise TrainingError(f"the gradient's norm is {norm}: the model is left as it was")
+            raise TrainingError(f"the gradient's norm is {norm}: the model was not changed")
         taught = replace(dit, model=training_copy(dit).model)
         only(taught.model, taught.trained)
         (optimizer,) = optimizers_of(taught.trained, learning_rate, weight_decay, "adamw")
@@ -117,10 +120,11 @@ def train_step(dit: Learner, loss: dict, learning_rate: float, weight_decay: flo
 
 
 def gradients_of(dit: Learner, loss: Tensor) -> dict[str, Tensor]:
-    """The loss's gradient for every parameter that learns; the graph stays, for the wires are cached. Raises TrainingError."""
+    """The loss's gradient for every parameter that learns. The graph is kept, because ComfyUI caches wires. Raises TrainingError."""
     trained = dit.trained
     try:
         found = torch.autograd.grad(loss, list(trained.values()), retain_graph=True, allow_unused=True)
     except RuntimeError as error:
-        raise TrainingError(f"the loss can't be followed back to the model's parameters: {' '.join(str(error).split())[:120]}") from None
+        raise TrainingError("no gradient leads from the loss back to the model's parameters: "
+                            f"{' '.join(str(error).split())[:120]}") from None
     return {name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(trained.items(), found)}

@@ -70,7 +70,7 @@ class MMDiTStages(ModelStages):
 
     def block(self, i: int, x, context, hidden: Hidden, options: dict):
         if context is None:
-            raise StagesError(f"block {i} needs the text tokens, which the last block ({len(self.kinds) - 1}) has dropped")
+            raise StagesError(f"block {i} needs the text tokens, but the last block ({len(self.kinds) - 1}) drops them: run it last")
 
         def joint(args):
             txt, img = self.model.joint_blocks[i](args["txt"], args["img"], c=args["vec"], use_checkpoint=False,
