@@ -115,6 +115,8 @@ def coarsely(reading: Reading, flow: Flow, call: Callable, x: Tensor, t: Tensor,
     padded = tuple(length * reading.own for length in token_grid(*x.shape[-2:], reading.own))
 
     def coarse(latent: Tensor) -> Tensor:
+        if latent.dim() > 5:  # several videos
+            return coarse(latent.flatten(0, -5)).unflatten(0, latent.shape[:-4])
         frame_patch = reading.frame_patch if latent.dim() == 5 else 1
         size = (*latent.shape[2:-2], *(length * reading.own for length in grid))
         return unpatchify(reading.down(patchify(latent, reading.patch_size, frame_patch)), reading.own, size, frame_patch)
