@@ -13,9 +13,13 @@
     remembered, random    (optional) what a MODEL's functions remember of the steps before, and the state of the generator they draw from
     noise_mask, batch_index   (optional) as in LATENT
     pixels         (optional) True if the patches are cut from an IMAGE, not from a latent
+    nested         (optional) of a LATENT of several tensors, such as film and sound: (their shapes, the type that holds them); each value is a token
 
 A video has frames too: size (T, H, W), grid (t, h, w), and `frame_patch` f, the number of frames in a patch (C, f, p_row, p_col).
+`latent_format` may also hold `host`, whose process_in and process_out map latents if numbers for each channel cannot.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -39,7 +43,7 @@ def identity_format(channels: int) -> LatentFormat:
 
 def same_format(a: LatentFormat, b: LatentFormat) -> bool:
     """Whether two latent formats are equal."""
-    return all(torch.equal(a[name], b[name]) for name in ("scale", "shift", "std"))
+    return type(a.get("host")) is type(b.get("host")) and all(torch.equal(a[name], b[name]) for name in ("scale", "shift", "std"))
 
 
 def _shaped(values: Tensor, like: Tensor) -> Tensor:
@@ -50,12 +54,16 @@ def into_dit_space(latent: Tensor, latent_format: LatentFormat) -> Tensor:
     """VAE latent → DiT space: [B, C, …] → same shape. An empty (all-zero) latent stays empty, as in ComfyUI."""
     if not latent.any():
         return latent
+    if "host" in latent_format:
+        return latent_format["host"].process_in(latent)
     scale, shift, std = (_shaped(latent_format[name], latent) for name in ("scale", "shift", "std"))
     return (latent - shift) * scale / std
 
 
 def out_of_dit_space(latent: Tensor, latent_format: LatentFormat) -> Tensor:
     """DiT space → VAE latent: [B, C, …] → same shape."""
+    if "host" in latent_format:
+        return latent_format["host"].process_out(latent)
     scale, shift, std = (_shaped(latent_format[name], latent) for name in ("scale", "shift", "std"))
     return latent * std / scale + shift
 
@@ -115,8 +123,10 @@ def to_latent(tokens: Tensor, wire: dict) -> Tensor:
 
 
 def unfold(wire: dict) -> Tensor:
-    """DIT_TOKENS → latent for a VAE: dict → [B, C, H, W] or [B, C, T, H, W]. Raises TokensError for NaN."""
+    """DIT_TOKENS → latent for a VAE: dict → [B, C, H, W] or [B, C, T, H, W], or several. Raises TokensError for NaN."""
     check_finite(wire["tokens"], "tokens wire")
+    if "nested" in wire:
+        return wire["nested"][1](unpacked(wire["tokens"], wire))
     return out_of_dit_space(to_latent(wire["tokens"], wire), wire["latent_format"])
 
 
@@ -128,19 +138,43 @@ def with_tokens(wire: dict, tokens: Tensor, memory: dict | None = None) -> dict:
     return changed
 
 
+def fold_nested(tensors: list[Tensor], kind: type, **carried) -> dict:
+    """A LATENT of several tensors [B, C, …] → DIT_TOKENS [B, N, 1], a token for each value; kind: the type that holds them."""
+    for tensor in tensors:
+        check_finite(tensor, "latent")
+    shapes = [tuple(tensor.shape[1:]) for tensor in tensors]
+    return {**fold(packed(tensors).unsqueeze(2), 1, **carried), "nested": (shapes, kind)}
+
+
+def packed(tensors: list[Tensor]) -> Tensor:
+    """Several tensors [B, C, …] in one: → [B, 1, N]."""
+    return torch.cat([tensor.reshape(len(tensor), 1, -1) for tensor in tensors], dim=-1)
+
+
+def unpacked(values: Tensor, wire: dict) -> list[Tensor]:
+    """What `packed` put into one: any shape of B·N values → [B, C, …] each."""
+    shapes = wire["nested"][0]
+    parts = values.reshape(len(values), -1).split([math.prod(shape) for shape in shapes], dim=1)
+    return [part.reshape(len(values), *shape) for part, shape in zip(parts, shapes)]
+
+
 def noise_like(wire: dict, seed: int) -> Tensor:
     """The noise that KSampler draws for this seed, as tokens: → [B, N, C·p·p], rounded to the LATENT's own type.
 
     It is drawn as a latent on the CPU and then patchified, so that every patch size gets the same noise. With batch_index, sample i gets
     the noise of the number batch_index[i].
     """
-    generator, shape = torch.Generator().manual_seed(seed), (wire["channels"], *wire["size"])
-    numbers = wire.get("batch_index")
-    if numbers is None:
-        noise = torch.randn(len(wire["tokens"]), *shape, generator=generator)
-    else:
+    generator, numbers = torch.Generator().manual_seed(seed), wire.get("batch_index")
+
+    def draw(*shape: int) -> Tensor:
+        if numbers is None:
+            return torch.randn(len(wire["tokens"]), *shape, generator=generator)
         drawn = [torch.randn(1, *shape, generator=generator) for _ in range(max(numbers) + 1)]
-        noise = torch.cat([drawn[i] for i in numbers])
+        return torch.cat([drawn[i] for i in numbers])
+    if "nested" in wire:
+        noise = packed([draw(*shape) for shape in wire["nested"][0]]).unsqueeze(2)
+    else:
+        noise = draw(wire["channels"], *wire["size"])
     return to_tokens(noise.to(wire.get("dtype", noise.dtype)).float(), wire)
 
 

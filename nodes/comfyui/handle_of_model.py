@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...dit_impl.errors import BackboneError, StagesError
+from ...dit_impl.errors import BackboneError, StagesError, TokensError
 from ...dit_impl.handle.backbone import Backbone, Conditioning, DitHandle
 from ...dit_impl.model.stages import Call, Stages
 from ...dit_impl.sampling.level import clean, is_walked
@@ -22,7 +22,21 @@ from ...dit_impl.sampling.solvers import check_solver
 from ...dit_impl.sampling.walk import Report, check_start, check_step, last_step, walk, with_noise
 from ...dit_impl.sources.adapters import Adapter
 from ...dit_impl.tokens.other_sizes import Reading
-from ...dit_impl.tokens.wire import LatentFormat, into_dit_space, latent_format, out_of_dit_space, to_latent, to_tokens, unfold
+from ...dit_impl.tokens.wire import (
+    CARRIED,
+    LatentFormat,
+    fold_nested,
+    identity_format,
+    into_dit_space,
+    latent_format,
+    out_of_dit_space,
+    packed,
+    same_format,
+    to_latent,
+    to_tokens,
+    unfold,
+    unpacked,
+)
 from . import adapted_model
 from .model_calls import Answering, Listening, canvas_of, on_grid
 from .patched_model import ADAPTERS, PATCH_SIZE, patch_sizes_of, with_patch_sizes
@@ -31,7 +45,7 @@ from .stages import stages_of
 
 
 def read_latent_format(host_format) -> LatentFormat:
-    """ComfyUI's latent format as numbers a channel. Raises BackboneError where it is not (x − shift)·scale / std, bit for bit."""
+    """ComfyUI's latent format as numbers a channel; where it is not (x − shift)·scale / std, bit for bit, as it is."""
     channels = host_format.latent_channels
 
     def values(name: str, default: float) -> Tensor:
@@ -42,26 +56,37 @@ def read_latent_format(host_format) -> LatentFormat:
     probe = torch.linspace(-4, 4, channels * 12).view(1, channels, *[1] * (host_format.latent_dimensions - 2), 3, 4)
     if not (torch.equal(into_dit_space(probe, ours), host_format.process_in(probe))
             and torch.equal(out_of_dit_space(probe, ours), host_format.process_out(probe))):
-        raise BackboneError(f"the latent format {type(host_format).__name__} is more than a scale and a shift for each channel; "
-                            "tokens can't carry it")
+        return {**identity_format(channels), "host": host_format}
     return ours
+
+
+def _film(tokens: Tensor, wire: dict) -> Tensor:
+    """The latent that a picture is made of: the first of several."""
+    return unpacked(tokens, wire)[0] if "nested" in wire else to_latent(tokens, wire)
 
 
 class TokenSampler(comfy.samplers.Sampler):
     """A sampler that walks in token space, for ComfyUI's guider to run."""
 
     def __init__(self, wire: dict, clean: Tensor, noise: Tensor, solver: str, start_step: int, end_step: int, report: Report):
-        self.wire, self.clean, self.noise = wire, clean, noise
+        self.wire, self.clean, self.noise = wire, *((clean.squeeze(2), noise.squeeze(2)) if "nested" in wire else (clean, noise))
         self.solver, self.start_step, self.end_step, self.report = solver, start_step, end_step, report
         self.result: tuple[dict, dict] | None = None
 
     def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
         """Called by CFGGuider.inner_sample once the model is loaded and the conditioning made ready; keeps its answer in `result`."""
         wire, device, sampling = self.wire, noise.device, model_wrap.inner_model.model_sampling
+
+        def latent(tokens: Tensor) -> Tensor:
+            made = to_latent(tokens, wire)
+            return made.squeeze(2) if "nested" in wire else made  # several tensors are packed as [B, 1, N]
+
+        def tokens_of(x: Tensor) -> Tensor:
+            return to_tokens(x.unsqueeze(2) if "nested" in wire else x, wire)
         if not is_walked(wire) and not torch.equal(noise.to(self.noise), self.noise):  # a wrapper drew other noise, such as FreeNoise
             highest = self.max_denoise(model_wrap, sigmas[self.start_step:])
             x = sampling.noise_scaling(sigmas[self.start_step], noise.clone(), self.clean.to(noise), highest)
-            wire = {**wire, "tokens": to_tokens(x, wire)}
+            wire = {**wire, "tokens": tokens_of(x)}
         model = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
         model.latent_image, model.noise, seed = self.clean.to(noise), noise, wire.get("start", {}).get("seed")
         if self.solver == "ddim" and seed is not None:  # as KSAMPLER.sample for ddim
@@ -72,14 +97,13 @@ class TokenSampler(comfy.samplers.Sampler):
         ones, before = noise.new_ones(len(noise)), random_state(device)
 
         def predict_x0(x: Tensor, sigma: Tensor) -> Tensor:
-            x0 = model(to_latent(x, wire), sigma * ones, denoise_mask=denoise_mask, **extra_args)
-            return to_tokens(x0, wire)
+            return tokens_of(model(latent(x), sigma * ones, denoise_mask=denoise_mask, **extra_args))
         tokens, x0 = walk(predict_x0, wire, sigmas, self.solver, self.start_step, self.end_step, device, self.report)
         after = random_state(device)
         if "random" in wire or any(not torch.equal(old, new) for old, new in zip(before, after)):
             tokens["random"] = after
         self.result = tokens, x0
-        return sampling.inverse_noise_scaling(sigmas[self.end_step], to_latent(tokens["tokens"].to(noise), wire))
+        return sampling.inverse_noise_scaling(sigmas[self.end_step], latent(tokens["tokens"].to(noise)))
 
 
 class HandleOfModel(DitHandle):
@@ -134,7 +158,16 @@ class HandleOfModel(DitHandle):
                 raise BackboneError(f"{what} has width {context.shape[-1]}, {self.name} reads width {width}: "
                                     "use the CLIP that goes with this model")
 
+    def check_space(self, wire: dict) -> None:
+        if "nested" not in wire:
+            super().check_space(wire)
+
     def fold(self, latent: dict, patch_size: int = 0) -> dict:
+        samples = latent["samples"]
+        if getattr(samples, "is_nested", False):
+            if patch_size not in (0, 1) or not same_format(self.latent_format, identity_format(self.channels)):
+                raise TokensError(f"a latent of several tensors is cut into single values: patch_size is 0 or 1 for it, not {patch_size}")
+            return {**fold_nested(samples.unbind(), type(samples), **{name: latent[name] for name in CARRIED if name in latent}), "latent": samples}
         samples = comfy.sample.fix_empty_latent_channels(
             self.model, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal"))
         return {**super().fold({**latent, "samples": samples}, patch_size), "latent": samples}
@@ -163,6 +196,8 @@ class HandleOfModel(DitHandle):
     def _latent(self, wire: dict) -> Tensor:
         """Clean tokens as the LATENT they came from, where they still are that."""
         latent = wire.get("latent")
+        if "nested" in wire:
+            return wire["nested"][1](unpacked(wire["tokens"], wire))
         if latent is None or not torch.equal(to_tokens(into_dit_space(latent.float(), self.latent_format), wire), wire["tokens"]):
             latent = unfold(wire) if wire["tokens"].any() else to_latent(wire["tokens"], wire)
         return latent
@@ -278,8 +313,10 @@ class HandleOfModel(DitHandle):
         latent, seed = start.get("latent", clear), start.get("seed")
         if seed is not None:  # as a side effect it seeds the generator that some patches draw from
             comfy.sample.prepare_noise(latent, seed, wire.get("batch_index"))
-        # wrappers may change the noise in place
-        return guider.sample(noise.clone(), latent, sampler, sigmas, denoise_mask=wire.get("noise_mask"), disable_pbar=True,
+        noise = wire["nested"][1](unpacked(noise.clone(), wire)) if "nested" in wire else noise.clone()  # wrappers may change it in place
+        if "nested" in wire and not getattr(latent, "is_nested", False):
+            latent = wire["nested"][1](unpacked(latent, wire))
+        return guider.sample(noise, latent, sampler, sigmas, denoise_mask=wire.get("noise_mask"), disable_pbar=True,
                              seed=0 if seed is None else seed)
 
     def _first_step(self, wire: dict, sigmas: Tensor, step: int) -> int:
@@ -302,8 +339,10 @@ class HandleOfModel(DitHandle):
         """Tokens that have come to the end of the noise, as KSampler gives them. latent: what came out of its guider, where it ran."""
         sampling = self.model.get_model_object("model_sampling")
         tokens = sampling.inverse_noise_scaling(torch.zeros(()), wire["tokens"])
-        if latent is not None and not torch.equal(out_of_dit_space(to_latent(tokens, wire), self.latent_format), latent.to(tokens)):
-            tokens = to_tokens(into_dit_space(latent.to(tokens), self.latent_format), wire)  # a wrapper around the run changed it
+        if "nested" in wire and latent is not None:
+            latent = packed(latent.unbind()).unsqueeze(2)
+        if latent is not None and not torch.equal(out_of_dit_space(to_latent(tokens, wire), wire["latent_format"]), latent.to(tokens)):
+            tokens = to_tokens(into_dit_space(latent.to(tokens), wire["latent_format"]), wire)  # a wrapper around the run changed it
         return {**wire, "tokens": tokens}
 
     @property
@@ -321,11 +360,11 @@ class HandleOfModel(DitHandle):
         if known.latent_rgb_factors is None:
             return super().picture(wire, tokens)
         to_rgb = latent_preview.Latent2RGBPreviewer(known.latent_rgb_factors, known.latent_rgb_factors_bias, known.latent_rgb_factors_reshape)
-        shown = to_rgb.decode_latent_to_preview(to_latent(tokens[:1].float().cpu(), wire))
+        shown = to_rgb.decode_latent_to_preview(_film(tokens[:1].float().cpu(), wire))
         return torch.from_numpy(np.array(shown)).float() / 255
 
     def preview(self, wire: dict, x0: Tensor) -> Tensor | None:
         if self.previewer is None:
             return None
-        picture = self.previewer.decode_latent_to_preview_image("JPEG", to_latent(x0[:1], wire))[1]
+        picture = self.previewer.decode_latent_to_preview_image("JPEG", _film(x0[:1], wire))[1]
         return torch.from_numpy(np.asarray(picture)).float() / 255

@@ -10,11 +10,12 @@ import comfy.model_sampling
 import torch
 from torch import Tensor
 
-from ...dit_impl.errors import BackboneError
+from ...dit_impl.errors import BackboneError, StagesError
 from ...dit_impl.handle.patch_schedule import PatchSchedule
 from ...dit_impl.sampling.flow import DDPM, Flow, RectifiedFlow
 from ...dit_impl.tokens.other_sizes import Reading, choose_method
 from ...dit_impl.tokens.patch import patchify, token_grid, unpatchify
+from .own_patch import own_patch
 
 PATCH_SIZE = "dit_blocks_patch_size"  # in transformer_options, for models that have weights for several
 ADAPTERS = "dit_blocks_adapters"  # in model_options: patch size → what it was taught
@@ -22,10 +23,19 @@ ADAPTERS = "dit_blocks_adapters"  # in model_options: patch size → what it was
 
 def patch_sizes_of(model) -> tuple[tuple[int, ...], int]:
     """A MODEL's patch sizes, its own first and those that it was taught last, and how many frames are in a patch."""
-    transformer = model.model.diffusion_model
-    size = getattr(transformer, "patch_size", None) or 1
-    sizes = getattr(transformer, "patch_sizes", None) or (size if isinstance(size, int) else size[-1],)
-    return (*sizes, *model.model_options.get(ADAPTERS, ())), 1 if isinstance(size, int) or len(size) < 3 else size[0]
+    transformer, known = model.model.diffusion_model, model.get_model_object("latent_format")
+    _, rows, columns = own_patch(transformer, known.latent_channels, known.latent_dimensions)
+    sizes = getattr(transformer, "patch_sizes", None) or (columns if rows == columns else 1,)  # this library's own may have several
+    # what joins frames (CogVideoX 1.5) also pads an odd number of them: a token of the wire is of one frame
+    return (*sizes, *model.model_options.get(ADAPTERS, ())), 1
+
+
+def check_square(model, name: str) -> None:
+    """Raise BackboneError for a model whose tokens are no square patches, which are read at no other size."""
+    known = model.get_model_object("latent_format")
+    _, rows, columns = own_patch(model.model.diffusion_model, known.latent_channels, known.latent_dimensions)
+    if rows != columns:
+        raise BackboneError(f"{name} reads patches of {rows}×{columns} cells, which are no squares: its patch size can't be changed")
 
 
 def flow_of(model) -> Flow:
@@ -66,6 +76,7 @@ def with_patch_sizes(model, sizes: set[int], size_at: Callable[[float, dict], in
     clone = model.clone()
     if sizes == {own[0]}:
         return clone
+    check_square(model, name)
     flow, former = flow_of(model) if readings else None, model.model_options.get("model_function_wrapper")
 
     def wrapper(apply_model, args: dict) -> Tensor:
@@ -81,7 +92,17 @@ def with_patch_sizes(model, sizes: set[int], size_at: Callable[[float, dict], in
             return apply_model(x, t, **c)
         if size not in readings:
             return call(x, t, c)
-        return coarsely(readings[size], flow, call, x, t, c)
+
+        def call_coarse(x: Tensor, t: Tensor, c: dict) -> Tensor:
+            try:
+                return call(x, t, c)
+            except (torch.cuda.OutOfMemoryError, BackboneError, StagesError):
+                raise
+            except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AssertionError) as error:
+                said = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise BackboneError(f"{name} can't read patches of {size}, which it is given as a latent of {'×'.join(map(str, x.shape[2:]))} cells: "
+                                    f"{said[:160]}; use its own patch size {own[0]}, or a larger picture") from error
+        return coarsely(readings[size], flow, call_coarse, x, t, c)
     clone.set_model_unet_function_wrapper(wrapper)
     return clone
 
@@ -94,6 +115,8 @@ def coarsely(reading: Reading, flow: Flow, call: Callable, x: Tensor, t: Tensor,
     padded = tuple(length * reading.own for length in token_grid(*x.shape[-2:], reading.own))
 
     def coarse(latent: Tensor) -> Tensor:
+        if latent.dim() > 5:  # several videos
+            return coarse(latent.flatten(0, -5)).unflatten(0, latent.shape[:-4])
         frame_patch = reading.frame_patch if latent.dim() == 5 else 1
         size = (*latent.shape[2:-2], *(length * reading.own for length in grid))
         return unpatchify(reading.down(patchify(latent, reading.patch_size, frame_patch)), reading.own, size, frame_patch)
