@@ -44,7 +44,7 @@ class Patchify(io.ComfyNode):
         return io.NodeOutput(tokens, mask, ui={"text": (wire.describe(tokens),), "dit_blocks": (_facts(tokens, dit),)})
 
 
-def _facts(tokens: dict, dit) -> dict:
+def _facts(tokens: wire.DitTokens, dit) -> dict:
     """What the grid on the node is drawn from: the latent's size, values a cell (of all frames of a patch) and picture, and the shape
     that costs are counted for."""
     batch, _, values = tokens["tokens"].shape

@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import inspect
+import os
 from pathlib import Path
 import subprocess
 import sys
@@ -115,3 +116,11 @@ def test_no_file_imports_itself_by_way_of_others():
         return ()
     for path in FILES:
         assert not (found := circle(path, ())), " imports ".join(str(each.relative_to(ROOT)) for each in found)
+
+
+def test_wires_have_the_keys_that_their_types_name(tmp_path):
+    (tmp_path / "dit_blocks").symlink_to(ROOT)  # the pack's folder may have another name
+    done = subprocess.run([sys.executable, "-m", "mypy", "--config-file", ROOT / "pyproject.toml", "--cache-dir", tmp_path / "cache"],
+                          cwd=tmp_path, env={**os.environ, "MYPYPATH": str(tmp_path)}, capture_output=True, text=True)
+    assert "checked" in done.stdout, done.stdout[-2000:] + done.stderr  # it ran to its end
+    assert [line for line in done.stdout.splitlines() if "[typeddict-" in line] == []

@@ -23,6 +23,7 @@ from ..sampling.walk import Inpainting, Report, check_step, last_step, walk, wit
 from ..tokens.other_sizes import Reading, choose_method
 from ..tokens.patch import token_grid
 from ..tokens.wire import CARRIED, LatentFormat, fold, grey_picture, same_format, to_latent, to_tokens, unfold
+from ..tokens.wire_types import DitHidden, DitTokens
 from .class_names import find_class
 
 
@@ -50,7 +51,7 @@ class DitHandle:
         """What must be on the device that computes before `denoise`."""
         return []
 
-    def fold(self, latent: dict, patch_size: int = 0) -> dict:
+    def fold(self, latent: dict, patch_size: int = 0) -> DitTokens:
         """LATENT → DIT_TOKENS in this model's space; patch_size 0 is the model's own. Raises TokensError."""
         carried = {name: latent[name] for name in CARRIED if name in latent}
         return fold(latent["samples"], patch_size or self.patch_size, self.latent_format, self.frame_patch, **carried)
@@ -59,11 +60,11 @@ class DitHandle:
         """The factor on the data in what the model sees at a noise level: [] → []."""
         raise NotImplementedError
 
-    def entered(self, wire: dict, sigma: Tensor) -> dict:
+    def entered(self, wire: DitTokens, sigma: Tensor) -> DitTokens:
         """Tokens of a latent at a noise level as KSampler (Advanced) takes them; tokens that stand on a schedule as they are."""
         return entered(wire, sigma, self.share_of_data(sigma))
 
-    def standing(self, wire: dict, sigma: Tensor, walked: bool = True) -> dict:
+    def standing(self, wire: DitTokens, sigma: Tensor, walked: bool = True) -> DitTokens:
         """The wire with where its tokens stand."""
         return standing(wire, sigma, self.share_of_data(sigma), walked)
 
@@ -79,14 +80,14 @@ class DitHandle:
             raise BackboneError(f"cfg {cfg:g} needs a negative: wire one, or set cfg to 1")
         return self.unconditional if negative is None else negative
 
-    def check_space(self, wire: dict) -> None:
+    def check_space(self, wire: DitTokens) -> None:
         """Raise BackboneError unless these tokens, of whatever patch size, are cut from this model's latents."""
         if wire["channels"] != self.channels:
             raise BackboneError(f"{self.name} has latents of {self.channels} channels, the tokens come from {wire['channels']}")
         if not same_format(wire["latent_format"], self.latent_format):
             raise BackboneError(f"the tokens are not in the latent space of {self.name}: wire its dit into Patchify")
 
-    def check_tokens(self, wire: dict) -> None:
+    def check_tokens(self, wire: DitTokens) -> None:
         """Raise BackboneError unless this model can read these tokens."""
         self.check_space(wire)
         if wire["patch_size"] not in self.patch_sizes:
@@ -108,13 +109,13 @@ class DitHandle:
         """Falling noise levels: → [steps + 1]. Raises ValueError."""
         raise NotImplementedError
 
-    def add_noise(self, wire: dict, sigmas: Tensor, step: int, seed: int) -> tuple[dict, dict]:
+    def add_noise(self, wire: DitTokens, sigmas: Tensor, step: int, seed: int) -> tuple[DitTokens, DitTokens]:
         """Bring clean tokens to the noise level of a step: → (noisy tokens, the noise) on the wire. Raises ScheduleError."""
         raise NotImplementedError
 
-    def denoise(self, wire: dict, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None = None,
+    def denoise(self, wire: DitTokens, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None = None,
                 cfg: float = 1.0, solver: str = "euler", start_step: int = 0, end_step: int | None = None,
-                report: Report = lambda *_: None) -> tuple[dict, dict]:
+                report: Report = lambda *_: None) -> tuple[DitTokens, DitTokens]:
         """Steps start_step … end_step − 1: → (tokens at sigmas[end_step], the last x0) on the wire.
 
         A chain of shorter calls equals one long call bit for bit. Raises ScheduleError, BackboneError, ValueError.
@@ -126,11 +127,11 @@ class DitHandle:
         """The transformer in stages. Raises StagesError where it can only be run whole."""
         raise NotImplementedError
 
-    def begin(self, wire: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None = None) -> dict:
+    def begin(self, wire: DitTokens, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None = None) -> DitHidden:
         """Begin a step by stages: tokens at the step's noise level → DIT_HIDDEN with no stage done. Raises ScheduleError, BackboneError."""
         raise NotImplementedError
 
-    def advance(self, wire: dict, x0: Tensor, sigmas: Tensor, step: int, solver: str) -> tuple[dict, dict]:
+    def advance(self, wire: DitTokens, x0: Tensor, sigmas: Tensor, step: int, solver: str) -> tuple[DitTokens, DitTokens]:
         """End a step: the solver's move from its tokens, given x0 [B, N, C·p·p]: → (tokens, x0) on the wire. Raises ValueError."""
         check_step(step, sigmas)
         if check_solver(solver).calls != 1:
@@ -138,11 +139,11 @@ class DitHandle:
         tokens, x0 = walk(lambda *_: x0, self.entered(wire, sigmas[step]), sigmas, solver, step, step + 1, x0.device)
         return self.standing(tokens, sigmas[step + 1]), x0
 
-    def picture(self, wire: dict, tokens: Tensor) -> Tensor:
+    def picture(self, wire: DitTokens, tokens: Tensor) -> Tensor:
         """A rough picture of the first in a batch of clean tokens, a pixel for each latent cell: [B, N, C·p·p] → [H, W, 3] in 0..1."""
         return grey_picture(wire, tokens)
 
-    def preview(self, wire: dict, x0: Tensor) -> Tensor | None:
+    def preview(self, wire: DitTokens, x0: Tensor) -> Tensor | None:
         """What is shown while steps go on: [B, N, C·p·p] → [H, W, 3] in 0..1, or None where the user wants none."""
         return self.picture(wire, x0)
 
@@ -196,14 +197,14 @@ class Backbone(DitHandle):
     def schedule(self, steps: int, scheduler: str = "simple", denoise: float = 1.0) -> Tensor:
         return schedule(self.flow, steps, scheduler, denoise)
 
-    def add_noise(self, wire: dict, sigmas: Tensor, step: int, seed: int) -> tuple[dict, dict]:
+    def add_noise(self, wire: DitTokens, sigmas: Tensor, step: int, seed: int) -> tuple[DitTokens, DitTokens]:
         check_step(step, sigmas)
         noisy, noise = with_noise(wire, seed, lambda clean, noise: self.flow.begin(clean, noise, sigmas[step].to(noise)))
         return self.standing(noisy, sigmas[step], walked=False), noise
 
-    def denoise(self, wire: dict, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None = None,
+    def denoise(self, wire: DitTokens, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None = None,
                 cfg: float = 1.0, solver: str = "euler", start_step: int = 0, end_step: int | None = None,
-                report: Report = lambda *_: None) -> tuple[dict, dict]:
+                report: Report = lambda *_: None) -> tuple[DitTokens, DitTokens]:
         end_step = last_step(start_step, end_step, sigmas)
         check_solver(solver, isinstance(self.flow, RectifiedFlow))
         device, wire = self.like().device, self.entered(wire, sigmas[start_step])
@@ -243,13 +244,13 @@ class Backbone(DitHandle):
                         setattr(module, name, nn.Parameter(value.to(dtype), requires_grad=False))
         return self
 
-    def picture(self, wire: dict, tokens: Tensor) -> Tensor:
+    def picture(self, wire: DitTokens, tokens: Tensor) -> Tensor:
         if self.latent_rgb is None:
             return super().picture(wire, tokens)
         latent = unfold({**wire, "tokens": tokens[:1].float().cpu()})[0].movedim(0, -1)
         return (latent @ self.latent_rgb[:-1] + self.latent_rgb[-1]).clamp(0, 1)
 
-    def denoiser(self, wire: dict, positive: Conditioning, negative: Conditioning | None = None, cfg: float = 1.0) -> PredictX0:
+    def denoiser(self, wire: DitTokens, positive: Conditioning, negative: Conditioning | None = None, cfg: float = 1.0) -> PredictX0:
         """→ predict_x0(x tokens [B, N, C·p·p], sigma []) with classifier-free guidance u + (c − u)·cfg, for these tokens' grid.
 
         As KSampler computes it: [uncond, cond] in one call where their shapes allow (Ho & Salimans 2022, equation 6), areas and masks
@@ -264,7 +265,7 @@ class Backbone(DitHandle):
             return to_tokens(_towards(average(ask, to_latent(x, wire), sigma, sides), cfg), wire)
         return predict_x0
 
-    def begin(self, wire: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None = None) -> dict:
+    def begin(self, wire: DitTokens, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None = None) -> DitHidden:
         check_step(step, sigmas)
         wire = self.entered(wire, sigmas[step])
         stages, kept = self.stages, Inpainting(wire, self.flow, self.like().device)
@@ -289,12 +290,13 @@ class Backbone(DitHandle):
                 return to_latent(x0, wire)
             return kept.leave(to_tokens(_towards(average(answer, latent, sigma, sides), cfg), wire))
         layout = tuple("uncond" if part.side else "cond" for part in parts)
-        return {"hidden": hidden, "tokens": wire, "done": frozenset(), "call": Call(layout, x, sigma, to_x0), "model": self.name}
+        return {"hidden": hidden, "tokens": wire, "done": frozenset(), "call": Call(layout, x, sigma, to_x0), "model": self.name,
+                "trace": ()}
 
     def approximate(self, reading: Reading) -> "Backbone":
         return Approximate(**{part.name: getattr(self, part.name) for part in fields(self)}, reading=reading)
 
-    def _sides(self, wire: dict, positive: Conditioning, negative: Conditioning | None, both: bool) -> list[list[Prompt]]:
+    def _sides(self, wire: DitTokens, positive: Conditioning, negative: Conditioning | None, both: bool) -> list[list[Prompt]]:
         """The prompts of positive, and of negative if `both` are asked for, for these tokens. Raises BackboneError."""
         self.check_tokens(wire)
 

@@ -11,6 +11,7 @@ from ..errors import ScheduleError
 from ..sampling.guidance import is_guided
 from ..sampling.walk import last_step
 from ..tokens.other_sizes import choose_method, repatch
+from ..tokens.wire_types import DitTokens, without
 from .backbone import Conditioning, DitHandle
 
 _ROW = re.compile(r"(?P<p>\d+)(?:\s+until\s+(?:(?P<share>\d+(?:\.\d+)?)\s*%|sigma\s+(?P<sigma>\d+(?:\.\d+)?)))?")
@@ -97,7 +98,7 @@ def parse_schedule(text: str, method: str = "auto", coarse_cfg: float = 1.0) -> 
 QUICK_STEPS = 4
 
 
-def quick_look(dit: DitHandle, wire: dict, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float,
+def quick_look(dit: DitHandle, wire: DitTokens, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float,
                start_step: int, end_step: int) -> Tensor | None:
     """A rough picture of the result, made with coarse patches in QUICK_STEPS steps: → [H, W, 3] in 0..1, or None if that is not possible.
 
@@ -108,7 +109,7 @@ def quick_look(dit: DitHandle, wire: dict, sigmas: Tensor, positive: Conditionin
     walked = sigmas[start_step:last_step(start_step, end_step, sigmas) + 1]
     places = torch.linspace(0, len(walked) - 1, min(QUICK_STEPS + 1, len(walked))).round().long()
     try:
-        coarse = repatch({key: value for key, value in wire.items() if key != "memory"}, size)
+        coarse = repatch(without(wire, "memory"), size)
         _, x0 = dit.reading(size).denoise(coarse, walked[places], positive, negative, cfg)
     except ValueError:  # the full run that follows reports the error
         return None
@@ -116,9 +117,9 @@ def quick_look(dit: DitHandle, wire: dict, sigmas: Tensor, positive: Conditionin
 
 
 def denoise_by_schedule(
-        dit: DitHandle, wire: dict, plan: PatchSchedule, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float,
-        solver: str, start_step: int, end_step: int, report: Callable[[int, dict, Tensor], None] = lambda *_: None,
-        before: Callable[[int, dict, float], None] | None = None) -> tuple[dict, dict, str]:
+        dit: DitHandle, wire: DitTokens, plan: PatchSchedule, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float,
+        solver: str, start_step: int, end_step: int, report: Callable[[int, DitTokens, Tensor], None] = lambda *_: None,
+        before: Callable[[int, DitTokens, float], None] | None = None) -> tuple[DitTokens, DitTokens, str]:
     """`DitHandle.denoise` with a patch size for each step: → (tokens, the last x0, a note on sizes without weights of their own, or "").
 
     When the size changes, the tokens and the solver's memory are cut again. report(done, wire, x0) is called after each step, and

@@ -2,29 +2,47 @@
 
     condition → patch_embed → position_embed → blocks[i] → head
 
-DIT_HIDDEN is a plain dict:
-
-    hidden   a `Hidden`: image tokens, text tokens, conditioning vector, rotary positions, and all else that the model needs
-    tokens   the DIT_TOKENS that the model reads: their grid, patch size and latent format
-    others   (optional) {"hidden", "tokens"} of each further model call, if the conditionings do not fit into one batch
-    done     the stages that have run, of "condition", "patches", "positions" and "blocks"
-    call     a `Call` after Condition, else None: the layout of all batches, such as [uncond, cond], and how predictions become x0
-    model    name of the model; and shape, its numbers of blocks and heads
-    words    (optional) the words of the text tokens
-    trace    (stage, checksum of the image tokens after it) for every stage so far; Parity finds with it where wires and model differ
+The keys of DIT_HIDDEN are named in tokens/wire_types.py.
 """
 
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any, Callable, Iterable, Sequence
+from typing import Any, Callable, Iterable, Sequence, TypedDict
 
 from torch import Tensor, nn
 
 from ..errors import StagesError
 from ..tokens.numbers import parse_ranges
+from ..tokens.wire_types import DitTokens, Onward
 from . import mmdit
 from .blocks import onlooker
+
+
+class Extra(TypedDict, total=False):
+    """What a model's forward keeps beside its streams; each model sets the entries that it needs. Lengths count tokens."""
+    grid: tuple[int, ...]            # (h, w) of the token grid, or (t, h, w)
+    patch_size: int
+    raw: Any                         # what the head reads of the step's own tokens
+    latent: Any                      # the model's input, padded to whole patches
+    size: tuple[int, ...]            # of the latent before padding
+    padded: tuple[int, ...]          # and after it
+    transformer_options: dict[str, Any]
+    control: Any                     # a ControlNet's residuals
+    img_offset: int                  # tokens of reference pictures before the picture's own
+    end: int                         # where the picture's tokens end
+    image_tokens: int
+    image_context: Any               # tokens of a picture among the text (Wan's image to video)
+    text_length: int                 # before padding
+    text_position: Any               # rotary table of the text
+    img_ids: Any                     # positions of image and text tokens (Flux)
+    txt_ids: Any
+    img_input: Any                   # image tokens as the patch embedding gave them
+    attention_mask: Any
+    mask: Any                        # over the text
+    reference: Any                   # a reference latent
+    context_latents: Any             # latents that go before the picture
+    at_zero: Any                     # where tokens at time 0 begin
 
 
 @dataclass(frozen=True)
@@ -35,11 +53,11 @@ class Hidden:
     vector: Any              # modulates the blocks: [B, D], or a tuple if the model has several
     position: Any            # rotary table; None if positions are added to x
     index: int               # the number of the next block
-    extra: dict[str, Any]    # all else that the model's forward needs: sizes, masks, control, transformer_options
+    extra: Extra             # all else that the model's forward needs
 
-    def but(self, extra: dict[str, Any] | None = None, **changes) -> "Hidden":
+    def but(self, extra: Extra | None = None, **changes) -> "Hidden":
         """A copy with some fields replaced and entries added to `extra`."""
-        return replace(self, extra=self.extra | (extra or {}), **changes)
+        return replace(self, extra={**self.extra, **(extra or {})}, **changes)
 
 
 @dataclass(frozen=True)
@@ -54,12 +72,12 @@ class Call:
     layout: tuple[str, ...]
     x: Tensor
     sigma: Tensor
-    to_x0: Callable[[Tensor, float], Tensor | tuple[Tensor, dict]]
-    start: dict | None = None
-    canvas: dict | None = None
+    to_x0: Callable[[Tensor, float], Tensor | tuple[Tensor, Onward]]
+    start: DitTokens | None = None
+    canvas: DitTokens | None = None
     areas: tuple[tuple[slice, ...] | None, ...] = ()
 
-    def guided(self, prediction: Tensor, cfg: float) -> tuple[Tensor, dict]:
+    def guided(self, prediction: Tensor, cfg: float) -> tuple[Tensor, Onward]:
         """→ guided x0, and further entries for its wire."""
         answer = self.to_x0(prediction, cfg)
         return answer if isinstance(answer, tuple) else (answer, {})

@@ -7,26 +7,28 @@ comfy/model_sampling.py, `inverse_noise_scaling` and `noise_scaling` with no noi
 import torch
 from torch import Tensor
 
+from ..tokens.wire_types import DitTokens, without
 
-def standing(wire: dict, sigma: Tensor, share: Tensor, walked: bool = True) -> dict:
+
+def standing(wire: DitTokens, sigma: Tensor, share: Tensor, walked: bool = True) -> DitTokens:
     """The wire with where its tokens stand: at noise level sigma [], `share` [] being the factor on the data in them. walked: whether a step
     was taken since their noise was added. Clean tokens stand nowhere."""
     sigma, share = (torch.as_tensor(value).detach().float().cpu() for value in (sigma, share))
-    wire = {key: value for key, value in wire.items() if key != "level"}
+    wire = without(wire, "level")
     return {**wire, "level": {"sigma": sigma, "share": share, "walked": walked}} if sigma > 0 else wire
 
 
-def clean(wire: dict) -> dict:
+def clean(wire: DitTokens) -> DitTokens:
     """The wire of clean tokens, without what speaks of a step under way."""
-    return {key: value for key, value in wire.items() if key not in ("level", "remembered", "random")}
+    return without(wire, "level", "remembered", "random")
 
 
-def is_walked(wire: dict) -> bool:
+def is_walked(wire: DitTokens) -> bool:
     """Whether a step was taken since noise was added."""
     return "level" in wire and wire["level"]["walked"]
 
 
-def entered(wire: dict, sigma: Tensor, share: Tensor) -> dict:
+def entered(wire: DitTokens, sigma: Tensor, share: Tensor) -> DitTokens:
     """Tokens of a latent, to which no noise was added here, at a noise level: as KSampler (Advanced) takes them. Others stay as they are, and
     so does what would be multiplied by 0."""
     if "level" in wire or not sigma > 0:
@@ -35,7 +37,7 @@ def entered(wire: dict, sigma: Tensor, share: Tensor) -> dict:
     return standing({**wire, "tokens": scaled}, sigma, share, walked=False)
 
 
-def handed_on(wire: dict) -> dict:
+def handed_on(wire: DitTokens) -> DitTokens:
     """Tokens as KSampler hands them on to another run. All noise and no data stays as it is."""
     share = wire["level"]["share"] if "level" in wire else torch.ones(())
     return {**wire, "tokens": wire["tokens"] / share.to(wire["tokens"])} if 0 < share < 1 else wire

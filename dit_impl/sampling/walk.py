@@ -8,6 +8,7 @@ from torch import Tensor
 from ..errors import ScheduleError
 from ..tokens.select import mask_tokens
 from ..tokens.wire import noise_like, with_tokens
+from ..tokens.wire_types import DitTokens, without
 from .flow import Flow
 from .level import clean
 from .solvers import Memory, PredictX0
@@ -56,7 +57,7 @@ def last_step(start_step: int, end_step: int | None, sigmas: Tensor) -> int:
     return end_step
 
 
-def with_noise(wire: dict, seed: int, scale: Callable[[Tensor, Tensor], Tensor]) -> tuple[dict, dict]:
+def with_noise(wire: DitTokens, seed: int, scale: Callable[[Tensor, Tensor], Tensor]) -> tuple[DitTokens, DitTokens]:
     """Clean tokens to noisy ones by `scale(clean, noise)`: → (noisy tokens, which remember their start; the noise) on the wire."""
     wire, noise = clean(wire), noise_like(wire, seed).to(wire["tokens"])
     noisy = with_tokens(wire, scale(wire["tokens"], noise))
@@ -70,13 +71,13 @@ class Inpainting:
     start is unknown.
     """
 
-    def __init__(self, wire: dict, flow: Flow, device: torch.device, anew: bool = False):
+    def __init__(self, wire: DitTokens, flow: Flow, device: torch.device, anew: bool = False):
         self.flow, self.mask = flow, mask_tokens(wire)
         if self.mask is None:
             return
         check_start(wire)
         start = wire["start"]
-        noise = noise_like({**wire, "batch_index": None}, start["seed"] + 1) if anew else start["noise"]
+        noise = noise_like(without(wire, "batch_index"), start["seed"] + 1) if anew else start["noise"]
         self.mask, self.clean, self.noise = (t.to(device) for t in (self.mask, start["clean"], noise))
 
     def enter(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -90,14 +91,14 @@ class Inpainting:
         return x0 if self.mask is None else x0 * self.mask + self.clean * (1 - self.mask)
 
 
-def check_start(wire: dict) -> None:
+def check_start(wire: DitTokens) -> None:
     """Raise ValueError for tokens with a noise mask and no clean tokens to hold what lies outside it to."""
     if wire.get("noise_mask") is not None and "start" not in wire:
         raise ValueError("the tokens have a noise mask, but not the clean tokens and the noise it needs: use Add Noise")
 
 
-def walk(predict_x0: PredictX0, wire: dict, sigmas: Tensor, solver: str, start_step: int, end_step: int,
-         device: torch.device, report: Report = lambda *_: None) -> tuple[dict, dict]:
+def walk(predict_x0: PredictX0, wire: DitTokens, sigmas: Tensor, solver: str, start_step: int, end_step: int,
+         device: torch.device, report: Report = lambda *_: None) -> tuple[DitTokens, DitTokens]:
     """Steps start_step … end_step − 1 of a schedule: → (tokens at sigmas[end_step], the last x0) on the wire.
 
     `report` is called after every step. A chain of shorter walks equals one long walk bit for bit, since what a multistep

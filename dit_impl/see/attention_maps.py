@@ -17,6 +17,7 @@ from ..step import stages as step_stages
 from ..tokens.model_calls import model_calls
 from ..tokens.numbers import parse_ranges
 from ..tokens.wire import check_finite
+from ..tokens.wire_types import DitHidden, DitTokens
 from .attention_rows import Plan, Rows, capture, find, onlooker_of, picture_tokens, plan, sample_of, shown, unseen
 
 DIRECTIONS = {"image to image": ("image", "image"), "image to text": ("image", "text"), "text to image": ("text", "image")}
@@ -55,7 +56,7 @@ class Seen:
     grid: tuple[int, ...]
 
 
-def places_of(word: str, dit: DitHandle, wire: dict, count: int) -> list[int]:
+def places_of(word: str, dit: DitHandle, wire: DitHidden, count: int) -> list[int]:
     """Words of the prompt, or numbers such as "3" or "3-5" → numbers of text tokens, of which there are `count`. Raises StagesError."""
     if re.fullmatch(r"[\d\s,-]+", word):
         try:
@@ -80,7 +81,7 @@ def places_of(word: str, dit: DitHandle, wire: dict, count: int) -> list[int]:
     return places
 
 
-def plan_capture(dit: DitHandle, wire: dict, question: Question) -> tuple[Plan, list[int] | None]:
+def plan_capture(dit: DitHandle, wire: DitHidden, question: Question) -> tuple[Plan, list[int] | None]:
     """A question → what to capture, and the numbers of the text tokens that it names. Raises StagesError."""
     if question.direction not in DIRECTIONS:
         raise StagesError(f"direction is one of {', '.join(DIRECTIONS)}, not {question.direction!r}")
@@ -97,7 +98,7 @@ def plan_capture(dit: DitHandle, wire: dict, question: Question) -> tuple[Plan, 
     return made, words
 
 
-def read_maps(question: Question, plan: Plan, rows: Rows, words: list[int] | None, wire: dict) -> Seen:
+def read_maps(question: Question, plan: Plan, rows: Rows, words: list[int] | None, wire: DitHidden) -> Seen:
     """Captured rows → the answer to the question."""
     weights, grid = rows.weights, tuple(wire["tokens"]["grid"])
     *_, h, w = grid
@@ -117,7 +118,7 @@ def read_maps(question: Question, plan: Plan, rows: Rows, words: list[int] | Non
     return Seen(question, plan, rows, shares.view(-1, w) if on_grid else shares, maps.reshape(-1, h, w), words, wire.get("words"), grid)
 
 
-def attention_map(dit: DitHandle, wire: dict, question: Question, free: float) -> tuple[dict, Seen]:
+def attention_map(dit: DitHandle, wire: DitHidden, question: Question, free: float) -> tuple[DitHidden, Seen]:
     """Run one block and capture its attention: DIT_HIDDEN → (DIT_HIDDEN after the block, the answer). Raises StagesError.
 
     free: bytes of memory that may be used.
@@ -144,9 +145,9 @@ def chosen_steps(text: str, start: int, end: int, most: int = 8) -> list[int]:
     return steps
 
 
-def over_steps(dit: DitHandle, tokens: dict, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float, solver: str,
+def over_steps(dit: DitHandle, tokens: DitTokens, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float, solver: str,
                start_step: int, end_step: int, question: Question, at_steps: str, free: float,
-               report: Callable[[int, dict, Tensor], None] = lambda *_: None) -> tuple[dict, dict, dict[int, Seen]]:
+               report: Callable[[int, DitTokens, Tensor], None] = lambda *_: None) -> tuple[DitTokens, DitTokens, dict[int, Seen]]:
     """Denoise and capture attention at some steps: → (tokens, x0, an answer for each step). Raises as `DitHandle.denoise` does."""
     end_step = last_step(start_step, end_step, sigmas)
     wanted, found, now = set(chosen_steps(at_steps, start_step, end_step)), {}, [start_step]
@@ -161,7 +162,7 @@ def over_steps(dit: DitHandle, tokens: dict, sigmas: Tensor, positive: Condition
 
     look = onlooker_of(made, sample_of(wire), len(wire["hidden"].x), keep, dit.name, others=len(model_calls(begun)) > 1)
 
-    def tell(done: int, shown: dict, x0: Tensor) -> None:
+    def tell(done: int, shown: DitTokens, x0: Tensor) -> None:
         now[0] = start_step + done
         report(done, shown, x0)
     with dit.stages.observe(made.block, lambda *seen: look(*seen) if now[0] in wanted else None):

@@ -16,6 +16,7 @@ from ..handle.backbone import DitHandle
 from ..model.stages import Attention, Look
 from ..step import stages as step_stages
 from ..tokens.model_calls import apart
+from ..tokens.wire_types import DitHidden
 
 MEAN = -1  # as a head: the mean of all heads
 CHUNK = 2 ** 24  # bytes of scores computed at a time
@@ -93,12 +94,12 @@ def in_bytes(count: float) -> str:
         count /= 1000
 
 
-def picture_tokens(wire: dict) -> int:
+def picture_tokens(wire: DitHidden) -> int:
     """The number of image tokens, N."""
     return wire["tokens"]["tokens"].shape[1]
 
 
-def find(dit: DitHandle, wire: dict, queries: str, keys: str) -> tuple[int, Attention]:
+def find(dit: DitHandle, wire: DitHidden, queries: str, keys: str) -> tuple[int, Attention]:
     """The attention in a block with these kinds of queries and keys ("text", "image"): → its number, the attention. Raises StagesError."""
     found = dit.stages.attentions(wire["hidden"], picture_tokens(wire))
     for number, attention in enumerate(found):
@@ -109,7 +110,7 @@ def find(dit: DitHandle, wire: dict, queries: str, keys: str) -> tuple[int, Atte
     raise StagesError(f"{dit.name} has no text tokens here, so there is no {queries} to {keys} attention")
 
 
-def plan(dit: DitHandle, wire: dict, block: int, head: int, queries: str, keys: str, rows: Sequence[int] | None = None,
+def plan(dit: DitHandle, wire: DitHidden, block: int, head: int, queries: str, keys: str, rows: Sequence[int] | None = None,
          columns: Sequence[int] | None = None) -> Plan:
     """Plan a capture in one block. rows, columns: numbers among the tokens of their kind; None is all of them. Raises StagesError."""
     stages, hidden = dit.stages, wire["hidden"]
@@ -118,29 +119,28 @@ def plan(dit: DitHandle, wire: dict, block: int, head: int, queries: str, keys: 
     if not MEAN <= head < stages.heads:
         raise StagesError(f"{dit.name} has heads 0 to {stages.heads - 1}, and {MEAN} for their mean, there is no head {head}")
     number, attention = find(dit, wire, queries, keys)
-    chosen = [within(numbers, side[kind], kind, wire) for numbers, side, kind in (
+    chosen = [within(numbers, side[kind], kind, wire["tokens"]["grid"]) for numbers, side, kind in (
         (rows, attention.queries, queries), (columns, attention.keys, keys))]
     return Plan(block, head, number, *chosen, attention.length, stages.heads if head == MEAN else 1, hidden.x.shape[-1] // stages.heads,
                 hidden.x.dtype != torch.float32)
 
 
-def within(numbers: Sequence[int] | None, span: range, kind: str, wire: dict) -> Sequence[int]:
+def within(numbers: Sequence[int] | None, span: range, kind: str, grid: tuple[int, ...]) -> Sequence[int]:
     """Numbers of tokens among those of a kind → their positions in the sequence. Raises StagesError."""
     for number in numbers or ():
         if not 0 <= number < len(span):
-            *frames, h, w = wire["tokens"]["grid"]
-            whole = (f"the grid, whose {'×'.join(map(str, (*frames, h, w)))} tokens" if kind == "image" else "the text, whose tokens")
+            whole = (f"the grid, whose {'×'.join(map(str, grid))} tokens" if kind == "image" else "the text, whose tokens")
             raise StagesError(f"token {number} is outside {whole} are 0 to {len(span) - 1}")
     return span if numbers is None else [span[number] for number in numbers]
 
 
-def shown(wire: dict) -> tuple[int, dict]:
+def shown(wire: DitHidden) -> tuple[int, DitHidden]:
     """The model call of a step that has the first positive conditioning: → its number, a wire with this call alone."""
     calls = apart(wire)
     return next(((place, one) for place, one in enumerate(calls) if "cond" in one["call"].layout), (0, calls[0]))
 
 
-def sample_of(wire: dict) -> int:
+def sample_of(wire: DitHidden) -> int:
     """The sample of a model call's batch that is captured: the first picture of the first positive conditioning."""
     layout = wire["call"].layout
     return (layout.index("cond") if "cond" in layout else 0) * (len(wire["hidden"].x) // len(layout))
@@ -192,7 +192,7 @@ def onlooker_of(plan: Plan, sample: int, batch: int, keep: Callable[[Rows], None
     return look
 
 
-def capture(dit: DitHandle, wire: dict, plans: Sequence[Plan]) -> tuple[dict, list[Rows]]:
+def capture(dit: DitHandle, wire: DitHidden, plans: Sequence[Plan]) -> tuple[DitHidden, list[Rows]]:
     """Run the blocks of the plans in order and capture them: → (DIT_HIDDEN after the blocks, rows for each plan). Raises StagesError."""
     place, alone = shown(wire)
     batch, sample, found = len(alone["hidden"].x), sample_of(alone), []

@@ -5,7 +5,7 @@ of the model runs. Dosovitskiy et al. 2020 (ViT), §3.1.
 """
 
 from dataclasses import dataclass
-from typing import Callable
+from typing import Callable, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from ..step.guidance import guide
 from ..tokens.edit import values, with_values
 from ..tokens.model_calls import hiddens_of, with_calls
 from ..tokens.wire import unfold, with_tokens
+from ..tokens.wire_types import DitHidden, DitTokens, without
 from .similarity import Grid, check_query, cosines, grid_of
 
 SIDE = 208
@@ -52,10 +53,10 @@ class Parts:
     """content and place [B, N, D] of a step's tokens, for every part of its batch. wire: the DIT_HIDDEN before Position Embed."""
     content: Tensor
     place: Tensor
-    wire: dict
+    wire: DitHidden
 
 
-def take_apart(dit: DitHandle, wire: dict) -> Parts:
+def take_apart(dit: DitHandle, wire: DitHidden) -> Parts:
     """DIT_HIDDEN after Condition or Patch Embed → its parts. Raises StagesError if the model does not add positions to tokens."""
     if "patches" not in wire["done"]:
         wire = step_stages.patch_embed(dit, wire)
@@ -70,13 +71,14 @@ def take_apart(dit: DitHandle, wire: dict) -> Parts:
     return Parts(content, values(placed).expand_as(content), wire)
 
 
-def x0_of(dit: DitHandle, parts: Parts, content: Tensor, place: Tensor, cfg: float) -> dict:
+def x0_of(dit: DitHandle, parts: Parts, content: Tensor, place: Tensor, cfg: float) -> DitTokens:
     """The model's x0 for tokens with this content and place: [B, N, D], [B, N, D] → DIT_TOKENS."""
-    wire = {**with_values(parts.wire, content + place), "done": parts.wire["done"] | {"positions"}}
+    wire = cast(DitHidden, with_values(parts.wire, content + place))
+    wire = {**wire, "done": wire["done"] | {"positions"}}
     return guide(step_stages.final_layer(dit, step_stages.run_blocks(dit, wire)), cfg)
 
 
-def changes(dit: DitHandle, parts: Parts, cfg: float, seed: int, other: Parts | None = None) -> dict[str, dict]:
+def changes(dit: DitHandle, parts: Parts, cfg: float, seed: int, other: Parts | None = None) -> dict[str, DitTokens]:
     """x0 after each change to content or place (none, removed, shuffled, from another picture): → DIT_TOKENS by case."""
     content, place = parts.content, parts.place
     order = torch.randperm(content.shape[1], generator=torch.Generator().manual_seed(seed)).to(content.device)
@@ -100,13 +102,13 @@ class Answer:
     sigma: float
     similar: dict[str, Tensor]
     norms: dict[str, Tensor]
-    noisy: dict
-    x0: dict[str, dict]
+    noisy: DitTokens
+    x0: dict[str, DitTokens]
     change: dict[str, float]
 
 
-def take_and_replace(dit: DitHandle, tokens: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None, cfg: float, seed: int,
-        query: int, other: dict | None = None) -> Answer:
+def take_and_replace(dit: DitHandle, tokens: DitTokens, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None, cfg: float, seed: int,
+        query: int, other: DitTokens | None = None) -> Answer:
     """Bring clean tokens to the noise level of a step, split them into content and place, and predict x0 after each change.
 
     other: clean tokens of another picture of the same size, which gets the same noise. For tokens from Add Noise, their clean tokens are
@@ -123,12 +125,12 @@ def take_and_replace(dit: DitHandle, tokens: dict, sigmas: Tensor, step: int, po
         raise StagesError(f"other has {'×'.join(map(str, other['grid']))} tokens of patch_size {other['patch_size']}, tokens has "
                           f"{'×'.join(map(str, tokens['grid']))} of {tokens['patch_size']}: both must have the same size")
 
-    def begun(clean: dict) -> tuple[dict, Parts]:
-        noisy, _ = dit.add_noise({key: value for key, value in clean.items() if key != "memory"}, sigmas, step, seed)
+    def begun(clean: DitTokens) -> tuple[DitTokens, Parts]:
+        noisy, _ = dit.add_noise(without(clean, "memory"), sigmas, step, seed)
         return noisy, take_apart(dit, step_stages.condition(dit, noisy, positive, dit.away_from(negative, cfg), sigmas, step))
     noisy, parts = begun(tokens)
     # told the least noise there is, as some models scale what they read by its level
-    bare = {key: value for key, value in tokens.items() if key not in ("memory", "noise_mask")}
+    bare = without(tokens, "memory", "noise_mask")
     bare = standing(bare, sigmas[-2], torch.ones(()))  # as they are
     shown = take_apart(dit, step_stages.condition(dit, bare, positive, None, sigmas, len(sigmas) - 2))
     x0 = changes(dit, parts, cfg, seed, begun(other)[1] if other is not None else None)
@@ -143,12 +145,12 @@ def take_and_replace(dit: DitHandle, tokens: dict, sigmas: Tensor, step: int, po
     return Answer(grid, query, sigmas[step].item(), similar, norms, noisy, x0, change)
 
 
-def _clean(tokens: dict | None) -> dict | None:
+def _clean(tokens: DitTokens | None) -> DitTokens | None:
     """The tokens before Add Noise."""
     return with_tokens(tokens, tokens["start"]["clean"]) if tokens is not None and "start" in tokens else tokens
 
 
-def picture_of(wire: dict, decode: Callable[[Tensor], Tensor]) -> Tensor:
+def picture_of(wire: DitTokens, decode: Callable[[Tensor], Tensor]) -> Tensor:
     """The first picture of the batch (a video's first frame): → [H, W, 3] in 0..1."""
     image = decode(unfold(with_tokens(wire, wire["tokens"][:1])))
     return (image[:, 0] if image.dim() == 5 else image)[0, ..., :3].float().cpu().clamp(0, 1)

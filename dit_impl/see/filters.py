@@ -9,7 +9,7 @@ from ..drawing import charts
 from ..drawing.charts import colours, in_language, sheet
 from ..errors import BackboneError, StagesError
 from ..handle.backbone import Backbone, DitHandle
-from ..model.stages import Hidden
+from ..model.stages import Extra, Hidden
 from ..sources.diffusers_models import Flux, PixArt
 from ..tokens.patch import unpatchify
 
@@ -76,7 +76,7 @@ def _asked_stages(dit: DitHandle, tokens: Tensor, p: int) -> Tensor:
     tokens, f = tokens.to(kind), dit.frame_patch
     latent = unpatchify(tokens, p, (p, p)) if f == 1 else unpatchify(tokens, p, (f, p, p), f)
     for x in (latent, latent.unsqueeze(2) if f == 1 else latent, tokens):
-        extra = {"transformer_options": {}, "reference": None, "context_latents": (), "size": (p, p)}
+        extra: Extra = {"transformer_options": {}, "reference": None, "context_latents": (), "size": (p, p)}
         try:
             return stages.patch_embed(Hidden(x, None, None, None, 0, extra)).x
         except (RuntimeError, ValueError):  # this embedder does not take this form

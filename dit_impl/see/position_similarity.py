@@ -16,6 +16,7 @@ from ..handle.backbone import Backbone, DitHandle
 from ..model.position import sincos_1d
 from ..model.stages import Hidden
 from ..step import stages as step_stages
+from ..tokens.wire_types import AnyWire
 from .attention_rows import within
 from .similarity import cosines
 
@@ -55,7 +56,7 @@ def rotary_table(position: object, name: str) -> Tensor:
     return position[0].flatten(0, 1)
 
 
-def positions_of(dit: DitHandle, x: dict) -> tuple[Tensor, str]:
+def positions_of(dit: DitHandle, x: AnyWire) -> tuple[Tensor, str]:
     """The model's position vector for each image token: DIT_TOKENS or DIT_HIDDEN → vectors [N, D], their kind. Raises StagesError."""
     stages = dit.stages
     if stages.positions == "none":
@@ -79,11 +80,11 @@ def positions_of(dit: DitHandle, x: dict) -> tuple[Tensor, str]:
     return turned(table[keys.keys["image"].start:keys.keys["image"].stop]), "rotary"
 
 
-def compare_positions(dit: DitHandle, x: dict, query: int) -> Similarity:
+def compare_positions(dit: DitHandle, x: AnyWire, query: int) -> Similarity:
     """Compare one token's position with all others: DIT_TOKENS or DIT_HIDDEN → Similarity. Raises StagesError, BackboneError."""
     wire = x["tokens"] if "hidden" in x else x
     grid, count = tuple(wire["grid"]), wire["tokens"].shape[1]
-    within([query], range(count), "image", {"tokens": wire})
+    within([query], range(count), "image", grid)
     vectors, kind = positions_of(dit, x)
     width, places = vectors.shape[1], torch.arange(count)
     of_text = turned(rotary_1d(width, places)) if kind == "rotary" else sincos_1d(width, places)

@@ -13,6 +13,7 @@ from ..errors import BackboneError
 from ..handle.backbone import DitHandle
 from ..tokens.edit import values
 from ..tokens.patch import token_grid
+from ..tokens.wire_types import DitHidden, DitTokens
 
 WIDTH = 704
 FAMILIAR = ((512, 512, 3), (64, 64, 4))  # the picture and latent of Stable Diffusion 1 and 2: 1/48 of the values
@@ -82,7 +83,7 @@ def share_of(part: int, whole: int) -> Fraction:
     return Fraction(part, whole).limit_denominator(1000)
 
 
-def collect(image: Tensor | None = None, latent: dict | None = None, tokens: dict | None = None, hidden: dict | None = None,
+def collect(image: Tensor | None = None, latent: dict | None = None, tokens: DitTokens | None = None, hidden: DitHidden | None = None,
             dit: DitHandle | None = None, language: str = "English") -> Report:
     """Read the connected wires: IMAGE [B, H, W, C], LATENT, DIT_TOKENS, DIT_HIDDEN → Report. Raises ValueError if nothing is wired."""
     if image is None and latent is None and tokens is None and hidden is None:
@@ -110,14 +111,14 @@ def collect(image: Tensor | None = None, latent: dict | None = None, tokens: dic
     return Report(stages, share, sequence, own, why, dit.name if dit is not None else "")
 
 
-def _tokens_stage(wire: dict, tokens: Tensor, name: str, note: str, said: dict[str, str]) -> Stage:
+def _tokens_stage(wire: DitTokens, tokens: Tensor, name: str, note: str, said: dict[str, str]) -> Stage:
     """The report's row for raw tokens or hidden states [B, N, values]."""
     batch, count, each = tokens.shape
     kind = "vectors of" if name == "hidden" else "pixel patches of" if "pixels" in wire else "patches of"
     return Stage(name, _times(*wire["grid"]), said[kind].format(p=wire["patch_size"], each=each), count, each, batch, note)
 
 
-def _pixels(image: Tensor | None, latent: dict | None, tokens: dict | None, hidden: dict | None, dit: DitHandle | None) -> tuple[int, int, int]:
+def _pixels(image: Tensor | None, latent: dict | None, tokens: DitTokens | None, hidden: DitHidden | None, dit: DitHandle | None) -> tuple[int, int, int]:
     """→ height and width of the picture, pixels to a latent cell."""
     wire = tokens or (hidden or {}).get("tokens")
     cells = tuple(latent["samples"].shape[-2:]) if latent is not None else tuple(wire["size"][-2:]) if wire and "pixels" not in wire else None

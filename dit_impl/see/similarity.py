@@ -10,6 +10,7 @@ from ..drawing import charts
 from ..drawing.charts import in_language
 from ..errors import TokensError
 from ..tokens.edit import values
+from ..tokens.wire_types import AnyWire
 from .token_map import principal_components
 
 SIDE = 288
@@ -50,7 +51,7 @@ class Grid:
         return self.t * self.h * self.w
 
 
-def grid_of(wire: dict) -> Grid:
+def grid_of(wire: AnyWire) -> Grid:
     """The grid of DIT_TOKENS or DIT_HIDDEN."""
     *t, h, w = (wire["tokens"] if "hidden" in wire else wire)["grid"]
     return Grid(t[0] if t else 1, h, w)
@@ -63,7 +64,7 @@ def check_query(query: int, grid: Grid) -> None:
         raise TokensError(f"query {query} is outside the grid of {size} tokens, which are 0 to {grid.count - 1} in reading order")
 
 
-def finite(wire: dict) -> Tensor:
+def finite(wire: AnyWire) -> Tensor:
     """The tokens of DIT_TOKENS or DIT_HIDDEN, in float32 on the CPU: → [B, N, D]. Raises TokensError if they are not finite."""
     tokens = values(wire).detach().float().cpu()
     if not torch.isfinite(tokens).all():
@@ -71,14 +72,14 @@ def finite(wire: dict) -> Tensor:
     return tokens
 
 
-def parts(wire: dict) -> list[str]:
+def parts(wire: AnyWire) -> list[str]:
     """The part that each row of the batch belongs to: "uncond" or "cond" between Condition and Guidance, "" elsewhere."""
     call, count = wire.get("call"), len(values(wire))
     layout = call.layout if call and not wire.get("guided") else ("",)
     return [part for part in layout for _ in range(count // len(layout))]
 
 
-def conditional(wire: dict) -> Tensor:
+def conditional(wire: AnyWire) -> Tensor:
     """The tokens of the last positive conditioning: → [samples, N, D]."""
     tokens, layout = finite(wire), parts(wire)
     samples = len(layout) // len(wire["call"].layout) if wire.get("call") and not wire.get("guided") else len(layout)
@@ -118,7 +119,7 @@ def cosines(tokens: Tensor, query: int, centred: bool = False) -> Tensor:
     return F.cosine_similarity(tokens.double(), tokens[:, query:query + 1].double(), dim=-1).float()
 
 
-def stage_name(wire: dict, language: str) -> str:
+def stage_name(wire: AnyWire, language: str) -> str:
     """The stage that the tokens come from, in words."""
     if not wire.get("trace"):
         return in_language(WORDS["raw"], language)
@@ -149,7 +150,7 @@ class Pca:
     said: str
 
 
-def pca(wire: dict, language: str = "English") -> Pca:
+def pca(wire: AnyWire, language: str = "English") -> Pca:
     """Show tokens as colours and as norms. Components and colours are computed over the whole batch, so that pictures can be compared.
 
     Raises TokensError.
@@ -187,7 +188,7 @@ class Similarity:
 
 
 @charts.drawn
-def token_similarity(wire: dict, query: int, centred: bool = False, language: str = "English", image: Tensor | None = None) -> Similarity:
+def token_similarity(wire: AnyWire, query: int, centred: bool = False, language: str = "English", image: Tensor | None = None) -> Similarity:
     """The cosine of every token to one, for the conditional part of a batch. image [B, H, W, 3]: shown beside it. Raises TokensError."""
     grid, tokens = grid_of(wire), conditional(wire)
     check_query(query, grid)

@@ -5,11 +5,12 @@ from torch import Tensor
 
 from ..errors import TokensError
 from ..tokens.edit import token_grid_of, values
+from ..tokens.wire_types import AnyWire
 
 MAPS = ("norm", "principal components")
 
 
-def token_map(wire: dict, show: str, size: int) -> Tensor:
+def token_map(wire: AnyWire, show: str, size: int) -> Tensor:
     """Tokens as a picture with a square of `size` pixels each: → IMAGE [B, h·size, w·size, 3], for every part of the batch and every frame.
 
     show: "norm" shows the length of each token as grey; "principal components" shows the first three as red, green and blue. The scale is

@@ -11,6 +11,7 @@ from ..drawing.charts import in_language
 from ..handle.backbone import Conditioning, DitHandle
 from ..sampling.walk import last_step
 from ..tokens.wire import unfold, with_tokens
+from ..tokens.wire_types import DitTokens
 from .attention_maps import chosen_steps
 
 MOST = 4  # steps shown if the user names none
@@ -32,14 +33,14 @@ class Moment:
     """A step: x before it, the model's x0 and the velocity dx/dσ = (x − x0)/σ, all DIT_TOKENS."""
     step: int
     sigma: float
-    x: dict
-    x0: dict
-    velocity: dict
+    x: DitTokens
+    x0: DitTokens
+    velocity: DitTokens
 
 
-def moments(dit: DitHandle, tokens: dict, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float, solver: str,
+def moments(dit: DitHandle, tokens: DitTokens, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float, solver: str,
             at_steps: str, start_step: int = 0, end_step: int | None = None,
-            report: Callable[[int, dict, Tensor], None] = lambda *_: None) -> tuple[list[Moment], dict, dict]:
+            report: Callable[[int, DitTokens, Tensor], None] = lambda *_: None) -> tuple[list[Moment], DitTokens, DitTokens]:
     """Denoise as `DitHandle.denoise` does: → (the chosen steps, tokens and x0 at the end). Raises as `DitHandle.denoise` does.
 
     The run stops before and after each chosen step, which does not change the result. report(done, wire, x0) is called after each step.
@@ -62,7 +63,7 @@ def moments(dit: DitHandle, tokens: dict, sigmas: Tensor, positive: Conditioning
 
 def decoded(found: Sequence[Moment], decode: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
     """The first picture of the batch (a video's first frame) at each chosen step: → {"x", "x0", "velocity"}, each [steps, H, W, 3] in 0..1."""
-    def picture(wire: dict) -> Tensor:
+    def picture(wire: DitTokens) -> Tensor:
         image = decode(unfold({**wire, "tokens": wire["tokens"][:1]}))
         return (image[:, 0] if image.dim() == 5 else image)[0, ..., :3].float().cpu().clamp(0, 1)
     return {kind: torch.stack([picture(getattr(moment, kind)) for moment in found]) for kind in KINDS}

@@ -4,13 +4,14 @@ import torch
 from torch import Tensor
 
 from ..handle.backbone import Conditioning, DitHandle
+from ..tokens.wire_types import DitTokens
 from . import stages as step_stages
 from .guidance import guide
 
 BLOCKS = 12  # shown at most
 
 
-def by_block(dit: DitHandle, tokens: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None,
+def by_block(dit: DitHandle, tokens: DitTokens, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None,
              cfg: float) -> dict[int, Tensor]:
     """Apply the final layer after each block of a step: → {block: x0 as a picture [H, W, 3]}. The last one is the step's own x0.
 

@@ -6,11 +6,10 @@ from ..errors import StagesError
 from ..sampling.guidance import guided, is_guided
 from ..sampling.level import clean
 from ..tokens.wire import check_cut_alike, same_format, with_tokens
+from ..tokens.wire_types import DitTokens, Onward
 
-CARRIED_ON = ("remembered",)  # entries that x0 passes on to the step's tokens
 
-
-def guide(prediction: dict, cfg: float, negative: dict | None = None) -> dict:
+def guide(prediction: DitTokens, cfg: float, negative: DitTokens | None = None) -> DitTokens:
     """Classifier-free guidance u + (c − u)·cfg on x0 (Ho & Salimans 2022, equation 6): predictions → x0, as DIT_TOKENS.
 
     negative: a prediction from another branch; without one, the unconditional part of the batch. Either prediction may be guided already,
@@ -31,16 +30,16 @@ def guide(prediction: dict, cfg: float, negative: dict | None = None) -> dict:
         x0, more = x0_of(prediction, "prediction", cfg)
     if prediction["guided"]:
         return with_tokens(prediction, x0)
-    kept = {key: prediction[key] for key in ("call", "trace")}
-    return {**clean(with_tokens(wire_of_x0(prediction), x0)), **more, **kept, "guided": True}
+    answer: DitTokens = {**clean(with_tokens(wire_of_x0(prediction), x0)), "call": prediction["call"], "trace": prediction["trace"], "guided": True}
+    return {**answer, **more}
 
 
-def wire_of_x0(prediction: dict) -> dict:
+def wire_of_x0(prediction: DitTokens) -> DitTokens:
     """The DIT_TOKENS with the grid of a prediction's x0. The step itself may have been computed on another grid."""
     return prediction if prediction.get("guided") or not prediction.get("call") else prediction["call"].start or prediction
 
 
-def x0_of(wire: dict, what: str, cfg: float) -> tuple[Tensor, dict]:
+def x0_of(wire: DitTokens, what: str, cfg: float) -> tuple[Tensor, Onward]:
     """A prediction → x0 [B, N, C·p·p], guided by the unconditional part of its batch, and further entries for the step's wire."""
     if "call" not in wire:
         raise StagesError(f"{what} is not from Final Layer or Guidance")
@@ -50,4 +49,4 @@ def x0_of(wire: dict, what: str, cfg: float) -> tuple[Tensor, dict]:
         return wire["call"].guided(wire["tokens"], cfg)
     if is_guided(cfg):
         raise StagesError(f"{what} is guided already: for cfg {cfg:g}, wire a negative prediction into negative")
-    return wire["tokens"], {key: wire[key] for key in CARRIED_ON if key in wire}
+    return wire["tokens"], {"remembered": wire["remembered"]} if "remembered" in wire else {}

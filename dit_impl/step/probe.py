@@ -10,6 +10,7 @@ from ..drawing import charts
 from ..errors import StagesError
 from ..handle.backbone import Conditioning, DitHandle
 from ..tokens.numbers import in_words
+from ..tokens.wire_types import DitHidden, DitTokens, without
 from . import stages as step_stages
 from .guidance import guide
 
@@ -31,14 +32,14 @@ class Parity:
         return f"differs by up to {self.largest:.3g}; first after {self.stage or 'guidance'}"
 
 
-def parity(dit: DitHandle, prediction: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None,
+def parity(dit: DitHandle, prediction: DitTokens, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None,
            cfg: float) -> Parity:
     """Compare x0 from the wires, after Guidance, with the whole model's x0 for the same tokens. Raises StagesError."""
     if "trace" not in prediction:
         raise StagesError("prediction is not from Final Layer or Guidance")
     negative = dit.away_from(negative, cfg)
-    start = {**(prediction["call"].start or {key: value for key, value in prediction.items() if key not in ("call", "guided", "trace")}),
-             "tokens": prediction["call"].x}
+    start: DitTokens = {**(prediction["call"].start or without(prediction, "call", "guided", "trace")),
+                        "tokens": prediction["call"].x}
     x0 = guide(prediction, 1.0)["tokens"]
     own = dit.denoise(start, sigmas, positive, negative, cfg, start_step=step, end_step=step + 1)[1]["tokens"].to(x0)
     largest = (x0 - own).abs().max().item()
@@ -90,7 +91,7 @@ class Ablation:
         return double, single, in_words([i for i in range(len(self.kinds)) if i not in skipped])
 
 
-def ablate(dit: DitHandle, clean: dict, sigmas: Tensor, levels: int, positive: Conditioning, negative: Conditioning | None, cfg: float,
+def ablate(dit: DitHandle, clean: DitTokens, sigmas: Tensor, levels: int, positive: Conditioning, negative: Conditioning | None, cfg: float,
            seed: int, reporter: Callable[[int], Callable[[int], None]] = lambda total: lambda done: None) -> Ablation:
     """Leave out each block in turn, at a few noise levels spread over the schedule, and measure how much x0 changes.
 
@@ -102,11 +103,11 @@ def ablate(dit: DitHandle, clean: dict, sigmas: Tensor, levels: int, positive: C
     kinds, rows = dit.stages.kinds, []
     report = reporter(len(steps) * len(kinds))
     for row, step in enumerate(steps):
-        noisy, _ = dit.add_noise({key: value for key, value in clean.items() if key != "memory"}, sigmas, step, seed)
+        noisy, _ = dit.add_noise(without(clean, "memory"), sigmas, step, seed)
         wire = step_stages.condition(dit, noisy, positive, negative, sigmas, step)
         before = step_stages.position_embed(dit, step_stages.patch_embed(dit, wire))
 
-        def x0_of(wire: dict) -> Tensor:
+        def x0_of(wire: DitHidden) -> Tensor:
             return guide(step_stages.final_layer(dit, wire), cfg)["tokens"]
         whole = x0_of(step_stages.run_blocks(dit, before))
         changes = []

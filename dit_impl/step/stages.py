@@ -19,6 +19,7 @@ from ..sampling.level import clean
 from ..tokens.model_calls import hiddens_of, image_tokens, model_calls, with_calls
 from ..tokens.select import rows_beside, token_mask
 from ..tokens.wire import check_cut_alike, same_format, to_tokens, with_tokens
+from ..tokens.wire_types import AnyWire, DitHidden, DitTokens
 from .guidance import wire_of_x0, x0_of
 
 BLOCK = "block {}"  # the name of the last block that was run, in a trace
@@ -26,7 +27,7 @@ ATTENTION_MODES = ("full", "itself")
 POSITION_MODES = ("model", "none", "shuffled", "1-D", "scaled")
 
 
-def check(dit: DitHandle, wire: dict, *needed: str) -> None:
+def check(dit: DitHandle, wire: DitHidden, *needed: str) -> None:
     """Raise StagesError unless a DIT_HIDDEN comes from this model and has been through the stages `needed`."""
     if wire["model"] != dit.name:
         raise StagesError(f"the hidden states come from {wire['model']}, the dit is {dit.name}")
@@ -51,35 +52,38 @@ def checksum(tokens: Tensor) -> Tensor:
     return flat @ torch.linspace(1, 2, len(flat), dtype=flat.dtype, device=flat.device)
 
 
-def _after(wire: dict, hiddens: list[Hidden], stage: str, name: str = "") -> dict:
+def _after(wire: DitHidden, hiddens: list[Hidden], stage: str, name: str = "") -> DitHidden:
     """The wire after a stage of each of its model calls, with the stage's name and checksum added to the trace."""
     total = sum(checksum(hidden.x) for hidden in hiddens)
     return {**with_calls(wire, hiddens), "done": wire["done"] | {stage}, "trace": (*wire["trace"], (name or stage, total))}
 
 
-def _words(positive: Conditioning) -> dict:
-    """The words of the text tokens, for the wire, if the CONDITIONING has them."""
-    return {"words": positive[0][1]["words"]} if positive and "words" in positive[0][1] else {}
+def _begun(dit: DitHandle, tokens: DitTokens, positive: Conditioning, negative: Conditioning | None, sigmas: Tensor, step: int) -> DitHidden:
+    """A step that has begun, with the words of the text tokens if the CONDITIONING has them."""
+    begun: DitHidden = {**dit.begin(tokens, sigmas, step, positive, negative), "trace": (), "shape": _shape(dit)}
+    if positive and "words" in positive[0][1]:
+        begun["words"] = positive[0][1]["words"]
+    return begun
 
 
-def condition(dit: DitHandle, x: dict, positive: Conditioning, negative: Conditioning | None, sigmas: Tensor, step: int) -> dict:
+def condition(dit: DitHandle, x: AnyWire, positive: Conditioning, negative: Conditioning | None, sigmas: Tensor, step: int) -> DitHidden:
     """Begin a step: lay out its batch [uncond, cond], and embed time and text: DIT_TOKENS, or DIT_HIDDEN before Condition → DIT_HIDDEN.
 
     Raises StagesError, ScheduleError, BackboneError.
     """
     if "hidden" not in x:
-        begun = {**dit.begin(x, sigmas, step, positive, negative), **_words(positive)}
-        return _after({**begun, "trace": (), "shape": _shape(dit)}, hiddens_of(begun), "condition")
+        begun = _begun(dit, x, positive, negative, sigmas, step)
+        return _after(begun, hiddens_of(begun), "condition")
     check(dit, x)
     if x["call"]:
         raise StagesError("the hidden states are conditioned already")
-    begun = {**dit.begin(x["tokens"], sigmas, step, positive, negative), **_words(positive)}
+    begun = _begun(dit, x["tokens"], positive, negative, sigmas, step)
     given = x["hidden"].x
     hiddens = [hidden.but(x=given.repeat(len(hidden.x) // len(given), 1, 1), index=x["hidden"].index) for hidden in hiddens_of(begun)]
-    return _after({**begun, "done": x["done"], "trace": x["trace"], "shape": x["shape"]}, hiddens, "condition")
+    return _after({**begun, "done": x["done"], "trace": x["trace"]}, hiddens, "condition")
 
 
-def patch_embed(dit: DitHandle, x: dict) -> dict:
+def patch_embed(dit: DitHandle, x: AnyWire) -> DitHidden:
     """Bring raw patches to the model's width by its patch embedding: DIT_TOKENS, or DIT_HIDDEN after Condition → DIT_HIDDEN.
 
     Raises StagesError.
@@ -93,11 +97,11 @@ def patch_embed(dit: DitHandle, x: dict) -> dict:
     if not isinstance(dit, Backbone) or not isinstance(dit.flow, RectifiedFlow) or x.get("noise_mask") is not None:
         raise StagesError(f"{dit.name} embeds patches of a step that has begun: put Condition before Patch Embed")
     raw = Hidden(x["tokens"].to(dit.like(), copy=True), None, None, None, 0, {"grid": x["grid"], "patch_size": x["patch_size"]})
-    wire = {"hidden": raw, "tokens": x, "done": frozenset(), "call": None, "model": dit.name, "shape": _shape(dit), "trace": ()}
+    wire: DitHidden = {"hidden": raw, "tokens": x, "done": frozenset(), "call": None, "model": dit.name, "shape": _shape(dit), "trace": ()}
     return _after(wire, [dit.stages.patch_embed(raw)], "patches")
 
 
-def position_embed(dit: DitHandle, wire: dict, mode: str = "model", seed: int = 0) -> dict:
+def position_embed(dit: DitHandle, wire: DitHidden, mode: str = "model", seed: int = 0) -> DitHidden:
     """Add positions to the image tokens: DIT_HIDDEN → DIT_HIDDEN. Dosovitskiy et al. 2020 (ViT), §3.1; Peebles & Xie 2022, §3.2.
 
     mode: "model" adds the model's own positions; "none" adds nothing; "shuffled" adds the model's own in random order; "1-D" adds sines
@@ -138,8 +142,8 @@ def _placed(dit: DitHandle, hidden: Hidden, grid: tuple[int, ...], mode: str, se
     return hidden.but(x=hidden.x + table.to(hidden.x))
 
 
-def run_blocks(dit: DitHandle, wire: dict, blocks: str = "all", strength: float = 1.0, graft: dict | None = None,
-               mask: Tensor | None = None, attention: str = "full") -> dict:
+def run_blocks(dit: DitHandle, wire: DitHidden, blocks: str = "all", strength: float = 1.0, graft: DitHidden | None = None,
+               mask: Tensor | None = None, attention: str = "full") -> DitHidden:
     """Run blocks in the order given: DIT_HIDDEN → DIT_HIDDEN. Raises StagesError.
 
     strength: a factor on what each block adds to its input. graft: DIT_HIDDEN of another run; before the blocks run, its image tokens
@@ -158,7 +162,7 @@ def run_blocks(dit: DitHandle, wire: dict, blocks: str = "all", strength: float 
         raise StagesError(f"attention is one of {', '.join(ATTENTION_MODES)}, not {attention!r}")
     stages, indices = dit.stages, parse_blocks(blocks, len(dit.stages.kinds))
 
-    def run(hidden: Hidden, tokens: dict) -> Hidden:
+    def run(hidden: Hidden, tokens: DitTokens) -> Hidden:
         with ExitStack() as during:
             if attention == "itself":
                 look = only_itself(stages.attentions(hidden, tokens["tokens"].shape[1]))
@@ -169,7 +173,7 @@ def run_blocks(dit: DitHandle, wire: dict, blocks: str = "all", strength: float 
     return _after(wire, after, "blocks", BLOCK.format(after[0].index - 1))
 
 
-def _grafted(wire: dict, graft: dict, mask: Tensor | None) -> Tensor:
+def _grafted(wire: DitHidden, graft: DitHidden, mask: Tensor | None) -> Tensor:
     """Replace the masked image tokens by those of another run: → [B, N, D]. Raises StagesError."""
     x, theirs, grid = image_tokens(wire), image_tokens(graft, "the graft's hidden states"), wire["tokens"]["grid"]
     if theirs.shape[1:] != x.shape[1:]:
@@ -198,7 +202,7 @@ def block_plan(kinds: list[str], blocks: str) -> dict:
     return {"groups": groups, "runs": parse_blocks(blocks, len(kinds))}
 
 
-def final_layer(dit: DitHandle, wire: dict) -> dict:
+def final_layer(dit: DitHandle, wire: DitHidden) -> DitTokens:
     """Turn image tokens back into patch values: DIT_HIDDEN → DIT_TOKENS, a prediction for every part of the batch."""
     check(dit, wire, "condition", "patches")
     call: Call = wire["call"]
@@ -226,7 +230,7 @@ def laid_out(answer: Tensor, size: tuple[int, ...], areas: list[tuple[slice, ...
     return whole
 
 
-def sampler_step(dit: DitHandle, tokens: dict, prediction: dict, sigmas: Tensor, step: int, solver: str) -> tuple[dict, dict]:
+def sampler_step(dit: DitHandle, tokens: DitTokens, prediction: DitTokens, sigmas: Tensor, step: int, solver: str) -> tuple[DitTokens, DitTokens]:
     """Move the tokens by the solver: → (tokens at the next noise level, x0), both DIT_TOKENS. Raises StagesError, ValueError."""
     (x0, more), call = x0_of(prediction, "prediction", 1.0), prediction["call"]
     if step < len(sigmas) and sigmas[step].float().to(call.sigma) != call.sigma:

@@ -15,23 +15,25 @@ from ..errors import TokensError
 from .model_calls import hiddens_of, image_tokens, with_calls
 from .select import mask_tokens, rectangle, rows_beside, token_mask
 from .wire import same_format, to_latent, to_tokens
+from .wire_types import AnyWire, DitHidden, DitTokens, NoiseStart, without
 
 FILLS = ("same place", "one token", "mean", "zeros")
 
 
 # --- either wire ----------------------------------------------------------------------------------------------------
 
-def values(wire: dict) -> Tensor:
+def values(wire: AnyWire) -> Tensor:
     """The picture's tokens: → raw tokens [B, N, C·p·p], or hidden states [parts·B, N, D]. Raises TokensError."""
     return image_tokens(wire)[:, _span(wire)] if "hidden" in wire else wire["tokens"]
 
 
-def with_values(wire: dict, tokens: Tensor) -> dict:
+def with_values(wire: AnyWire, tokens: Tensor) -> AnyWire:
     """A copy of the wire with other values for its tokens."""
-    return {name: kept for name, kept in _replaced(wire, tokens).items() if name != "memory"}
+    changed = _replaced(wire, tokens)
+    return changed if "hidden" in changed else without(changed, "memory")
 
 
-def _replaced(wire: dict, tokens: Tensor) -> dict:
+def _replaced(wire: AnyWire, tokens: Tensor) -> AnyWire:
     if "hidden" not in wire:
         return {**wire, "tokens": tokens}
     x, span, hiddens = image_tokens(wire), _span(wire), hiddens_of(wire)
@@ -39,7 +41,7 @@ def _replaced(wire: dict, tokens: Tensor) -> dict:
     return with_calls(wire, [hidden.but(x=part) for hidden, part in zip(hiddens, x)])
 
 
-def _span(wire: dict) -> slice:
+def _span(wire: DitHidden) -> slice:
     """Where the picture's tokens are among the hidden states. Some models put reference pictures before them, some after."""
     if "patches" not in wire["done"]:
         raise TokensError("the hidden states have no embedded tokens yet: put Patch Embed before this node")
@@ -47,38 +49,38 @@ def _span(wire: dict) -> slice:
     return slice(first, first + math.prod(token_grid_of(wire)))
 
 
-def token_grid_of(wire: dict) -> tuple[int, ...]:
+def token_grid_of(wire: AnyWire) -> tuple[int, ...]:
     """The token grid of DIT_TOKENS or DIT_HIDDEN: (h, w), or (t, h, w) with frames."""
     return (wire["tokens"] if "hidden" in wire else wire)["grid"]
 
 
-def _layout(wire: dict) -> tuple[str, ...]:
+def _layout(wire: AnyWire) -> tuple[str, ...]:
     """The parts of the batch: ("uncond", "cond") between Condition and Guidance, ("cond",) elsewhere."""
     return wire["call"].layout if wire.get("call") and not wire.get("guided") else ("cond",)
 
 
-def _samples(wire: dict) -> int:
+def _samples(wire: AnyWire) -> int:
     """The number of pictures. Each of them is in every part of the batch."""
     return len(image_tokens(wire) if "hidden" in wire else wire["tokens"]) // len(_layout(wire))
 
 
-def _like(source: dict, wire: dict) -> Tensor:
+def _like(source: AnyWire, wire: AnyWire) -> Tensor:
     """The tokens of `source`, row by row for `wire`. Uncond is matched with uncond; a batch with fewer pictures repeats."""
     rows = rows_beside(_layout(source), _samples(source), _layout(wire), _samples(wire))
     return values(source)[rows].to(values(wire))
 
 
-def _check_pair(a: dict, b: dict, first: str, second: str) -> None:
+def _check_pair(a: AnyWire, b: AnyWire, first: str, second: str) -> None:
     """Raise TokensError unless two wires hold the same kind of tokens, of the same model and grid."""
     kinds = ["hidden states" if "hidden" in wire else "raw tokens" for wire in (a, b)]
     if kinds[0] != kinds[1]:
         raise TokensError(f"{first} holds {kinds[0]}, {second} holds {kinds[1]}: both must be the same kind")
-    if "hidden" in a and a["model"] != b["model"]:
-        raise TokensError(f"{first} comes from {a['model']}, {second} from {b['model']}")
-    if "hidden" not in a and not same_format(a["latent_format"], b["latent_format"]):
-        raise TokensError(f"{first} and {second} are in different latent spaces: wire the same dit into both Patchify nodes")
     shapes = [f"a {'×'.join(map(str, token_grid_of(wire)))} grid of tokens of {values(wire).shape[-1]} values" for wire in (a, b)]
-    if "hidden" not in a:
+    if "hidden" in a and "hidden" in b and a["model"] != b["model"]:
+        raise TokensError(f"{first} comes from {a['model']}, {second} from {b['model']}")
+    if "hidden" not in a and "hidden" not in b:
+        if not same_format(a["latent_format"], b["latent_format"]):
+            raise TokensError(f"{first} and {second} are in different latent spaces: wire the same dit into both Patchify nodes")
         shapes = [f"{shape}, patches {wire['patch_size']} wide" for shape, wire in zip(shapes, (a, b))]
     if shapes[0] != shapes[1]:
         raise TokensError(f"{first} has {shapes[0]}, {second} has {shapes[1]}")
@@ -86,7 +88,7 @@ def _check_pair(a: dict, b: dict, first: str, second: str) -> None:
 
 # --- which tokens ---------------------------------------------------------------------------------------------------
 
-def select(wire: dict, column: int, row: int, width: int, height: int, mask: Tensor | None = None) -> Tensor:
+def select(wire: AnyWire, column: int, row: int, width: int, height: int, mask: Tensor | None = None) -> Tensor:
     """The tokens in a rectangle, as a MASK [1 or B, h, w] of 0 and 1. With `mask`, only those that it covers for the most part."""
     h, w = token_grid_of(wire)[-2:]
     chosen = torch.zeros(1, h, w)
@@ -94,7 +96,7 @@ def select(wire: dict, column: int, row: int, width: int, height: int, mask: Ten
     return chosen if mask is None else chosen * token_mask(mask.cpu(), wire, _samples(wire)).view(-1, h, w)
 
 
-def _where(mask: Tensor | None, wire: dict, changed: Tensor) -> dict:
+def _where(mask: Tensor | None, wire: AnyWire, changed: Tensor) -> AnyWire:
     """A copy of the wire with `changed` values where the mask is, everywhere without a mask."""
     if mask is None:
         return with_values(wire, changed)
@@ -104,18 +106,18 @@ def _where(mask: Tensor | None, wire: dict, changed: Tensor) -> dict:
 
 # --- other values ---------------------------------------------------------------------------------------------------
 
-def mix(a: dict, b: dict, amount: float, mask: Tensor | None = None) -> dict:
+def mix(a: AnyWire, b: AnyWire, amount: float, mask: Tensor | None = None) -> AnyWire:
     """a + (b − a)·amount where the mask is, everywhere without one. Raises TokensError."""
     _check_pair(a, b, "a", "b")
     return _where(mask, a, torch.lerp(values(a), _like(b, a), amount))
 
 
-def scale(wire: dict, factor: float, mask: Tensor | None = None) -> dict:
+def scale(wire: AnyWire, factor: float, mask: Tensor | None = None) -> AnyWire:
     """Tokens times a factor where the mask is, everywhere without one."""
     return _where(mask, wire, values(wire) * factor)
 
 
-def replace(wire: dict, fill: str, row: int = 0, column: int = 0, source: dict | None = None, mask: Tensor | None = None) -> dict:
+def replace(wire: AnyWire, fill: str, row: int = 0, column: int = 0, source: AnyWire | None = None, mask: Tensor | None = None) -> AnyWire:
     """Replace tokens where the mask is, everywhere without one. Raises TokensError.
 
     The new tokens come from `source`, or from the wire itself without one. fill: "same place" takes each from its own place; "one token"
@@ -140,12 +142,12 @@ def replace(wire: dict, fill: str, row: int = 0, column: int = 0, source: dict |
 
 # --- other places ---------------------------------------------------------------------------------------------------
 
-def roll(wire: dict, rows: int, columns: int) -> dict:
+def roll(wire: AnyWire, rows: int, columns: int) -> AnyWire:
     """Shift tokens down and to the right. Tokens that leave the grid come in on the other side."""
     return permute(wire, _places(wire).roll((rows, columns), (-2, -1)).flatten())
 
 
-def swap(wire: dict, column: int, row: int, to_column: int, to_row: int, width: int, height: int) -> dict:
+def swap(wire: AnyWire, column: int, row: int, to_column: int, to_row: int, width: int, height: int) -> AnyWire:
     """Exchange two rectangles of tokens, in every frame of a video. Raises TokensError."""
     first, second = (rectangle(token_grid_of(wire), *corner, width, height) for corner in ((column, row), (to_column, to_row)))
     if abs(to_column - column) < width and abs(to_row - row) < height:
@@ -156,7 +158,7 @@ def swap(wire: dict, column: int, row: int, to_column: int, to_row: int, width: 
     return permute(wire, order.flatten())
 
 
-def shuffle(wire: dict, seed: int, mask: Tensor | None = None) -> dict:
+def shuffle(wire: AnyWire, seed: int, mask: Tensor | None = None) -> AnyWire:
     """Shuffle tokens: all of them, or with a mask only those inside it. Every part of the batch is shuffled in the same way."""
     places = _places(wire).flatten()
     if mask is None:
@@ -168,21 +170,21 @@ def shuffle(wire: dict, seed: int, mask: Tensor | None = None) -> dict:
     return permute(wire, order)
 
 
-def _places(wire: dict) -> Tensor:
+def _places(wire: AnyWire) -> Tensor:
     """The numbers of the tokens, in the shape of the grid."""
     return torch.arange(math.prod(token_grid_of(wire))).view(token_grid_of(wire))
 
 
-def permute(wire: dict, order: Tensor) -> dict:
+def permute(wire: AnyWire, order: Tensor) -> AnyWire:
     """Move the token at place order[i] to place i: order [N], or [B, N] with an order for each sample. Raises TokensError."""
     order = order.view(-1, order.shape[-1])
 
     def move(x: Tensor) -> Tensor:
         places = order.to(x.device).repeat(len(x) // len(order), 1)
         return x[torch.arange(len(x), device=x.device)[:, None], places]
-    moved = _replaced(wire, move(values(wire)))
     if "hidden" in wire or wire.get("call"):
-        return moved
+        return _replaced(wire, move(values(wire)))
+    moved: DitTokens = {**wire, "tokens": move(wire["tokens"])}
     if "memory" in wire:
         moved["memory"] = {**wire["memory"], "x0": move(wire["memory"]["x0"])}
     if "start" in wire:
@@ -194,8 +196,8 @@ def permute(wire: dict, order: Tensor) -> dict:
     return moved
 
 
-def _moved_start(wire: dict, move: Callable[[Tensor], Tensor]) -> dict:
-    start = {**wire["start"], "clean": move(wire["start"]["clean"]), "noise": move(wire["start"]["noise"])}
+def _moved_start(wire: DitTokens, move: Callable[[Tensor], Tensor]) -> NoiseStart:
+    start: NoiseStart = {**wire["start"], "clean": move(wire["start"]["clean"]), "noise": move(wire["start"]["noise"])}
     if "latent" in start:  # the clean tokens again, in the form that a MODEL's own sampling takes
         start["latent"] = to_latent(move(to_tokens(start["latent"], wire)), wire)
     return start

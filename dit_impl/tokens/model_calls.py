@@ -7,36 +7,42 @@ import torch
 from torch import Tensor
 
 from ..errors import StagesError
+from .wire_types import DitHidden, ModelCall, without
 
 
-def model_calls(wire: dict) -> tuple[dict, ...]:
+def model_calls(wire: DitHidden) -> tuple[ModelCall, ...]:
     """DIT_HIDDEN → {"hidden", "tokens"} of each of its model calls."""
     return ({"hidden": wire["hidden"], "tokens": wire["tokens"]}, *wire.get("others", ()))
 
 
-def hiddens_of(wire: dict) -> list:
+def hiddens_of(wire: DitHidden) -> list:
     """The hidden states of each model call."""
     return [call["hidden"] for call in model_calls(wire)]
 
 
-def with_calls(wire: dict, hiddens: Sequence) -> dict:
+def with_calls(wire: DitHidden, hiddens: Sequence) -> DitHidden:
     """A copy of DIT_HIDDEN with other hidden states, one for each model call."""
-    first, *others = ({**call, "hidden": hidden} for call, hidden in zip(model_calls(wire), hiddens, strict=True))
-    return {**wire, **first, "others": tuple(others)} if others else {**wire, **first}
+    calls: list[ModelCall] = [{**call, "hidden": hidden} for call, hidden in zip(model_calls(wire), hiddens, strict=True)]
+    changed: DitHidden = {**wire, "hidden": calls[0]["hidden"]}
+    if len(calls) > 1:
+        changed["others"] = tuple(calls[1:])
+    return changed
 
 
-def apart(wire: dict) -> list[dict]:
+def apart(wire: DitHidden) -> list[DitHidden]:
     """A DIT_HIDDEN for each model call alone."""
-    layout, found = wire["call"].layout if wire["call"] else ("cond",), []
-    alone = {key: value for key, value in wire.items() if key != "others"}
+    layout = wire["call"].layout if wire["call"] else ("cond",)
+    found: list[DitHidden] = []
+    alone = without(wire, "others")
     for call in model_calls(wire):
         parts = len(call["hidden"].x) // len(call["tokens"]["tokens"]) if wire["call"] else 1
         own, layout = layout[:parts], layout[parts:]
-        found.append({**alone, **call, "call": replace(wire["call"], layout=own, areas=()) if wire["call"] else None})
+        step = replace(wire["call"], layout=own, areas=()) if wire["call"] else None
+        found.append({**alone, "hidden": call["hidden"], "tokens": call["tokens"], "call": step})
     return found
 
 
-def image_tokens(wire: dict, what: str = "the hidden states") -> Tensor:
+def image_tokens(wire: DitHidden, what: str = "the hidden states") -> Tensor:
     """Image tokens of all model calls of a step: → [rows, N, D]. Raises StagesError if the calls are for different areas of the picture."""
     hiddens = hiddens_of(wire)
     if len({hidden.x.shape[1:] for hidden in hiddens}) > 1 or any(wire["call"].areas if wire["call"] else ()):

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 
 from ..errors import BackboneError
 from .patch import patchify, token_grid, unpatchify
+from .wire_types import DitTokens
 
 METHODS = ("auto", "native", "resample", "pi_resize")
 
@@ -89,7 +90,7 @@ class Reading:
         flat = F.interpolate(flat, size=size, mode="bilinear", align_corners=False)
         return patchify(flat.unflatten(1, latent.shape[1:3]) if frames else flat, self.patch_size, self.frame_patch)
 
-    def coarse(self, wire: dict) -> dict:
+    def coarse(self, wire: DitTokens) -> DitTokens:
         """The wire that the model reads: the same grid, with patches of the model's own size."""
         *frames, h, w = wire["grid"]
         size = (*wire["size"][:-2], h * self.own, w * self.own)
@@ -127,7 +128,7 @@ def resize_head(weight: Tensor, own: int, patch_size: int) -> Tensor:
     return on_patches(patch_resize(own, patch_size), weight.T[None])[0].T
 
 
-def repatch(wire: dict, patch_size: int) -> dict:
+def repatch(wire: DitTokens, patch_size: int) -> DitTokens:
     """Cut the same latent into patches of another size, and the solver's memory and start of the wire too. No value is changed."""
     if patch_size == wire["patch_size"]:
         return wire
@@ -135,8 +136,8 @@ def repatch(wire: dict, patch_size: int) -> dict:
 
     def cut(tokens: Tensor) -> Tensor:
         return patchify(unpatchify(tokens, wire["patch_size"], wire["size"], frame_patch), patch_size, frame_patch)
-    changed = {**wire, "tokens": cut(wire["tokens"]), "patch_size": patch_size,
-               "grid": (*wire["grid"][:-2], *token_grid(*wire["size"][-2:], patch_size))}
+    changed: DitTokens = {**wire, "tokens": cut(wire["tokens"]), "patch_size": patch_size,
+                          "grid": (*wire["grid"][:-2], *token_grid(*wire["size"][-2:], patch_size))}
     if wire.get("memory"):
         changed["memory"] = {**wire["memory"], "x0": cut(wire["memory"]["x0"])}
     if "start" in wire:

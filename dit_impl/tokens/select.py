@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from ..errors import TokensError
 from .numbers import parse_ranges
 from .wire import to_tokens
+from .wire_types import AnyWire, DitTokens
 
 
 def rectangle(grid: tuple[int, ...], column: int, row: int, width: int, height: int) -> tuple[slice, slice]:
@@ -18,7 +19,7 @@ def rectangle(grid: tuple[int, ...], column: int, row: int, width: int, height: 
     return slice(row, row + height), slice(column, column + width)
 
 
-def token_mask(mask: Tensor, wire: dict, batch: int) -> Tensor:
+def token_mask(mask: Tensor, wire: AnyWire, batch: int) -> Tensor:
     """A MASK [B, H, W], over the picture or with a cell for each token, as 0 or 1 for each token: → [batch, N, 1].
 
     A token is 1 if the mask covers more than half of it. Only the part of a token inside the picture counts.
@@ -35,7 +36,7 @@ def token_mask(mask: Tensor, wire: dict, batch: int) -> Tensor:
     return chosen[torch.arange(batch) % len(chosen)]
 
 
-def mask_tokens(wire: dict) -> Tensor | None:
+def mask_tokens(wire: DitTokens) -> Tensor | None:
     """The noise mask for every value of every token, 1 where the picture may change: → [B, N, C·p·p] in 0..1. None if there is none."""
     mask = wire.get("noise_mask")
     if mask is None:
@@ -45,7 +46,7 @@ def mask_tokens(wire: dict) -> Tensor | None:
     return to_tokens(mask, wire)
 
 
-def selection(wire: dict, text: str) -> Tensor:
+def selection(wire: DitTokens, text: str) -> Tensor:
     """Tokens selected by number in reading order, such as "0-3,16-19": → MASK [1, h, w] of 0 and 1. Raises TokensError.
 
     An empty text selects all tokens.

@@ -1,33 +1,15 @@
-"""The DIT_TOKENS wire: raw patch tokens in a plain dict, like LATENT.
-
-    tokens         [B, N, C·p·p], each patch flattened as (C, p_row, p_col), row-major over the grid
-    patch_size     p
-    grid           (h, w) in tokens, N = h·w
-    channels       C
-    size           (H, W) of the latent before padding
-    latent_format  {"scale": [C], "shift": [C], "std": [C]}: DiT space = (VAE latent − shift)·scale / std
-    memory         (optional) what a multistep solver remembers: {"x0": tokens, "sigma": []}
-    start          (optional) what Add Noise started from: {"clean": tokens, "noise": tokens, "seed": number, "sigma": []}
-    level          (optional) where on a schedule the tokens stand, see sampling.level; clean tokens have none
-    dtype          (optional) of the LATENT, where it is not float32: noise is rounded to it
-    remembered, random    (optional) what a MODEL's functions remember of the steps before, and the state of the generator they draw from
-    noise_mask, batch_index   (optional) as in LATENT
-    pixels         (optional) True if the patches are cut from an IMAGE, not from a latent
-    nested         (optional) of a LATENT of several tensors, such as film and sound: (their shapes, the type that holds them); each value is a token
-
-A video has frames too: size (T, H, W), grid (t, h, w), and `frame_patch` f, the number of frames in a patch (C, f, p_row, p_col).
-`latent_format` may also hold `host`, whose process_in and process_out map latents if numbers for each channel cannot.
-"""
+"""The DIT_TOKENS wire: made from latents and turned back into them. Its keys are named in wire_types.py."""
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from ..errors import StagesError, TokensError
 from .patch import patchify, token_grid, unpatchify
+from .wire_types import DitTokens, LatentFormat, SolverMemory, without
 
-LatentFormat = dict[str, Tensor]
 CARRIED = ("noise_mask", "batch_index")  # what a LATENT holds besides its samples
 
 
@@ -88,7 +70,7 @@ def check_finite(values: Tensor, what: str) -> None:
         raise TokensError(f"the {what} holds {(~torch.isfinite(values)).sum().item()} values that are NaN or infinite")
 
 
-def fold(latent: Tensor, patch_size: int, latent_format: LatentFormat | None = None, frame_patch: int = 1, **carried) -> dict:
+def fold(latent: Tensor, patch_size: int, latent_format: LatentFormat | None = None, frame_patch: int = 1, **carried) -> DitTokens:
     """A VAE's latent → DIT_TOKENS: [B, C, H, W] or [B, C, T, H, W] → dict. carried: further entries of the dict. Raises TokensError."""
     check_latent(latent, patch_size, frame_patch, "image" if "pixels" in carried else "latent")
     latent_format = latent_format or identity_format(latent.shape[1])
@@ -96,33 +78,35 @@ def fold(latent: Tensor, patch_size: int, latent_format: LatentFormat | None = N
         latent = latent.new_zeros(latent.shape[0], len(latent_format["scale"]), *latent.shape[2:])
     if len(latent_format["scale"]) != latent.shape[1]:
         raise TokensError(f"the model's latents have {len(latent_format['scale'])} channels, this one has {latent.shape[1]}")
-    wire = {"patch_size": patch_size, "grid": token_grid(*latent.shape[-2:], patch_size), "channels": latent.shape[1],
-            "size": tuple(latent.shape[2:]), "latent_format": latent_format}
+    tokens = patchify(into_dit_space(latent.float(), latent_format), patch_size, frame_patch)
+    wire: DitTokens = {"tokens": tokens, "patch_size": patch_size, "grid": token_grid(*latent.shape[-2:], patch_size),
+                       "channels": latent.shape[1], "size": tuple(latent.shape[2:]), "latent_format": latent_format}
     if latent.dim() == 5:
-        wire |= {"grid": (latent.shape[2] // frame_patch, *wire["grid"]), "frame_patch": frame_patch}
+        wire["grid"], wire["frame_patch"] = (latent.shape[2] // frame_patch, *wire["grid"]), frame_patch
     if latent.dtype != torch.float32:
         wire["dtype"] = latent.dtype
-    return {**wire, **carried, "tokens": to_tokens(into_dit_space(latent.float(), latent_format), wire)}
+    wire.update(cast(DitTokens, carried))
+    return wire
 
 
-def fold_image(image: Tensor, patch_size: int) -> dict:
+def fold_image(image: Tensor, patch_size: int) -> DitTokens:
     """IMAGE → DIT_TOKENS of its pixels, without a model: [B, H, W, C] → dict. Dosovitskiy et al. 2020 (ViT), §3.1. Raises TokensError."""
     if image.dim() != 4:
         raise TokensError(f"an image is [B, H, W, C], not {list(image.shape)}")
     return fold(image.movedim(-1, 1), patch_size, pixels=True)
 
 
-def to_tokens(latent: Tensor, wire: dict) -> Tensor:
+def to_tokens(latent: Tensor, wire: DitTokens) -> Tensor:
     """A latent in DiT space, cut as this wire is: [B, C, …] → [B, N, C·p·p]."""
     return patchify(latent, wire["patch_size"], wire.get("frame_patch", 1))
 
 
-def to_latent(tokens: Tensor, wire: dict) -> Tensor:
+def to_latent(tokens: Tensor, wire: DitTokens) -> Tensor:
     """Tokens that are cut as this wire is, as a latent in DiT space: [B, N, C·p·p] → [B, C, …]."""
     return unpatchify(tokens, wire["patch_size"], wire["size"], wire.get("frame_patch", 1))
 
 
-def unfold(wire: dict) -> Tensor:
+def unfold(wire: DitTokens) -> Tensor:
     """DIT_TOKENS → latent for a VAE: dict → [B, C, H, W] or [B, C, T, H, W], or several. Raises TokensError for NaN."""
     check_finite(wire["tokens"], "tokens wire")
     if "nested" in wire:
@@ -130,15 +114,16 @@ def unfold(wire: dict) -> Tensor:
     return out_of_dit_space(to_latent(wire["tokens"], wire), wire["latent_format"])
 
 
-def with_tokens(wire: dict, tokens: Tensor, memory: dict | None = None) -> dict:
+def with_tokens(wire: DitTokens, tokens: Tensor, memory: SolverMemory | None = None) -> DitTokens:
     """A copy of the wire with other tokens. `memory` replaces the solver's memory; None drops it."""
-    changed = {**wire, "tokens": tokens, "memory": memory}
-    if memory is None:
-        del changed["memory"]
+    changed = without(wire, "memory")
+    changed["tokens"] = tokens
+    if memory is not None:
+        changed["memory"] = memory
     return changed
 
 
-def fold_nested(tensors: list[Tensor], kind: type, **carried) -> dict:
+def fold_nested(tensors: list[Tensor], kind: type, **carried) -> DitTokens:
     """A LATENT of several tensors [B, C, …] → DIT_TOKENS [B, N, 1], a token for each value; kind: the type that holds them."""
     for tensor in tensors:
         check_finite(tensor, "latent")
@@ -151,14 +136,14 @@ def packed(tensors: list[Tensor]) -> Tensor:
     return torch.cat([tensor.reshape(len(tensor), 1, -1) for tensor in tensors], dim=-1)
 
 
-def unpacked(values: Tensor, wire: dict) -> list[Tensor]:
+def unpacked(values: Tensor, wire: DitTokens) -> list[Tensor]:
     """What `packed` put into one: any shape of B·N values → [B, C, …] each."""
     shapes = wire["nested"][0]
     parts = values.reshape(len(values), -1).split([math.prod(shape) for shape in shapes], dim=1)
     return [part.reshape(len(values), *shape) for part, shape in zip(parts, shapes)]
 
 
-def noise_like(wire: dict, seed: int) -> Tensor:
+def noise_like(wire: DitTokens, seed: int) -> Tensor:
     """The noise that KSampler draws for this seed, as tokens: → [B, N, C·p·p], rounded to the LATENT's own type.
 
     It is drawn as a latent on the CPU and then patchified, so that every patch size gets the same noise. With batch_index, sample i gets
@@ -178,7 +163,7 @@ def noise_like(wire: dict, seed: int) -> Tensor:
     return to_tokens(noise.to(wire.get("dtype", noise.dtype)).float(), wire)
 
 
-def check_cut_alike(a: dict, b: dict, first: str, second: str) -> None:
+def check_cut_alike(a: DitTokens, b: DitTokens, first: str, second: str) -> None:
     """Raise StagesError unless two DIT_TOKENS have the same grid and patch size. first, second: their names in the error line."""
     (one, p), (two, q) = ((wire["grid"], wire["patch_size"]) for wire in (a, b))
     if (one, p) != (two, q):
@@ -186,7 +171,7 @@ def check_cut_alike(a: dict, b: dict, first: str, second: str) -> None:
         raise StagesError(f"{first} has a {shapes[0]} grid of patches of {p}, {second} a {shapes[1]} grid of patches of {q}")
 
 
-def grey_picture(wire: dict, tokens: Tensor) -> Tensor:
+def grey_picture(wire: DitTokens, tokens: Tensor) -> Tensor:
     """The mean of the latent's channels as grey, black to white, of the first sample (a video's first frame): → [H, W, 3] in 0..1."""
     shade = to_latent(tokens[:1].float().cpu(), wire)[0].mean(0)
     shade = shade[0] if shade.dim() == 3 else shade
@@ -194,7 +179,7 @@ def grey_picture(wire: dict, tokens: Tensor) -> Tensor:
     return ((shade - least) / (greatest - least).clamp_min(1e-6))[..., None].expand(-1, -1, 3)
 
 
-def describe(wire: dict) -> str:
+def describe(wire: DitTokens) -> str:
     """How the tokens are cut, in words: `1024 tokens of 16 values: a 32×32 grid of 2×2 patches of a 64×64×4 latent`."""
     *frames, h, w = wire["grid"]
     *_, height, width = wire["size"]

@@ -14,6 +14,7 @@ from ..errors import TrainingError
 from ..handle.backbone import Backbone, DitHandle
 from ..sampling.flow import DDPM
 from ..tokens.wire import noise_like, to_latent, with_tokens
+from ..tokens.wire_types import DitTokens
 from .losses import draw_sigmas, squared_error
 from .objectives import in_scope, only, training_copy
 from .optimizers import optimizers_of
@@ -39,7 +40,7 @@ def learner(dit: DitHandle, scope: str = "everything") -> Learner:
     return made
 
 
-def noise_at(dit: Backbone, wire: dict, seed: int, time: float = -1.0, times: str = "logit_normal") -> tuple[dict, dict, Tensor]:
+def noise_at(dit: Backbone, wire: DitTokens, seed: int, time: float = -1.0, times: str = "logit_normal") -> tuple[DitTokens, DitTokens, Tensor]:
     """Add noise to clean tokens at one time: → noisy tokens, the noise, sigmas [2] from that noise level to 0. Raises TrainingError.
 
     time: 0 to 1, or −1 to draw it with the seed. All pictures of the batch share it. A rectified flow's time is σ itself, x = (1 − σ)·x0 +
@@ -63,7 +64,7 @@ def noise_at(dit: Backbone, wire: dict, seed: int, time: float = -1.0, times: st
     return noisy, with_tokens(wire, noise), torch.cat([sigma, torch.zeros(1)])
 
 
-def diffusion_loss(dit: Backbone, prediction: dict, target: str = "own", weighting: str = "none") -> tuple[dict, Tensor]:
+def diffusion_loss(dit: Backbone, prediction: DitTokens, target: str = "own", weighting: str = "none") -> tuple[dict, Tensor]:
     """The squared error of a prediction: DIT_TOKENS from Final Layer → DIT_LOSS {"loss": [], "dit"}, and a picture [B, H, W, 3] in 0..1.
 
     The picture shows the error of each token, white where it is largest. target, weighting: see `losses.squared_error`. Raises
@@ -85,7 +86,7 @@ def diffusion_loss(dit: Backbone, prediction: dict, target: str = "own", weighti
     return {"loss": errors.mean(), "dit": dit}, torch.stack(pictures)
 
 
-def flat_picture(wire: dict, shares: Tensor) -> Tensor:
+def flat_picture(wire: DitTokens, shares: Tensor) -> Tensor:
     """Values 0..1 of every token as grey, enlarged to at least 256 pixels: [1, N, C·p·p] → [H, W, 3]."""
     cells = to_latent(shares.cpu(), wire).flatten(1, -3)[0].mean(0)
     return enlarged(cells[..., None].expand(-1, -1, 3), 256)

@@ -37,6 +37,7 @@ from ...dit_impl.tokens.wire import (
     unfold,
     unpacked,
 )
+from ...dit_impl.tokens.wire_types import DitHidden, DitTokens, ModelCall, NoiseStart, Onward, without
 from . import adapted_model
 from .model_calls import Answering, Listening, canvas_of, on_grid
 from .patched_model import ADAPTERS, PATCH_SIZE, patch_sizes_of, with_patch_sizes
@@ -60,7 +61,7 @@ def read_latent_format(host_format) -> LatentFormat:
     return ours
 
 
-def _film(tokens: Tensor, wire: dict) -> Tensor:
+def _film(tokens: Tensor, wire: DitTokens) -> Tensor:
     """The latent that a picture is made of: the first of several."""
     return unpacked(tokens, wire)[0] if "nested" in wire else to_latent(tokens, wire)
 
@@ -68,10 +69,10 @@ def _film(tokens: Tensor, wire: dict) -> Tensor:
 class TokenSampler(comfy.samplers.Sampler):
     """A sampler that walks in token space, for ComfyUI's guider to run."""
 
-    def __init__(self, wire: dict, clean: Tensor, noise: Tensor, solver: str, start_step: int, end_step: int, report: Report):
+    def __init__(self, wire: DitTokens, clean: Tensor, noise: Tensor, solver: str, start_step: int, end_step: int, report: Report):
         self.wire, self.clean, self.noise = wire, *((clean.squeeze(2), noise.squeeze(2)) if "nested" in wire else (clean, noise))
         self.solver, self.start_step, self.end_step, self.report = solver, start_step, end_step, report
-        self.result: tuple[dict, dict] | None = None
+        self.result: tuple[DitTokens, DitTokens] | None = None
 
     def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
         """Called by CFGGuider.inner_sample once the model is loaded and the conditioning made ready; keeps its answer in `result`."""
@@ -158,11 +159,11 @@ class HandleOfModel(DitHandle):
                 raise BackboneError(f"{what} has width {context.shape[-1]}, {self.name} reads width {width}: "
                                     "use the CLIP that goes with this model")
 
-    def check_space(self, wire: dict) -> None:
+    def check_space(self, wire: DitTokens) -> None:
         if "nested" not in wire:
             super().check_space(wire)
 
-    def fold(self, latent: dict, patch_size: int = 0) -> dict:
+    def fold(self, latent: dict, patch_size: int = 0) -> DitTokens:
         samples = latent["samples"]
         if getattr(samples, "is_nested", False):
             if patch_size not in (0, 1) or not same_format(self.latent_format, identity_format(self.channels)):
@@ -182,7 +183,7 @@ class HandleOfModel(DitHandle):
             sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, count)
         return sigmas[-(steps + 1):]
 
-    def add_noise(self, wire: dict, sigmas: Tensor, step: int, seed: int) -> tuple[dict, dict]:
+    def add_noise(self, wire: DitTokens, sigmas: Tensor, step: int, seed: int) -> tuple[DitTokens, DitTokens]:
         check_step(step, sigmas)
         sampling, device = self.model.get_model_object("model_sampling"), self.model.load_device
         level, top = sigmas[step].to(device), float(sampling.sigma_max)
@@ -193,7 +194,7 @@ class HandleOfModel(DitHandle):
         noisy["start"] |= {"latent": self._latent(wire), "sigma": sigmas[step].float().cpu()}
         return self.standing(noisy, sigmas[step], walked=False), noise
 
-    def _latent(self, wire: dict) -> Tensor:
+    def _latent(self, wire: DitTokens) -> Tensor:
         """Clean tokens as the LATENT they came from, where they still are that."""
         latent = wire.get("latent")
         if "nested" in wire:
@@ -209,19 +210,19 @@ class HandleOfModel(DitHandle):
             return 1.0 - sigma.float()
         return 1 / handed[0] if handed.isfinite().all() and handed.all() else ones[0]
 
-    def entered(self, wire: dict, sigma: Tensor) -> dict:
+    def entered(self, wire: DitTokens, sigma: Tensor) -> DitTokens:
         if "level" in wire or not sigma > 0:
             return wire
         device, sampling = self.model.load_device, self.model.get_model_object("model_sampling")
         given = wire["tokens"].to(device)
         x = sampling.noise_scaling(sigma.to(device), torch.zeros_like(given), given, False).to(wire["tokens"])
-        start = {"clean": wire["tokens"], "noise": torch.zeros_like(wire["tokens"]), "latent": self._latent(wire)}
-        kept = {key: value for key, value in wire.items() if key != "latent"}
+        start: NoiseStart = {"clean": wire["tokens"], "noise": torch.zeros_like(wire["tokens"]), "latent": self._latent(wire)}
+        kept = without(wire, "latent")
         return self.standing({**kept, "tokens": x if x.any() else wire["tokens"], "start": start}, sigma, walked=False)
 
-    def denoise(self, wire: dict, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None = None,
+    def denoise(self, wire: DitTokens, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None = None,
                 cfg: float = 1.0, solver: str = "euler", start_step: int = 0, end_step: int | None = None,
-                report: Report = lambda *_: None) -> tuple[dict, dict]:
+                report: Report = lambda *_: None) -> tuple[DitTokens, DitTokens]:
         end_step = last_step(start_step, end_step, sigmas)
         self._check_solver(solver)
         check_uncut(self.model, is_walked(wire) or end_step < len(sigmas) - 1)
@@ -236,12 +237,14 @@ class HandleOfModel(DitHandle):
             latent = self._sample(guider, wire, sampler, sigmas[first:])
             tokens, x0 = sampler.result
             kept = remembered()
-        tokens = self.standing({**tokens, "remembered": kept} if kept else tokens, sigmas[end_step])
+        if kept:
+            tokens["remembered"] = kept
+        tokens = self.standing(tokens, sigmas[end_step])
         if sigmas[end_step] == 0:
             tokens = self._ended(clean(tokens), latent)
         return tokens, x0
 
-    def begin(self, wire: dict, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None = None) -> dict:
+    def begin(self, wire: DitTokens, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None = None) -> DitHidden:
         check_step(step, sigmas)
         self.check_tokens(wire)
         stages, given = self.stages, tuple(filter(None, (positive, negative)))
@@ -264,10 +267,10 @@ class HandleOfModel(DitHandle):
             raise StagesError("every conditioning is outside its range of steps here, so that the model is not asked; use DiT Denoise Step")
         canvas = canvas_of(wire, asked, stages.patch_size)
         hiddens = [stages.condition(*call.args, **call.kwargs) for call in asked]
-        seen = [{**canvas, **on_grid(canvas, call.parts[0].x, canvas["patch_size"])} if call.parts[0].area else canvas for call in asked]
+        seen = [on_grid(canvas, call.parts[0].x, canvas["patch_size"]) if call.parts[0].area else canvas for call in asked]
         parts = [part for call in asked for part in call.parts]
 
-        def to_x0(prediction: Tensor, cfg: float) -> tuple[Tensor, dict]:
+        def to_x0(prediction: Tensor, cfg: float) -> tuple[Tensor, Onward]:
             answers = to_latent(prediction, canvas).chunk(len(parts))
             known = {part.key: (part, answer if part.area is None else answer[..., *part.area]) for part, answer in zip(parts, answers)}
             with remembering(self.model, wire.get("remembered")) as remembered:
@@ -275,10 +278,11 @@ class HandleOfModel(DitHandle):
                 kept = remembered()
             return x0, {"remembered": kept} if kept else {}
         call = Call(tuple(part.name for part in parts), wire["tokens"], sigmas[step], to_x0, wire, canvas, tuple(part.area for part in parts))
-        (first_call, *others) = ({"hidden": hidden, "tokens": tokens} for hidden, tokens in zip(hiddens, seen))
-        return {**first_call, "others": tuple(others), "done": frozenset(), "call": call, "model": self.name}
+        others: list[ModelCall] = [{"hidden": hidden, "tokens": tokens} for hidden, tokens in zip(hiddens[1:], seen[1:])]
+        return {"hidden": hiddens[0], "tokens": seen[0], "others": tuple(others), "done": frozenset(), "call": call, "model": self.name,
+                "trace": ()}
 
-    def advance(self, wire: dict, x0: Tensor, sigmas: Tensor, step: int, solver: str) -> tuple[dict, dict]:
+    def advance(self, wire: DitTokens, x0: Tensor, sigmas: Tensor, step: int, solver: str) -> tuple[DitTokens, DitTokens]:
         self._check_solver(solver)
         if solver == "ddim" and wire.get("noise_mask") is not None:
             raise StagesError("ddim holds what lies outside a noise mask to other noise than the stages began with; use DiT Denoise Step")
@@ -291,13 +295,13 @@ class HandleOfModel(DitHandle):
     def _check_solver(self, solver: str) -> None:
         check_solver(solver, isinstance(self.model.get_model_object("model_sampling"), comfy.model_sampling.CONST))
 
-    def _start(self, wire: dict) -> tuple[Tensor, Tensor]:
+    def _start(self, wire: DitTokens) -> tuple[Tensor, Tensor]:
         """Clean latent and noise that the tokens began with, in DiT space; zeros where that is unknown."""
         check_start(wire)
         start = wire.get("start") or dict.fromkeys(("clean", "noise"), torch.zeros_like(wire["tokens"]))
         return to_latent(start["clean"], wire), to_latent(start["noise"], wire)
 
-    def _guider(self, wire: dict, positive: Conditioning, negative: Conditioning | None) -> comfy.samplers.CFGGuider:
+    def _guider(self, wire: DitTokens, positive: Conditioning, negative: Conditioning | None) -> comfy.samplers.CFGGuider:
         """KSampler's own, for patches of the wire's size."""
         conditionings = {"positive": positive, **({} if negative is None else {"negative": negative})}
         for what, conditioning in conditionings.items():
@@ -306,7 +310,7 @@ class HandleOfModel(DitHandle):
         guider.inner_set_conds(conditionings)
         return guider
 
-    def _sample(self, guider: comfy.samplers.CFGGuider, wire: dict, sampler: comfy.samplers.Sampler, sigmas: Tensor) -> Tensor:
+    def _sample(self, guider: comfy.samplers.CFGGuider, wire: DitTokens, sampler: comfy.samplers.Sampler, sigmas: Tensor) -> Tensor:
         """Run a sampler as KSampler runs its own: → the LATENT that comes out."""
         clear, noise = self._start(wire)
         start = wire.get("start", {})
@@ -319,7 +323,7 @@ class HandleOfModel(DitHandle):
         return guider.sample(noise, latent, sampler, sigmas, denoise_mask=wire.get("noise_mask"), disable_pbar=True,
                              seed=0 if seed is None else seed)
 
-    def _first_step(self, wire: dict, sigmas: Tensor, step: int) -> int:
+    def _first_step(self, wire: DitTokens, sigmas: Tensor, step: int) -> int:
         """The step at which the run began that this one goes on with: KSampler knows its sigmas from there."""
         begun = wire.get("start", {}).get("sigma")
         if not is_walked(wire) or begun is None:
@@ -335,7 +339,7 @@ class HandleOfModel(DitHandle):
         clone.model_options["transformer_options"] = {**clone.model_options.get("transformer_options", {}), PATCH_SIZE: patch_size}
         return clone
 
-    def _ended(self, wire: dict, latent: Tensor | None = None) -> dict:
+    def _ended(self, wire: DitTokens, latent: Tensor | None = None) -> DitTokens:
         """Tokens that have come to the end of the noise, as KSampler gives them. latent: what came out of its guider, where it ran."""
         sampling = self.model.get_model_object("model_sampling")
         tokens = sampling.inverse_noise_scaling(torch.zeros(()), wire["tokens"])
@@ -355,7 +359,7 @@ class HandleOfModel(DitHandle):
         bias = known.latent_rgb_factors_bias
         return torch.cat([factors, torch.zeros(1, 3) if bias is None else torch.tensor(bias, dtype=torch.float32)[None]])
 
-    def picture(self, wire: dict, tokens: Tensor) -> Tensor:
+    def picture(self, wire: DitTokens, tokens: Tensor) -> Tensor:
         known = self.model.model.latent_format
         if known.latent_rgb_factors is None:
             return super().picture(wire, tokens)
@@ -363,7 +367,7 @@ class HandleOfModel(DitHandle):
         shown = to_rgb.decode_latent_to_preview(_film(tokens[:1].float().cpu(), wire))
         return torch.from_numpy(np.array(shown)).float() / 255
 
-    def preview(self, wire: dict, x0: Tensor) -> Tensor | None:
+    def preview(self, wire: DitTokens, x0: Tensor) -> Tensor | None:
         if self.previewer is None:
             return None
         picture = self.previewer.decode_latent_to_preview_image("JPEG", _film(x0[:1], wire))[1]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ...dit_impl.errors import StagesError
 from ...dit_impl.tokens.patch import token_grid
 from ...dit_impl.tokens.wire import to_latent, to_tokens
+from ...dit_impl.tokens.wire_types import DitTokens
 
 APPLY_MODEL = ("c_concat", "c_crossattn", "control", "transformer_options")  # of BaseModel.apply_model, after x and t
 LISTS = ("positive", "negative")  # what cond_or_uncond counts
@@ -48,7 +49,7 @@ class Captured(Exception):
 class _Step(comfy.samplers.Sampler):
     """A sampler that takes one look at x0, with `instead(apply_model, x, t, rest)` in the place of the innermost model call."""
 
-    def __init__(self, wire: dict, start: tuple[Tensor, Tensor], sigma: Tensor, before: Callable = lambda *_: None):
+    def __init__(self, wire: DitTokens, start: tuple[Tensor, Tensor], sigma: Tensor, before: Callable = lambda *_: None):
         """before(guider, noise): called first."""
         self.wire, (self.clean, self.noise), self.sigma, self.before = wire, start, sigma, before
         self.counted: Counter = Counter()
@@ -142,7 +143,7 @@ class Answering(_Step):
         return self.model_sampling.calculate_denoised(t, torch.cat(found).to(x), x)
 
 
-def canvas_of(wire: dict, asked: list[Asked], patch_size: int) -> dict:
+def canvas_of(wire: DitTokens, asked: list[Asked], patch_size: int) -> DitTokens:
     """The DIT_TOKENS on whose grid predictions are laid out: the step's own, or where all calls read a latent of another size, those of it.
 
     Raises StagesError."""
@@ -154,13 +155,14 @@ def canvas_of(wire: dict, asked: list[Asked], patch_size: int) -> dict:
     if len(sizes) > 1 or any(part.area for part in parts):
         shown = ", ".join("×".join(map(str, size)) for size in sorted(sizes))
         raise StagesError(f"a wrapper on this MODEL has parts of this step read at other sizes ({shown} latent cells); use DiT Denoise Step")
-    return {**wire, **on_grid(wire, asked[0].parts[0].x, patch_size)}
+    return on_grid(wire, asked[0].parts[0].x, patch_size)
 
 
-def on_grid(wire: dict, latent: Tensor, patch_size: int) -> dict:
-    """What of DIT_TOKENS is another for this latent [B, C, …]."""
+def on_grid(wire: DitTokens, latent: Tensor, patch_size: int) -> DitTokens:
+    """DIT_TOKENS with this latent [B, C, …] in place of its own."""
     size = tuple(latent.shape[2:])
     grid = token_grid(*size[-2:], patch_size)
     frames = (size[0] // wire.get("frame_patch", 1),) if len(size) == 3 else ()
-    made = {"size": size, "grid": (*frames, *grid), "patch_size": patch_size, "tokens": latent}
-    return {**made, "tokens": to_tokens(latent.to(wire["tokens"].device), {**wire, **made})}
+    changed: DitTokens = {**wire, "size": size, "grid": (*frames, *grid), "patch_size": patch_size}
+    changed["tokens"] = to_tokens(latent.to(wire["tokens"].device), changed)
+    return changed
