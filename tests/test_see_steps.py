@@ -1,5 +1,6 @@
 """Trajectory, Pipeline Report, Content against Place: what they show is what the other nodes compute."""
 
+from dataclasses import replace
 import re
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from dit_blocks.dit_impl.cost import arithmetic
 from dit_blocks.dit_impl.drawing import charts
 from dit_blocks.dit_impl.errors import StagesError
+from dit_blocks.dit_impl.model.mmdit import MMDiT
+from dit_blocks.dit_impl.sampling.flow import RectifiedFlow
 from dit_blocks.dit_impl.see import content_place, report, similarity, trajectory
 from dit_blocks.dit_impl.sources.embedded import load_embedded
 from dit_blocks.dit_impl.sources.new_dit import new_dit
@@ -200,6 +203,18 @@ def test_the_whole_is_the_model_and_the_changes_are_theirs(backbone, positive, n
         placed = step_stages.position_embed(backbone, wire, mode, 7)
         changed = guide(step_stages.final_layer(backbone, step_stages.run_blocks(backbone, placed)), 3.0)
         torch.testing.assert_close(answer.x0[name]["tokens"], changed["tokens"], atol=1e-5, rtol=1e-5)
+
+
+def test_a_decoder_of_cells_sees_no_content_that_was_removed(backbone, positive):
+    """Without content two pictures come out alike, and with contents shuffled the whole picture is read from shuffled patches."""
+    torch.manual_seed(3)
+    model = MMDiT(replace(backbone.model.config, prediction="x0", detail=16))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    dit = replace(backbone, model=model.eval().requires_grad_(False), flow=RectifiedFlow("x0"))
+    one, other = (content_place.take_and_replace(dit, clean(dit, seed=seed), dit.schedule(4), 2, positive, None, 1.0, 7, 5).x0 for seed in (0, 1))
+    torch.testing.assert_close(one["no content"]["tokens"], other["no content"]["tokens"])
+    assert (one["whole"]["tokens"] - other["whole"]["tokens"]).abs().max() > 0.01
 
 
 def test_norms_and_maps_are_of_the_conditional_part(backbone, positive):

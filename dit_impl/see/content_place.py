@@ -71,10 +71,13 @@ def take_apart(dit: DitHandle, wire: DitHidden) -> Parts:
     return Parts(content, values(placed).expand_as(content), wire)
 
 
-def x0_of(dit: DitHandle, parts: Parts, content: Tensor, place: Tensor, cfg: float) -> DitTokens:
-    """The model's x0 for tokens with this content and place: [B, N, D], [B, N, D] → DIT_TOKENS."""
+def x0_of(dit: DitHandle, parts: Parts, content: Tensor, place: Tensor, cfg: float,
+          raw: Callable[[Tensor], Tensor] = lambda raw: raw) -> DitTokens:
+    """The model's x0 for tokens with this content and place: [B, N, D], [B, N, D] → DIT_TOKENS. raw: the same change to the raw tokens, which
+    a head with a decoder of cells reads."""
     wire = cast(DitHidden, with_values(parts.wire, content + place))
     wire = {**wire, "done": wire["done"] | {"positions"}}
+    wire = with_calls(wire, [hidden.but({"raw": raw(hidden.extra["raw"])}) if "raw" in hidden.extra else hidden for hidden in hiddens_of(wire)])
     return guide(step_stages.final_layer(dit, step_stages.run_blocks(dit, wire)), cfg)
 
 
@@ -84,7 +87,8 @@ def changes(dit: DitHandle, parts: Parts, cfg: float, seed: int, other: Parts | 
     order = torch.randperm(content.shape[1], generator=torch.Generator().manual_seed(seed)).to(content.device)
     cases = {"whole": (content, place), "no place": (content, torch.zeros_like(place)), "shuffled place": (content, place[:, order]),
              "no content": (torch.zeros_like(content), place), "shuffled content": (content[:, order], place)}
-    found = {name: x0_of(dit, parts, *case, cfg) for name, case in cases.items()}
+    raw = {"no content": torch.zeros_like, "shuffled content": lambda raw: raw[:, order]}
+    found = {name: x0_of(dit, parts, *case, cfg, *filter(None, [raw.get(name)])) for name, case in cases.items()}
     if other is not None:  # x0 must start from the noisy tokens whose content the model reads
         found |= {"other content": x0_of(dit, other, other.content, place, cfg), "other place": x0_of(dit, parts, content, other.place, cfg)}
     return found

@@ -27,12 +27,12 @@ class Mix:
         return sum(self.counts.values())
 
 
-def whole(size: tuple[int, int], patch_size: int, batch: int) -> Mix:
-    """One patch size everywhere, to begin with. Raises ValueError where it does not divide the latent."""
+def whole(size: tuple[int, int], patch_size: int, batch: int, device: torch.device | None = None) -> Mix:
+    """One patch size everywhere, to begin with, on the device of the latents. Raises ValueError where it does not divide the latent."""
     if any(length % patch_size for length in size):
         raise ValueError(f"a latent of {size[0]}×{size[1]} does not divide into patches of {patch_size}, as patches of several sizes must")
     count = size[0] // patch_size * (size[1] // patch_size)
-    return Mix(size, {patch_size: torch.arange(count).expand(batch, -1)})
+    return Mix(size, {patch_size: torch.arange(count, device=device).expand(batch, -1)})
 
 
 def split(mix: Mix, patch_size: int, chosen: Tensor, finer: int = 0) -> Mix:

@@ -25,22 +25,23 @@ def cell_weights(mask: Tensor) -> Tensor:
     near = F.max_pool2d(mask[:, None].float(), 2 * AROUND + 1, 1, AROUND)[:, 0] > 0
     regions = torch.stack([mask, near & ~mask, ~near], dim=1).float()
     size = regions.mean((2, 3), keepdim=True)
-    weights = (regions / size.clamp_min(0.01) * torch.tensor(list(SHARES.values())).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    weights = (regions / size.clamp_min(0.01) * torch.tensor(list(SHARES.values()), device=mask.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
     return weights / weights.mean((1, 2, 3), keepdim=True)
 
 
 class LatentPool:
-    """Scenes of one picture size with their latents, in DiT space. It grows, then renews its oldest."""
+    """Scenes of one picture size with their latents, in DiT space, where its scale is. It grows, then renews its oldest."""
 
     def __init__(self, vae: VAE, size: int, capacity: int, first: int, rng: random.Random, scale: Tensor, shift: Tensor,
                  kept: dict | None = None):
         self.vae, self.size, self.rng, self.capacity = vae, size, rng, capacity
         self.scale, self.shift = scale.view(1, -1, 1, 1), shift.view(1, -1, 1, 1)
+        self.device = scale.device
         self.excluded, self.pictured = scenes.excluded(), 0.55 if things.font_path() else 0.0
         self.scenes: list[scenes.Scene] = []
         side = size // vae.config.downscale
-        self.latents = torch.empty(capacity, len(scale), side, side, dtype=torch.float16)
-        self.masks = torch.empty(capacity, side, side, dtype=torch.bool)
+        self.latents = torch.empty(capacity, len(scale), side, side, dtype=torch.float16, device=self.device)
+        self.masks = torch.empty(capacity, side, side, dtype=torch.bool, device=self.device)
         self.at: dict[int, list[int]] = {count: [] for count in set(COUNTS)}  # entries by how many things they have
         self.next = 0
         if kept:
@@ -52,7 +53,7 @@ class LatentPool:
         """All that is in it, in tensors, lists and words, for a later run."""
         count = len(self.scenes)
         told = [[scene.background, *([t.size, t.colour, t.shape, t.place] for t in scene.things)] for scene in self.scenes]
-        return {"latents": self.latents[:count].clone(), "masks": self.masks[:count].clone(), "scenes": told, "next": self.next}
+        return {"latents": self.latents[:count].cpu().clone(), "masks": self.masks[:count].cpu().clone(), "scenes": told, "next": self.next}
 
     def _restore(self, kept: dict) -> None:
         """Take over what `state` gave, as far as there is room for it."""
@@ -76,8 +77,8 @@ class LatentPool:
         numbers = [(self.next + i) % self.capacity for i in range(count)]
         drawn = [self._scene(COUNTS[i % len(COUNTS)]) for i in numbers]
         pictures = [scenes.draw(scene, self.size, self.rng) for scene in drawn]
-        pixels = (torch.stack(pictures) * 2 - 1).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        pixels = (torch.stack(pictures) * 2 - 1).to(self.device, memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16):
             latent = self.vae.encode(pixels).float()
         self.latents[numbers] = ((latent - self.shift) * self.scale).half()
         for i, scene, picture in zip(numbers, drawn, pictures):
@@ -102,6 +103,7 @@ def latent_statistics(vae: VAE, seed: int) -> tuple[Tensor, Tensor]:
     that it has in pixels, to unit deviation overall, so that noise hides fine detail before it hides colours and places."""
     rng = random.Random(seed)
     drawn = [scenes.any_scene(rng, 1 + i % 3, 0.55 if things.font_path() else 0.0) for i in range(64)]
-    latent = torch.cat([vae.encode(scenes.draw(scene, 256, rng)[None] * 2 - 1) for scene in drawn])
+    device = vae.linear_decoder.weight.device
+    latent = torch.cat([vae.encode(scenes.draw(scene, 256, rng)[None].to(device) * 2 - 1) for scene in drawn])
     shift, weight = latent.mean((0, 2, 3)), vae.linear_decoder.weight.flatten(1).norm(dim=1)
     return weight / ((latent - shift.view(1, -1, 1, 1)) * weight.view(1, -1, 1, 1)).std(), shift

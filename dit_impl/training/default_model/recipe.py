@@ -1,5 +1,6 @@
 """`dit-blocks train` of the default model: a TOML file in, trained weights out."""
 
+import copy
 from dataclasses import dataclass, fields
 import logging
 from pathlib import Path
@@ -84,7 +85,8 @@ def train(path: Path) -> None:
     if not things.font_path():
         logging.warning(things.INSTALL)
     train_dit(recipe.dit, vae, recipe.state, lambda *parts: save_embedded_dit(*parts, folder=recipe.weights), begin,
-              lambda model, text, scale, shift: _look(assemble(model, text, vae, latent_format(scale, shift))))
+              lambda model, text, scale, shift: _look(assemble(copy.deepcopy(model).cpu(), copy.deepcopy(text).cpu(), load_vae(files["vae"]),
+                                                              latent_format(scale.cpu(), shift.cpu()))))
 
 
 def _look(parts) -> str:

@@ -30,7 +30,7 @@ SURE = 0.25  # σ counts as at least this in the loss
 
 @dataclass(frozen=True)
 class DiTRecipe:
-    """Everything that decides the weights. `steps`, `seconds`, `decay_from` and the mix may change between runs; the rest may not.
+    """Everything that decides the weights. `steps`, `seconds`, `decay_from`, the mix, what is kept when, and the device may change between runs.
 
     mix: picture size, patch sizes ("8", or "8-4-2" for several in one sequence), batch, share of the steps at the start and after `ramp`
     steps. Large patches come first: they are cheap, and what they teach about words and places serves the small ones too.
@@ -63,6 +63,8 @@ class DiTRecipe:
     whole_text: float = 0.15  # of the steps see the padding too; the others are cut to the longest caption, which is faster
     keep_seconds: float = 240  # between two states
     check_seconds: float = 1200  # between two looks at what it draws
+    renewed: float = 1.0  # new pictures a step
+    device: str = ""  # what computes: a GPU where there is one, else the CPU
     seed: int = 1
 
 
@@ -109,12 +111,12 @@ def optimizers(named: dict[str, torch.nn.Parameter], recipe: DiTRecipe) -> list[
 
 def random_mix(latent: Tensor, sizes: list[int], rng: random.Random) -> mixed.Mix:
     """The coarsest patches, some of them split, some of those again. Most are chosen by detail, as seen through noise; some by chance."""
-    made = mixed.whole(tuple(latent.shape[-2:]), sizes[0], len(latent))
+    made = mixed.whole(tuple(latent.shape[-2:]), sizes[0], len(latent), latent.device)
     fresh = made.places[sizes[0]]
     for coarse, fine in zip(sizes, sizes[1:]):
         count = min(fresh.shape[1], max(1, round(rng.choice(SPLIT_SHARES) * fresh.shape[1] * (1 if fine == sizes[1] else 2))))
         seen = mixed.detail(latent + rng.random() * torch.randn_like(latent), coarse)
-        by_chance = (torch.rand(len(latent)) < 0.25)[:, None]
+        by_chance = (torch.rand(len(latent), device=latent.device) < 0.25)[:, None]
         chosen = mixed.richest(torch.where(by_chance, torch.rand_like(seen), seen), count, fresh)
         before = made.places.get(fine, chosen[:, :0]).shape[1]
         made = mixed.split(made, coarse, chosen, fine)
@@ -171,17 +173,18 @@ def train_dit(recipe: DiTRecipe, vae: VAE, folder: Path, publish: Callable, star
     `publish(model, text, scale, shift)` is handed the averaged weights now and then and at the end; `check`, called with the same, answers
     a line for the log.
     """
-    vae = vae.to(memory_format=torch.channels_last)
+    device = torch.device(recipe.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    vae = vae.to(device, memory_format=torch.channels_last)
     model, text = build(recipe, vae.config.latent_channels)
     for part, trained in zip((model, text), start or ()):
         part.load_state_dict(trained.state_dict())
-    both = torch.nn.ModuleDict({"model": model, "text": text})
+    both = torch.nn.ModuleDict({"model": model, "text": text}).to(device)
     average = torch.optim.swa_utils.AveragedModel(both, multi_avg_fn=averaging(recipe.average))
     teachers = optimizers(dict(both.named_parameters()), recipe)
     scale, shift = latent_statistics(vae, recipe.seed)
     state_file, step, spent = folder / "dit_state.pt", 0, 0.0
     if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
+        state = torch.load(state_file, weights_only=True, map_location=device)
         for part, values in ((both, state["both"]), (average, state["average"]), *zip(teachers, state["optimizers"])):
             part.load_state_dict(values)
         step, spent = state["step"], state["spent"]
@@ -195,7 +198,7 @@ def train_dit(recipe: DiTRecipe, vae: VAE, folder: Path, publish: Callable, star
         kept = torch.load(file, weights_only=True) if file.exists() else None
         pools[size] = LatentPool(vae, size, recipe.pictures, recipe.first, rng, scale, shift, kept)
     tokenizer, flow = Tokenizer(text.config), RectifiedFlow("x0")
-    running: dict[str, float] = {}
+    running: dict[str, Tensor] = {}
     began = time.monotonic() - spent
     kept = checked = time.monotonic()
 
@@ -214,12 +217,12 @@ def train_dit(recipe: DiTRecipe, vae: VAE, folder: Path, publish: Callable, star
         done = min(1.0, step / recipe.ramp)
         size, sizes, batch, *_ = rng.choices(recipe.mix, [first + done * (last - first) for *_, first, last in recipe.mix])[0]
         drawn, latent, weights = pools[size].batch(batch)
-        ids = read_captions(drawn, tokenizer, recipe, rng)
-        sigma = torch.sigmoid(torch.randn(batch))
+        ids = read_captions(drawn, tokenizer, recipe, rng).to(device)
+        sigma = torch.sigmoid(torch.randn(batch, device=device))
         sigma = recipe.shift * sigma / (1 + (recipe.shift - 1) * sigma)
         several = [int(p) for p in sizes.split("-")]
         mix = random_mix(latent, several, rng) if len(several) > 1 else several[0]
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16):
             loss = loss_of(model, text, flow, ids, latent, weights, mix, sigma, torch.randn_like(latent))
         both.zero_grad()
         loss.backward()
@@ -228,9 +231,10 @@ def train_dit(recipe: DiTRecipe, vae: VAE, folder: Path, publish: Callable, star
             teacher.step()
         average.update_parameters(both)
         step += 1
-        pools[size].renew(1)
-        key = f"{size}/{sizes}"
-        running[key] = 0.95 * running.get(key, loss.item()) + 0.05 * loss.item()
+        if fresh := int(step * recipe.renewed) - int((step - 1) * recipe.renewed):
+            pools[size].renew(fresh)
+        key, now = f"{size}/{sizes}", loss.detach()
+        running[key] = torch.lerp(running.get(key, now), now, 0.05)
         if step % report_every == 0:
             log.info("step %d %.0f s %s", step, time.monotonic() - began, " ".join(f"{name}:{v:.3f}" for name, v in sorted(running.items())))
         if time.monotonic() - kept > recipe.keep_seconds:
