@@ -29,6 +29,10 @@ class LibraryError(ValueError):
     """A Python package that is missing, too old or broken. The message says how to install it."""
 
 
+class StandInError(AttributeError, ValueError):
+    """A call of a ComfyUI node that means nothing to what stands for its CLIP or VAE here."""
+
+
 class SetError(ValueError):
     """Pictures or captions that make no training set."""
 

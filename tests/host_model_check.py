@@ -22,16 +22,16 @@ def out(node, **inputs) -> tuple:
 
 
 def wires(model, positive, negative, samples, sampler="euler", cfg=4.0, denoise=1.0, steps=4, seed=5, chain=False, mask=None, rows=None,
-          **latent):
-    """The same as `ksampler`, node by node. rows: of a patch schedule."""
+          scheduler="simple", dit=None, **latent):
+    """The same as `ksampler`, node by node. rows: of a patch schedule; dit: in place of the MODEL."""
     from dit_blocks.nodes.denoise import AddNoise, Denoise, DenoiseStep, Schedule
     from dit_blocks.nodes.model import FromModel
     from dit_blocks.nodes.patch import Patchify, Unpatchify
     from dit_blocks.nodes.patch_schedule import PatchSchedule
-    (dit,) = out(FromModel, model=model)
+    dit = dit or out(FromModel, model=model)[0]
     latent |= {"samples": samples} | ({} if mask is None else {"noise_mask": mask})
     tokens, _ = out(Patchify, latent=latent, patch_size=0, dit=dit)
-    (sigmas,) = out(Schedule, dit=dit, steps=steps, scheduler="simple", denoise=denoise)
+    (sigmas,) = out(Schedule, dit=dit, steps=steps, scheduler=scheduler, denoise=denoise)
     tokens, _ = out(AddNoise, dit=dit, tokens=tokens, sigmas=sigmas, step=0, seed=seed)
     common = {"dit": dit, "sigmas": sigmas, "positive": positive, "negative": negative, "cfg": cfg, "solver": sampler}
     if chain:
@@ -60,13 +60,13 @@ def same(made, mask=None, chain=False, batch_index=None, **how) -> None:
     assert torch.equal(before, samples) and expected.isfinite().all()
 
 
-def inside(model, positive, negative, samples, sampler="euler", cfg=4.0, denoise=1.0, steps=4, seed=5, mask=None):
-    """The same as `ksampler`, every step by its stages."""
+def inside(model, positive, negative, samples, sampler="euler", cfg=4.0, denoise=1.0, steps=4, seed=5, mask=None, dit=None):
+    """The same as `ksampler`, every step by its stages. dit: in place of the MODEL."""
     from dit_blocks.nodes.denoise import AddNoise, Schedule
     from dit_blocks.nodes.model import FromModel
     from dit_blocks.nodes.patch import Patchify, Unpatchify
     from dit_blocks.nodes.transformer import Condition, FinalLayer, Guidance, PatchEmbed, PositionEmbed, RunBlocks, SamplerStep
-    (dit,) = out(FromModel, model=model)
+    dit = dit or out(FromModel, model=model)[0]
     tokens, _ = out(Patchify, latent={"samples": samples} | ({} if mask is None else {"noise_mask": mask}), patch_size=0, dit=dit)
     (sigmas,) = out(Schedule, dit=dit, steps=steps, scheduler="simple", denoise=denoise)
     tokens, _ = out(AddNoise, dit=dit, tokens=tokens, sigmas=sigmas, step=0, seed=seed)

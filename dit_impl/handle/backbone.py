@@ -16,14 +16,14 @@ from ..model.stages import Call, Stages, TokenStages
 from ..sampling.flow import Flow, RectifiedFlow
 from ..sampling.guidance import guided, is_guided
 from ..sampling.level import entered, standing
-from ..sampling.regions import Prompt, average, has_area, parts_at, prompt, together, with_opposites
+from ..sampling.regions import Part, Prompt, average, has_area, parts_at, place, prompt, slices, together, with_opposites
 from ..sampling.schedules import schedule
 from ..sampling.solvers import PredictX0, check_solver
 from ..sampling.walk import Inpainting, Report, check_step, last_step, walk, with_noise
 from ..tokens.other_sizes import Reading, choose_method
 from ..tokens.patch import token_grid
 from ..tokens.wire import CARRIED, LatentFormat, fold, grey_picture, same_format, to_latent, to_tokens, unfold
-from ..tokens.wire_types import DitHidden, DitTokens
+from ..tokens.wire_types import DitHidden, DitTokens, ModelCall
 from .class_names import find_class
 
 
@@ -271,27 +271,33 @@ class Backbone(DitHandle):
         stages, kept = self.stages, Inpainting(wire, self.flow, self.like().device)
         sides = self._sides(wire, positive, negative, negative is not None)
         x, sigma = wire["tokens"].to(self.like().device), sigmas[step].float().to(self.like().device)
-        latent = to_latent(kept.enter(x, sigma), wire)
-        calls = together(parts_at(sides, sigma, latent), tuple(wire["size"]))
+        latent, size = to_latent(kept.enter(x, sigma), wire), tuple(wire["size"])
+        calls = together(parts_at(sides, sigma, latent), size)
         if not calls:
-            raise StagesError(f"no prompt counts at step {step} (sigma {sigma.item():.4g}): see their ranges of steps")
-        if any(part.prompt.area for call in calls for part in call):
-            raise StagesError("a prompt has an area, which the model reads as a picture of its own: use DiT Denoise Step")
-        if len(calls) > 1:
-            raise StagesError(f"this step is {len(calls)} model calls, for its texts differ in length: give each a branch of its own, or use "
-                              "DiT Denoise Step")
-        seen, parts = to_tokens(latent, wire), calls[0]
-        batched, times = self._inputs(seen.repeat(len(parts), 1, 1), sigma)
-        hidden = stages.condition(batched, wire["grid"], wire["patch_size"], times, **join([part.prompt.arguments for part in parts]))
+            raise StagesError(f"every conditioning is outside its range of steps at step {step}, so that the model is not asked; use DiT Denoise Step")
+        parts = [part for call in calls for part in call]
+
+        def start(call: list[Part]) -> ModelCall:
+            cuts = [place(latent, part.prompt.area) for part in call]
+            grid = token_grid(*cuts[0].shape[-2:], wire["patch_size"])
+            inputs, times = self._inputs(to_tokens(torch.cat(cuts), wire), sigma)
+            hidden = stages.condition(inputs, grid, wire["patch_size"], times, **join([part.prompt.arguments for part in call]))
+            cut: DitTokens = {**wire, "tokens": to_tokens(cuts[0], wire), "grid": grid, "size": cuts[0].shape[-2:]}
+            return {"hidden": hidden, "tokens": wire if call[0].prompt.area is None else cut}
 
         def to_x0(prediction: Tensor, cfg: float) -> Tensor:
+            given = iter(zip(calls, to_latent(prediction.to(latent), wire).split([len(call) * len(x) for call in calls])))
+
             def answer(latents: Tensor, _: Arguments) -> Tensor:
-                x0 = self._to_x0(prediction.to(seen), to_tokens(latents, wire), sigma)
-                return to_latent(x0, wire)
+                call, answers = next(given)
+                cuts = [place(one, part.prompt.area) for one, part in zip(answers.chunk(len(call)), call)]
+                return self._to_x0(torch.cat(cuts), latents, sigma)
             return kept.leave(to_tokens(_towards(average(answer, latent, sigma, sides), cfg), wire))
-        layout = tuple("uncond" if part.side else "cond" for part in parts)
-        return {"hidden": hidden, "tokens": wire, "done": frozenset(), "call": Call(layout, x, sigma, to_x0), "model": self.name,
-                "trace": ()}
+        areas = tuple(None if part.prompt.area is None else slices(part.prompt.area, size) for part in parts)
+        call = Call(tuple("uncond" if part.side else "cond" for part in parts), x, sigma, to_x0, wire, None, areas)
+        first, *others = map(start, calls)
+        return {"hidden": first["hidden"], "tokens": first["tokens"], "others": tuple(others), "done": frozenset(), "call": call,
+                "model": self.name, "trace": ()}
 
     def approximate(self, reading: Reading) -> "Backbone":
         return Approximate(**{part.name: getattr(self, part.name) for part in fields(self)}, reading=reading)

@@ -76,11 +76,13 @@ class TextEncoder(nn.Module):
         self.layers = nn.ModuleList(TextLayer(config.width, config.heads) for _ in range(config.depth))
         self.final_norm = nn.LayerNorm(config.width)
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Token numbers [B, T] → states [B, T, E] and pooled [B, E]."""
+    def forward(self, ids: Tensor, layers: int | None = None) -> tuple[Tensor, Tensor]:
+        """Token numbers [B, T] → states [B, T, E], of the first `layers` layers or of all, and pooled [B, E], of all."""
         x = self.token_embedding(ids) + self.position_embedding[:ids.shape[1]]
+        after = []
         for layer in self.layers:
             x = layer(x)
-        x = self.final_norm(x)
+            after.append(x)
+        x, states = self.final_norm(x), self.final_norm(after[(layers or len(after)) - 1])
         end = (ids == self.config.vocabulary.index(END)).int().argmax(dim=1)
-        return x, x[torch.arange(len(x)), end]
+        return states, x[torch.arange(len(x)), end]

@@ -159,7 +159,7 @@ def parts_at(sides: list[list[Prompt]], sigma: Tensor, x: Tensor) -> list[Part]:
         left = x.new_ones(len(x), 1, *x.shape[-2:])
         for part in parts:
             if part.side == side:
-                _place(left, part.prompt.area).sub_(part.weight)
+                place(left, part.prompt.area).sub_(part.weight)
         left = left.relu()
         if left.max() > 0:
             parts += [replace(part, weight=left) for part in defaults if part.side == side]
@@ -172,7 +172,7 @@ def _weight(one: Prompt, x: Tensor) -> Tensor:
     height, width, top, left = _cut(one.area, size) if one.area is not None else (*size, 0, 0)
     if one.mask is not None:
         mask = one.mask.to(x)[torch.arange(len(x)) % min(len(one.mask), len(x))]
-        return _place(mask, one.area) * one.strength
+        return place(mask, one.area) * one.strength
     weight = x.new_ones(1, 1, height, width) * one.strength
     if one.area is None:
         return weight
@@ -184,12 +184,15 @@ def _weight(one: Prompt, x: Tensor) -> Tensor:
     return weight
 
 
-def _place(latent: Tensor, area: Area | None) -> Tensor:
+def place(latent: Tensor, area: Area | None) -> Tensor:
     """A view of what an area is of a latent [B, C, H, W]."""
-    if area is None:
-        return latent
-    height, width, top, left = _cut(area, tuple(latent.shape[-2:]))
-    return latent[..., top:top + height, left:left + width]
+    return latent if area is None else latent[..., *slices(area, tuple(latent.shape[-2:]))]
+
+
+def slices(area: Area, size: tuple[int, int]) -> tuple[slice, slice]:
+    """The rows and columns of an area in a latent of this size."""
+    height, width, top, left = _cut(area, size)
+    return slice(top, top + height), slice(left, left + width)
 
 
 def together(parts: list[Part], size: tuple[int, int]) -> list[list[Part]]:
@@ -217,8 +220,8 @@ def average(ask: Ask, x: Tensor, sigma: Tensor, sides: list[list[Prompt]]) -> li
     """x0 of each side at a noise level, by as many model calls as it takes: latent [B, C, H, W] → one of the same for each side."""
     sums, weights = [torch.zeros_like(x) for _ in sides], [x.new_full((len(x), 1, *x.shape[-2:]), NEVER) for _ in sides]
     for call in together(parts_at(sides, sigma, x), tuple(x.shape[-2:])):
-        answer = ask(torch.cat([_place(x, part.prompt.area) for part in call]), join([part.prompt.arguments for part in call]))
+        answer = ask(torch.cat([place(x, part.prompt.area) for part in call]), join([part.prompt.arguments for part in call]))
         for part, x0 in zip(call, answer.chunk(len(call))):
-            _place(sums[part.side], part.prompt.area).add_(x0 * part.weight)
-            _place(weights[part.side], part.prompt.area).add_(part.weight)
+            place(sums[part.side], part.prompt.area).add_(x0 * part.weight)
+            place(weights[part.side], part.prompt.area).add_(part.weight)
     return [total / weight for total, weight in zip(sums, weights)]

@@ -7,7 +7,7 @@ from typing import NoReturn, Protocol
 
 from torch import nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, StandInError
 
 VARIANTS = ("", ".fp16", ".bf16")
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
@@ -20,15 +20,13 @@ class Load(Protocol):
 
 
 class Unavailable:
-    """Stands where a CLIP or a VAE can't be: whichever call ComfyUI's nodes make of it, it says why."""
+    """Stands where a CLIP or a VAE can't be: whatever ComfyUI's nodes ask of it, it says why."""
 
     def __init__(self, reason: str):
         self.reason = reason
 
-    def _refuse(self, *_, **__) -> NoReturn:
-        raise ValueError(self.reason)
-
-    tokenize = encode_from_tokens = encode_from_tokens_scheduled = encode = decode = encode_tiled = decode_tiled = _refuse
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(name) if name.startswith("__") else StandInError(self.reason)
 
 
 def _shown(path: Path) -> str:

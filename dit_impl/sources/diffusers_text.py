@@ -15,51 +15,54 @@ from ..model.conditioning import Conditioning
 from .checkpoints import listed
 from .diffusers_parts import Load, part_of, read_json, shards, variant_of
 from .libraries import diffusers_part, library
+from .stand_in import StandInCLIP, Tokens
 
 ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
 TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast")
 
 
-def _sd3(pipeline, text: str, device: torch.device) -> Conditioning:
-    states, _, pooled, _ = pipeline.encode_prompt(text, None, None, device=device, do_classifier_free_guidance=False)
+def _sd3(pipeline, texts: dict[str, str], device: torch.device) -> Conditioning:
+    states, _, pooled, _ = pipeline.encode_prompt(texts["l"], texts["g"], texts["t5xxl"], device=device, do_classifier_free_guidance=False)
     return [[states, {"pooled_output": pooled}]]
 
 
-def _flux(pipeline, text: str, device: torch.device) -> Conditioning:
-    states, pooled, _ = pipeline.encode_prompt(text, None, device=device)
+def _flux(pipeline, texts: dict[str, str], device: torch.device) -> Conditioning:
+    states, pooled, _ = pipeline.encode_prompt(texts["l"], texts["t5xxl"], device=device)
     return [[states, {"pooled_output": pooled}]]
 
 
-def _pixart(pipeline, text: str, device: torch.device) -> Conditioning:
-    states, mask, _, _ = pipeline.encode_prompt(text, do_classifier_free_guidance=False, device=device)
+def _pixart(pipeline, texts: dict[str, str], device: torch.device) -> Conditioning:
+    states, mask, _, _ = pipeline.encode_prompt(texts["t5xxl"], do_classifier_free_guidance=False, device=device)
     return [[states, {"pooled_output": None, "attention_mask": mask}]]
 
 
 @dataclass(frozen=True)
 class Text:
-    """Pipelines that know how a transformer's prompts are made, the first by default; how many encoders it has, and can't do without."""
+    """Pipelines that know how a transformer's prompts are made, the first by default; its encoders, by the names that ComfyUI's nodes give
+    their tokens, in order; how many it can't do without."""
     pipelines: tuple[str, ...]
     encode: Callable[..., Conditioning]
-    encoders: int
+    encoders: tuple[str, ...]
     needed: int
 
 
 TEXT_OF = {
-    "SD3Transformer2DModel": Text(("StableDiffusion3Pipeline",), _sd3, 3, 2),
-    "FluxTransformer2DModel": Text(("FluxPipeline",), _flux, 2, 2),
-    "PixArtTransformer2DModel": Text(("PixArtAlphaPipeline", "PixArtSigmaPipeline"), _pixart, 1, 1),
+    "SD3Transformer2DModel": Text(("StableDiffusion3Pipeline",), _sd3, ("l", "g", "t5xxl"), 2),
+    "FluxTransformer2DModel": Text(("FluxPipeline",), _flux, ("l", "t5xxl"), 2),
+    "PixArtTransformer2DModel": Text(("PixArtAlphaPipeline", "PixArtSigmaPipeline"), _pixart, ("t5xxl",), 1),
 }
 
 
-class DiffusersCLIP:
+class DiffusersCLIP(StandInCLIP):
     """Text encoders that are read when the first prompt comes. Their files are looked for at once."""
 
     def __init__(self, folder: Path, index: Mapping, transformer: str, context_width: int | None, load: Load):
         self.folder, self.text, self.context_width, self._load = folder, TEXT_OF[transformer], context_width, load
+        self.of = folder.name
         named = index.get("_class_name")
         self.pipeline_name = named if named in self.text.pipelines else self.text.pipelines[0]
         self.parts: dict[str, str | None] = {}
-        for i in range(self.text.encoders):
+        for i in range(len(self.text.encoders)):
             number = f"_{i + 1}" if i else ""
             left_out = i >= self.text.needed and not (folder / f"text_encoder{number}").is_dir()  # as users do with T5, for its size
             for part, known in (("text_encoder" + number, ENCODERS), ("tokenizer" + number, TOKENIZERS)):
@@ -76,18 +79,24 @@ class DiffusersCLIP:
         self._pipeline = None
         self.encoders = nn.ModuleList()
 
-    def tokenize(self, text: str, **_) -> dict[str, list]:
-        """The prompt itself: the pipeline cuts it into each encoder's tokens. Raises CheckpointError and LibraryError."""
+    def tokenize(self, text: str, **_) -> Tokens:
+        """The prompt itself for each encoder: the pipeline cuts it into tokens. Raises CheckpointError and LibraryError."""
         self._read()
-        return {"prompt": [text]}
+        return Tokens({name: [text] for name in self.text.encoders}, self.of)
 
     @torch.no_grad()
-    def encode_from_tokens_scheduled(self, tokens: dict[str, list], **_) -> Conditioning:
-        """→ CONDITIONING: states [1, T, E] with what else the transformer reads, on the CPU."""
+    def conditioning(self, tokens: dict[str, list]) -> Conditioning:
+        """→ CONDITIONING: states [1, T, E] with what else the transformer reads, on the CPU. An encoder without tokens reads an empty text."""
         pipeline = self._read()
         self._load([self.encoders])
-        ((states, extras),) = self.text.encode(pipeline, tokens["prompt"][0], next(self.encoders.parameters()).device)
+        texts = {name: " ".join(tokens[name]) for name in self.text.encoders}
+        ((states, extras),) = self.text.encode(pipeline, texts, next(self.encoders.parameters()).device)
         return [[states.float().cpu(), {name: value if value is None else value.float().cpu() for name, value in extras.items()}]]
+
+    @property
+    def cond_stage_model(self) -> nn.Module:
+        self._read()
+        return self.encoders
 
     def _read(self):
         if self._pipeline is None:

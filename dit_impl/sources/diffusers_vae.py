@@ -40,8 +40,9 @@ class KLVAE(nn.Module):
 class DiffusersVAE(EmbeddedVAE):
     """A KLVAE that is brought to the device when it is used."""
 
-    def __init__(self, vae: KLVAE, load: Load):
+    def __init__(self, vae: KLVAE, load: Load, of: str):
         super().__init__(vae)
+        self.of = of
         self._load, self._bytes = load, next(vae.parameters()).element_size()
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -83,4 +84,4 @@ def load_vae(folder: Path, load: Load) -> DiffusersVAE:
             raise CheckpointError(f"{name}: {fault.replace('_', ' ')} {listed(map(str, info[fault]))}")
     if stored == torch.float16 and autoencoder.config.force_upcast:
         autoencoder.float()
-    return DiffusersVAE(KLVAE(autoencoder.eval().requires_grad_(False)), load)
+    return DiffusersVAE(KLVAE(autoencoder.eval().requires_grad_(False)), load, folder.parent.name)

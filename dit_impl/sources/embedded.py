@@ -4,11 +4,12 @@ from functools import lru_cache
 import json
 import logging
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, StandInError
 from ..handle.backbone import Backbone
 from ..model.mmdit import MMDiT
 from ..model.text import TextConfig, TextEncoder, Tokenizer
@@ -18,9 +19,11 @@ from ..sampling.flow import RectifiedFlow
 from ..tokens.wire import LatentFormat, check_finite, latent_format
 from .checkpoints import load_model, load_strictly, read_safetensors, save_model, without_storage
 from .chinese import translate
+from .stand_in import StandIn, StandInCLIP, Tokens
 
 log = logging.getLogger(__name__)
 
+NAME = "the embedded DiT"
 FOLDER = Path(__file__).resolve().parents[2] / "models" / "embedded"
 
 
@@ -71,11 +74,13 @@ def load_embedded_dit(path: Path = FOLDER / "dit.safetensors") -> tuple[MMDiT, L
         raise CheckpointError(f"{path}: its metadata has no latent_format of scale and shift: {error}") from None
 
 
-class EmbeddedCLIP:
+class EmbeddedCLIP(StandInCLIP):
     """The text encoder behind the calls that ComfyUI's CLIPTextEncode makes of a CLIP."""
 
+    of = NAME
+
     def __init__(self, encoder: TextEncoder):
-        self.encoder, self.tokenizer = encoder, Tokenizer(encoder.config)
+        self.encoder, self.tokenizer, self.layers = encoder, Tokenizer(encoder.config), None
 
     def tokenize(self, text: str, **_) -> dict[str, list]:
         """Text → {"words": [[(token number, weight), …]], "ignored": words left out, for they are outside the vocabulary}; these are logged.
@@ -86,19 +91,32 @@ class EmbeddedCLIP:
         ignored = not_understood + ignored
         if ignored:
             log.warning("Embedded CLIP ignored words it does not know or has no room for: %s", ", ".join(ignored))
-        return {"words": [[(i, 1.0) for i in ids]], "ignored": ignored}
+        return Tokens({"words": [[(i, 1.0) for i in ids]], "ignored": ignored}, self.of)
+
+    def clip_layer(self, layer: int) -> None:
+        """Take the states after a layer before the last: −1 is the last, as of ComfyUI's CLIPs. The pooled vector stays. Raises StandInError."""
+        depth = self.encoder.config.depth
+        if not -depth <= layer <= -1:
+            raise StandInError(f"the text encoder of {self.of} has {depth} layers: stop_at_clip_layer is from {-depth} to -1, not {layer}")
+        self.layers = depth + layer + 1
+
+    @property
+    def cond_stage_model(self) -> nn.Module:
+        return self.encoder
 
     @torch.no_grad()
-    def encode_from_tokens_scheduled(self, tokens: dict[str, list], **_) -> list:
+    def conditioning(self, tokens: dict[str, list]) -> list:
         """Token numbers → CONDITIONING: [[states [1, T, E], {"pooled_output": [1, E], "words": [T], "ignored": […]}]], which names the tokens."""
         ids = torch.tensor([[i for i, _ in row] for row in tokens["words"]])
-        states, pooled = self.encoder(ids)
+        states, pooled = self.encoder(ids, self.layers)
         words = [self.encoder.config.vocabulary[i] for i in ids[0].tolist()]
         return [[states, {"pooled_output": pooled, "words": words, "ignored": tokens.get("ignored", [])}]]
 
 
-class EmbeddedVAE:
+class EmbeddedVAE(StandIn):
     """The VAE behind the calls that ComfyUI's nodes make of one: pictures [B, H, W, 3] in 0..1, latents [B, C, H/8, W/8]."""
+
+    kind, of, does = "VAE", NAME, "encodes and decodes pictures"
 
     def __init__(self, vae: VAE):
         self.vae = vae
@@ -124,6 +142,9 @@ class EmbeddedVAE:
         with torch.no_grad():
             return (self.vae.decode(latent.float()).movedim(1, -1) / 2 + 0.5).clamp(0, 1)
 
+    def get_sd(self) -> NoReturn:
+        raise StandInError(f"the VAE of {self.of} is no VAE that ComfyUI's loaders know: it comes with its DIT's own loader")
+
     def encode_tiled(self, pixels: Tensor, **_) -> Tensor:
         return self.encode(pixels)
 
@@ -139,7 +160,7 @@ class EmbeddedVAE:
         return None
 
 
-def default_backbone(model: MMDiT, space: LatentFormat, latent_rgb: Tensor | None = None, name: str = "the embedded DiT",
+def default_backbone(model: MMDiT, space: LatentFormat, latent_rgb: Tensor | None = None, name: str = NAME,
                      downscale: int = 8) -> Backbone:
     """The default model's transformer as a DIT. Its VAE knows the `latent_rgb`."""
     return Backbone(model, space, RectifiedFlow(model.config.prediction, shift=2.0), name, downscale, 256, latent_rgb)
@@ -148,7 +169,7 @@ def default_backbone(model: MMDiT, space: LatentFormat, latent_rgb: Tensor | Non
 Parts = tuple[Backbone, EmbeddedCLIP, EmbeddedVAE]
 
 
-def assemble(model: MMDiT, text: TextEncoder, vae: VAE, space: LatentFormat, name: str = "the embedded DiT") -> Parts:
+def assemble(model: MMDiT, text: TextEncoder, vae: VAE, space: LatentFormat, name: str = NAME) -> Parts:
     """Transformer, text encoder and VAE as a DIT, a CLIP and a VAE."""
     return default_backbone(model, space, vae.latent_rgb(), name, vae.config.downscale), EmbeddedCLIP(text), EmbeddedVAE(vae)
 

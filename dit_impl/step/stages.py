@@ -18,7 +18,7 @@ from ..sampling.flow import RectifiedFlow
 from ..sampling.level import clean
 from ..tokens.model_calls import hiddens_of, image_tokens, model_calls, with_calls
 from ..tokens.select import rows_beside, token_mask
-from ..tokens.wire import check_cut_alike, same_format, to_tokens, with_tokens
+from ..tokens.wire import check_cut_alike, same_format, to_latent, to_tokens, with_tokens
 from ..tokens.wire_types import AnyWire, DitHidden, DitTokens
 from .guidance import wire_of_x0, x0_of
 
@@ -78,6 +78,8 @@ def condition(dit: DitHandle, x: AnyWire, positive: Conditioning, negative: Cond
     if x["call"]:
         raise StagesError("the hidden states are conditioned already")
     begun = _begun(dit, x["tokens"], positive, negative, sigmas, step)
+    if any(begun["call"].areas):
+        raise StagesError("the conditioning has areas, which the model reads as pictures of their own: put Condition before Patch Embed")
     given = x["hidden"].x
     hiddens = [hidden.but(x=given.repeat(len(hidden.x) // len(given), 1, 1), index=x["hidden"].index) for hidden in hiddens_of(begun)]
     return _after({**begun, "done": x["done"], "trace": x["trace"]}, hiddens, "condition")
@@ -209,11 +211,13 @@ def final_layer(dit: DitHandle, wire: DitHidden) -> DitTokens:
     canvas, areas, made = call.canvas or call.start or wire["tokens"], list(call.areas), []
     for one in model_calls(wire):
         answer = dit.stages.head(one["hidden"])
-        if answer.dim() == 3:
-            made.append(answer)
-            continue
         parts = len(answer) // len(canvas["tokens"])
         here, areas = areas[:parts], areas[parts:]
+        if answer.dim() == 3:
+            if not any(here):
+                made.append(answer)
+                continue
+            answer = to_latent(answer, one["tokens"])
         made.append(to_tokens(laid_out(answer.float(), canvas["size"], here), canvas))
     tokens = torch.cat(made) if len(made) > 1 else made[0]
     trace = (*wire["trace"], ("final layer", checksum(tokens)))

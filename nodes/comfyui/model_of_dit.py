@@ -107,7 +107,7 @@ class ModelOfDit(comfy.model_base.BaseModel):
         options = {**transformer_options, ASKED_FOR_X0: isinstance(self.model_sampling, AnswersX0)}
         return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
-    def state_dict_for_saving(self, *_):
+    def state_dict_for_saving(self, *_, **__):
         raise ValueError(f"{self.name} is no model that ComfyUI's loaders know: save it with Save DiT, and load it with Load DiT")
 
     def extra_conds(self, **kwargs) -> dict:
