@@ -1,4 +1,4 @@
-"""What the editor asks the pack over HTTP, in ComfyUI and in `dit-blocks serve`."""
+"""HTTP routes for the editor, in ComfyUI and in `dit-blocks serve`."""
 
 from functools import cache
 from importlib import metadata
@@ -13,7 +13,7 @@ LONGEST = 400  # letters of an error
 
 
 async def cost(request):
-    """POST {"shape", "size", "batch", "cfg", "walk"} → what it costs. See `answers.cost_answer`."""
+    """POST a question → what steps cost. See `cost.answers.Question`."""
     from aiohttp import web
     try:
         return web.json_response(answers.cost_answer(await request.json()))
@@ -22,7 +22,7 @@ async def cost(request):
 
 
 async def blocks(request):
-    """POST {"kinds", "blocks"} → which blocks the model has and DiT Blocks runs. See `step.stages.block_plan`; "embedded" is the default model."""
+    """POST {"kinds": list or "embedded" for the default model, "blocks": text} → the blocks that DiT Blocks runs. See `step.stages.block_plan`."""
     from aiohttp import web
     try:
         question = await request.json()
@@ -34,12 +34,12 @@ async def blocks(request):
 
 @cache
 def embedded_kinds() -> list[str]:
-    """What each block of the default model is."""
+    """The kinds of the default model's blocks."""
     return load_embedded()[0].stages.kinds
 
 
 def own_version() -> str:
-    """The pack's version: ComfyUI runs it from a folder that holds its pyproject.toml, pip installs it without."""
+    """The pack's version, from pyproject.toml if it is there (in ComfyUI), else from the installed package."""
     try:
         return tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     except OSError:
@@ -47,7 +47,7 @@ def own_version() -> str:
 
 
 async def version(request):
-    """GET → {"version"}, with which the editor signs the workflows that it saves."""
+    """GET → {"version"}. The editor writes it into the workflows that it saves."""
     from aiohttp import web
     return web.json_response({"version": own_version()})
 
