@@ -158,7 +158,7 @@ class PositionSimilarity(io.ComfyNode):
     @names_errors
     def execute(cls, dit, x, query, language) -> io.NodeOutput:
         host.load(dit.modules())
-        found = position_similarity.compare_positions(dit, x, query)
-        picture, text = position_similarity.drawing(found, dit.name, language), position_similarity.described(found, language)
+        compared = position_similarity.compare_positions(dit, x, query)
+        picture, text = position_similarity.drawing(compared, dit.name, language), position_similarity.described(compared, language)
         shown = ui.PreviewImage(picture, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
-        return io.NodeOutput(picture, position_similarity.maps(found), text, ui=shown)
+        return io.NodeOutput(picture, position_similarity.maps(compared), text, ui=shown)

@@ -66,9 +66,9 @@ class PatchFilters(io.ComfyNode):
     @names_errors
     def execute(cls, dit, patch_size, count, before=None, language="English") -> io.NodeOutput:
         host.load(dit.modules() + (before.modules() if before is not None else []))
-        found = filters.filters_of(dit, patch_size, host.device())
+        weights = filters.filters_of(dit, patch_size, host.device())
         picture = filters.filters_picture(dit, patch_size, count, language, before=before, device=host.device())[None]
-        spectrum, text = filters.spectrum_statistic(found), filters.numbers(found, language)
+        spectrum, text = filters.spectrum_statistic(weights), filters.numbers(weights, language)
         return io.NodeOutput(picture, spectrum.low, spectrum.rank, text, ui=_shown(cls, picture, text))
 
 
@@ -177,10 +177,10 @@ class Trajectory(io.ComfyNode):
         report_step = host.reporter(last_step(start_step, end_step, sigmas) - start_step)
         host.load(dit.modules())
         host.throw_if_interrupted()
-        found, end, _ = trajectory.moments(dit, tokens, sigmas, positive, negative, cfg, solver, at_steps, start_step, end_step,
-                                           lambda done, wire, x0: report_step(done, dit.preview(wire, x0)))
-        decoded = trajectory.decoded(found, decoder(vae))
-        picture = trajectory.contact_sheet(found, decoded, sigmas, solver, cfg, language)
+        chosen, end, _ = trajectory.moments(dit, tokens, sigmas, positive, negative, cfg, solver, at_steps, start_step, end_step,
+                                            lambda done, wire, x0: report_step(done, dit.preview(wire, x0)))
+        decoded = trajectory.decoded(chosen, decoder(vae))
+        picture = trajectory.contact_sheet(chosen, decoded, sigmas, solver, cfg, language)
         return io.NodeOutput(picture, decoded["x"], decoded["x0"], decoded["velocity"], end, ui=_shown(cls, picture))
 
 

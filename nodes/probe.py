@@ -37,8 +37,8 @@ class Parity(io.ComfyNode):
     @names_errors
     def execute(cls, dit, prediction, sigmas, step, positive, cfg, negative=None) -> io.NodeOutput:
         host.load(dit.modules())
-        found = probe.parity(dit, prediction, sigmas, step, positive, negative, cfg)
-        return io.NodeOutput(found.largest, ui=ui.PreviewText(str(found)))
+        parity = probe.parity(dit, prediction, sigmas, step, positive, negative, cfg)
+        return io.NodeOutput(parity.largest, ui=ui.PreviewText(str(parity)))
 
 
 class BlockAblation(io.ComfyNode):
@@ -78,5 +78,5 @@ class BlockAblation(io.ComfyNode):
     @names_errors
     def execute(cls, dit, tokens, sigmas, positive, cfg, levels, skip, seed, negative=None, language="English") -> io.NodeOutput:
         host.load(dit.modules())
-        found = probe.ablate(dit, tokens, sigmas, levels, positive, negative, cfg, seed, host.reporter)
-        return io.NodeOutput(probe.bar_chart(found, language), *found.skip_lists(skip), found.ranked())
+        ablation = probe.ablate(dit, tokens, sigmas, levels, positive, negative, cfg, seed, host.reporter)
+        return io.NodeOutput(probe.bar_chart(ablation, language), *ablation.skip_lists(skip), ablation.ranked())

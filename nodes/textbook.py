@@ -49,10 +49,10 @@ class Trainable(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, dit, scope) -> io.NodeOutput:
-        made = textbook.learner(dit, scope)
-        count = sum(parameter.numel() for parameter in made.trained.values())
-        whole = sum(parameter.numel() for parameter in made.model.parameters())
-        return io.NodeOutput(made, ui=ui.PreviewText(f"{count:,} of {whole:,} parameters learn"))
+        learning = textbook.learner(dit, scope)
+        count = sum(parameter.numel() for parameter in learning.trained.values())
+        whole = sum(parameter.numel() for parameter in learning.model.parameters())
+        return io.NodeOutput(learning, ui=ui.PreviewText(f"{count:,} of {whole:,} parameters learn"))
 
 
 class NoiseAtTime(io.ComfyNode):

@@ -50,9 +50,9 @@ class NewDiT(io.ComfyNode):
     def execute(cls, width, depth, heads, patch_sizes, latent_channels, position, conditioning, classes, prediction, picture_size, seed,
                 like=None, clip=None) -> io.NodeOutput:
         widths = new_dit.text_widths(clip) if clip is not None and conditioning == "text" else None
-        made = new_dit.new_dit(width, depth, heads, new_dit.parse_sizes(patch_sizes), latent_channels, position, conditioning, classes,
-                               prediction, seed, like, widths, picture_size)
-        return io.NodeOutput(made, ui=ui.PreviewText(new_dit.describe(made)))
+        model = new_dit.new_dit(width, depth, heads, new_dit.parse_sizes(patch_sizes), latent_channels, position, conditioning, classes,
+                                prediction, seed, like, widths, picture_size)
+        return io.NodeOutput(model, ui=ui.PreviewText(new_dit.describe(model)))
 
 
 class TrainingSet(io.ComfyNode):
@@ -92,11 +92,11 @@ class TrainingSet(io.ComfyNode):
             if captions and len(captions) == 1 and "\n" in captions[0].strip():
                 captions = captions[0].strip().split("\n")
             report = host.reporter(sum(len(batch) for batch in images))
-            made = sets.from_pictures(images, vae, captions, clip, host.output_folder("sets", cache) if cache else None,
-                                      lambda done, _: report(done))
+            prepared = sets.from_pictures(images, vae, captions, clip, host.output_folder("sets", cache) if cache else None,
+                                          lambda done, _: report(done))
         else:
-            made = sets.from_latents(latents, conditioning, clip)
-        return io.NodeOutput(made, ui=ui.PreviewText(str(made)))
+            prepared = sets.from_latents(latents, conditioning, clip)
+        return io.NodeOutput(prepared, ui=ui.PreviewText(str(prepared)))
 
 
 class TrainingScenes(io.ComfyNode):
@@ -133,9 +133,9 @@ class TrainingScenes(io.ComfyNode):
     @names_errors
     def execute(cls, vae, count, size, shapes, seed, clip=None, zoom=1, kinds="shapes") -> io.NodeOutput:
         report = host.reporter(count)
-        made, pictures = sets.procedural(vae, clip, count, size, seed, shapes, zoom, kinds, lambda done, _: report(done))
-        said = f"{made}; {things.INSTALL}" if kinds != "shapes" and not things.font_path() else str(made)
-        return io.NodeOutput(made, pictures, list(made.captions[:len(pictures)]), ui=ui.PreviewText(said))
+        prepared, pictures = sets.procedural(vae, clip, count, size, seed, shapes, zoom, kinds, lambda done, _: report(done))
+        said = f"{prepared}; {things.INSTALL}" if kinds != "shapes" and not things.font_path() else str(prepared)
+        return io.NodeOutput(prepared, pictures, list(prepared.captions[:len(pictures)]), ui=ui.PreviewText(said))
 
 
 class Train(io.ComfyNode):

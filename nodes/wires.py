@@ -33,7 +33,7 @@ def names_errors(execute):
 
 
 def schema_of(cls) -> io.Schema:
-    """A node's schema as it was when the node was registered: to make one anew lists the files of its widgets."""
+    """A node's schema, as made when the node was registered. Making a new one would list the files for its widgets again."""
     return cls.SCHEMA or cls.GET_SCHEMA()
 
 

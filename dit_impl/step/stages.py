@@ -202,16 +202,16 @@ def final_layer(dit: DitHandle, wire: dict) -> dict:
     """Turn image tokens back into patch values: DIT_HIDDEN → DIT_TOKENS, a prediction for every part of the batch."""
     check(dit, wire, "condition", "patches")
     call: Call = wire["call"]
-    canvas, areas, made = call.canvas or call.start or wire["tokens"], list(call.areas), []
+    canvas, areas, predictions = call.canvas or call.start or wire["tokens"], list(call.areas), []
     for one in model_calls(wire):
         answer = dit.stages.head(one["hidden"])
         if answer.dim() == 3:
-            made.append(answer)
+            predictions.append(answer)
             continue
         parts = len(answer) // len(canvas["tokens"])
         here, areas = areas[:parts], areas[parts:]
-        made.append(to_tokens(laid_out(answer.float(), canvas["size"], here), canvas))
-    tokens = torch.cat(made) if len(made) > 1 else made[0]
+        predictions.append(to_tokens(laid_out(answer.float(), canvas["size"], here), canvas))
+    tokens = torch.cat(predictions) if len(predictions) > 1 else predictions[0]
     trace = (*wire["trace"], ("final layer", checksum(tokens)))
     return {**clean(with_tokens(canvas, tokens)), "call": call, "guided": False, "trace": trace}
 

@@ -27,13 +27,13 @@ def with_calls(wire: dict, hiddens: Sequence) -> dict:
 
 def apart(wire: dict) -> list[dict]:
     """A DIT_HIDDEN for each model call alone."""
-    layout, found = wire["call"].layout if wire["call"] else ("cond",), []
+    layout, wires = wire["call"].layout if wire["call"] else ("cond",), []
     alone = {key: value for key, value in wire.items() if key != "others"}
     for call in model_calls(wire):
         parts = len(call["hidden"].x) // len(call["tokens"]["tokens"]) if wire["call"] else 1
         own, layout = layout[:parts], layout[parts:]
-        found.append({**alone, **call, "call": replace(wire["call"], layout=own, areas=()) if wire["call"] else None})
-    return found
+        wires.append({**alone, **call, "call": replace(wire["call"], layout=own, areas=()) if wire["call"] else None})
+    return wires
 
 
 def image_tokens(wire: dict, what: str = "the hidden states") -> Tensor:

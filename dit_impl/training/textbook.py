@@ -34,9 +34,9 @@ class Learner(Backbone):
 def learner(dit: DitHandle, scope: str = "everything") -> Learner:
     """A copy of a handle whose parameters in `scope` learn. Raises TrainingError."""
     copied = training_copy(dit)
-    made = Learner(**{name: getattr(copied, name) for name in Backbone.__dataclass_fields__}, scope=scope)
-    only(made.model, made.trained)
-    return made
+    learning = Learner(**{name: getattr(copied, name) for name in Backbone.__dataclass_fields__}, scope=scope)
+    only(learning.model, learning.trained)
+    return learning
 
 
 def noise_at(dit: Backbone, wire: dict, seed: int, time: float = -1.0, times: str = "logit_normal") -> tuple[dict, dict, Tensor]:
@@ -123,8 +123,8 @@ def gradients_of(dit: Learner, loss: Tensor) -> dict[str, Tensor]:
     """The loss's gradient for every parameter that learns. The graph is kept, because ComfyUI caches wires. Raises TrainingError."""
     trained = dit.trained
     try:
-        found = torch.autograd.grad(loss, list(trained.values()), retain_graph=True, allow_unused=True)
+        gradients = torch.autograd.grad(loss, list(trained.values()), retain_graph=True, allow_unused=True)
     except RuntimeError as error:
         raise TrainingError("no gradient leads from the loss back to the model's parameters: "
                             f"{' '.join(str(error).split())[:120]}") from None
-    return {name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(trained.items(), found)}
+    return {name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(trained.items(), gradients)}
