@@ -93,7 +93,7 @@ class Compare(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, dit, latent, sigmas, positive, vae, rows, seed, cfg, solver, negative=None, language="English") -> io.NodeOutput:
-        dit.away_from(negative, cfg)  # refuses guidance without a negative before anything is loaded
+        dit.away_from(negative, cfg)  # refuse guidance without a negative before anything is loaded
         plans = compare.parse_rows(rows)
         host.load(dit.modules())
         runs = compare.compare(dit, decoder(vae), latent, plans, sigmas, seed, positive, negative, cfg, solver,

@@ -108,7 +108,7 @@ def _denoise_outputs():
 def _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step, plan, seen=lambda wire, x0: None, quick_look=False,
          before=None):
     """→ tokens, x0, a note on approximate patch sizes. seen(wire, x0) is called after every step, before(step, wire, cfg) before it."""
-    dit.away_from(negative, cfg)  # refuses guidance without a negative before anything is loaded
+    dit.away_from(negative, cfg)  # refuse guidance without a negative before anything is loaded
     report = host.reporter(last_step(start_step, end_step, sigmas) - start_step)
     host.load(dit.modules())
     host.throw_if_interrupted()

@@ -1,15 +1,18 @@
 """HTTP routes for the editor, in ComfyUI and in `dit-blocks serve`."""
 
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 import tomllib
+from typing import Annotated
 
 from ..dit_impl.cost import answers
+from ..dit_impl.reading import OneOf, read
 from ..dit_impl.sources.embedded import load_embedded
 from ..dit_impl.step.stages import block_plan
 
-LONGEST = 400  # letters of an error
+LONGEST = 400  # letters of an error line, at most
 
 
 async def cost(request):
@@ -21,14 +24,21 @@ async def cost(request):
         return web.json_response({"error": str(error)[:LONGEST]}, status=400)
 
 
+@dataclass(frozen=True)
+class BlocksQuestion:
+    """kinds: of the model's blocks; "embedded" is the default model. blocks: what the widget of DiT Blocks says."""
+    blocks: str
+    kinds: Annotated[str, OneOf("embedded")] | tuple[str, ...]
+
+
 async def blocks(request):
-    """POST {"kinds": list or "embedded" for the default model, "blocks": text} → the blocks that DiT Blocks runs. See `step.stages.block_plan`."""
+    """POST a question → the blocks that DiT Blocks runs. See `step.stages.block_plan`."""
     from aiohttp import web
     try:
-        question = await request.json()
-        kinds = embedded_kinds() if question["kinds"] == "embedded" else question["kinds"]
-        return web.json_response(block_plan([str(kind) for kind in kinds], str(question["blocks"])))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        question = read(BlocksQuestion, await request.json(), "a question")
+        kinds = embedded_kinds() if question.kinds == "embedded" else list(question.kinds)
+        return web.json_response(block_plan(kinds, question.blocks))
+    except (ValueError, RecursionError) as error:
         return web.json_response({"error": str(error)[:LONGEST]}, status=400)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
-COMPUTED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # types that layers compute in; of others, such as float8, they cast
+COMPUTED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # types that layers compute in; weights of other types, such as float8, are cast
 
 
 def of_tokens(vector: Tensor) -> Tensor:

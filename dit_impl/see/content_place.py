@@ -128,9 +128,9 @@ def take_and_replace(
         noisy, _ = dit.add_noise({key: value for key, value in clean.items() if key != "memory"}, sigmas, step, seed)
         return noisy, take_apart(dit, step_stages.condition(dit, noisy, positive, dit.away_from(negative, cfg), sigmas, step))
     noisy, parts = begun(tokens)
-    # told the least noise there is, as some models scale what they read by its level
+    # at the lowest noise level, because some models scale their input by it
     bare = {key: value for key, value in tokens.items() if key not in ("memory", "noise_mask")}
-    bare = standing(bare, sigmas[-2], torch.ones(()))  # as they are
+    bare = standing(bare, sigmas[-2], torch.ones(()))  # clean values, said to be at this level
     shown = take_apart(dit, step_stages.condition(dit, bare, positive, None, sigmas, len(sigmas) - 2))
     x0 = changes(dit, parts, cfg, seed, begun(other)[1] if other is not None else None)
     whole = x0["whole"]["tokens"]

@@ -91,7 +91,7 @@ def patch_embed(dit: DitHandle, x: dict) -> dict:
         return _after(x, [dit.stages.patch_embed(hidden) for hidden in hiddens_of(x)], "patches")
     dit.check_tokens(x)
     if not isinstance(dit, Backbone) or not isinstance(dit.flow, RectifiedFlow) or x.get("noise_mask") is not None:
-        raise StagesError(f"{dit.name} embeds patches of a step that has begun: put Condition before Patch Embed")
+        raise StagesError(f"{dit.name} can embed patches only after Condition: put Condition before Patch Embed")
     raw = Hidden(x["tokens"].to(dit.like(), copy=True), None, None, None, 0, {"grid": x["grid"], "patch_size": x["patch_size"]})
     wire = {"hidden": raw, "tokens": x, "done": frozenset(), "call": None, "model": dit.name, "shape": _shape(dit), "trace": ()}
     return _after(wire, [dit.stages.patch_embed(raw)], "patches")

@@ -56,7 +56,7 @@ def noise_at(dit: Backbone, wire: dict, seed: int, time: float = -1.0, times: st
         sigma = dit.flow.sigmas[[min(round(time * dit.flow.steps), dit.flow.steps - 1)]].float()
     else:
         sigma = torch.tensor([time])
-    sigma = sigma.clamp_min(1e-4)  # a schedule falls
+    sigma = sigma.clamp_min(1e-4)  # sigmas must fall, and the second one is 0
     clean, noise = wire["tokens"], noise_like(wire, seed).to(wire["tokens"])
     noisy = with_tokens(wire, dit.flow.add_noise(clean, noise, sigma[0]))
     noisy = dit.standing({**noisy, "start": {"clean": clean, "noise": noise, "seed": seed}}, sigma[0], walked=False)
