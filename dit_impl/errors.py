@@ -2,27 +2,27 @@
 
 
 class TokensError(ValueError):
-    """Tokens, or a latent or picture to cut into tokens, that do not fit."""
+    """Tokens that do not fit, or a latent or picture that can't be cut into tokens."""
 
 
 class StagesError(ValueError):
-    """Something that the stages of a transformer cannot do, or would do wrongly."""
+    """Something that the stages of a transformer can't do, or would do wrongly."""
 
 
 class ScheduleError(ValueError):
-    """Noise levels, a step of them, or a patch schedule that cannot be used."""
+    """Noise levels, a step or a patch schedule that can't be used."""
 
 
 class BackboneError(ValueError):
-    """An input that this model cannot take."""
+    """An input that this model can't take."""
 
 
 class LayoutError(ValueError):
-    """Tensors that do not have the layout they seem to have."""
+    """Tensors whose names or shapes do not fit their architecture."""
 
 
 class CheckpointError(ValueError):
-    """A file that is not a checkpoint, or not one that fits. The message names the file too."""
+    """A file that is not a checkpoint, or not a fitting one. The message also names the file."""
 
 
 class LibraryError(ValueError):
@@ -34,12 +34,12 @@ class StandInError(AttributeError, ValueError):
 
 
 class SetError(ValueError):
-    """Pictures or captions that make no training set."""
+    """Pictures or captions that can't be used as a training set."""
 
 
 class TrainingError(ValueError):
-    """A training that cannot begin or go on."""
+    """A training that can't start or continue."""
 
 
 class RecipeError(ValueError):
-    """A TOML file that cannot be followed."""
+    """A TOML file with wrong settings."""

@@ -39,6 +39,9 @@ class OneOf:
     def allows(self, value: str) -> bool:
         return value in self.choices
 
+    def __str__(self) -> str:
+        return f"one of {', '.join(self.choices)}" if len(self.choices) > 1 else repr(self.choices[0])
+
 
 def read(kind: type, values: Any, what: str, prefix: str = "", error: type[ValueError] = ValueError) -> Any:
     """An object's entries → a dataclass of this kind; lists become tuples.
@@ -98,7 +101,7 @@ def in_words(kind: Any) -> str:
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
         kind, rule = inner
-        return f"one of {', '.join(rule.choices)}" if isinstance(rule, OneOf) else f"{in_words(kind)} {rule}"
+        return str(rule) if isinstance(rule, OneOf) else f"{in_words(kind)} {rule}"
     if origin in (Union, UnionType):
         return " or ".join(in_words(one) for one in inner if one is not NoneType)
     if origin is tuple:

@@ -1,4 +1,4 @@
-"""Patch-size adapters as files: one that a model was taught, and a model that is given one."""
+"""Loads and saves patch-size adapters: small files that give a model one more patch size."""
 
 from comfy_api.v0_0_2 import io, ui
 
@@ -17,22 +17,22 @@ class LoadAdapter(io.ComfyNode):
             node_id="DiTBlocksLoadAdapter",
             display_name="Load Adapter",
             category=CATEGORY,
-            description="Give a model a patch size that it was taught later: its own sizes stay as they are, bit for bit, and the new one is read "
-                        "like them, by whole steps, by stages and in patch schedules.",
+            description="Give a model one more patch size from an adapter file. Its own sizes stay the same, bit for bit. The new size works like "
+                        "them: in whole steps, in stages and in patch schedules.",
             search_aliases=["patch size adapter", "FlexiDiT", "lora", "patch embedding"],
             inputs=[
-                dit_input(tooltip="The model that the adapter was taught to; it is not changed."),
+                dit_input(tooltip="The model that the adapter was trained for. It is not changed."),
                 io.Combo.Input("file", options=list(host.adapter_files()),
                                tooltip="A .safetensors file in models/loras, as Save Adapter writes it."),
             ],
-            outputs=[DitSocket.Output("adapted", display_name="dit", tooltip="The same weights, with one more patch size.")],
+            outputs=[DitSocket.Output("adapted", display_name="dit", tooltip="The same model with one more patch size.")],
         )
 
     @classmethod
     @names_errors
     def execute(cls, dit, file) -> io.NodeOutput:
         adapter = load_adapter(_pick(file, host.adapter_files(), "file", "models/loras"))
-        host.load(dit.modules())  # a LoRA that a MODEL had put into these weights is taken out by that
+        host.load(dit.modules())  # this removes a LoRA that a MODEL has put into these weights
         return io.NodeOutput(apply_adapter(dit, adapter), ui=ui.PreviewText(str(adapter)))
 
 
@@ -43,16 +43,16 @@ class SaveAdapter(io.ComfyNode):
             node_id="DiTBlocksSaveAdapter",
             display_name="Save Adapter",
             category=CATEGORY,
-            description="Write what a model was taught of a patch size to one small safetensors file in the output folder. To load it, move it to "
+            description="Save a model's patch-size adapter as one small safetensors file in the output folder. To load it, move it to "
                         "models/loras.",
             search_aliases=["patch size adapter", "export", "save lora"],
             is_output_node=True,
             inputs=[
                 dit_input(tooltip="A model with an adapter, from Train DiT or Load Adapter."),
                 io.String.Input("filename_prefix", default="dit_blocks/adapter",
-                                tooltip="Folder and beginning of the file's name, in the output folder. A number is put after it."),
+                                tooltip="Folder and beginning of the file name, inside the output folder. A number is added."),
                 io.Int.Input("patch_size", default=0, min=0, max=64, optional=True,
-                             tooltip="Which adapter, where the model has several; 0 is the last one."),
+                             tooltip="Which adapter, if the model has several. 0 is the last one."),
             ],
         )
 

@@ -1,4 +1,4 @@
-"""What attends to what, and what positions say: maps of a block's attention, over steps too, and of position embeddings."""
+"""Maps of a block's attention, also over steps, and maps of position embeddings."""
 
 from comfy_api.v0_0_2 import io, ui
 
@@ -27,14 +27,14 @@ TOKEN_MAX = 2 ** 20
 def _question_inputs():
     return [
         io.Int.Input("block", default=0, min=0, max=1000, tooltip="Which block, from 0."),
-        io.Int.Input("head", default=-1, min=-1, max=1000, tooltip="Which attention head, from 0; -1 is the mean of all."),
+        io.Int.Input("head", default=-1, min=-1, max=1000, tooltip="Which attention head, from 0. -1 is the mean of all heads."),
         io.Combo.Input("direction", options=list(DIRECTIONS), default="image to image",
-                       tooltip="Who looks at whom. image to image: one image token at all others. image to text: one image token at each word, "
-                               "or, where word is filled in, every image token at that word. text to image: a word at all image tokens."),
+                       tooltip="Which tokens attend to which. image to image: one image token to all others. image to text: one image token to each "
+                               "word, or every image token to one word if word is filled in. text to image: a word to all image tokens."),
         io.Int.Input("query", default=0, min=0, max=TOKEN_MAX,
-                     tooltip="Number of the token that looks, from 0: an image token in reading order; for text to image a text token."),
-        io.String.Input("word", default="", tooltip="For the directions with text: a word or words of the prompt, or text token numbers such as "
-                                                    "3 or 3-5. A MODEL knows numbers only."),
+                     tooltip="Number of the token that attends, from 0: an image token in reading order, or a text token for text to image."),
+        io.String.Input("word", default="", tooltip="For directions with text: words of the prompt, or numbers of text tokens such as 3 or 3-5. "
+                                                    "With a MODEL only numbers work."),
     ]
 
 
@@ -45,8 +45,8 @@ class AttentionMap(io.ComfyNode):
             node_id="DiTBlocksAttentionMap",
             display_name="Attention Map",
             category=CATEGORY,
-            description="Runs one block and shows whom a token attends to, as a map over the picture or bars over the text. The block computes "
-                        "what it always computes; only the rows asked for are kept.",
+            description="Run one block and show what a token attends to, as a map over the picture or as bars over the text. The result of the "
+                        "block does not change. Only the attention you ask for is stored.",
             search_aliases=["cross-attention map", "DAAM", "attention heat map", "注意力图"],
             is_output_node=True,
             inputs=[
@@ -55,15 +55,15 @@ class AttentionMap(io.ComfyNode):
                 *_question_inputs(),
                 language_input(optional=False),
                 io.Boolean.Input("every_query", default=False, optional=True,
-                                 tooltip="Keep the maps of all queries: map is then a batch, one for each (from image to text, one for each text "
-                                         "token). Takes N² numbers; refused where they do not fit."),
+                                 tooltip="Keep the maps of all queries. map is then a batch with one for each query (from image to text, one for "
+                                         "each text token). It takes N² numbers, and is refused if memory is too small."),
             ],
             outputs=[
-                io.Image.Output("image", display_name="image", tooltip="The map or the bars, with their scale in percent."),
-                io.Mask.Output("map", display_name="map", tooltip="The map on the token grid, the largest share is 1. Without a map, where the "
-                                                                  "query stands."),
-                HiddenSocket.Output("hidden_out", display_name="hidden", tooltip="Hidden states after the block, equal to those of DiT Blocks."),
-                io.String.Output("text", display_name="text", tooltip="The rows' sum, the largest shares, and the memory that was taken."),
+                io.Image.Output("image", display_name="image", tooltip="The map or the bars, with a scale in percent."),
+                io.Mask.Output("map", display_name="map", tooltip="The map on the token grid; its largest value is 1. If there is no map, it marks "
+                                                                  "the query."),
+                HiddenSocket.Output("hidden_out", display_name="hidden", tooltip="Hidden states after the block, the same as from DiT Blocks."),
+                io.String.Output("text", display_name="text", tooltip="Sums of the rows, the largest shares, and the memory used."),
             ],
         )
 
@@ -87,7 +87,7 @@ class AttentionSteps(io.ComfyNode):
             node_id="DiTBlocksAttentionSteps",
             display_name="Attention over Steps",
             category=CATEGORY,
-            description="Denoises as DiT Denoise does, and shows one token's attention in one block at some of the steps as a contact sheet.",
+            description="Denoise as DiT Denoise does, and show one token's attention in one block at some of the steps, as a contact sheet.",
             search_aliases=["attention over time", "cross-attention steps", "注意力随步变化"],
             inputs=[
                 dit_input(),
@@ -97,18 +97,20 @@ class AttentionSteps(io.ComfyNode):
                 io.Float.Input("cfg", default=3.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance, as in DiT Denoise."),
                 io.Combo.Input("solver", options=list(SOLVERS), default="euler", tooltip="How a step is taken."),
                 *_question_inputs(),
-                io.String.Input("at_steps", default="", tooltip='At which steps: "0,5,10-12" or "all"; empty for up to 8, evenly spread.'),
+                io.String.Input("at_steps", default="", tooltip='Which steps: "0,5,10-12" or "all". Empty: up to 8, evenly spread.'),
                 language_input(optional=False),
-                io.Conditioning.Input("negative", optional=True, tooltip="What guidance goes away from; needed for cfg other than 1."),
+                io.Conditioning.Input("negative", optional=True, tooltip="What the picture should not show. Needed if cfg is not 1."),
                 io.Int.Input("start_step", default=0, min=0, max=STEP_MAX, optional=True, tooltip="The first step to take."),
                 io.Int.Input("end_step", default=STEP_MAX, min=1, max=STEP_MAX, optional=True,
-                             tooltip="The step to stop before; anything past the schedule means its end."),
+                             tooltip="The step to stop before. A larger number than the schedule has means its end."),
             ],
             outputs=[
                 io.Image.Output("image", display_name="image", tooltip="A map or bars for each chosen step, with its sigma."),
-                io.Mask.Output("maps", display_name="maps", tooltip="The maps on the token grid, one a step; the largest share of each is 1."),
-                TokensSocket.Output("denoised_tokens", display_name="tokens", tooltip="Tokens at the last noise level, equal to DiT Denoise's."),
-                TokensSocket.Output("denoised", display_name="denoised", tooltip="x0 at the last step, equal to DiT Denoise's."),
+                io.Mask.Output("maps", display_name="maps",
+                               tooltip="The maps on the token grid, one for each step. The largest value of each is 1."),
+                TokensSocket.Output("denoised_tokens", display_name="tokens",
+                                    tooltip="Tokens at the last noise level, the same as from DiT Denoise."),
+                TokensSocket.Output("denoised", display_name="denoised", tooltip="x0 at the last step, the same as from DiT Denoise."),
             ],
         )
 
@@ -116,7 +118,7 @@ class AttentionSteps(io.ComfyNode):
     @names_errors
     def execute(cls, dit, tokens, sigmas, positive, cfg, solver, block, head, direction, query, word, at_steps, language, negative=None,
                 start_step=0, end_step=STEP_MAX) -> io.NodeOutput:
-        dit.away_from(negative, cfg)  # refuses guidance without a negative before anything is loaded
+        dit.away_from(negative, cfg)  # refuse guidance without a negative before anything is loaded
         report = host.reporter(last_step(start_step, end_step, sigmas) - start_step)
         host.load(dit.modules())
         host.throw_if_interrupted()
@@ -134,20 +136,21 @@ class PositionSimilarity(io.ComfyNode):
             node_id="DiTBlocksPositionSimilarity",
             display_name="Position Similarity",
             category=CATEGORY,
-            description="How alike the position embedding of one place is to that of every other: the model's own, beside the 1-D positions of a "
-                        "text model. Rotary positions are compared by the score they induce.",
+            description="How similar the position embedding of one token is to that of every other token, beside the 1-D positions of a text model. "
+                        "Rotary positions are compared by the attention score they cause.",
             search_aliases=["positional encoding", "RoPE", "sincos", "位置编码"],
             is_output_node=True,
             inputs=[
                 dit_input(),
-                tokens_or_hidden_input("Tokens, for their grid; of a MODEL hidden states after Patch Embed or Position Embed."),
-                io.Int.Input("query", default=0, min=0, max=TOKEN_MAX, tooltip="Which image token's place is compared, in reading order."),
+                tokens_or_hidden_input("Tokens, for their grid. For a MODEL: hidden states after Patch Embed or Position Embed."),
+                io.Int.Input("query", default=0, min=0, max=TOKEN_MAX,
+                             tooltip="Which image token's position is compared, by its number in reading order."),
                 language_input(optional=False),
             ],
             outputs=[
-                io.Image.Output("image", display_name="image", tooltip="Both maps side by side, in the same colours."),
-                io.Mask.Output("map", display_name="map", tooltip="The model's own on the token grid, from 0 to 1; below 0 is 0."),
-                io.String.Output("text", display_name="text", tooltip="How alike the neighbours are, in the row and in the column."),
+                io.Image.Output("image", display_name="image", tooltip="Both maps side by side, on the same colour scale."),
+                io.Mask.Output("map", display_name="map", tooltip="The model's own map on the token grid, 0 to 1. Negative values become 0."),
+                io.String.Output("text", display_name="text", tooltip="How similar the neighbours in the row and in the column are."),
             ],
         )
 
@@ -155,7 +158,7 @@ class PositionSimilarity(io.ComfyNode):
     @names_errors
     def execute(cls, dit, x, query, language) -> io.NodeOutput:
         host.load(dit.modules())
-        found = position_similarity.compare_positions(dit, x, query)
-        picture, text = position_similarity.drawing(found, dit.name, language), position_similarity.described(found, language)
+        compared = position_similarity.compare_positions(dit, x, query)
+        picture, text = position_similarity.drawing(compared, dit.name, language), position_similarity.described(compared, language)
         shown = ui.PreviewImage(picture, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
-        return io.NodeOutput(picture, position_similarity.maps(found), text, ui=shown)
+        return io.NodeOutput(picture, position_similarity.maps(compared), text, ui=shown)

@@ -1,4 +1,4 @@
-"""What patches cost, in numbers and in pictures."""
+"""What a step costs at each patch size, in numbers and in pictures."""
 
 from dataclasses import replace
 
@@ -20,21 +20,22 @@ class Budget(io.ComfyNode):
             node_id="DiTBlocksBudget",
             display_name="Budget",
             category=CATEGORY,
-            description="What a step costs at a patch size: tokens, FLOPs, memory, and why there are patches at all. Arithmetic; nothing runs.",
+            description="What a step costs at a patch size: tokens, FLOPs and memory, with and without patches. Only arithmetic: no model runs.",
             search_aliases=["FLOPs", "tokens", "cost", "why patches"],
             is_output_node=True,
             inputs=[
-                io.Combo.Input("preset", options=list(arithmetic.PRESETS), default="SD3-medium", tooltip="A known model; a wired dit wins over it."),
+                io.Combo.Input("preset", options=list(arithmetic.PRESETS), default="SD3-medium", tooltip="A known model. Not used if dit is wired."),
                 io.Int.Input("width", default=1024, min=8, max=16384, step=8, tooltip="Of the picture, in pixels."),
                 io.Int.Input("height", default=1024, min=8, max=16384, step=8, tooltip="Of the picture, in pixels."),
                 io.Int.Input("patch_size", default=0, min=0, max=256, tooltip="0 is the model's own."),
                 io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="Pictures at once."),
                 io.Combo.Input("unit", options=["FLOPs", "MACs"], default="FLOPs",
                                tooltip="A multiply-add (MAC) is two FLOPs. The DiT paper calls multiply-adds Gflops."),
-                dit_input(optional=True, tooltip="The model, where its shape is known: the default one, SD3 and DiT files, a MODEL with stages."),
+                dit_input(optional=True, tooltip="A model whose architecture is known: the default one, SD3 and DiT files, or a MODEL with stages."),
                 io.Int.Input("vae_factor", default=0, min=0, max=64, optional=True,
-                             tooltip="Pixels to a latent cell, each way; 0 is the model's own."),
-                io.Int.Input("text_tokens", default=-1, min=-1, max=4096, optional=True, tooltip="Length of the prompt; -1 is usual for the model."),
+                             tooltip="How many pixels wide and high a latent cell is. 0 is the model's own."),
+                io.Int.Input("text_tokens", default=-1, min=-1, max=4096, optional=True,
+                             tooltip="Length of the prompt in tokens. -1 is what is usual for the model."),
                 language_input(),
             ],
             outputs=[
@@ -65,26 +66,26 @@ class Compare(io.ComfyNode):
             node_id="DiTBlocksCompare",
             display_name="Compare Patch Sizes",
             category=CATEGORY,
-            description="One prompt and one noise by several patch sizes, methods or schedules: a sheet with time, tokens, FLOPs and the "
-                        "difference to the first below each picture.",
+            description="Draw one prompt and noise with several patch sizes, methods or schedules. Below each picture: time, tokens, FLOPs and the "
+                        "difference from the first picture.",
             search_aliases=["XY plot", "patch size", "benchmark"],
             inputs=[
                 dit_input(),
-                io.Latent.Input("latent", tooltip="Empty, or a picture to start from."),
+                io.Latent.Input("latent", tooltip="An empty latent, or a picture to start from."),
                 sigmas_input(),
                 io.Conditioning.Input("positive", tooltip="What the picture shows."),
-                io.Vae.Input("vae", tooltip="To decode each with."),
+                io.Vae.Input("vae", tooltip="Decodes each picture."),
                 io.String.Input("rows", default="2\n4\n4 until 50%, then 2\n4 by resample", multiline=True,
-                                tooltip="A line for each picture: a patch size or schedule, and 'by' a method if not auto. The first is what "
-                                        "the others are compared with."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip="Which noise."),
+                                tooltip="A line for each picture: a patch size or a schedule, and 'by' with a method if it is not auto. The others "
+                                        "are compared with the first."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip="Seed of the noise."),
                 io.Float.Input("cfg", default=3.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance, as in DiT Denoise."),
-                io.Combo.Input("solver", options=list(SOLVERS), default="euler", tooltip="How a step is taken."),
-                io.Conditioning.Input("negative", optional=True, tooltip="What to go away from; needed for cfg other than 1."),
+                io.Combo.Input("solver", options=list(SOLVERS), default="euler", tooltip="The rule for moving to the next noise level."),
+                io.Conditioning.Input("negative", optional=True, tooltip="What the picture should not show. Needed if cfg is not 1."),
                 language_input(),
             ],
             outputs=[
-                io.Image.Output("sheet", display_name="sheet", tooltip="All pictures, labelled."),
+                io.Image.Output("sheet", display_name="sheet", tooltip="All pictures with labels."),
                 io.String.Output("text", display_name="text", tooltip="The labels."),
             ],
         )
@@ -92,7 +93,7 @@ class Compare(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, dit, latent, sigmas, positive, vae, rows, seed, cfg, solver, negative=None, language="English") -> io.NodeOutput:
-        dit.away_from(negative, cfg)  # refuses guidance without a negative before anything is loaded
+        dit.away_from(negative, cfg)  # refuse guidance without a negative before anything is loaded
         plans = compare.parse_rows(rows)
         host.load(dit.modules())
         runs = compare.compare(dit, decoder(vae), latent, plans, sigmas, seed, positive, negative, cfg, solver,

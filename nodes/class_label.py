@@ -1,4 +1,4 @@
-"""What a class-conditional DiT draws."""
+"""A class for a class-conditional DiT."""
 
 from comfy_api.v0_0_2 import io
 
@@ -12,12 +12,12 @@ class ClassLabel(io.ComfyNode):
             node_id="DiTBlocksClassLabel",
             display_name="Class Label",
             category="DiT Blocks",
-            description="What a class-conditional DiT draws, in the place of a prompt: one of the classes it was trained on.",
+            description="Choose what a class-conditional DiT draws: one of the classes it was trained on. It takes the place of a prompt.",
             search_aliases=["ImageNet", "class-conditional", "label", "DiT-XL", "类别"],
             inputs=[
                 dit_input(tooltip="A class-conditional DiT, from Load DiT (diffusers) or Load DiT."),
-                io.String.Input("label", default="", tooltip="A class by its number, or by its name where the model brings names, such as "
-                                "golden retriever. Empty is no class, what guidance goes away from."),
+                io.String.Input("label", default="", tooltip="A class by its number, or by its name if the model has names, such as "
+                                "golden retriever. Empty is no class, for negative."),
             ],
             outputs=[io.Conditioning.Output("conditioning", display_name="conditioning", tooltip="The class, for positive or negative.")],
         )

@@ -1,4 +1,4 @@
-"""Noise levels, noise, and the steps that take it away."""
+"""Noise levels, noise, and the steps that remove it."""
 
 from comfy_api.v0_0_2 import io, ui
 import torch
@@ -24,7 +24,7 @@ from .wires import (
     tokens_input,
 )
 
-FRAMES = 64  # of a trajectory, on the node
+FRAMES = 64  # of a trajectory shown on the node, at most
 
 
 class Schedule(io.ComfyNode):
@@ -34,15 +34,15 @@ class Schedule(io.ComfyNode):
             node_id="DiTBlocksSchedule",
             display_name="Sigma Schedule",
             category="DiT Blocks/denoise",
-            description="The noise levels that the steps walk down, from the model's highest to 0.",
+            description="The noise levels of the steps, from the model's highest down to 0.",
             inputs=[
                 dit_input(),
                 io.Int.Input("steps", default=20, min=1, max=STEP_MAX, tooltip="How many steps."),
                 io.Combo.Input("scheduler", options=list(SCHEDULERS), default="simple", tooltip="How the levels are spaced."),
                 io.Float.Input("denoise", default=1.0, min=0.01, max=1.0, step=0.01,
-                               tooltip="Below 1: only the last part of a longer schedule, to change a picture rather than make one."),
+                               tooltip="Below 1, only the last part of a longer schedule: to change a picture instead of making a new one."),
             ],
-            outputs=[io.Sigmas.Output("sigmas", display_name="sigmas", tooltip="steps + 1 noise levels, falling.")],
+            outputs=[io.Sigmas.Output("sigmas", display_name="sigmas", tooltip="The noise levels, steps + 1 of them, from high to low.")],
         )
 
     @classmethod
@@ -58,13 +58,13 @@ class AddNoise(io.ComfyNode):
             node_id="DiTBlocksAddNoise",
             display_name="Add Noise (DiT)",
             category="DiT Blocks/denoise",
-            description="Bring clean tokens to the noise level of a step. The noise is KSampler's for the same seed, whatever the patch "
-                        "size.",
+            description="Add noise to clean tokens, for the noise level of a step. At every patch size it is the noise that KSampler uses for "
+                        "the same seed.",
             inputs=[
                 dit_input(),
-                tokens_input("Clean tokens; from an empty latent to start from noise."),
+                tokens_input("Clean tokens. To start from pure noise, use tokens of an empty latent."),
                 sigmas_input(),
-                step_input("The step whose noise level the tokens get; 0 is the schedule's first."),
+                step_input("The step whose noise level the tokens get. 0 is the first."),
                 io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
                              tooltip="Which noise."),
             ],
@@ -89,11 +89,11 @@ def _denoise_inputs(*steps):
         *steps,
         io.Conditioning.Input("positive", tooltip="What the picture shows."),
         io.Float.Input("cfg", default=3.0, min=0.0, max=100.0, step=0.1, round=0.01,
-                       tooltip="Guidance: how far to go from negative towards positive. 1 leaves negative out."),
+                       tooltip="Guidance: how strongly to move from negative towards positive. 1 does not use negative."),
         io.Combo.Input("solver", options=list(SOLVERS), default="euler",
-                       tooltip="How a step is taken. heun calls the model twice a step; ddim is for DDPM models."),
-        io.Conditioning.Input("negative", optional=True, tooltip="What to go away from; needed for cfg other than 1, but not by a "
-                              "class-conditional DiT, whose own no-class stands for it."),
+                       tooltip="The rule for moving to the next noise level. heun calls the model twice for each step. ddim is for DDPM models."),
+        io.Conditioning.Input("negative", optional=True, tooltip="What the picture should not show. Needed if cfg is not 1, except for a "
+                              "class-conditional DiT, which has a class for it."),
         patch_method_input(),
     ]
 
@@ -101,14 +101,14 @@ def _denoise_inputs(*steps):
 def _denoise_outputs():
     return [
         TokensSocket.Output("denoised_tokens", display_name="tokens", tooltip="Tokens at the next noise level."),
-        TokensSocket.Output("denoised", display_name="denoised", tooltip="x0: the clean tokens as the model sees them at the last step."),
+        TokensSocket.Output("denoised", display_name="denoised", tooltip="x0: the clean tokens that the model predicts at the last step."),
     ]
 
 
 def _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step, plan, seen=lambda wire, x0: None, quick_look=False,
          before=None):
-    """→ tokens, x0, what was not native. `seen` is handed the tokens of every step, `before` what each starts from."""
-    dit.away_from(negative, cfg)  # refuses guidance without a negative before anything is loaded
+    """→ tokens, x0, a note on approximate patch sizes. seen(wire, x0) is called after every step, before(step, wire, cfg) before it."""
+    dit.away_from(negative, cfg)  # refuse guidance without a negative before anything is loaded
     report = host.reporter(last_step(start_step, end_step, sigmas) - start_step)
     host.load(dit.modules())
     host.throw_if_interrupted()
@@ -124,9 +124,9 @@ def _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_s
 
 
 def _remarks(approximate: str, *conditionings) -> tuple[str, ...]:
-    """What a user should know of a run: sizes that were not native, words that the text encoder does not know."""
+    """Notes on a run for the user: approximate patch sizes, and words that the text encoder does not know."""
     ignored = [word for one in conditionings for _, said in one or () for word in said.get("ignored", ())]
-    return tuple(filter(None, (approximate, ignored and f"words ignored, for the text encoder does not know them: {', '.join(ignored)}")))
+    return tuple(filter(None, (approximate, ignored and f"words ignored, because the text encoder does not know them: {', '.join(ignored)}")))
 
 
 def _one_size(tokens, patch_method) -> PatchSchedule:
@@ -140,7 +140,7 @@ class DenoiseStep(io.ComfyNode):
             node_id="DiTBlocksDenoiseStep",
             display_name="DiT Denoise Step",
             category="DiT Blocks/denoise",
-            description="One denoising step in token space: the model predicts the clean tokens, the solver goes to the next noise level.",
+            description="One denoising step in token space: the model predicts the clean tokens, and the solver moves to the next noise level.",
             search_aliases=["KSampler step", "KSampler steps", "one step"],
             inputs=_denoise_inputs(step_input("Which step of the schedule, from 0.")),
             outputs=_denoise_outputs(),
@@ -160,23 +160,23 @@ class Denoise(io.ComfyNode):
             node_id="DiTBlocksDenoise",
             display_name="DiT Denoise",
             category="DiT Blocks/denoise",
-            description="All steps of a schedule, or a stretch of them, in token space: a row of DiT Denoise Steps in one node.",
+            description="All steps of a schedule, or some in a row, in token space. The same as a row of DiT Denoise Step nodes.",
             search_aliases=["KSampler", "sampler"],
             inputs=_denoise_inputs(
                 io.Int.Input("start_step", default=0, min=0, max=STEP_MAX, tooltip="The first step to take."),
                 io.Int.Input("end_step", default=STEP_MAX, min=1, max=STEP_MAX,
                              tooltip="The step to stop before; anything past the schedule means its end."),
-            ) + [PatchScheduleSocket.Input("patch_schedule", optional=True, tooltip="Patch sizes over the steps, in place of the tokens' own; "
-                                         "its methods count, not patch_method."),
+            ) + [PatchScheduleSocket.Input("patch_schedule", optional=True, tooltip="A patch size for each step, in place of the tokens' own. "
+                                         "Its patch_method is used, not this node's."),
                  io.Boolean.Input("quick_look", default=False, optional=True,
-                                  tooltip="First show a picture of the coarsest patches in 4 steps; the real one then takes its place."),
+                                  tooltip="First show a rough picture, made with the coarsest patches in 4 steps."),
                  io.Boolean.Input("capture_blocks", default=False, optional=True,
-                                  tooltip="Also read x0 off every block, for a second slider on the node. Every step then runs twice.")],
+                                  tooltip="Also compute x0 after every block, for a second slider on the node. Every step then runs twice.")],
             outputs=[*_denoise_outputs(), io.Image.Output("trajectory", display_name="trajectory", tooltip="x0 after each step as a small "
-                                                          "picture, a pixel for a latent cell: what the slider on the node walks through."),
-                     io.Image.Output("by_block", display_name="by_block", tooltip="With capture_blocks, x0 as read off each block, step by step; "
-                                                                                  "else the trajectory again.")],
-            has_intermediate_output=True,  # the slider is filled again when the result comes from the cache
+                                                          "picture, with a pixel for each latent cell. The slider on the node shows them."),
+                     io.Image.Output("by_block", display_name="by_block", tooltip="With capture_blocks: x0 after each block, step by step. "
+                                                                                  "Without: the same as trajectory.")],
+            has_intermediate_output=True,  # so that the slider also fills when the result comes from the cache
         )
 
     @classmethod
@@ -199,12 +199,12 @@ class Denoise(io.ComfyNode):
         inside = torch.stack([torch.stack(list(step.values())) for step in blocks]) if blocks else trajectory[:, None]
         facts["trajectory"] = _strip(inside[places])
         facts["remarks"] = remarks = _remarks(approximate, positive, negative)
-        shown = {"text": remarks, "dit_blocks": (facts,)}  # the same keys for every item of a list
+        shown = {"text": remarks, "dit_blocks": (facts,)}  # every item of a list needs the same keys
         return io.NodeOutput(tokens, x0, trajectory, inside.flatten(0, 1), ui=shown)
 
 
 def _strip(pictures: torch.Tensor) -> dict:
-    """Pictures [frames, rows, H, W, 3] side by side in one temporary file, each at most 128 pixels wide: → where it is."""
+    """Save pictures [frames, rows, H, W, 3] side by side in one temporary file, each at most 128 pixels wide: → its place."""
     frames, rows, height, width, _ = pictures.shape
     wide = width / 128
     if wide > 1:

@@ -1,4 +1,4 @@
-"""Where a DIT comes from, and where it is kept."""
+"""Loads models as DIT, and saves them."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from .wires import DitSocket, dit_input, names_errors
 
 
 def _pick(name: str, known: dict[str, Path], what: str, where: str) -> Path:
-    """The path of a listed name: nothing outside ComfyUI's folders can be named."""
+    """The path of a listed name. Raises ValueError for all others, so nothing outside ComfyUI's folders is read."""
     if name not in known:
         some = ", ".join(list(known)[:10]) or "empty"
         raise ValueError(f"{what} is one of those in {where} ({some}), not {name!r}")
@@ -26,13 +26,13 @@ class LoadEmbedded(io.ComfyNode):
             node_id="DiTBlocksLoadEmbedded",
             display_name="Load Embedded DiT",
             category="DiT Blocks",
-            description="The small default model that ships with the pack: it draws one or two coloured shapes at patch sizes 2, 4 "
+            description="The small default model that comes with the pack. It draws one or two coloured shapes, at patch sizes 2, 4 "
                         "and 8. Example prompt: a large red circle at the top left on a navy background.",
             search_aliases=["default model", "DiT loader", "patch embedding", "块嵌入"],
             outputs=[
                 DitSocket.Output("dit", display_name="dit", tooltip="The diffusion transformer."),
-                io.Clip.Output("clip", display_name="clip", tooltip="Its text encoder; also for core's CLIP Text Encode."),
-                io.Vae.Output("vae", display_name="vae", tooltip="Its VAE, 8x down; also for core's VAE Encode and VAE Decode."),
+                io.Clip.Output("clip", display_name="clip", tooltip="Its text encoder, for core's CLIP Text Encode."),
+                io.Vae.Output("vae", display_name="vae", tooltip="Its VAE, 8 pixels to a latent cell. Works with core's VAE nodes too."),
             ],
         )
 
@@ -49,16 +49,16 @@ class LoadDiffusers(io.ComfyNode):
             node_id="DiTBlocksLoadDiffusers",
             display_name="Load DiT (diffusers)",
             category="DiT Blocks",
-            description="A model as the diffusers library saves it, with its text encoders and VAE: SD3, SD3.5, DiT, PixArt or Flux. Nothing is "
-                        "downloaded and no pickle is opened.",
+            description="Load a model in the format of the diffusers library, with its text encoders and VAE: SD3, SD3.5, DiT, PixArt or Flux. "
+                        "Nothing is downloaded, and pickle files are never opened.",
             search_aliases=["DiffusersLoader", "Hugging Face", "SD3", "Flux", "PixArt", "DiT-XL", "ImageNet", "块嵌入"],
             inputs=[io.Combo.Input("folder", options=list(host.diffusers_folders()),
                                    tooltip="A folder in models/diffusers with a model_index.json.")],
             outputs=[
-                DitSocket.Output("dit", display_name="dit", tooltip="The diffusion transformer, in the type its weights are stored in."),
-                io.Clip.Output("clip", display_name="clip", tooltip="Its text encoders; also for core's CLIP Text Encode. They are read when the "
-                               "first prompt comes. A class-conditional DiT has none: use Class Label."),
-                io.Vae.Output("vae", display_name="vae", tooltip="Its VAE; also for core's VAE Encode and VAE Decode."),
+                DitSocket.Output("dit", display_name="dit", tooltip="The diffusion transformer. Its weights keep the number type of the file."),
+                io.Clip.Output("clip", display_name="clip", tooltip="Its text encoders, for core's CLIP Text Encode. They are loaded with the "
+                               "first prompt. A class-conditional DiT has none: use Class Label."),
+                io.Vae.Output("vae", display_name="vae", tooltip="Its VAE. Also works with core's VAE Encode and VAE Decode."),
             ],
         )
 
@@ -76,11 +76,11 @@ class LoadCheckpoint(io.ComfyNode):
             node_id="DiTBlocksLoadCheckpoint",
             display_name="Load DiT",
             category="DiT Blocks",
-            description="A diffusion transformer from one safetensors file: what Save DiT wrote, or a published SD3, SD3.5 or DiT.",
+            description="Load a diffusion transformer from one safetensors file: from Save DiT, or a published SD3, SD3.5 or DiT.",
             search_aliases=["DiT loader", "checkpoint", "load diffusion model", "SD3", "DiT-XL", "块嵌入"],
             inputs=[io.Combo.Input("file", options=list(host.dit_files()),
-                                   tooltip="A .safetensors file in models/diffusion_models. Pickles are never opened.")],
-            outputs=[DitSocket.Output("dit", display_name="dit", tooltip="The diffusion transformer, in the type its weights are stored in.")],
+                                   tooltip="A .safetensors file in models/diffusion_models. Pickle files are never opened.")],
+            outputs=[DitSocket.Output("dit", display_name="dit", tooltip="The diffusion transformer. Its weights keep the number type of the file.")],
         )
 
     @classmethod
@@ -96,14 +96,14 @@ class SaveCheckpoint(io.ComfyNode):
             node_id="DiTBlocksSaveCheckpoint",
             display_name="Save DiT",
             category="DiT Blocks",
-            description="Write a DIT to one safetensors file in the output folder, with all that Load DiT needs to know of it. To load it, "
-                        "move it to models/diffusion_models.",
+            description="Save a DIT as one safetensors file in the output folder, with all that Load DiT needs. To load it, move it to "
+                        "models/diffusion_models.",
             search_aliases=["save model", "export", "checkpoint"],
             is_output_node=True,
             inputs=[
                 dit_input(tooltip="The model to save."),
                 io.String.Input("filename_prefix", default="dit_blocks/dit",
-                                tooltip="Folder and beginning of the file's name, in the output folder. A number is put after it."),
+                                tooltip="Folder and beginning of the file name, inside the output folder. A number is added."),
             ],
         )
 

@@ -1,4 +1,4 @@
-"""Between ComfyUI's MODEL and DIT."""
+"""From ComfyUI's MODEL to DIT and back."""
 
 from comfy_api.v0_0_2 import io
 
@@ -12,8 +12,8 @@ class FromModel(io.ComfyNode):
             node_id="DiTBlocksFromModel",
             display_name="DiT from MODEL",
             category="DiT Blocks",
-            description="Any diffusion model that ComfyUI has loaded, as a DIT: the same weights, no second copy, and with all that rides "
-                        "on the MODEL. The steps give, bit for bit, what KSampler gives.",
+            description="Use any diffusion transformer that ComfyUI has loaded as a DIT: the same weights without a copy, with all patches "
+                        "of the MODEL. The steps give the same result as KSampler, bit for bit.",
             search_aliases=["model to dit", "SD3", "Flux", "Qwen-Image", "Wan"],
             inputs=[io.Model.Input("model", tooltip="From any loader, LoRA or model patch.")],
             outputs=[DitSocket.Output("dit", display_name="dit", tooltip="The MODEL's transformer.")],
@@ -33,9 +33,10 @@ class ToModel(io.ComfyNode):
             node_id="DiTBlocksToModel",
             display_name="DiT to MODEL",
             category="DiT Blocks",
-            description="A DIT of the pack, of diffusers or of a training node as a MODEL, for KSampler, SamplerCustomAdvanced and the rest.",
+            description="Use a DIT as a MODEL, for KSampler, SamplerCustomAdvanced and other nodes. Also for diffusers models and for "
+                        "models you trained.",
             search_aliases=["dit to model", "KSampler"],
-            inputs=[dit_input(tooltip="The DIT, sampled at its own patch size.")],
+            inputs=[dit_input(tooltip="The DIT. It is sampled at its own patch size.")],
             outputs=[io.Model.Output("model", display_name="model", tooltip="The same weights as a MODEL.")],
         )
 

@@ -1,4 +1,4 @@
-"""Patch sizes over the steps, for Denoise and for a MODEL."""
+"""A patch size for each step, for DiT Denoise and for a MODEL."""
 
 from comfy_api.v0_0_2 import io
 
@@ -10,14 +10,14 @@ CATEGORY = "DiT Blocks/patch size"
 
 def _rows_input():
     return io.String.Input("rows", default="4 until 50%, then 2", multiline=True,
-                           tooltip="A patch size and where it ends, for each row: '4 until 50%' of the steps, or '4 until sigma 0.6'; the last "
-                                   "row has a size alone. Coarse patches belong first.")
+                           tooltip="Each row is a patch size and where it ends: '4 until 50%' of the steps, or '4 until sigma 0.6'. The last "
+                                   "row is a size alone. Coarse patches must come first.")
 
 
 def _coarse_cfg_input():
     return io.Float.Input("coarse_cfg", default=1.0, min=0.1, max=10.0, step=0.05, round=0.01, optional=True,
-                          tooltip="A factor on cfg while patches are coarser than the finest row's. Coarse steps want a little more, such as "
-                                  "1.1.")
+                          tooltip="A factor on cfg for all steps but those with the finest patches. Coarse steps need a little more guidance, "
+                                  "such as 1.1.")
 
 
 class PatchSchedule(io.ComfyNode):
@@ -27,7 +27,8 @@ class PatchSchedule(io.ComfyNode):
             node_id="DiTBlocksPatchSchedule",
             display_name="Patch Schedule",
             category=CATEGORY,
-            description="Coarse patches while the picture is laid out, fine ones for its detail: as good, with less to compute.",
+            description="Choose a patch size for each step: coarse patches for the layout of the picture, fine ones for detail. Fewer tokens, "
+                        "so it is faster.",
             search_aliases=["FlexiDiT", "patch size", "faster"],
             inputs=[
                 _rows_input(),
@@ -50,17 +51,17 @@ class PatchScheduleModel(io.ComfyNode):
             node_id="DiTBlocksPatchScheduleModel",
             display_name="Patch Schedule (MODEL)",
             category=CATEGORY,
-            description="Patch sizes over the steps of KSampler: one node between the loader and the sampler. Steps at the model's own patch "
-                        "size are left as they are, bit for bit.",
+            description="Choose a patch size for each step of KSampler. Put it between the loader and the sampler. Steps at the model's own "
+                        "patch size do not change, bit for bit.",
             search_aliases=["FlexiDiT", "KSampler", "faster", "patch size"],
             inputs=[
-                io.Model.Input("model", tooltip="Any diffusion transformer that ComfyUI has loaded; it is not changed."),
+                io.Model.Input("model", tooltip="Any diffusion transformer that ComfyUI has loaded. It is not changed."),
                 _rows_input(),
                 patch_method_input(),
-                io.Boolean.Input("enabled", default=True, optional=True, tooltip="Off: the model as it came."),
+                io.Boolean.Input("enabled", default=True, optional=True, tooltip="Off: the model passes through without change."),
                 _coarse_cfg_input(),
             ],
-            outputs=[io.Model.Output("model_out", display_name="model", tooltip="The same weights, with a patch size for each step.")],
+            outputs=[io.Model.Output("model_out", display_name="model", tooltip="The same model with a patch size for each step.")],
         )
 
     @classmethod

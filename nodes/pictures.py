@@ -1,4 +1,4 @@
-"""Pictures that explain: filters, tokens as colours, the way from noise to picture, what each stage holds, content against place."""
+"""Pictures of what a model does: filters, tokens as colours, the way from noise to picture, what each wire holds, content and place."""
 
 from comfy_api.v0_0_2 import io, ui
 
@@ -31,7 +31,7 @@ def _query_input(tooltip: str):
 
 
 def _shown(cls, picture, text: str = "") -> dict:
-    """A picture, and words below it, on the node itself."""
+    """A preview on the node: a picture, and text below it."""
     return ui.PreviewImage(picture, cls=cls).as_dict() | (ui.PreviewText(text).as_dict() if text else {})
 
 
@@ -42,23 +42,23 @@ class PatchFilters(io.ComfyNode):
             node_id="DiTBlocksPatchFilters",
             display_name="Patch Filters",
             category=CATEGORY,
-            description="The rows of the patch projection as pictures: what each value of an embedded token looks for in a patch, strongest first; "
-                        "beside those of another model, such as the same one untrained.",
+            description="Show the filters of the patch embedding as pictures, strongest first: each shows what one value of an embedded token "
+                        "responds to. Optionally beside another model, such as the same one before training.",
             search_aliases=["patch embedding filters", "x_embedder weights", "visualize weights", "滤波器"],
             is_output_node=True,
             inputs=[
                 dit_input(),
-                io.Int.Input("patch_size", default=0, min=0, max=64, tooltip="Which of the model's patch embeddings; 0 is its own size."),
-                io.Int.Input("count", default=96, min=1, max=4096, tooltip="How many filters, those of greatest norm."),
-                DitSocket.Input("before", optional=True, tooltip="A second model with this patch size, shown at the left: before training."),
+                io.Int.Input("patch_size", default=0, min=0, max=64, tooltip="Which of the model's patch embeddings. 0 is its own size."),
+                io.Int.Input("count", default=96, min=1, max=4096, tooltip="How many filters: those with the largest norm."),
+                DitSocket.Input("before", optional=True, tooltip="A second model with this patch size, shown on the left."),
                 language_input(),
             ],
             outputs=[
                 io.Image.Output("image", display_name="image", tooltip="The filters, with norms and statistics."),
-                io.Float.Output("low", display_name="low_frequency", tooltip="Energy at the lowest spatial frequency over that of white noise: 1 is "
-                                                                              "like noise, p·p is flat across the patch."),
-                io.Float.Output("rank", display_name="effective_rank", tooltip="How many directions the filters really span."),
-                io.String.Output("text", display_name="text", tooltip="The same in words."),
+                io.Float.Output("low", display_name="low_frequency", tooltip="Energy at the lowest spatial frequency, relative to white noise: "
+                                                                              "1 is like noise, p·p is flat."),
+                io.Float.Output("rank", display_name="effective_rank", tooltip="How many independent directions the filters have."),
+                io.String.Output("text", display_name="text", tooltip="The same as text."),
             ],
         )
 
@@ -66,9 +66,9 @@ class PatchFilters(io.ComfyNode):
     @names_errors
     def execute(cls, dit, patch_size, count, before=None, language="English") -> io.NodeOutput:
         host.load(dit.modules() + (before.modules() if before is not None else []))
-        found = filters.filters_of(dit, patch_size, host.device())
+        weights = filters.filters_of(dit, patch_size, host.device())
         picture = filters.filters_picture(dit, patch_size, count, language, before=before, device=host.device())[None]
-        spectrum, text = filters.spectrum_statistic(found), filters.numbers(found, language)
+        spectrum, text = filters.spectrum_statistic(weights), filters.numbers(weights, language)
         return io.NodeOutput(picture, spectrum.low, spectrum.rank, text, ui=_shown(cls, picture, text))
 
 
@@ -79,17 +79,17 @@ class TokenPCA(io.ComfyNode):
             node_id="DiTBlocksTokenPCA",
             display_name="Token PCA",
             category=CATEGORY,
-            description="The three directions in which tokens differ most, as dark to light, blue to yellow and green to red, with how much of the "
-                        "variance each explains, and beside them how long each token is. Tokens of like colour are alike to the model.",
+            description="Show the three directions in which tokens differ most as colours: dark to light, blue to yellow, green to red, with the "
+                        "share of the variance that each explains. Beside it, the norm of each token. Similar colours mean similar tokens.",
             search_aliases=["principal components", "feature map", "token norm", "主成分"],
             is_output_node=True,
             inputs=[tokens_or_hidden_input("Tokens to look at: raw, or hidden states after any stage."), language_input()],
             outputs=[
-                io.Image.Output("image", display_name="image", tooltip="The labelled picture, one for each part of the batch, uncond first."),
-                io.Image.Output("colours", display_name="colours", tooltip="The colours alone, a pixel for each token."),
-                io.Mask.Output("norms", display_name="norms", tooltip="Each token's length; the longest is 1."),
-                io.Float.Output("explained", display_name="explained", tooltip="Share of the variance that the three explain together, 0 to 1."),
-                io.String.Output("text", display_name="text", tooltip="Explained variance and norms in words."),
+                io.Image.Output("image", display_name="image", tooltip="The picture with labels, one for each part of the batch, uncond first."),
+                io.Image.Output("colours", display_name="colours", tooltip="The colours alone, with a pixel for each token."),
+                io.Mask.Output("norms", display_name="norms", tooltip="The norm of each token. The largest is 1."),
+                io.Float.Output("explained", display_name="explained", tooltip="Share of the variance that all three explain, 0 to 1."),
+                io.String.Output("text", display_name="text", tooltip="Explained variance and norms as text."),
             ],
         )
 
@@ -108,19 +108,19 @@ class TokenSimilarity(io.ComfyNode):
             node_id="DiTBlocksTokenSimilarity",
             display_name="Token Similarity",
             category=CATEGORY,
-            description="The cosine of every token to one of them, as a map. On the node the map follows the mouse; a click chooses the token.",
+            description="Show the cosine of every token to one token, as a map. On the node, the map follows the mouse; click to choose the token.",
             search_aliases=["cosine similarity", "token alike", "nearest patch", "余弦相似度"],
             is_output_node=True,
             inputs=[
-                tokens_or_hidden_input("Tokens to compare: raw, or hidden states after any stage. Of a step's batch the conditional part."),
-                _query_input("Number of the token that all are compared with, in reading order from 0."),
-                io.Boolean.Input("centred", default=False, tooltip="Take the mean token away first, which all have in common after a few blocks."),
-                io.Image.Input("picture", optional=True, tooltip="The picture that the tokens are of, to show beside."),
+                tokens_or_hidden_input("Tokens to compare: raw, or hidden states after any stage. Of a batch [uncond, cond], only cond is shown."),
+                _query_input("Number of the token to compare with, in reading order from 0."),
+                io.Boolean.Input("centred", default=False, tooltip="Subtract the mean token first. After a few blocks all tokens share it."),
+                io.Image.Input("picture", optional=True, tooltip="The picture of the tokens, to show beside the map."),
                 language_input(),
             ],
             outputs=[
-                io.Image.Output("image", display_name="image", tooltip="The labelled map, the query framed."),
-                io.Mask.Output("map", display_name="map", tooltip="The map, a value for each token: 1 is alike, 0 is unlike or opposite."),
+                io.Image.Output("image", display_name="image", tooltip="The map with labels. A frame marks the query."),
+                io.Mask.Output("map", display_name="map", tooltip="The map, with a value for each token: 1 is similar, 0 is different or opposite."),
             ],
         )
 
@@ -140,8 +140,8 @@ class Trajectory(io.ComfyNode):
             node_id="DiTBlocksTrajectory",
             display_name="Trajectory",
             category=CATEGORY,
-            description="Denoises as DiT Denoise does, and shows at some of the steps what the model is given, the picture it sees in it, and the "
-                        "velocity between them, all decoded.",
+            description="Denoise as DiT Denoise does, and show some of the steps: the noisy input x, the clean picture x0 that the model predicts, "
+                        "and the velocity between them, all decoded.",
             search_aliases=["denoising steps", "x0 prediction", "velocity", "intermediate images", "轨迹"],
             is_output_node=True,
             inputs=[
@@ -149,22 +149,23 @@ class Trajectory(io.ComfyNode):
                 tokens_input("Tokens at the noise level of the first step, from Add Noise."),
                 sigmas_input(),
                 io.Conditioning.Input("positive", tooltip="What the picture shows."),
-                io.Vae.Input("vae", tooltip="Decodes each latent."),
+                io.Vae.Input("vae", tooltip="Decodes the latents."),
                 io.Float.Input("cfg", default=3.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance, as in DiT Denoise."),
-                io.Combo.Input("solver", options=list(SOLVERS), default="euler", tooltip="How a step is taken."),
-                io.String.Input("at_steps", default="", tooltip='At which steps: "0,5,10-12" or "all"; empty for up to 4, evenly spread.'),
-                io.Conditioning.Input("negative", optional=True, tooltip="What guidance goes away from; needed for cfg other than 1."),
+                io.Combo.Input("solver", options=list(SOLVERS), default="euler", tooltip="The rule for moving to the next noise level."),
+                io.String.Input("at_steps", default="", tooltip='Which steps: "0,5,10-12" or "all". Empty: up to 4, evenly spread.'),
+                io.Conditioning.Input("negative", optional=True, tooltip="What the picture should not show. Needed if cfg is not 1."),
                 io.Int.Input("start_step", default=0, min=0, max=STEP_MAX, optional=True, tooltip="The first step to take."),
                 io.Int.Input("end_step", default=STEP_MAX, min=1, max=STEP_MAX, optional=True,
-                             tooltip="The step to stop before; anything past the schedule means its end."),
+                             tooltip="The step to stop before. A larger number than the schedule has means its end."),
                 language_input(),
             ],
             outputs=[
-                io.Image.Output("image", display_name="image", tooltip="A contact sheet, sigma below each picture."),
-                io.Image.Output("x", display_name="x", tooltip="What the model is given at each chosen step."),
-                io.Image.Output("x0", display_name="x0", tooltip="The clean picture that it sees there."),
+                io.Image.Output("image", display_name="image", tooltip="A contact sheet with sigma below each picture."),
+                io.Image.Output("x", display_name="x", tooltip="The model's input at each chosen step."),
+                io.Image.Output("x0", display_name="x0", tooltip="The clean picture that the model predicts there."),
                 io.Image.Output("velocity", display_name="velocity", tooltip="(x − x0)/σ."),
-                TokensSocket.Output("denoised_tokens", display_name="tokens", tooltip="Tokens at the last noise level, equal to DiT Denoise's."),
+                TokensSocket.Output("denoised_tokens", display_name="tokens",
+                                    tooltip="Tokens at the last noise level, the same as from DiT Denoise."),
             ],
         )
 
@@ -172,14 +173,14 @@ class Trajectory(io.ComfyNode):
     @names_errors
     def execute(cls, dit, tokens, sigmas, positive, vae, cfg, solver, at_steps, negative=None, start_step=0, end_step=STEP_MAX,
                 language="English") -> io.NodeOutput:
-        dit.away_from(negative, cfg)  # refuses guidance without a negative before anything is loaded
+        dit.away_from(negative, cfg)  # refuse guidance without a negative before anything is loaded
         report_step = host.reporter(last_step(start_step, end_step, sigmas) - start_step)
         host.load(dit.modules())
         host.throw_if_interrupted()
-        found, end, _ = trajectory.moments(dit, tokens, sigmas, positive, negative, cfg, solver, at_steps, start_step, end_step,
-                                           lambda done, wire, x0: report_step(done, dit.preview(wire, x0)))
-        decoded = trajectory.decoded(found, decoder(vae))
-        picture = trajectory.contact_sheet(found, decoded, sigmas, solver, cfg, language)
+        chosen, end, _ = trajectory.moments(dit, tokens, sigmas, positive, negative, cfg, solver, at_steps, start_step, end_step,
+                                            lambda done, wire, x0: report_step(done, dit.preview(wire, x0)))
+        decoded = trajectory.decoded(chosen, decoder(vae))
+        picture = trajectory.contact_sheet(chosen, decoded, sigmas, solver, cfg, language)
         return io.NodeOutput(picture, decoded["x"], decoded["x0"], decoded["velocity"], end, ui=_shown(cls, picture))
 
 
@@ -190,21 +191,21 @@ class PipelineReport(io.ComfyNode):
             node_id="DiTBlocksPipelineReport",
             display_name="Pipeline Report",
             category=CATEGORY,
-            description="Lays out what each wire of a graph holds: shapes, values, what the VAE compresses, how long the sequence is with and "
-                        "without VAE and patches, and what a step costs.",
+            description="Show what each wire holds: shapes, values, how much the VAE compresses, how many tokens there are with and without VAE "
+                        "and patches, and what a step costs.",
             search_aliases=["shapes", "compression", "sequence length", "FLOPs", "报告"],
             is_output_node=True,
             inputs=[
                 io.Image.Input("image", optional=True, tooltip="The picture."),
-                io.Latent.Input("latent", optional=True, tooltip="Its latent, from a VAE."),
-                TokensSocket.Input("tokens", optional=True, tooltip="Its tokens, from Patchify."),
-                HiddenSocket.Input("hidden", optional=True, tooltip="Its embedded tokens, from any stage."),
-                dit_input(optional=True, tooltip="The model, for FLOPs and pixels to a latent cell."),
+                io.Latent.Input("latent", optional=True, tooltip="The latent, from a VAE."),
+                TokensSocket.Input("tokens", optional=True, tooltip="The tokens, from Patchify."),
+                HiddenSocket.Input("hidden", optional=True, tooltip="The embedded tokens, from any stage."),
+                dit_input(optional=True, tooltip="The model, for FLOPs and the size of a latent cell."),
                 language_input(),
             ],
             outputs=[
                 io.Image.Output("image_out", display_name="image", tooltip="The report as a picture."),
-                io.String.Output("text", display_name="text", tooltip="The same in words."),
+                io.String.Output("text", display_name="text", tooltip="The same as text."),
             ],
         )
 
@@ -223,36 +224,36 @@ class ContentAndPlace(io.ComfyNode):
             node_id="DiTBlocksContentAndPlace",
             display_name="Content against Place",
             category=CATEGORY,
-            description="Takes an embedded token apart into what its patch holds and where it stands: both parts' norms and similarity maps, and "
-                        "the picture that the model sees when either is removed, shuffled, or taken from another picture.",
+            description="Split embedded tokens into content (what a patch shows) and place (where it is). Shows norms and similarity maps of both, "
+                        "and the picture that the model predicts if one of them is removed, shuffled, or taken from another picture.",
             search_aliases=["patch embedding", "position embedding", "ablate positions", "位置嵌入"],
             is_output_node=True,
             inputs=[
                 dit_input(),
                 tokens_input("Clean tokens of a picture."),
                 sigmas_input(),
-                step_input("The step whose noise the picture gets, from 0."),
-                io.Conditioning.Input("positive", tooltip="What the picture shows; an empty prompt lets the tokens speak alone."),
-                io.Vae.Input("vae", tooltip="Decodes what the model sees."),
-                _query_input("Number of the token that is taken apart, in reading order from 0."),
-                io.Float.Input("cfg", default=1.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance; 1 asks positive alone."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Of the noise and of the shuffles."),
-                io.Conditioning.Input("negative", optional=True, tooltip="What guidance goes away from; needed for cfg other than 1."),
+                step_input("The step whose noise level the picture gets, from 0."),
+                io.Conditioning.Input("positive", tooltip="What the picture shows. With an empty prompt only the tokens count."),
+                io.Vae.Input("vae", tooltip="Decodes the pictures."),
+                _query_input("Number of the token to show, in reading order from 0."),
+                io.Float.Input("cfg", default=1.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance. 1 uses only positive."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Seed of the noise and of the shuffles."),
+                io.Conditioning.Input("negative", optional=True, tooltip="What the picture should not show. Needed if cfg is not 1."),
                 TokensSocket.Input("other", optional=True, tooltip="Clean tokens of another picture of the same size."),
                 language_input(),
             ],
             outputs=[
-                io.Image.Output("image", display_name="image", tooltip="Maps, norms and pictures, labelled."),
-                io.Image.Output("pictures", display_name="pictures", tooltip="The pictures alone: what the model is given, then its x0 as it is, "
-                                                                             "without and with shuffled place, without and with shuffled "
-                                                                             "content, with the other's content and place."),
+                io.Image.Output("image", display_name="image", tooltip="Maps, norms and pictures with labels."),
+                io.Image.Output("pictures", display_name="pictures", tooltip="The pictures alone: the noisy input, then x0: unchanged, without "
+                                                                             "place, place shuffled, without content, content shuffled, and "
+                                                                             "with content or place of the other picture."),
             ],
         )
 
     @classmethod
     @names_errors
     def execute(cls, dit, tokens, sigmas, step, positive, vae, query, cfg, seed, negative=None, other=None, language="English") -> io.NodeOutput:
-        dit.away_from(negative, cfg)  # refuses guidance without a negative before anything is loaded
+        dit.away_from(negative, cfg)  # refuse guidance without a negative before anything is loaded
         host.load(dit.modules())
         host.throw_if_interrupted()
         answer = content_place.take_and_replace(dit, tokens, sigmas, step, positive, negative, cfg, seed, query, other)

@@ -1,4 +1,4 @@
-"""Token nodes: choose, change, move and show the tokens of a picture, raw or between the transformer's stages."""
+"""Token nodes: select, change, move and show tokens, raw or between the stages of a transformer."""
 
 from comfy_api.v0_0_2 import io
 
@@ -11,7 +11,7 @@ GRID_MAX = 4096
 
 
 def _mask_input(tooltip: str):
-    return io.Mask.Input("mask", optional=True, tooltip=f"{tooltip} All tokens without it. A token counts where the mask covers most of it.")
+    return io.Mask.Input("mask", optional=True, tooltip=f"{tooltip} Without it, all. A token is inside if the mask covers more than half.")
 
 
 def _grid_input(id: str, tooltip: str, default: int = 0, min: int = 0):
@@ -19,7 +19,7 @@ def _grid_input(id: str, tooltip: str, default: int = 0, min: int = 0):
 
 
 def _output(tooltip: str):
-    return TokensOrHiddenSocket.Output("x_out", display_name="x", tooltip=f"{tooltip} Raw tokens or hidden states, as they came in.")
+    return TokensOrHiddenSocket.Output("x_out", display_name="x", tooltip=f"{tooltip} Raw tokens or hidden states, the same kind as the input.")
 
 
 class TokenMask(io.ComfyNode):
@@ -29,18 +29,18 @@ class TokenMask(io.ComfyNode):
             node_id="DiTBlocksTokenMask",
             display_name="Token Mask",
             category=CATEGORY,
-            description="Select tokens by a rectangle of the grid, and within it by a MASK: a mask with one cell for each token.",
+            description="Select tokens by a rectangle of the grid, and inside it by a MASK. The result is a mask with one cell for each token.",
             search_aliases=["select tokens", "mask tokens", "grid rectangle"],
             inputs=[
-                tokens_or_hidden_input("Tokens to choose from."),
+                tokens_or_hidden_input("Tokens to select from."),
                 _grid_input("column", "The rectangle's first column of tokens."),
                 _grid_input("row", "The rectangle's first row of tokens."),
-                _grid_input("width", "Columns of tokens; 0 is all as far as the edge."),
-                _grid_input("height", "Rows of tokens; 0 is all as far as the edge."),
-                io.Mask.Input("mask", optional=True, tooltip="A MASK of any size over the whole picture. Tokens that it covers for the most "
-                                                            "part are chosen."),
+                _grid_input("width", "How many columns of tokens. 0 reaches to the edge."),
+                _grid_input("height", "How many rows of tokens. 0 reaches to the edge."),
+                io.Mask.Input("mask", optional=True, tooltip="A MASK of any size over the whole picture. Tokens are selected if it covers "
+                                                            "more than half of them."),
             ],
-            outputs=[io.Mask.Output("token_mask", display_name="mask", tooltip="1 for each chosen token, 0 for the others.")],
+            outputs=[io.Mask.Output("token_mask", display_name="mask", tooltip="1 for each selected token, 0 for the others.")],
         )
 
     @classmethod
@@ -56,13 +56,13 @@ class MixTokens(io.ComfyNode):
             node_id="DiTBlocksMixTokens",
             display_name="Mix Tokens",
             category=CATEGORY,
-            description="Blend the tokens of two wires, each with the one at its own place: a + (b − a)·amount.",
+            description="Blend the tokens of two wires, each with the token at the same place: a + (b − a)·amount.",
             search_aliases=["blend tokens", "interpolate tokens", "lerp"],
             inputs=[
-                tokens_or_hidden_input("Where the blend starts from. Its grid and its step are kept.", "a"),
-                tokens_or_hidden_input("Where it goes to. A smaller batch repeats.", "b"),
+                tokens_or_hidden_input("The tokens for amount 0. Their grid and step are kept.", "a"),
+                tokens_or_hidden_input("The tokens for amount 1. A smaller batch repeats.", "b"),
                 io.Float.Input("amount", default=0.5, min=-10.0, max=10.0, step=0.05, round=0.001,
-                               tooltip="0 is a, 1 is b, beyond them goes on past."),
+                               tooltip="0 is a, 1 is b. Values outside 0 to 1 extrapolate."),
                 _mask_input("Which tokens are blended."),
             ],
             outputs=[_output("The blend.")],
@@ -81,7 +81,7 @@ class SwapTokens(io.ComfyNode):
             node_id="DiTBlocksSwapTokens",
             display_name="Swap Tokens",
             category=CATEGORY,
-            description="Exchange two rectangles of tokens of one picture. To exchange tokens of two wires, cross two Replace Tokens.",
+            description="Exchange two rectangles of tokens in one picture. To exchange tokens between two wires, use two Replace Tokens nodes.",
             search_aliases=["exchange tokens", "exchange patches"],
             inputs=[
                 tokens_or_hidden_input("Tokens to exchange."),
@@ -89,10 +89,10 @@ class SwapTokens(io.ComfyNode):
                 _grid_input("row", "The first rectangle's first row."),
                 _grid_input("to_column", "The second rectangle's first column.", default=1),
                 _grid_input("to_row", "The second rectangle's first row."),
-                _grid_input("width", "Columns of tokens in either rectangle.", default=1, min=1),
-                _grid_input("height", "Rows of tokens in either rectangle.", default=1, min=1),
+                _grid_input("width", "Columns of tokens in each rectangle.", default=1, min=1),
+                _grid_input("height", "Rows of tokens in each rectangle.", default=1, min=1),
             ],
-            outputs=[_output("The same tokens, the two rectangles exchanged.")],
+            outputs=[_output("The same tokens with the two rectangles exchanged.")],
         )
 
     @classmethod
@@ -108,13 +108,12 @@ class RollTokens(io.ComfyNode):
             node_id="DiTBlocksRollTokens",
             display_name="Roll Tokens",
             category=CATEGORY,
-            description="Shift all tokens over the grid; what leaves on one side comes in on the other.",
+            description="Shift all tokens over the grid. Tokens that leave on one side come in on the other.",
             search_aliases=["shift tokens", "seamless", "tiling"],
             inputs=[
                 tokens_or_hidden_input("Tokens to shift."),
-                io.Int.Input("rows", default=0, min=-GRID_MAX, max=GRID_MAX, tooltip="Rows of tokens down; up where negative."),
-                io.Int.Input("columns", default=1, min=-GRID_MAX, max=GRID_MAX, tooltip="Columns of tokens to the right; to the left where "
-                                                                                       "negative."),
+                io.Int.Input("rows", default=0, min=-GRID_MAX, max=GRID_MAX, tooltip="How many rows down. Negative is up."),
+                io.Int.Input("columns", default=1, min=-GRID_MAX, max=GRID_MAX, tooltip="How many columns to the right. Negative is left."),
             ],
             outputs=[_output("The same tokens, shifted.")],
         )
@@ -132,12 +131,12 @@ class ShuffleTokens(io.ComfyNode):
             node_id="DiTBlocksShuffleTokens",
             display_name="Shuffle Tokens",
             category=CATEGORY,
-            description="Exchange tokens at random, the same way for the same seed. What does a transformer still see?",
+            description="Shuffle tokens at random, in the same way for the same seed. What does a transformer still see?",
             search_aliases=["permute tokens", "random order", "jigsaw"],
             inputs=[
                 tokens_or_hidden_input("Tokens to shuffle."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Of the order they come in."),
-                _mask_input("Which tokens change places among themselves."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Seed of the new order."),
+                _mask_input("Which tokens are shuffled among themselves."),
             ],
             outputs=[_output("The same tokens in another order.")],
         )
@@ -155,11 +154,12 @@ class ScaleTokens(io.ComfyNode):
             node_id="DiTBlocksScaleTokens",
             display_name="Scale Tokens",
             category=CATEGORY,
-            description="Multiply tokens by a number: weaken them, make them louder, turn them round.",
+            description="Multiply tokens by a number: weaken them, strengthen them, or flip their sign.",
             search_aliases=["multiply tokens", "weight tokens"],
             inputs=[
                 tokens_or_hidden_input("Tokens to multiply."),
-                io.Float.Input("factor", default=1.0, min=-100.0, max=100.0, step=0.05, round=0.001, tooltip="1 leaves them, 0 empties them."),
+                io.Float.Input("factor", default=1.0, min=-100.0, max=100.0, step=0.05, round=0.001,
+                               tooltip="1 changes nothing, 0 sets them to zero."),
                 _mask_input("Which tokens are multiplied."),
             ],
             outputs=[_output("The multiplied tokens.")],
@@ -178,20 +178,20 @@ class ReplaceTokens(io.ComfyNode):
             node_id="DiTBlocksReplaceTokens",
             display_name="Replace Tokens",
             category=CATEGORY,
-            description="Put other tokens in the place of these: those of another picture, one token everywhere, their mean, or nothing.",
+            description="Replace tokens: by those of another picture, by one token everywhere, by the mean, or by zeros.",
             search_aliases=["paste tokens", "swap tokens between pictures", "ablate tokens", "zero tokens", "mean token"],
             inputs=[
                 tokens_or_hidden_input("Tokens to replace."),
                 io.Combo.Input("fill", options=list(edit.FILLS), default="same place",
-                               tooltip="same place: the source's tokens, each at its own place. one token: the source's token at row and "
-                                       "column. mean: of all the source's tokens. zeros: nothing."),
+                               tooltip="same place: each by the source's token at the same place. one token: all by the source's token at row and "
+                                       "column. mean: all by the mean of the source's tokens. zeros: all by zeros."),
                 _grid_input("row", 'Row of the "one token".'),
                 _grid_input("column", 'Column of the "one token".'),
-                tokens_or_hidden_input("Where the new tokens come from; x itself without it. A smaller batch repeats.", "source",
+                tokens_or_hidden_input("Where the new tokens come from. Without it, x itself. A smaller batch repeats.", "source",
                                        optional=True),
                 _mask_input("Which tokens are replaced."),
             ],
-            outputs=[_output("Tokens with others in their place.")],
+            outputs=[_output("The tokens after replacement.")],
         )
 
     @classmethod
@@ -207,15 +207,15 @@ class TokenMap(io.ComfyNode):
             node_id="DiTBlocksTokenMap",
             display_name="Token Map",
             category=CATEGORY,
-            description="A picture of the tokens, one square each: how long each is as a vector, or which tokens are alike. One picture for "
-                        "each part of the batch, on one scale.",
+            description="Show tokens as a picture with a square for each: the norm of each token, or which tokens are similar. One picture for "
+                        "each part of the batch, all on one scale.",
             search_aliases=["preview tokens", "token norm", "PCA", "feature map"],
             inputs=[
                 tokens_or_hidden_input("Tokens to look at."),
                 io.Combo.Input("show", options=list(token_map.MAPS), default="principal components",
-                               tooltip="norm: each token's length as grey. principal components: the three directions in which they differ "
-                                       "most, as red, green and blue."),
-                io.Int.Input("scale", default=16, min=1, max=128, tooltip="Pixels along a token's side."),
+                               tooltip="norm: the length of each token, as grey. principal components: the three directions in which tokens "
+                                       "differ most, as red, green and blue."),
+                io.Int.Input("scale", default=16, min=1, max=128, tooltip="Side of a token's square in pixels."),
             ],
             outputs=[io.Image.Output("image", display_name="image", tooltip="The map, for Preview Image or any IMAGE node.")],
         )

@@ -1,4 +1,4 @@
-"""Train a transformer in the graph: a new one, pictures to learn from, and the loop."""
+"""Training nodes: a new model, a training set, and the training loop."""
 
 from comfy_api.v0_0_2 import io, ui
 
@@ -21,25 +21,26 @@ class NewDiT(io.ComfyNode):
             node_id="DiTBlocksNewDiT",
             display_name="New DiT",
             category=CATEGORY,
-            description="A diffusion transformer with random weights, to train: an MM-DiT where it reads text, a DiT where it reads a class or nothing. "
-                        "It answers zero until it has learnt.",
+            description="Make a diffusion transformer with random weights, to train: an MM-DiT for text, a DiT for classes or no conditioning. "
+                        "Before training it predicts zeros.",
             search_aliases=["random init", "from scratch", "empty model"],
             inputs=[
-                io.Int.Input("width", default=128, min=8, max=8192, step=8, tooltip="D, the length of a token's vector."),
+                io.Int.Input("width", default=128, min=8, max=8192, step=8, tooltip="D, how many values a token has inside the model."),
                 io.Int.Input("depth", default=4, min=1, max=128, tooltip="How many blocks."),
-                io.Int.Input("heads", default=4, min=1, max=128, tooltip="Attention heads; they divide the width."),
+                io.Int.Input("heads", default=4, min=1, max=128, tooltip="Attention heads. The width must be a multiple of this."),
                 io.String.Input("patch_sizes", default="2", tooltip='Its own first: "2", or several for a flexible model, "2, 4".'),
-                io.Int.Input("latent_channels", default=0, min=0, max=1024, tooltip="C; 0 takes those of like."),
+                io.Int.Input("latent_channels", default=0, min=0, max=1024, tooltip="C, the channels of the latent. 0 takes those of like."),
                 io.Combo.Input("position", options=list(new_dit.POSITIONS), default="sincos",
-                               tooltip="How patches know their place: fixed 2-D sines and cosines, a learned table, or not at all."),
-                io.Combo.Input("conditioning", options=list(new_dit.CONDITIONINGS), default="text", tooltip="What it draws by: text, a class, nothing."),
-                io.Int.Input("classes", default=10, min=1, max=100000, tooltip="How many classes, where it draws by class."),
+                               tooltip="Position embedding: fixed 2-D sines and cosines, a learned table, or none."),
+                io.Combo.Input("conditioning", options=list(new_dit.CONDITIONINGS), default="text",
+                               tooltip="What it is conditioned on: text, a class, or nothing."),
+                io.Int.Input("classes", default=10, min=1, max=100000, tooltip="How many classes, if it is conditioned on classes."),
                 io.Combo.Input("prediction", options=list(new_dit.PREDICTIONS), default="velocity",
-                               tooltip="What it answers. velocity and x0: a rectified flow; epsilon and v: a DDPM."),
-                io.Int.Input("picture_size", default=256, min=16, max=8192, step=8, tooltip="Side of the pictures it is made for, in pixels."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Of the random weights."),
-                DitSocket.Input("like", optional=True, tooltip="A model whose latent space and previews it shares."),
-                io.Clip.Input("clip", optional=True, tooltip="The text encoder that it will read."),
+                               tooltip="What it predicts. velocity and x0 make a rectified flow, epsilon and v make a DDPM."),
+                io.Int.Input("picture_size", default=256, min=16, max=8192, step=8, tooltip="Side of its pictures, in pixels."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Seed of the random weights."),
+                DitSocket.Input("like", optional=True, tooltip="A model with the same latent space and previews."),
+                io.Clip.Input("clip", optional=True, tooltip="The text encoder for its prompts."),
             ],
             outputs=[DitSocket.Output("dit", display_name="dit", tooltip="The untrained model.")],
         )
@@ -49,9 +50,9 @@ class NewDiT(io.ComfyNode):
     def execute(cls, width, depth, heads, patch_sizes, latent_channels, position, conditioning, classes, prediction, picture_size, seed,
                 like=None, clip=None) -> io.NodeOutput:
         widths = new_dit.text_widths(clip) if clip is not None and conditioning == "text" else None
-        made = new_dit.new_dit(width, depth, heads, new_dit.parse_sizes(patch_sizes), latent_channels, position, conditioning, classes,
-                               prediction, seed, like, widths, picture_size)
-        return io.NodeOutput(made, ui=ui.PreviewText(new_dit.describe(made)))
+        model = new_dit.new_dit(width, depth, heads, new_dit.parse_sizes(patch_sizes), latent_channels, position, conditioning, classes,
+                                prediction, seed, like, widths, picture_size)
+        return io.NodeOutput(model, ui=ui.PreviewText(new_dit.describe(model)))
 
 
 class TrainingSet(io.ComfyNode):
@@ -61,20 +62,20 @@ class TrainingSet(io.ComfyNode):
             node_id="DiTBlocksTrainingSet",
             display_name="Training Set",
             category=CATEGORY,
-            description="Pictures to learn from, encoded once by the frozen VAE: lists of images and captions as Load Image-Text (from Folder) gives "
-                        "them, an image batch, or the latents and conditionings of core's training sets.",
+            description="Prepare pictures for training. They are encoded once by the VAE, which is not trained. Takes lists of images and captions "
+                        "from Load Image-Text (from Folder), an image batch, or latents and conditionings from core's training nodes.",
             search_aliases=["dataset", "training data", "captions", "训练集"],
             is_input_list=True,
             inputs=[
-                io.Image.Input("images", optional=True, tooltip="Pictures, all of one size: a list, a batch, or both."),
+                io.Image.Input("images", optional=True, tooltip="Pictures, all of the same size: a list, a batch, or both."),
                 io.String.Input("captions", optional=True, force_input=True,
                                 tooltip="One for each picture, one for all, or one text with a line for each."),
-                io.Vae.Input("vae", optional=True, tooltip="Encodes the pictures; it is not trained."),
-                io.Clip.Input("clip", optional=True, tooltip="Reads the captions."),
-                io.Latent.Input("latents", optional=True, tooltip="In place of images: latents, as Make Training Dataset gives them."),
-                io.Conditioning.Input("conditioning", optional=True, tooltip="One for each of the latents."),
-                io.String.Input("cache", default="", optional=True, tooltip="A name: latents are kept in a file of the output folder and mapped from "
-                                "there, for large sets. Empty keeps them in memory."),
+                io.Vae.Input("vae", optional=True, tooltip="Encodes the pictures. It is not trained."),
+                io.Clip.Input("clip", optional=True, tooltip="Encodes the captions."),
+                io.Latent.Input("latents", optional=True, tooltip="Instead of images: latents from Make Training Dataset."),
+                io.Conditioning.Input("conditioning", optional=True, tooltip="One for each latent."),
+                io.String.Input("cache", default="", optional=True, tooltip="A name for a file in the output folder that keeps the latents, for large "
+                                "sets. Empty keeps them in memory."),
             ],
             outputs=[TrainingSetSocket.Output("training_set", display_name="training_set", tooltip="For Train DiT.")],
         )
@@ -87,15 +88,15 @@ class TrainingSet(io.ComfyNode):
             raise ValueError("wire either images or latents")
         if images is not None:
             if vae is None:
-                raise ValueError("images need a vae, which encodes them")
+                raise ValueError("images need a vae to encode them: wire one")
             if captions and len(captions) == 1 and "\n" in captions[0].strip():
                 captions = captions[0].strip().split("\n")
             report = host.reporter(sum(len(batch) for batch in images))
-            made = sets.from_pictures(images, vae, captions, clip, host.output_folder("sets", cache) if cache else None,
-                                      lambda done, _: report(done))
+            prepared = sets.from_pictures(images, vae, captions, clip, host.output_folder("sets", cache) if cache else None,
+                                          lambda done, _: report(done))
         else:
-            made = sets.from_latents(latents, conditioning, clip)
-        return io.NodeOutput(made, ui=ui.PreviewText(str(made)))
+            prepared = sets.from_latents(latents, conditioning, clip)
+        return io.NodeOutput(prepared, ui=ui.PreviewText(str(prepared)))
 
 
 class TrainingScenes(io.ComfyNode):
@@ -105,25 +106,26 @@ class TrainingScenes(io.ComfyNode):
             node_id="DiTBlocksTrainingScenes",
             display_name="Training Scenes",
             category=CATEGORY,
-            description="The captioned pictures that the default model learnt from, drawn anew: coloured shapes at nine places on plain backgrounds, and "
-                        "little pictures of things where their font is found.",
+            description="Draw new pictures with captions, of the kind that the default model was trained on: coloured shapes at nine places on "
+                        "plain backgrounds, and small pictures of things if their font is installed.",
             search_aliases=["procedural dataset", "toy dataset", "shapes", "emoji"],
             inputs=[
-                io.Vae.Input("vae", tooltip="Encodes the pictures; it is not trained."),
+                io.Vae.Input("vae", tooltip="Encodes the pictures. It is not trained."),
                 io.Int.Input("count", default=256, min=1, max=100000, tooltip="How many pictures."),
-                io.Int.Input("size", default=128, min=32, max=1024, step=8, tooltip="Their side in pixels."),
-                io.Int.Input("shapes", default=1, min=1, max=2, tooltip="At most this many shapes or things in a picture."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Which pictures."),
-                io.Clip.Input("clip", optional=True, tooltip="Reads the captions; leave it out for a model without text."),
-                io.Int.Input("zoom", default=1, min=1, max=4, optional=True, tooltip="Above 1: one shape in the middle, so many times larger, which a "
-                                                                                     "small model learns sooner."),
+                io.Int.Input("size", default=128, min=32, max=1024, step=8, tooltip="Side of the pictures in pixels."),
+                io.Int.Input("shapes", default=1, min=1, max=2, tooltip="The largest number of shapes or things in a picture."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Seed of the pictures."),
+                io.Clip.Input("clip", optional=True, tooltip="Encodes the captions. Leave it out for a model without text."),
+                io.Int.Input("zoom", default=1, min=1, max=4, optional=True,
+                             tooltip="Above 1: one shape in the middle, enlarged by this factor. Small models learn it sooner."),
                 io.Combo.Input("kinds", options=list(sets.KINDS), default="shapes", optional=True,
-                               tooltip="Shapes, pictures of things (fonts-noto-color-emoji must be installed), or both; with things, gradients too."),
+                               tooltip="Shapes, pictures of things (needs the font fonts-noto-color-emoji), or both. With things, backgrounds may be "
+                                       "gradients."),
             ],
             outputs=[
                 TrainingSetSocket.Output("training_set", display_name="training_set", tooltip="For Train DiT."),
                 io.Image.Output("images", display_name="images", tooltip="The first pictures, at most 16."),
-                io.String.Output("captions", display_name="captions", is_output_list=True, tooltip="Their captions, a list."),
+                io.String.Output("captions", display_name="captions", is_output_list=True, tooltip="The captions of these pictures, as a list."),
             ],
         )
 
@@ -131,9 +133,9 @@ class TrainingScenes(io.ComfyNode):
     @names_errors
     def execute(cls, vae, count, size, shapes, seed, clip=None, zoom=1, kinds="shapes") -> io.NodeOutput:
         report = host.reporter(count)
-        made, pictures = sets.procedural(vae, clip, count, size, seed, shapes, zoom, kinds, lambda done, _: report(done))
-        said = f"{made}; {things.INSTALL}" if kinds != "shapes" and not things.font_path() else str(made)
-        return io.NodeOutput(made, pictures, list(made.captions[:len(pictures)]), ui=ui.PreviewText(said))
+        prepared, pictures = sets.procedural(vae, clip, count, size, seed, shapes, zoom, kinds, lambda done, _: report(done))
+        said = f"{prepared}; {things.INSTALL}" if kinds != "shapes" and not things.font_path() else str(prepared)
+        return io.NodeOutput(prepared, pictures, list(prepared.captions[:len(pictures)]), ui=ui.PreviewText(said))
 
 
 class Train(io.ComfyNode):
@@ -143,48 +145,50 @@ class Train(io.ComfyNode):
             node_id="DiTBlocksTrain",
             display_name="Train DiT",
             category=CATEGORY,
-            description="Teach a model to denoise: everything in it, its patch embedding and head alone, or a small adapter for a patch size that it has "
-                        "not. The VAE stays frozen. Cancel keeps the state; resume goes on from it.",
+            description="Train a model to denoise: all of it, only its patch embedding and head, or a small adapter for a new patch size. The VAE "
+                        "is not trained. If you cancel, the state is kept, and resume continues from it.",
             search_aliases=["trainer", "fine-tune", "training loop", "patch size adapter", "训练"],
             is_output_node=True,
             inputs=[
-                dit_input(tooltip="What is to learn; it stays as it is, a copy learns."),
+                dit_input(tooltip="The model to train. It is not changed: a copy learns."),
                 TrainingSetSocket.Input("training_set", tooltip="From Training Set or Training Scenes."),
-                io.String.Input("name", default="my_dit", tooltip="Folder below output/dit_blocks/training for state and log."),
+                io.String.Input("name", default="my_dit", tooltip="Folder for state and log, inside output/dit_blocks/training."),
                 scope_input(ADAPTER),
-                io.Int.Input("steps", default=500, min=1, max=10_000_000, tooltip="Steps of the optimizer, of all runs together."),
-                io.Int.Input("batch", default=8, min=1, max=4096, tooltip="Pictures a step."),
-                io.Float.Input("learning_rate", default=1e-3, min=0.0, max=10.0, step=1e-5, round=1e-8, tooltip="The highest; scheduler says when."),
-                io.Combo.Input("scheduler", options=list(SCHEDULERS), default="cosine", tooltip="How the learning rate goes over the steps."),
+                io.Int.Input("steps", default=500, min=1, max=10_000_000, tooltip="Steps of the optimizer in all, including those before a resume."),
+                io.Int.Input("batch", default=8, min=1, max=4096, tooltip="Pictures for each step."),
+                io.Float.Input("learning_rate", default=1e-3, min=0.0, max=10.0, step=1e-5, round=1e-8, tooltip="The highest learning rate."),
+                io.Combo.Input("scheduler", options=list(SCHEDULERS), default="cosine", tooltip="How the learning rate changes over the steps."),
                 io.Int.Input("warmup", default=20, min=0, max=1_000_000, tooltip="Steps over which the learning rate rises from 0."),
-                io.Combo.Input("precision", options=list(PRECISIONS), default="float32", tooltip="What is computed in; weights stay float32."),
-                io.Int.Input("accumulate", default=1, min=1, max=4096, tooltip="Batches summed up to one step, for larger steps in the same memory."),
-                io.Boolean.Input("checkpointing", default=False, tooltip="Run blocks twice rather than keep what they computed: less memory."),
+                io.Combo.Input("precision", options=list(PRECISIONS), default="float32",
+                               tooltip="Number type of the computation. Weights stay float32."),
+                io.Int.Input("accumulate", default=1, min=1, max=4096, tooltip="Batches for each step: a larger step in the same memory."),
+                io.Boolean.Input("checkpointing", default=False, tooltip="Save memory: blocks run twice instead of keeping their results."),
                 io.Float.Input("ema", default=0.0, min=0.0, max=0.99999, step=0.001, round=1e-5,
-                               tooltip="Decay of the running average of the weights that comes out; 0 gives the last weights."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFF, tooltip="Of order, noise and times."),
-                io.Boolean.Input("resume", default=False, tooltip="Go on from the state of this name."),
+                               tooltip="Decay of the running average of weights, which becomes the result. 0 gives the last weights."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFF, tooltip="Seed of order, noise and times."),
+                io.Boolean.Input("resume", default=False, tooltip="Continue from the saved state with this name."),
                 io.Float.Input("drop", default=0.1, min=0.0, max=0.9, step=0.05, round=0.001,
-                               tooltip="Share of captions left out, so that guidance has something to go away from."),
-                io.Int.Input("validation", default=0, min=0, max=100000, tooltip="Pictures held out, the last of the set, for a loss that is not learnt by "
-                                                                             "heart."),
+                               tooltip="Share of captions left out in training. Guidance needs this."),
+                io.Int.Input("validation", default=0, min=0, max=100000,
+                             tooltip="How many pictures, from the end of the set, are kept for a validation loss and never trained on."),
                 *loss_inputs(), times_input(),
-                io.Int.Input("patch_size", default=16, min=1, max=64, tooltip="The adapter's new patch size."),
-                io.Int.Input("rank", default=8, min=1, max=512, tooltip="The adapter's LoRA rank."),
-                io.Int.Input("sample_every", default=0, min=0, max=1_000_000, tooltip="Draw a sample every so many steps; 0 draws none."),
+                io.Int.Input("patch_size", default=16, min=1, max=64, tooltip="For an adapter: its new patch size."),
+                io.Int.Input("rank", default=8, min=1, max=512, tooltip="For an adapter: its LoRA rank."),
+                io.Int.Input("sample_every", default=0, min=0, max=1_000_000, tooltip="How many steps between samples. 0 draws none."),
                 io.Conditioning.Input("positive", optional=True, tooltip="What the samples show."),
-                io.Vae.Input("vae", optional=True, tooltip="Decodes the samples; without it they are rough."),
+                io.Vae.Input("vae", optional=True, tooltip="Decodes the samples. Without it they are rough."),
                 language_input(),
                 io.Combo.Input("optimizer", options=list(OPTIMIZERS), default="adamw", optional=True,
-                               tooltip="adamw, or muon for the matrices of attention, MLPs, patch embedding and head: fewer steps, each a little longer."),
+                               tooltip="adamw for all weights, or muon for the matrices of attention, MLPs, patch embedding and head: fewer, "
+                                       "slower steps."),
             ],
             outputs=[
-                DitSocket.Output("taught", display_name="dit", tooltip="The model that has learnt, or the one that came in with its adapter."),
+                DitSocket.Output("taught", display_name="dit", tooltip="The trained model, or the input model with its new adapter."),
                 io.Custom("LOSS_MAP").Output("loss_map", display_name="loss_map", tooltip="For core's Plot Loss Graph."),
-                io.Image.Output("filters", display_name="filters", tooltip="The patch embedding's filters as they change, a picture for each look."),
-                io.Image.Output("samples", display_name="samples", tooltip="The samples in order; the filters where none were drawn."),
+                io.Image.Output("filters", display_name="filters", tooltip="The patch embedding's filters as they change: a batch of pictures."),
+                io.Image.Output("samples", display_name="samples", tooltip="The samples in order. The filters if there are no samples."),
                 io.Image.Output("chart", display_name="chart", tooltip="Loss curve, last filters and last sample."),
-                io.String.Output("log", display_name="log", tooltip="Path of the log: a CSV file with a line for each step."),
+                io.String.Output("log", display_name="log", tooltip="Path of the log, a CSV file with a line for each step."),
             ],
         )
 
@@ -201,7 +205,7 @@ class Train(io.ComfyNode):
         sample = None
         if sample_every:
             if positive is None and dit.unconditional is None:
-                raise TrainingError("samples need a positive conditioning; wire one, or set sample_every to 0")
+                raise TrainingError("samples need a positive conditioning: wire one, or set sample_every to 0")
             size = tuple(training_set.latents.shape[-2:])
             sample = run.drawn(positive or dit.unconditional, size, vae and vae.decode, seed)
         if scope == ADAPTER:

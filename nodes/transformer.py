@@ -1,4 +1,4 @@
-"""One step from the inside: the transformer's stages, guidance and the solver's move, each a node."""
+"""One step from the inside: nodes for the transformer's stages, guidance and the solver."""
 
 from comfy_api.v0_0_2 import io
 
@@ -36,18 +36,19 @@ class Condition(io.ComfyNode):
             node_id="DiTBlocksCondition",
             display_name="Condition",
             category=CATEGORY,
-            description="Begin a step: lay out its batch [uncond, cond] as KSampler does, and embed time and text. First in the exact wiring.",
+            description="Begin a step: lay out its batch [uncond, cond] as KSampler does, and embed time and text. Put it first to get the same "
+                        "result as KSampler, bit for bit.",
             search_aliases=["timestep embedding", "adaLN"],
             inputs=[
                 dit_input(),
-                tokens_or_hidden_input("Tokens at the noise level of the step, or their embedded patches."),
+                tokens_or_hidden_input("Tokens at the noise level of the step, or hidden states from Patch Embed."),
                 io.Conditioning.Input("positive", tooltip="What the picture shows."),
                 sigmas_input(),
                 step_input("Which step of the schedule, from 0."),
-                io.Conditioning.Input("negative", optional=True, tooltip="What guidance goes away from. Leave it out for cfg 1, or where "
-                                                                        "it has a branch of its own."),
+                io.Conditioning.Input("negative", optional=True, tooltip="What the picture should not show. Leave it out for cfg 1, or if "
+                                                                        "negative has its own branch of nodes."),
             ],
-            outputs=[_hidden_output("Tokens not yet embedded, with text tokens and conditioning vector.")],
+            outputs=[_hidden_output("Tokens that are not embedded yet, with text tokens and conditioning vector.")],
         )
 
     @classmethod
@@ -65,10 +66,10 @@ class PatchEmbed(io.ComfyNode):
             node_id="DiTBlocksPatchEmbed",
             display_name="Patch Embed",
             category=CATEGORY,
-            description="Each raw patch times one learned matrix: p·p·C values become a vector of the model's width. What a patch holds, "
-                        "not where it stands.",
+            description="Multiply each raw patch by one learned matrix: its p·p·C values become a vector of the model's width. It holds what the "
+                        "patch shows, not where it is.",
             search_aliases=["patch embedding", "块嵌入", "x_embedder"],
-            inputs=[dit_input(), tokens_or_hidden_input("After Condition; or raw tokens, to condition later.")],
+            inputs=[dit_input(), tokens_or_hidden_input("Hidden states after Condition, or raw tokens to condition later.")],
             outputs=[_hidden_output("Image tokens of the model's width, without positions.")],
         )
 
@@ -87,18 +88,18 @@ class PositionEmbed(io.ComfyNode):
             node_id="DiTBlocksPositionEmbed",
             display_name="Position Embed",
             category=CATEGORY,
-            description="Where each patch stands. Without it attention sees a bag of patches. Rotary models take their own positions only, for "
-                        "theirs act inside attention.",
+            description="Tell the model where each patch is. Without positions, attention sees patches in no order. Models with rotary positions "
+                        "only take their own, because these act inside attention.",
             search_aliases=["positional encoding", "位置嵌入", "sincos"],
             inputs=[
                 dit_input(),
                 _hidden_input("Embedded patches."),
                 io.Combo.Input("mode", options=list(step_stages.POSITION_MODES), default="model",
-                               tooltip="model: its own. none: a bag of patches. shuffled: its own, rows exchanged. 1-D: reading order alone. "
-                                       "scaled: the trained grid laid over this one."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Of the shuffle."),
+                               tooltip="model: the model's own. none: no positions. shuffled: its own in random order. 1-D: only the reading order. "
+                                       "scaled: the trained grid stretched over this one."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Seed of the shuffle."),
             ],
-            outputs=[_hidden_output("Image tokens that know their place.")],
+            outputs=[_hidden_output("Image tokens with positions.")],
         )
 
     @classmethod
@@ -116,19 +117,21 @@ class RunBlocks(io.ComfyNode):
             node_id="DiTBlocksRunBlocks",
             display_name="DiT Blocks",
             category=CATEGORY,
-            description="Transformer blocks, any of them in any order: skip, repeat, reverse, weaken, or graft tokens of another run first.",
+            description="Run transformer blocks, any of them in any order: skip, repeat, reverse or weaken them. Before they run, tokens of another "
+                        "run can replace these (graft).",
             search_aliases=["layer skip", "transformer blocks", "SLG", "PAG", "perturbed attention"],
             has_intermediate_output=True,
             inputs=[
                 dit_input(),
                 _hidden_input("Conditioned and embedded hidden states."),
-                io.String.Input("blocks", default="all", tooltip='Which, in order: "all", "0-11", "0,2,4-7", "11-0"; empty for none.'),
+                io.String.Input("blocks", default="all", tooltip='Which blocks, in order: "all", "0-11", "0,2,4-7", "11-0". Empty: none.'),
                 io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.05, round=0.001,
-                               tooltip="Scales what each block adds to its input: 1 is the model, 0 skips."),
-                HiddenSocket.Input("graft", optional=True, tooltip="Hidden states of another run, whose image tokens come in first."),
-                io.Mask.Input("graft_mask", optional=True, tooltip="Which tokens are grafted; all without it."),
+                               tooltip="A factor on what each block adds to its input: 1 is normal, 0 skips it."),
+                HiddenSocket.Input("graft", optional=True,
+                                   tooltip="Hidden states of another run. Their image tokens replace these before the blocks run."),
+                io.Mask.Input("graft_mask", optional=True, tooltip="Which tokens are replaced by graft. Without it, all."),
                 io.Combo.Input("attention", options=list(step_stages.ATTENTION_MODES), default="full", optional=True,
-                               tooltip="full: the model's own. itself: no image token reads another (perturbed attention); text is read."),
+                               tooltip="full: as in the model. itself: each image token reads only itself and the text (perturbed attention)."),
             ],
             outputs=[_hidden_output("Hidden states after these blocks.")],
         )
@@ -150,10 +153,10 @@ class FinalLayer(io.ComfyNode):
             node_id="DiTBlocksFinalLayer",
             display_name="Final Layer",
             category=CATEGORY,
-            description="A modulated norm and one linear map: image tokens back to patch values, the model's prediction for each conditioning.",
+            description="Turn image tokens back into patch values, by a norm and one linear map: the model's prediction for each conditioning.",
             search_aliases=["output head", "proj_out", "输出层"],
-            inputs=[dit_input(), _hidden_input("Hidden states after the last block you want.")],
-            outputs=[TokensSocket.Output("prediction", display_name="prediction", tooltip="The whole batch's prediction, for Guidance.")],
+            inputs=[dit_input(), _hidden_input("Hidden states after the last block that should run.")],
+            outputs=[TokensSocket.Output("prediction", display_name="prediction", tooltip="The prediction for the whole batch, for Guidance.")],
         )
 
     @classmethod
@@ -171,17 +174,17 @@ class Guidance(io.ComfyNode):
             node_id="DiTBlocksGuidance",
             display_name="Guidance",
             category=CATEGORY,
-            description="Classifier-free guidance: from the unconditional prediction towards the conditional one, and past it. On a MODEL, its "
-                        "own CFG functions decide.",
+            description="Classifier-free guidance: move from the unconditional prediction towards the conditional one and beyond. For a MODEL its "
+                        "own CFG functions are used.",
             search_aliases=["CFG", "classifier-free guidance"],
             inputs=[
                 TokensSocket.Input("prediction", tooltip="From Final Layer."),
-                io.Float.Input("cfg", default=3.0, min=-100.0, max=100.0, step=0.1, round=0.01, tooltip="How far to go; 1 is the conditional "
-                                                                                                         "prediction itself."),
-                TokensSocket.Input("negative", optional=True, tooltip="The prediction of a branch of its own: a negative prompt, skipped blocks, an "
-                                                                "earlier guidance's rival."),
+                io.Float.Input("cfg", default=3.0, min=-100.0, max=100.0, step=0.1, round=0.01, tooltip="How far to move. 1 is the "
+                                                                                                         "conditional prediction itself."),
+                TokensSocket.Input("negative", optional=True, tooltip="A prediction from another branch of nodes to move away from: a negative "
+                                                                "prompt, skipped blocks, or another guidance."),
             ],
-            outputs=[TokensSocket.Output("guided", display_name="prediction", tooltip="One prediction, as x0.")],
+            outputs=[TokensSocket.Output("guided", display_name="prediction", tooltip="One prediction, x0.")],
         )
 
     @classmethod
@@ -197,19 +200,19 @@ class SamplerStep(io.ComfyNode):
             node_id="DiTBlocksSamplerStep",
             display_name="Sampler Step",
             category=CATEGORY,
-            description="The solver's move: from the tokens and the prediction to the next noise level.",
+            description="Let the solver move the tokens to the next noise level, with the prediction.",
             search_aliases=["solver", "Euler step", "求解器"],
             inputs=[
                 dit_input(),
                 tokens_input("The tokens that the step started from."),
-                TokensSocket.Input("prediction", tooltip="From Guidance, or from Final Layer where there is one conditioning."),
+                TokensSocket.Input("prediction", tooltip="From Guidance, or from Final Layer if there is only one conditioning."),
                 sigmas_input(),
                 step_input("The step that the prediction is for."),
-                io.Combo.Input("solver", options=list(ONE_CALL), default="euler", tooltip="How the move is made."),
+                io.Combo.Input("solver", options=list(ONE_CALL), default="euler", tooltip="The rule for moving to the next noise level."),
             ],
             outputs=[
                 TokensSocket.Output("stepped", display_name="tokens", tooltip="Tokens at the next noise level."),
-                TokensSocket.Output("denoised", display_name="denoised", tooltip="x0: the clean tokens as the model sees them."),
+                TokensSocket.Output("denoised", display_name="denoised", tooltip="x0: the clean tokens that the model predicts."),
             ],
         )
 

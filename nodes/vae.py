@@ -1,4 +1,4 @@
-"""Before the transformer and after it: pictures ↔ latents."""
+"""From pictures to latents and back."""
 
 from fractions import Fraction
 
@@ -23,9 +23,9 @@ class VAEEncode(io.ComfyNode):
             node_id="DiTBlocksVAEEncode",
             display_name="VAE Encode (DiT)",
             category="DiT Blocks/latent",
-            description="Compress a picture into a latent, and say by how much. Patches are cut from latents, not from pixels.",
+            description="Compress a picture into a latent, and show by how much. A DiT cuts its patches from latents, not from pixels.",
             search_aliases=["image to latent", "compression", "encode picture"],
-            has_intermediate_output=True,  # the report is shown again when the result comes from the cache
+            has_intermediate_output=True,  # so that the report also shows when the result comes from the cache
             inputs=[
                 io.Image.Input("pixels", tooltip="The picture."),
                 io.Vae.Input("vae", tooltip="Any image VAE."),
@@ -70,20 +70,19 @@ class EmptyLatent(io.ComfyNode):
             node_id="DiTBlocksEmptyLatent",
             display_name="Empty Latent (DiT)",
             category="DiT Blocks/latent",
-            description="An empty latent with the channels and scale of the model, to start from noise.",
+            description="An empty latent with the channels and size that the model needs, to start from noise.",
             search_aliases=["EmptyLatentImage", "blank latent", "picture size"],
             inputs=[
-                dit_input(tooltip="The model the latent is for."),
+                dit_input(tooltip="The model that the latent is for."),
                 io.Int.Input("width", default=256, min=16, max=8192, step=8, tooltip="Of the picture, in pixels."),
                 io.Int.Input("height", default=256, min=16, max=8192, step=8, tooltip="Of the picture, in pixels."),
                 io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="How many pictures."),
             ],
-            outputs=[io.Latent.Output("latent", display_name="latent", tooltip="Zeros, shaped for the model.")],
+            outputs=[io.Latent.Output("latent", display_name="latent", tooltip="An empty latent for the model.")],
         )
 
     @classmethod
     @names_errors
     def execute(cls, dit, width, height, batch_size) -> io.NodeOutput:
-
         samples = torch.zeros(batch_size, dit.channels, height // dit.downscale, width // dit.downscale)
         return io.NodeOutput({"samples": samples, "downscale_ratio_spacial": dit.downscale})

@@ -1,4 +1,4 @@
-"""The pack's own socket types, and the one place where a node's name is put before its error."""
+"""The pack's own socket types, inputs that several nodes share, and the decorator that puts a node's name before its errors."""
 
 from functools import wraps
 
@@ -14,14 +14,14 @@ HiddenSocket = io.Custom("DIT_HIDDEN")
 TrainingSetSocket = io.Custom("DIT_TRAINING_SET")
 LossSocket = io.Custom("DIT_LOSS")
 PatchScheduleSocket = io.Custom("DIT_PATCH_SCHEDULE")
-TokensOrHiddenSocket = io.Custom(f"{TokensSocket.io_type},{HiddenSocket.io_type}")  # an output is of the kind that came in
+TokensOrHiddenSocket = io.Custom(f"{TokensSocket.io_type},{HiddenSocket.io_type}")  # an output is of the same kind as the input
 
 STEP_MAX = 10000
 _KINDS = {TokensSocket.io_type: "tokens", HiddenSocket.io_type: "hidden states", TokensOrHiddenSocket.io_type: "tokens or hidden states"}
 
 
 def names_errors(execute):
-    """Put the node's display name before the message of a ValueError, so that a user sees where it comes from."""
+    """Decorator: put the node's display name before the message of a ValueError, so that a user sees where it comes from."""
     @wraps(execute)
     def named(cls, *args, **kwargs):
         try:
@@ -33,12 +33,12 @@ def names_errors(execute):
 
 
 def schema_of(cls) -> io.Schema:
-    """A node's schema as it was when the node was registered: to make one anew lists the files of its widgets."""
+    """A node's schema, as made when the node was registered. Making a new one would list the files for its widgets again."""
     return cls.SCHEMA or cls.GET_SCHEMA()
 
 
 def decoder(vae):
-    """→ what decodes latents by a VAE; what goes wrong in it is one line. Too little memory is left for ComfyUI to tell of."""
+    """→ a function that decodes latents by a VAE and raises ValueError with one line. Errors of too little memory are left to ComfyUI."""
     def decode(latent: torch.Tensor) -> torch.Tensor:
         try:
             return vae.decode(latent)
@@ -51,8 +51,7 @@ def decoder(vae):
 
 
 def keeps_gradients(execute):
-    """Let a model that learns (`training.textbook.Learner`) record what a node computes with it, although ComfyUI runs nodes in inference
-    mode."""
+    """Decorator: record gradients for a model that learns (`training.textbook.Learner`), although ComfyUI runs nodes in inference mode."""
     @wraps(execute)
     def recorded(cls, dit, *args, **kwargs):
         if not dit.learns:
@@ -63,7 +62,7 @@ def keeps_gradients(execute):
 
 
 def _check_kinds(cls, inputs: dict) -> None:
-    """Raise ValueError where a wire holds what its socket does not take: sockets of both kinds, and loops, let anything through."""
+    """Raise ValueError if a wire holds another kind than its socket takes. ComfyUI does not check this for loops and for sockets of two kinds."""
     for socket in schema_of(cls).inputs:
         kind, wire = socket.get_io_type(), inputs.get(socket.id)
         if kind not in _KINDS or socket.id not in inputs or (wire is None and socket.optional):
@@ -71,17 +70,17 @@ def _check_kinds(cls, inputs: dict) -> None:
         if not isinstance(wire, dict) or not ("hidden" in wire or "patch_size" in wire):
             raise ValueError(f"{socket.id} takes {_KINDS[kind]}, this is {_what(wire)}")
         if kind == TokensSocket.io_type and "hidden" in wire:
-            raise ValueError(f"{socket.id} takes raw tokens, these are hidden states: put Final Layer before")
+            raise ValueError(f"{socket.id} takes raw tokens, these are hidden states: put Final Layer before this node")
         if kind == HiddenSocket.io_type and "hidden" not in wire:
-            raise ValueError(f"{socket.id} takes hidden states, these are raw tokens: put Condition or Patch Embed before")
+            raise ValueError(f"{socket.id} takes hidden states, these are raw tokens: put Condition or Patch Embed before this node")
 
 
 def _what(wire: object) -> str:
-    """What a wire holds that is neither tokens nor hidden states."""
+    """The words for a value that is neither tokens nor hidden states."""
     if wire is None:
         return "nothing; in a loop, wire initial_iteration_value and next_iteration_value"
     if isinstance(wire, dict) and "samples" in wire:
-        return "a LATENT: put Patchify before"
+        return "a LATENT: put Patchify before this node"
     return f"a {type(wire).__name__}"
 
 
@@ -98,7 +97,7 @@ def tokens_or_hidden_input(tooltip: str, id: str = "x", optional: bool = False):
 
 
 def sigmas_input():
-    return io.Sigmas.Input("sigmas", tooltip="Noise levels from a Sigma Schedule, one more than there are steps.")
+    return io.Sigmas.Input("sigmas", tooltip="Noise levels from Sigma Schedule, one more than there are steps.")
 
 
 def step_input(tooltip: str):
@@ -107,11 +106,11 @@ def step_input(tooltip: str):
 
 def language_input(optional: bool = True):
     return io.Combo.Input("language", options=list(LANGUAGES), default="English", optional=optional,
-                          tooltip="Of the words in the picture and the text. Chinese needs a system font that has it; else they are English.")
+                          tooltip="Language of the words in the picture and the text. Pictures need a system font for Chinese; without one they are English.")
 
 
 def patch_method_input():
     return io.Combo.Input("patch_method", options=list(METHODS), default="auto", optional=True,
-                          tooltip="How patches of a size that the model has no weights for are read. native: only sizes it has. resample: on a "
-                                  "coarser latent at the noise level that fits it. pi_resize: FlexiViT's resized weights. auto: native, else "
+                          tooltip="How to read a patch size that the model was not trained for. native: refuse it. resample: on a coarser latent "
+                                  "with a matching noise level. pi_resize: with resized weights, as in FlexiViT. auto: native if possible, else "
                                   "resample.")

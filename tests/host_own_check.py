@@ -73,6 +73,7 @@ def a_region_of_the_default_model(name=None, make=None):
 def regions() -> dict:
     """Conditionings as core's nodes make them: what → (positive, negative)."""
     import comfy.hooks
+
     import nodes as core
     red, yellow, negative = (conditioning(seed, 48) for seed in (1, 2, 3))
     where = torch.linspace(0, 1, 64).expand(2, 64, 64).clone()
@@ -155,6 +156,7 @@ def to_the_noise_and_back(name=None, make=None):
     """Core's Flip Sigmas: the noise that a picture would come from, as core's sampler finds it until its last division by 0, and back."""
     import comfy.samplers
     from comfy_extras.nodes_custom_sampler import FlipSigmas
+
     from dit_blocks.nodes.denoise import Denoise
     from dit_blocks.nodes.patch import Patchify, Unpatchify
     dit, model, *given = small(flows()["velocity"], True)
@@ -232,9 +234,10 @@ def core_nodes_on_clip_and_vae(name=None, make=None):
     from comfy_extras.nodes_model_merging import CheckpointSave, CLIPSave, ModelSave, VAESave
     from comfy_extras.nodes_sd3 import CLIPTextEncodeSD3
     import folder_paths
-    import nodes as core
     from safetensors.torch import save_file
+
     from dit_blocks.nodes.load import LoadEmbedded
+    import nodes as core
     dit, model, positive, *_ = default()
     _, clip, vae = out(LoadEmbedded)
     encode = lambda given: core.CLIPTextEncode().encode(given, CAPTIONS[0])[0]  # noqa: E731

@@ -10,10 +10,9 @@ import json
 from pathlib import Path
 import sys
 
-import torch
-
 from host_model_check import inside, lora, unet, wires
 from host_models import MODELS, conditioning, ksampler, run_cases, start
+import torch
 
 WAYS = ("DiT Denoise", "a chain of DiT Denoise Steps", "stages")
 PAGE = Path(__file__).parents[1] / "docs" / "what_rides_along.md"
@@ -339,6 +338,7 @@ def captured_blocks(name=None, make=None) -> None:
 def half_by_core(name=None, make=None) -> None:
     """KSampler (Advanced) and the wires take over from each other, as near to one run as two of core's runs are."""
     import comfy.sample
+
     from dit_blocks.nodes.denoise import Denoise
     from dit_blocks.nodes.patch import Patchify
     for kind in ("sd3", "flux_dev", "wan", "pixart", "a UNet"):

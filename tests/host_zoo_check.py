@@ -9,9 +9,8 @@ from pathlib import Path
 import re
 import sys
 
-import torch
-
 from host_models import run_cases, start
+import torch
 
 FILES = ("host_zoo_unets", "host_zoo_transformers", "host_zoo_videos")
 NAMES = [name for file in FILES for name in re.findall(r"^@arch\ndef (\w+)", (Path(__file__).parent / f"{file}.py").read_text(), re.M)]

@@ -3,9 +3,8 @@
 from types import SimpleNamespace as NS
 
 import comfy.supported_models as SM
-import torch
-
 from host_zoo import arch, build, pair, randomize, rnd
+import torch
 
 
 @arch

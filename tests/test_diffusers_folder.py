@@ -301,7 +301,7 @@ def point_outside(folder):
      "SD3: its transformer is a SanaTransformer2DModel, known are SD3Transformer2DModel, DiTTransformer2DModel, PixArtTransformer2DModel, "
      "FluxTransformer2DModel"),
     (lambda f: edit(f / "transformer/config.json", _class_name="FluxTransformer2DModel"), "SD3/transformer: missing "),
-    (lambda f: edit(f / "transformer/config.json", sample_size="x"), "SD3/transformer/config.json has sample_size = 'x'"),
+    (lambda f: edit(f / "transformer/config.json", sample_size="x"), "SD3/transformer/config.json: sample_size is a whole number, not 'x'"),
     (lambda f: edit(f / "model_index.json", vae=["diffusers", "AutoencoderDC"]), "SD3: its vae is a AutoencoderDC, known is AutoencoderKL"),
     (lambda f: edit(f / "vae/config.json", scaling_factor="x"), "SD3/vae/config.json has scaling_factor = 'x', not a number"),
     (lambda f: edit(f / "vae/config.json", latent_channels=4), "SD3: its vae has latents of 4 channels, its transformer reads 16"),

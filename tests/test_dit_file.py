@@ -176,7 +176,10 @@ def rewrite(path, change):
     (lambda a: a["flow"].update(sigma=1), "its metadata 'dit' does not describe a DiT: .*unexpected keyword argument 'sigma'"),
     (lambda a: a["latent_format"].update(scale="x"), "its metadata 'dit' does not describe a DiT: "),
     (lambda a: a["latent_format"].update(scale=[1.0]), "its latent_format is not of the 4 channels of its model"),
-    (lambda a: a.update(class_names=[1]), "its metadata 'dit' does not describe a DiT: "),
+    (lambda a: a.update(class_names=[1]), "its metadata 'dit' does not describe a DiT: class_names is a table of named values, not "),
+    (lambda a: a.update(downscale=0), "its metadata 'dit' does not describe a DiT: downscale is a whole number of at least 1, not 0"),
+    (lambda a: a.update(picture_size="big"), "its metadata 'dit' does not describe a DiT: picture_size is a whole number of at least 1, not 'big'"),
+    (lambda a: a.update(latent_rgb=3), "its metadata 'dit' does not describe a DiT: latent_rgb is a list, not 3"),
 ])
 def test_a_file_that_is_no_saved_dit(backbone, folders, change, message):
     SaveCheckpoint.execute(dit=backbone, filename_prefix="x")

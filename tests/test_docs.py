@@ -3,9 +3,8 @@
 import importlib.util
 import re
 
-import pytest
-
 from node_needs import DOCS, INFO, LANGUAGES, LOCALE, ROOT, WITH_PAGES, WITH_WORDS, page, read
+import pytest
 
 PAGES = [(name, language) for name in WITH_PAGES for language in LANGUAGES]
 SPECIAL = set("{}@|")  # of vue-i18n's message format, which takes them for placeholders, links and plurals

@@ -69,10 +69,10 @@ def test_what_is_richest_in_detail_is_split_first():
 
 
 @pytest.mark.parametrize("wrong,message", [
-    (lambda: mixed.whole((16, 20), 8, 1), "16×20 does not divide into patches of 8"),
-    (lambda: mixed.split(mixed.whole(SIZE, 8, 1), 8, torch.tensor([[0]]), 3), "patches of 8 do not split into patches of 3"),
-    (lambda: mixed.split(mixed.whole(SIZE, 8, 1), 8, torch.tensor([[7]])), "split that is not there"),
-    (lambda: mixed.split(mixed.whole(SIZE, 8, 1), 8, torch.tensor([[1, 1]])), "or twice"),
+    (lambda: mixed.whole((16, 20), 8, 1), "16×20 is not a multiple of 8"),
+    (lambda: mixed.split(mixed.whole(SIZE, 8, 1), 8, torch.tensor([[0]]), 3), "patches of 8 can't be split into patches of 3"),
+    (lambda: mixed.split(mixed.whole(SIZE, 8, 1), 8, torch.tensor([[7]])), "to split is not there"),
+    (lambda: mixed.split(mixed.whole(SIZE, 8, 1), 8, torch.tensor([[1, 1]])), "or is named twice"),
 ])
 def test_what_can_t_be_split_is_told(wrong, message):
     with pytest.raises(ValueError, match=message):

@@ -218,7 +218,7 @@ def test_noise_goes_on_tokens_of_the_model_s_own_latents_only(start):
     (torch.zeros(1, 4, 6, 8), 8, "Patchify: latent height 6 is smaller than patch_size 8"),
     (torch.zeros(1, 4, 8, 8) / 0, 2, "Patchify: the latent holds 256 values that are NaN or infinite"),
     (torch.zeros(4, 8, 8), 2, r"Patchify: a latent is \[B, C, H, W\], or \[B, C, T, H, W\] with frames, not \[4, 8, 8\]"),
-    (torch.ones(1, 4, 8, 8), 0, "Patchify: patch_size 0 means the model's own: wire a dit, or give a size"),
+    (torch.ones(1, 4, 8, 8), 0, "Patchify: patch_size 0 means the model's own: wire a dit, or set a size"),
 ])
 def test_a_latent_that_can_t_be_cut(samples, patch_size, message):
     with pytest.raises(ValueError, match="^" + message):
@@ -303,7 +303,7 @@ def test_words_that_are_ignored_are_told_on_the_node():
     (sigmas,) = out(Schedule, dit=dit, steps=2, scheduler="simple", denoise=1.0)
     tokens = dit.add_noise(dit.fold({"samples": torch.zeros(1, 16, 8, 8)}, 8), sigmas, 0, 1)[0]
     common = {"dit": dit, "tokens": tokens, "sigmas": sigmas, "cfg": 1.0, "solver": "euler"}
-    for text, told in (("a red circle", ()), ("a fluffy red dog", ("words ignored, for the text encoder does not know them: fluffy, dog",))):
+    for text, told in (("a red circle", ()), ("a fluffy red dog", ("words ignored, because the text encoder does not know them: fluffy, dog",))):
         positive = clip.encode_from_tokens_scheduled(clip.tokenize(text))
         answer = Denoise.execute(**common, positive=positive, start_step=0, end_step=2)
         assert answer.ui["text"] == answer.ui["dit_blocks"][0]["remarks"] == told

@@ -92,7 +92,9 @@ def test_which_blocks_run_is_told_before_a_run(server):
     assert told("embedded", "0-2,4") == (200, {"groups": [[0, 5, "joint"]], "runs": [0, 1, 2, 4]})
     assert told(["double", "double", "single"], "2,0") == (200, {"groups": [[0, 1, "double"], [2, 2, "single"]], "runs": [2, 0]})
     assert told("embedded", "0-6") == (400, {"error": "this model has blocks 0 to 5, there is no block 6"})
-    assert told(None, "0")[0] == 400
+    assert told(None, "0") == (400, {"error": "kinds is 'embedded' or a list, each text, not None"})
+    assert told("single", "0") == (400, {"error": "kinds is 'embedded' or a list, each text, not 'single'"})
+    assert told("embedded", 0) == (400, {"error": "blocks is text, not 0"})
 
 
 def test_a_new_user_meets_an_example_once(server):

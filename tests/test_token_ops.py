@@ -286,7 +286,7 @@ def refusals(dit, positive):
     yield PatchifyImage, dict(image=torch.rand(1, 6, 8, 3), patch_size=8), "Patchify Image: image height 6 is smaller than patch_size 8"
     yield PatchifyImage, dict(image=torch.rand(6, 8, 3), patch_size=2), "Patchify Image: an image is [B, H, W, C], not [6, 8, 3]"
     yield PatchifyImage, dict(image=torch.zeros(1, 2, 2, 3) / 0, patch_size=2), "Patchify Image: the image holds 12 values that are NaN or"
-    yield Unpatchify, dict(tokens=hidden), "Unpatchify: tokens takes raw tokens, these are hidden states: put Final Layer before"
+    yield Unpatchify, dict(tokens=hidden), "Unpatchify: tokens takes raw tokens, these are hidden states: put Final Layer before this node"
     yield RunBlocks, dict(dit=dit, hidden=x, blocks="all", strength=1.0), "DiT Blocks: hidden takes hidden states, these are raw tokens: put"
 
 
@@ -314,5 +314,5 @@ def test_an_output_of_either_kind_is_wired_to_sockets_of_one():
     check(graph(), types)
     with pytest.raises(WorkflowError, match="takes DIT_TOKENS,DIT_HIDDEN, but is wired to LATENT"):
         check(graph(x=["1", 0]), types)
-    with pytest.raises(NodeError, match="Unpatchify: tokens are a latent's, not an image's: wire latent into VAE Decode"):
+    with pytest.raises(NodeError, match="Unpatchify: the tokens come from a latent, not from an image: wire latent into VAE Decode"):
         Executor(CLASSES).run(graph())

@@ -257,7 +257,7 @@ def test_a_cancel_with_a_full_disk_says_which_state_is_there(backbone, tmp_path,
     state = tmp_path / "state.pt"
     with pytest.raises(KeyboardInterrupt), ExitStack() as stack:
         taught(backbone, SHORT, state, watch=lambda done, _: done == 6 and stack.enter_context(files_of_at_most(20_000)) or stop(done, _))
-    assert f"training stopped at step 6 of 8; its state, of step 4, is in {state}" in caplog.text
+    assert f"training stopped at step 6 of 8; its state of step 4 is in {state}" in caplog.text
     assert torch.load(state, weights_only=True)["step"] == 4
 
 

@@ -18,9 +18,9 @@ WORDS = {
 def why_patches(shape: Architecture, width: int, height: int, patch_size: int = 0, language: str = "English",
                 **how) -> list[tuple[str, Budget]]:
     """The same transformer on latents and on pixels, with and without patches: → (label, budget) each. how: see `arithmetic.budget`."""
-    said = _words(language)
-    ways = (said["patches"].format(p=patch_size or shape.patch_size), said["no patches"])
-    labels = [said["on"].format(on=said[space], how=way) for space in ("latent", "pixels") for way in ways]
+    texts = _words(language)
+    ways = (texts["patches"].format(p=patch_size or shape.patch_size), texts["no patches"])
+    labels = [texts["on"].format(on=texts[space], how=way) for space in ("latent", "pixels") for way in ways]
     budgets = with_and_without_patches(shape, width, height, patch_size, **how)
     return list(zip(labels[-len(budgets):], budgets))
 

@@ -31,9 +31,9 @@ FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.fonts", "~/.local/s
 @lru_cache(maxsize=1)
 def chinese_font() -> str | None:
     """The path of a font with Chinese characters, in regular weight if there is one. None if the system has no such font."""
-    found = [path for folder in FOLDERS for path in sorted(Path(folder).expanduser().rglob("*.[to]t[cf]"))]
-    fitting = [path for name in CHINESE for path in sorted(found, key=_is_heavy) if name.lower() in path.name.lower()]
-    return str(fitting[0]) if fitting else None
+    fonts = [path for folder in FOLDERS for path in sorted(Path(folder).expanduser().rglob("*.[to]t[cf]"))]
+    chinese = [path for name in CHINESE for path in sorted(fonts, key=_is_heavy) if name.lower() in path.name.lower()]
+    return str(chinese[0]) if chinese else None
 
 
 def _is_heavy(path: Path) -> bool:
@@ -49,11 +49,11 @@ def font(size: int, chinese: bool):
         return ImageFont.load_default(size)
     for face in range(16):
         try:
-            found = ImageFont.truetype(path, size, index=face)
+            opened = ImageFont.truetype(path, size, index=face)
         except OSError:  # there are no more faces
             break
-        if " SC" in found.getname()[0]:
-            return found
+        if " SC" in opened.getname()[0]:
+            return opened
     return ImageFont.truetype(path, size)
 
 

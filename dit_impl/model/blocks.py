@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
-COMPUTED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # types that layers compute in; of others, such as float8, they cast
+COMPUTED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # types that layers compute in; weights of other types, such as float8, are cast
 
 
 def of_tokens(vector: Tensor) -> Tensor:
@@ -133,10 +133,10 @@ class Stream(nn.Module):
         """[B, D] → shift, scale[, gate, mlp shift, mlp scale, mlp gate[, shift2, scale2, gate2]], each [B, D].
 
         counts: of tokens that share a vector, [B, S, D] → each [B, N, D]."""
-        made = self.adaLN_modulation(vector)
+        vectors = self.adaLN_modulation(vector)
         if counts:
-            made = torch.cat([one.expand(-1, n, -1) for one, n in zip(made.split(1, dim=1), counts)], dim=1)
-        return made.chunk(2 if self.pre_only else 9 if self.attn2 is not None else 6, dim=-1)
+            vectors = torch.cat([one.expand(-1, n, -1) for one, n in zip(vectors.split(1, dim=1), counts)], dim=1)
+        return vectors.chunk(2 if self.pre_only else 9 if self.attn2 is not None else 6, dim=-1)
 
     def finish(self, x: Tensor, attended: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
         """Add the gated results of attention and MLP: [B, N, D] → [B, N, D]."""

@@ -50,8 +50,8 @@ def resized(table: Tensor, grid: tuple[int, int]) -> Tensor:
     side = math.isqrt(len(table))
     if grid == (side, side):
         return table[None]
-    laid = table.T.reshape(1, -1, side, side)
-    return F.interpolate(laid, size=grid, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
+    on_grid = table.T.reshape(1, -1, side, side)
+    return F.interpolate(on_grid, size=grid, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
 
 
 def table_coordinates(table: Tensor) -> tuple[int, float, float]:
@@ -83,8 +83,8 @@ def table_coordinates(table: Tensor) -> tuple[int, float, float]:
     axis = (torch.arange(side, dtype=torch.float64) * unit + start).float()
     expected = sincos_1d(width // 2, axis).float()
     for row, of_row in zip(entries, expected):
-        made = torch.cat([expected, of_row.expand(side, -1)], dim=1)
-        error = (row.float() - made).abs().max().item()
+        remade = torch.cat([expected, of_row.expand(side, -1)], dim=1)
+        error = (row.float() - remade).abs().max().item()
         if not error <= tolerance:
             raise ValueError(f"no evenly spaced grid gives this position table (it differs by {error:.2g})")
     return side, float(start), unit

@@ -71,11 +71,11 @@ def places_of(word: str, dit: DitHandle, wire: DitHidden, count: int) -> list[in
         raise StagesError(f"{dit.name} does not say which token is which word: write text token numbers, 0 to {count - 1}, into word")
     places = []
     for one in re.findall(r"\w+", word.lower()):
-        found = [i for i, name in enumerate(known[:count]) if name == SYNONYMS.get(one, one)]
-        if not found:
+        matches = [i for i, name in enumerate(known[:count]) if name == SYNONYMS.get(one, one)]
+        if not matches:
             words = ", ".join(name for name in known if not name.startswith("<"))
             raise StagesError(f"the prompt has no word {one!r}; its words are {words or 'none'}")
-        places += [i for i in found if i not in places]
+        places += [i for i in matches if i not in places]
     if not places:
         raise StagesError(f"word has no word in it: {word!r}")
     return places
@@ -92,10 +92,10 @@ def plan_capture(dit: DitHandle, wire: DitHidden, question: Question) -> tuple[P
         words = places_of(question.word, dit, wire, len((attention.queries if queries == "text" else attention.keys)["text"]))
     to_word = keys == "text" and words is not None
     rows = words if queries == "text" and words is not None else None if to_word else [question.query]
-    made = plan(dit, wire, question.block, question.head, queries, keys, rows, words if to_word else None)
+    capture_plan = plan(dit, wire, question.block, question.head, queries, keys, rows, words if to_word else None)
     if question.every:
-        made = replace(plan(dit, wire, question.block, question.head, queries, keys), every=True)
-    return made, words
+        capture_plan = replace(plan(dit, wire, question.block, question.head, queries, keys), every=True)
+    return capture_plan, words
 
 
 def read_maps(question: Question, plan: Plan, rows: Rows, words: list[int] | None, wire: DitHidden) -> Seen:
@@ -126,10 +126,10 @@ def attention_map(dit: DitHandle, wire: DitHidden, question: Question, free: flo
     step_stages.check(dit, wire, "condition", "patches")
     alone = shown(wire)[1]
     check_finite(alone["hidden"].x, "hidden state")
-    made, words = plan_capture(dit, alone, question)
-    made.check(free)
-    after, (rows,) = capture(dit, wire, [made])
-    return after, read_maps(question, made, rows, words, alone)
+    capture_plan, words = plan_capture(dit, alone, question)
+    capture_plan.check(free)
+    after, (rows,) = capture(dit, wire, [capture_plan])
+    return after, read_maps(question, capture_plan, rows, words, alone)
 
 
 def chosen_steps(text: str, start: int, end: int, most: int = 8) -> list[int]:
@@ -150,24 +150,24 @@ def over_steps(dit: DitHandle, tokens: DitTokens, sigmas: Tensor, positive: Cond
                report: Callable[[int, DitTokens, Tensor], None] = lambda *_: None) -> tuple[DitTokens, DitTokens, dict[int, Seen]]:
     """Denoise and capture attention at some steps: → (tokens, x0, an answer for each step). Raises as `DitHandle.denoise` does."""
     end_step = last_step(start_step, end_step, sigmas)
-    wanted, found, now = set(chosen_steps(at_steps, start_step, end_step)), {}, [start_step]
+    wanted, captured, now = set(chosen_steps(at_steps, start_step, end_step)), {}, [start_step]
     against = dit.away_from(negative, cfg)
     begun = step_stages.patch_embed(dit, step_stages.condition(dit, tokens, positive, against, sigmas, start_step))
     wire = shown(begun)[1]
-    made, words = plan_capture(dit, wire, question)
-    made.check(free, len(wanted))
+    capture_plan, words = plan_capture(dit, wire, question)
+    capture_plan.check(free, len(wanted))
 
     def keep(rows: Rows) -> None:
-        found.setdefault(now[0], rows)  # if a step calls the model twice, keep the first call
+        captured.setdefault(now[0], rows)  # if a step calls the model twice, keep the first call
 
-    look = onlooker_of(made, sample_of(wire), len(wire["hidden"].x), keep, dit.name, others=len(model_calls(begun)) > 1)
+    look = onlooker_of(capture_plan, sample_of(wire), len(wire["hidden"].x), keep, dit.name, others=len(model_calls(begun)) > 1)
 
     def tell(done: int, shown: DitTokens, x0: Tensor) -> None:
         now[0] = start_step + done
         report(done, shown, x0)
-    with dit.stages.observe(made.block, lambda *seen: look(*seen) if now[0] in wanted else None):
+    with dit.stages.observe(capture_plan.block, lambda *seen: look(*seen) if now[0] in wanted else None):
         one_size = PatchSchedule((Row(tokens["patch_size"]),))
         tokens, x0, _ = patch_schedule.denoise_by_schedule(dit, tokens, one_size, sigmas, positive, negative, cfg, solver, start_step, end_step, tell)
-    if len(found) < len(wanted):
-        unseen(dit, made)
-    return tokens, x0, {step: read_maps(question, made, rows, words, wire) for step, rows in sorted(found.items())}
+    if len(captured) < len(wanted):
+        unseen(dit, capture_plan)
+    return tokens, x0, {step: read_maps(question, capture_plan, rows, words, wire) for step, rows in sorted(captured.items())}

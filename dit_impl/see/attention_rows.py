@@ -101,11 +101,11 @@ def picture_tokens(wire: DitHidden) -> int:
 
 def find(dit: DitHandle, wire: DitHidden, queries: str, keys: str) -> tuple[int, Attention]:
     """The attention in a block with these kinds of queries and keys ("text", "image"): → its number, the attention. Raises StagesError."""
-    found = dit.stages.attentions(wire["hidden"], picture_tokens(wire))
-    for number, attention in enumerate(found):
+    attentions = dit.stages.attentions(wire["hidden"], picture_tokens(wire))
+    for number, attention in enumerate(attentions):
         if attention.queries.get(queries) and attention.keys.get(keys):
             return number, attention
-    if any(attention.keys.get("text") for attention in found):
+    if any(attention.keys.get("text") for attention in attentions):
         raise StagesError(f"in {dit.name} text does not attend to the picture: its blocks have cross-attention from image to text only")
     raise StagesError(f"{dit.name} has no text tokens here, so there is no {queries} to {keys} attention")
 
@@ -195,7 +195,7 @@ def onlooker_of(plan: Plan, sample: int, batch: int, keep: Callable[[Rows], None
 def capture(dit: DitHandle, wire: DitHidden, plans: Sequence[Plan]) -> tuple[DitHidden, list[Rows]]:
     """Run the blocks of the plans in order and capture them: → (DIT_HIDDEN after the blocks, rows for each plan). Raises StagesError."""
     place, alone = shown(wire)
-    batch, sample, found = len(alone["hidden"].x), sample_of(alone), []
+    batch, sample, captured = len(alone["hidden"].x), sample_of(alone), []
     for one in plans:
         seen: list[Rows] = []
         look, runs = onlooker_of(one, sample, batch, seen.append, dit.name), count()
@@ -206,8 +206,8 @@ def capture(dit: DitHandle, wire: DitHidden, plans: Sequence[Plan]) -> tuple[Dit
             return look(number, *attention) if of_one_call.run == place else None
         with dit.stages.observe(one.block, of_one_call):
             wire = step_stages.run_blocks(dit, wire, str(one.block))
-        found += seen or [unseen(dit, one)]
-    return wire, found
+        captured += seen or [unseen(dit, one)]
+    return wire, captured
 
 
 def unseen(dit: DitHandle, plan: Plan):

@@ -36,11 +36,11 @@ class Run:
 
     def caption(self, first: "Run", language: str = "English") -> str:
         """The cost compared with the first run, and the difference between the pictures."""
-        said = {name: charts.in_language(words, language) for name, words in WORDS.items()}
-        flops = f"{self.macs / first.macs:.0%} FLOPs" if first.macs else said["unknown"]
-        difference = said["reference"] if self is first else said["same"] if self.decibels == float("inf") else f"{self.decibels:.1f} dB"
-        return (f"{self.seconds:.2f} {said['seconds']} ({self.seconds / first.seconds:.0%})\n"
-                f"{said['cost'].format(tokens=self.tokens, flops=flops)}\n{difference}")
+        texts = {name: charts.in_language(words, language) for name, words in WORDS.items()}
+        flops = f"{self.macs / first.macs:.0%} FLOPs" if first.macs else texts["unknown"]
+        difference = texts["reference"] if self is first else texts["same"] if self.decibels == float("inf") else f"{self.decibels:.1f} dB"
+        return (f"{self.seconds:.2f} {texts['seconds']} ({self.seconds / first.seconds:.0%})\n"
+                f"{texts['cost'].format(tokens=self.tokens, flops=flops)}\n{difference}")
 
 
 def parse_rows(text: str) -> list[tuple[str, PatchSchedule]]:

@@ -88,10 +88,10 @@ def changes(dit: DitHandle, parts: Parts, cfg: float, seed: int, other: Parts | 
     cases = {"whole": (content, place), "no place": (content, torch.zeros_like(place)), "shuffled place": (content, place[:, order]),
              "no content": (torch.zeros_like(content), place), "shuffled content": (content[:, order], place)}
     raw = {"no content": torch.zeros_like, "shuffled content": lambda raw: raw[:, order]}
-    found = {name: x0_of(dit, parts, *case, cfg, *filter(None, [raw.get(name)])) for name, case in cases.items()}
+    results = {name: x0_of(dit, parts, *case, cfg, *filter(None, [raw.get(name)])) for name, case in cases.items()}
     if other is not None:  # x0 must start from the noisy tokens whose content the model reads
-        found |= {"other content": x0_of(dit, other, other.content, place, cfg), "other place": x0_of(dit, parts, content, other.place, cfg)}
-    return found
+        results |= {"other content": x0_of(dit, other, other.content, place, cfg), "other place": x0_of(dit, parts, content, other.place, cfg)}
+    return results
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,8 @@ class Answer:
     change: dict[str, float]
 
 
-def take_and_replace(dit: DitHandle, tokens: DitTokens, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None, cfg: float, seed: int,
+def take_and_replace(
+        dit: DitHandle, tokens: DitTokens, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None, cfg: float, seed: int,
         query: int, other: DitTokens | None = None) -> Answer:
     """Bring clean tokens to the noise level of a step, split them into content and place, and predict x0 after each change.
 
@@ -133,9 +134,9 @@ def take_and_replace(dit: DitHandle, tokens: DitTokens, sigmas: Tensor, step: in
         noisy, _ = dit.add_noise(without(clean, "memory"), sigmas, step, seed)
         return noisy, take_apart(dit, step_stages.condition(dit, noisy, positive, dit.away_from(negative, cfg), sigmas, step))
     noisy, parts = begun(tokens)
-    # told the least noise there is, as some models scale what they read by its level
+    # at the lowest noise level, because some models scale their input by it
     bare = without(tokens, "memory", "noise_mask")
-    bare = standing(bare, sigmas[-2], torch.ones(()))  # as they are
+    bare = standing(bare, sigmas[-2], torch.ones(()))  # clean values, said to be at this level
     shown = take_apart(dit, step_stages.condition(dit, bare, positive, None, sigmas, len(sigmas) - 2))
     x0 = changes(dit, parts, cfg, seed, begun(other)[1] if other is not None else None)
     whole = x0["whole"]["tokens"]
@@ -168,19 +169,19 @@ def pictures(answer: Answer, decode: Callable[[Tensor], Tensor]) -> dict[str, Te
 @charts.drawn
 def drawing(answer: Answer, decoded: dict[str, Tensor], language: str = "English") -> Tensor:
     """A picture with similarity maps and norms of both parts above, and x0 after each change below: → [1, H, W, 3]."""
-    said, grid = {name: in_language(words, language) for name, words in WORDS.items()}, answer.grid
+    texts, grid = {name: in_language(words, language) for name, words in WORDS.items()}, answer.grid
     place, maps, labels = answer.query % (grid.h * grid.w), [], []
     for name, cells in answer.similar.items():
         shown = charts.marked(charts.heat(cells, SIDE, -1.0, 1.0, signed=True), (grid.h, grid.w), place)
-        maps.append(torch.cat([shown, charts.scale_bar(-1.0, 1.0, said["cosine"], shown.shape[1], True, language)]))
+        maps.append(torch.cat([shown, charts.scale_bar(-1.0, 1.0, texts["cosine"], shown.shape[1], True, language)]))
         norms = answer.norms[name]
-        labels.append(said[name].format(**{key: charts.number(of.item()) for key, of in (
+        labels.append(texts[name].format(**{key: charts.number(of.item()) for key, of in (
             ("low", norms.min()), ("high", norms.max()), ("mean", norms.mean()))}))
-    title = said["title"].format(query=answer.query, row=place // grid.w, column=place % grid.w)
+    title = texts["title"].format(query=answer.query, row=place // grid.w, column=place % grid.w)
     top = charts.sheet(maps, labels, 3, title, "", language, 1)
-    labels = [said["noisy"], *(said[name] + (f"\n{said['change'].format(change=answer.change[name])}" if name != "whole" else "")
-                               for name in answer.x0)]
-    below = charts.sheet([charts.fitted(one, SIDE) for one in decoded.values()], labels, 3, said["effects"].format(sigma=answer.sigma),
-                         said["note" if "other place" in answer.x0 else "note alone"], language, 1)
+    labels = [texts["noisy"], *(texts[name] + (f"\n{texts['change'].format(change=answer.change[name])}" if name != "whole" else "")
+                                for name in answer.x0)]
+    below = charts.sheet([charts.fitted(one, SIDE) for one in decoded.values()], labels, 3, texts["effects"].format(sigma=answer.sigma),
+                         texts["note" if "other place" in answer.x0 else "note alone"], language, 1)
     width = max(top.shape[1], below.shape[1])
     return torch.cat([torch.nn.functional.pad(one, (0, 0, 0, width - one.shape[1]), value=1.0) for one in (top, below)])[None]

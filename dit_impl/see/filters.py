@@ -131,9 +131,9 @@ def _with_norms(rows: Tensor, norms: list[float], language: str) -> Tensor:
 
 def numbers(filters: Tensor, language: str = "English") -> str:
     """The filters' norms and spectrum in words."""
-    found, norms = spectrum_statistic(filters), filters.flatten(1).norm(dim=1)
-    return in_language(WORDS["numbers"], language).format(high=norms.max().item(), low=norms.min().item(), flat=found.low, rank=found.rank,
-                                                          full=found.full)
+    spectrum, norms = spectrum_statistic(filters), filters.flatten(1).norm(dim=1)
+    return in_language(WORDS["numbers"], language).format(high=norms.max().item(), low=norms.min().item(), flat=spectrum.low, rank=spectrum.rank,
+                                                          full=spectrum.full)
 
 
 def strongest(dit: DitHandle, filters: Tensor, count: int, language: str = "English", columns: int = ROW) -> Tensor:
@@ -145,23 +145,23 @@ def strongest(dit: DitHandle, filters: Tensor, count: int, language: str = "Engl
 
 
 @charts.drawn
-def filters_picture(dit: DitHandle, patch_size: int = 0, count: int = 96, language: str = "English", columns: int = ROW, before: DitHandle | None = None,
-                    device: torch.device | None = None) -> Tensor:
+def filters_picture(dit: DitHandle, patch_size: int = 0, count: int = 96, language: str = "English", columns: int = ROW,
+                    before: DitHandle | None = None, device: torch.device | None = None) -> Tensor:
     """A picture of a model's strongest filters, sorted by norm, with title and numbers: → [H, W, 3] in 0..1. Raises BackboneError.
 
     before: a second model to show beside it, such as the same one before training.
     """
     p = patch_size or dit.patch_size
     shown = [(one, filters_of(one, p, device)) for one in (before, dit) if one is not None]
-    said = {name: in_language(words, language) for name, words in WORDS.items()}
+    texts = {name: in_language(words, language) for name, words in WORDS.items()}
     if before is not None:
         columns = columns * 2 // 3
     rgb = getattr(dit, "latent_rgb", None)
     pictures = [strongest(one, filters, count, language, columns) for one, filters in shown]
-    labels = [""] if before is None else [said[name].format(name=one.name) + "\n" + numbers(filters, language)
+    labels = [""] if before is None else [texts[name].format(name=one.name) + "\n" + numbers(filters, language)
                                           for name, (one, filters) in zip(("before", "after"), shown)]
     filters = shown[-1][1]
-    note = said["note"].format(values=filters[0].numel(), how=said["mean" if rgb is None else "rgb"],
-                               numbers=numbers(filters, language) if before is None else "")
-    title = said["title"].format(p=p, n=min(count, len(filters)), d=len(filters))
+    note = texts["note"].format(values=filters[0].numel(), how=texts["mean" if rgb is None else "rgb"],
+                                numbers=numbers(filters, language) if before is None else "")
+    title = texts["title"].format(p=p, n=min(count, len(filters)), d=len(filters))
     return sheet(pictures, labels, len(pictures), title, note.strip(), language)

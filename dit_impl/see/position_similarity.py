@@ -92,42 +92,43 @@ def compare_positions(dit: DitHandle, x: AnyWire, query: int) -> Similarity:
     return Similarity(*both, query, grid, kind)
 
 
-def maps(found: Similarity) -> Tensor:
+def maps(similarity: Similarity) -> Tensor:
     """The model's similarities as a MASK in 0..1: → [t or 1, h, w]. Negative values become 0."""
-    return found.own.clamp(0, 1).view(-1, *found.grid[-2:])
+    return similarity.own.clamp(0, 1).view(-1, *similarity.grid[-2:])
 
 
 @charts.drawn
-def drawing(found: Similarity, name: str, language: str) -> Tensor:
+def drawing(similarity: Similarity, name: str, language: str) -> Tensor:
     """Both maps side by side, with a mark on the query: → [1, H, W, 3]. For a video, the frame with the query."""
-    *_, h, w = found.grid
-    frame, place = divmod(found.query, h * w)
-    pictures, low = [], min(found.own.min().item(), found.text.min().item())
-    for values in (found.own, found.text):
+    *_, h, w = similarity.grid
+    frame, place = divmod(similarity.query, h * w)
+    pictures, low = [], min(similarity.own.min().item(), similarity.text.min().item())
+    for values in (similarity.own, similarity.text):
         picture = charts.marked(charts.heat(values.view(-1, h, w)[frame], SIDE, low, 1.0), (h, w), place)
-        score = {"en": "score" if found.kind == "rotary" else "cosine", "zh": "分数" if found.kind == "rotary" else "余弦"}
+        score = {"en": "score" if similarity.kind == "rotary" else "cosine", "zh": "分数" if similarity.kind == "rotary" else "余弦"}
         pictures.append(torch.cat([picture, charts.scale_bar(low, 1.0, charts.in_language(score, language), picture.shape[1], language=language)]))
-    labels = [charts.in_language(KINDS[found.kind], language),
+    labels = [charts.in_language(KINDS[similarity.kind], language),
               charts.in_language({"en": "as in a text model: 1-D, reading order", "zh": "像文本模型那样：一维，阅读顺序"}, language)]
     row, column = place // w, place % w
-    at = {"en": f", frame {frame}" if len(found.grid) == 3 else "", "zh": f"，第 {frame} 帧" if len(found.grid) == 3 else ""}
-    title = charts.in_language({"en": f"Positions like that of token {found.query} (row {row}, column {column}{at['en']})",
-                                "zh": f"与 token {found.query}（第 {row} 行第 {column} 列{at['zh']}）的位置相像的位置"}, language)
-    note = charts.in_language({"en": f"{name}; a grid of {' by '.join(map(str, found.grid))} tokens",
-                               "zh": f"{name}；{'×'.join(map(str, found.grid))} 个 token 的网格"}, language)
+    at = {"en": f", frame {frame}" if len(similarity.grid) == 3 else "", "zh": f"，第 {frame} 帧" if len(similarity.grid) == 3 else ""}
+    title = charts.in_language({"en": f"Positions like that of token {similarity.query} (row {row}, column {column}{at['en']})",
+                                "zh": f"与 token {similarity.query}（第 {row} 行第 {column} 列{at['zh']}）的位置相像的位置"}, language)
+    note = charts.in_language({"en": f"{name}; a grid of {' by '.join(map(str, similarity.grid))} tokens",
+                               "zh": f"{name}；{'×'.join(map(str, similarity.grid))} 个 token 的网格"}, language)
     return charts.sheet(pictures, labels, 2, title, note, language, 1)[None]
 
 
-def described(found: Similarity, language: str) -> str:
+def described(similarity: Similarity, language: str) -> str:
     """How similar the neighbours in the row and in the column are, in words."""
-    *_, h, w = found.grid
-    place = found.query % (h * w)
-    right, below = ((found.query + 1) if place % w < w - 1 else found.query - 1, (found.query + w) if place // w < h - 1 else found.query - w)
+    *_, h, w = similarity.grid
+    place = similarity.query % (h * w)
+    right = similarity.query + (1 if place % w < w - 1 else -1)
+    below = similarity.query + (w if place // w < h - 1 else -w)
 
     def values(of: Tensor) -> tuple[str, str]:
         flat = of.flatten()
         return tuple(f"{flat[i]:.3f}" if 0 <= i < len(flat) and flat.numel() > 1 else "–" for i in (right, below))
-    own, text = values(found.own), values(found.text)
+    own, text = values(similarity.own), values(similarity.text)
     return charts.in_language({
         "en": f"neighbour in the row {own[0]}, in the column {own[1]}; as in a text model {text[0]} and {text[1]}",
         "zh": f"同一行的相邻位置 {own[0]}，同一列的 {own[1]}；像文本模型那样则为 {text[0]} 和 {text[1]}"}, language)

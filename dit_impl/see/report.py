@@ -88,34 +88,34 @@ def collect(image: Tensor | None = None, latent: dict | None = None, tokens: Dit
     """Read the connected wires: IMAGE [B, H, W, C], LATENT, DIT_TOKENS, DIT_HIDDEN → Report. Raises ValueError if nothing is wired."""
     if image is None and latent is None and tokens is None and hidden is None:
         raise ValueError("nothing is wired: wire an image, a latent, tokens or hidden states")
-    said, stages, share = {name: in_language(words, language) for name, words in WORDS.items()}, [], None
+    texts, stages, share = {name: in_language(words, language) for name, words in WORDS.items()}, [], None
     if image is not None:
         batch, height, width, channels = image.shape
-        stages.append(Stage("image", _times(height, width, channels), said["pixels of"].format(each=channels), height * width, channels, batch))
+        stages.append(Stage("image", _times(height, width, channels), texts["pixels of"].format(each=channels), height * width, channels, batch))
     if latent is not None:
         batch, channels, *cells = latent["samples"].shape
         if image is not None:
             share = share_of(channels * math.prod(cells), math.prod(image.shape[1:]))
-        stages.append(Stage("latent", _times(*cells, channels), said["cells of"].format(each=channels), math.prod(cells), channels, batch,
-                            said["share"].format(share=share) if share else ""))
+        stages.append(Stage("latent", _times(*cells, channels), texts["cells of"].format(each=channels), math.prod(cells), channels, batch,
+                            texts["share"].format(share=share) if share else ""))
     if tokens is not None:
-        stages.append(_tokens_stage(tokens, tokens["tokens"], "tokens", said["permutation"], said))
+        stages.append(_tokens_stage(tokens, tokens["tokens"], "tokens", texts["permutation"], texts))
     if hidden is not None:
         context = hidden["hidden"].context
-        note = "" if context is None else said["text"].format(text=context.shape[1])
+        note = "" if context is None else texts["text"].format(text=context.shape[1])
         known = values(hidden) if "patches" in hidden["done"] else hidden["tokens"]["tokens"]
-        stages.append(_tokens_stage(hidden["tokens"], known, "hidden", note, said))
+        stages.append(_tokens_stage(hidden["tokens"], known, "hidden", note, texts))
     own = (tokens or (hidden or {}).get("tokens") or {}).get("patch_size") or (dit.patch_size if dit is not None else 2)
     text = None if hidden is None or hidden["hidden"].context is None else hidden["hidden"].context.shape[1]
-    sequence, why = _sequence(_pixels(image, latent, tokens, hidden, dit), own, dit, text, said["no dit"])
+    sequence, why = _sequence(_pixels(image, latent, tokens, hidden, dit), own, dit, text, texts["no dit"])
     return Report(stages, share, sequence, own, why, dit.name if dit is not None else "")
 
 
-def _tokens_stage(wire: DitTokens, tokens: Tensor, name: str, note: str, said: dict[str, str]) -> Stage:
+def _tokens_stage(wire: DitTokens, tokens: Tensor, name: str, note: str, texts: dict[str, str]) -> Stage:
     """The report's row for raw tokens or hidden states [B, N, values]."""
     batch, count, each = tokens.shape
     kind = "vectors of" if name == "hidden" else "pixel patches of" if "pixels" in wire else "patches of"
-    return Stage(name, _times(*wire["grid"]), said[kind].format(p=wire["patch_size"], each=each), count, each, batch, note)
+    return Stage(name, _times(*wire["grid"]), texts[kind].format(p=wire["patch_size"], each=each), count, each, batch, note)
 
 
 def _pixels(image: Tensor | None, latent: dict | None, tokens: DitTokens | None, hidden: DitHidden | None, dit: DitHandle | None) -> tuple[int, int, int]:
@@ -145,7 +145,7 @@ def _sequence(size: tuple[int, int, int], p: int, dit: DitHandle | None, text: i
         shape = architecture(dit)
         text = None if text is None else max(0, text - shape.registers)
         budgets = with_and_without_patches(shape, width, height, p, text=text)
-        return [(case, found.tokens, found) for case, found in zip(CASES, budgets)], ""
+        return [(case, budget.tokens, budget) for case, budget in zip(CASES, budgets)], ""
     except ValueError as error:
         return [(case, count, None) for case, count in zip(CASES, counts)], str(error)
 
@@ -159,11 +159,11 @@ def flops(budget: Budget) -> str:
 
 def _lines(report: Report, language: str) -> list[tuple[str, str, str]]:
     """(stage, what it holds, note) for each wire."""
-    said, lines = {name: in_language(words, language) for name, words in WORDS.items()}, []
+    texts, lines = {name: in_language(words, language) for name, words in WORDS.items()}, []
     for stage in report.stages:
-        about = f"{stage.shape}: {stage.count:,} {stage.what} = {said['of values'].format(count=stage.values)}"
-        notes = [stage.note, said["batch"].format(batch=stage.batch) if stage.batch > 1 else ""]
-        lines.append((said[stage.name], about, "; ".join(filter(None, notes))))
+        about = f"{stage.shape}: {stage.count:,} {stage.what} = {texts['of values'].format(count=stage.values)}"
+        notes = [stage.note, texts["batch"].format(batch=stage.batch) if stage.batch > 1 else ""]
+        lines.append((texts[stage.name], about, "; ".join(filter(None, notes))))
     return lines
 
 
@@ -183,7 +183,7 @@ def _bar_words(report: Report, language: str) -> list[tuple[str, str]]:
     """(case, tokens and FLOPs) for each bar."""
     cases = {case: in_language(WORDS[case], language).format(p=report.patch_size) for case in CASES}
     count = in_language(WORDS["in tokens"], language)
-    return [(cases[case], count.format(tokens=tokens) + (f" · {flops(found)}" if found else "")) for case, tokens, found in report.sequence]
+    return [(cases[case], count.format(tokens=tokens) + (f" · {flops(budget)}" if budget else "")) for case, tokens, budget in report.sequence]
 
 
 def text(report: Report, language: str = "English") -> str:

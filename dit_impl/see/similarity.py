@@ -192,12 +192,12 @@ def token_similarity(wire: AnyWire, query: int, centred: bool = False, language:
     """The cosine of every token to one, for the conditional part of a batch. image [B, H, W, 3]: shown beside it. Raises TokensError."""
     grid, tokens = grid_of(wire), conditional(wire)
     check_query(query, grid)
-    found = cosines(tokens, query, centred).view(-1, grid.t, grid.h, grid.w)
+    similar = cosines(tokens, query, centred).view(-1, grid.t, grid.h, grid.w)
     frame, place = divmod(query, grid.h * grid.w)
     title = in_language(WORDS["similar"], language).format(query=query, row=place // grid.w, column=place % grid.w)
     title += f"\n{stage_name(wire, language)}"
     pictures = []
-    for i, frames in enumerate(found):
+    for i, frames in enumerate(similar):
         shown, labels = [], []
         for t, one in enumerate(frames):
             cells = charts.heat(one, SIDE, -1.0, 1.0, signed=True)
@@ -213,5 +213,5 @@ def token_similarity(wire: AnyWire, query: int, centred: bool = False, language:
         pictures.append(charts.sheet(shown, labels, min(len(shown), 4), title, "", language, 1))
     first = tokens[0] - tokens[0].mean(0) if centred else tokens[0]
     unit = F.normalize(first.double(), dim=-1).float()
-    rows = unit @ unit.T if grid.count <= LIVE else found[0].reshape(1, -1)
-    return Similarity(charts.batch(pictures), found.flatten(0, 1), rows)
+    rows = unit @ unit.T if grid.count <= LIVE else similar[0].reshape(1, -1)
+    return Similarity(charts.batch(pictures), similar.flatten(0, 1), rows)

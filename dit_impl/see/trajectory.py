@@ -47,7 +47,7 @@ def moments(dit: DitHandle, tokens: DitTokens, sigmas: Tensor, positive: Conditi
     """
     handle = dit.reading(tokens["patch_size"])
     end_step = last_step(start_step, end_step, sigmas)
-    found, wire, x0, at = [], tokens, tokens, start_step
+    chosen, wire, x0, at = [], tokens, tokens, start_step
     wanted = chosen_steps(at_steps, start_step, end_step, MOST)
     cuts = sorted({start_step, end_step, *wanted, *(step + 1 for step in wanted)})
     for at, stop in zip(cuts, cuts[1:]):
@@ -57,25 +57,25 @@ def moments(dit: DitHandle, tokens: DitTokens, sigmas: Tensor, positive: Conditi
         wire, x0 = handle.denoise(before, sigmas, positive, negative, cfg, solver, at, stop, tell)
         if at in wanted:
             x, sigma = before["tokens"], sigmas[at].item()
-            found.append(Moment(at, sigma, before, x0, with_tokens(before, (x - x0["tokens"].to(x)) / sigma)))
-    return found, wire, x0
+            chosen.append(Moment(at, sigma, before, x0, with_tokens(before, (x - x0["tokens"].to(x)) / sigma)))
+    return chosen, wire, x0
 
 
-def decoded(found: Sequence[Moment], decode: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+def decoded(chosen: Sequence[Moment], decode: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
     """The first picture of the batch (a video's first frame) at each chosen step: → {"x", "x0", "velocity"}, each [steps, H, W, 3] in 0..1."""
     def picture(wire: DitTokens) -> Tensor:
         image = decode(unfold({**wire, "tokens": wire["tokens"][:1]}))
         return (image[:, 0] if image.dim() == 5 else image)[0, ..., :3].float().cpu().clamp(0, 1)
-    return {kind: torch.stack([picture(getattr(moment, kind)) for moment in found]) for kind in KINDS}
+    return {kind: torch.stack([picture(getattr(moment, kind)) for moment in chosen]) for kind in KINDS}
 
 
 @charts.drawn
-def contact_sheet(found: Sequence[Moment], pictures: dict[str, Tensor], sigmas: Tensor, solver: str, cfg: float,
+def contact_sheet(chosen: Sequence[Moment], pictures: dict[str, Tensor], sigmas: Tensor, solver: str, cfg: float,
                   language: str = "English") -> Tensor:
     """A contact sheet with rows for x, x0 and velocity, and step and σ below each: → [1, H, W, 3] in 0..1."""
-    said = {name: in_language(words, language) for name, words in WORDS.items()}
-    labels = [said["label"].format(step=moment.step, sigma=moment.sigma) for moment in found]
-    rows = [charts.sheet([charts.fitted(one, SIDE) for one in pictures[kind]], labels, MOST, said[kind], "", language, 1) for kind in KINDS]
-    note = said["note"].format(high=sigmas[0].item(), low=sigmas[-1].item())
-    title = said["title"].format(steps=len(sigmas) - 1, solver=solver, cfg=cfg)
+    texts = {name: in_language(words, language) for name, words in WORDS.items()}
+    labels = [texts["label"].format(step=moment.step, sigma=moment.sigma) for moment in chosen]
+    rows = [charts.sheet([charts.fitted(one, SIDE) for one in pictures[kind]], labels, MOST, texts[kind], "", language, 1) for kind in KINDS]
+    note = texts["note"].format(high=sigmas[0].item(), low=sigmas[-1].item())
+    title = texts["title"].format(steps=len(sigmas) - 1, solver=solver, cfg=cfg)
     return charts.sheet([torch.cat(list(charts.batch(rows)))], [""], 1, title, note, language, 1)[None]

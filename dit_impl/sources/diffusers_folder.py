@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, LibraryError
 from ..handle.backbone import Backbone
+from ..reading import check_value
 from ..sampling.flow import DDPM, Flow, RectifiedFlow
 from ..tokens.wire import LatentFormat, latent_format
 from .checkpoints import load_model, read_safetensors
@@ -63,8 +64,7 @@ def _transformer(folder: Path, index: Mapping) -> tuple[str, dict]:
         class_name = LEGACY.get(settings.get("norm_type"), class_name)
     if class_name not in KNOWN:
         raise CheckpointError(f"{folder.name}: its transformer is a {str(class_name)[:80]}, known are {', '.join(KNOWN)}")
-    if type(settings.get("sample_size", 1)) is not int:
-        raise CheckpointError(f"{folder.name}/transformer/config.json has sample_size = {settings['sample_size']!r}")
+    check_value(f"{folder.name}/transformer/config.json: sample_size", settings.get("sample_size", 1), int, CheckpointError)
     return class_name, settings
 
 
@@ -90,8 +90,7 @@ def _vae_settings(folder: Path, index: Mapping) -> dict:
     if kind != "AutoencoderKL":
         raise CheckpointError(f"{folder.name}: its vae is a {str(kind)[:80]}, known is AutoencoderKL")
     settings = read_json(folder / "vae" / "config.json")
-    if not isinstance(settings.get("block_out_channels"), list):
-        raise CheckpointError(f"{folder.name}/vae/config.json has block_out_channels = {settings.get('block_out_channels')!r}")
+    check_value(f"{folder.name}/vae/config.json: block_out_channels", settings.get("block_out_channels"), tuple, CheckpointError)
     return settings
 
 

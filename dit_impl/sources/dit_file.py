@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 import json
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from ..errors import CheckpointError
 from ..handle.backbone import Backbone, DitHandle
 from ..model.dit import DiT
 from ..model.mmdit import MMDiT
+from ..reading import Between, check_value
 from ..sampling.flow import DDPM, Flow, RectifiedFlow
 from ..tokens.wire import LatentFormat, latent_format
 from . import embedded
@@ -21,6 +23,9 @@ from .diffusers_models import is_wrapped, load_wrapped
 KEY = "dit"  # in the metadata; "config" beside it is the architecture
 FLOWS = {"rectified flow": RectifiedFlow, "ddpm": DDPM}
 FORMAT = ("scale", "shift", "std")
+_Positive = Annotated[int, Between(1)]
+ACCOUNT = {"latent_format": dict, "flow": dict, "name": str, "downscale": _Positive, "picture_size": _Positive, "latent_rgb": tuple | None,
+           "class_names": dict}
 
 # Published checkpoints bring no such account of themselves. SD3: Esser et al. 2024; DiT: Peebles & Xie 2022, with SD 1's VAE.
 PUBLISHED = {
@@ -60,11 +65,11 @@ def load_dit(path: Path, ops=nn, device: torch.device | None = None) -> Backbone
         return _published(path, model, METADATA_KEY in metadata, device)
     try:
         account = json.loads(metadata[KEY])
+        account = {"training": {}, **account, **{name: check_value(name, account[name], kind) for name, kind in ACCOUNT.items()}}
         dit = Backbone(
-            model, _read_format(account["latent_format"]), _read_flow(account["flow"]), str(account["name"]),
-            int(account["downscale"]), int(account["picture_size"]),
-            None if account["latent_rgb"] is None else torch.tensor(account["latent_rgb"]),
-            {int(number): str(name) for number, name in account["class_names"].items()}, device, dict(account.get("training", {})))
+            model, _read_format(account["latent_format"]), _read_flow(account["flow"]), account["name"], account["downscale"],
+            account["picture_size"], None if account["latent_rgb"] is None else torch.tensor(account["latent_rgb"]),
+            {int(number): str(name) for number, name in account["class_names"].items()}, device, dict(account["training"]))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(f"{path}: its metadata {KEY!r} does not describe a DiT: {' '.join(reason.split())[:200]}") from None

@@ -97,7 +97,7 @@ def patch_embed(dit: DitHandle, x: AnyWire) -> DitHidden:
         return _after(x, [dit.stages.patch_embed(hidden) for hidden in hiddens_of(x)], "patches")
     dit.check_tokens(x)
     if not isinstance(dit, Backbone) or not isinstance(dit.flow, RectifiedFlow) or x.get("noise_mask") is not None:
-        raise StagesError(f"{dit.name} embeds patches of a step that has begun: put Condition before Patch Embed")
+        raise StagesError(f"{dit.name} can embed patches only after Condition: put Condition before Patch Embed")
     raw = Hidden(x["tokens"].to(dit.like(), copy=True), None, None, None, 0, {"grid": x["grid"], "patch_size": x["patch_size"]})
     wire: DitHidden = {"hidden": raw, "tokens": x, "done": frozenset(), "call": None, "model": dit.name, "shape": _shape(dit), "trace": ()}
     return _after(wire, [dit.stages.patch_embed(raw)], "patches")
@@ -208,18 +208,18 @@ def final_layer(dit: DitHandle, wire: DitHidden) -> DitTokens:
     """Turn image tokens back into patch values: DIT_HIDDEN → DIT_TOKENS, a prediction for every part of the batch."""
     check(dit, wire, "condition", "patches")
     call: Call = wire["call"]
-    canvas, areas, made = call.canvas or call.start or wire["tokens"], list(call.areas), []
+    canvas, areas, predictions = call.canvas or call.start or wire["tokens"], list(call.areas), []
     for one in model_calls(wire):
         answer = dit.stages.head(one["hidden"])
         parts = len(answer) // len(canvas["tokens"])
         here, areas = areas[:parts], areas[parts:]
         if answer.dim() == 3:
             if not any(here):
-                made.append(answer)
+                predictions.append(answer)
                 continue
             answer = to_latent(answer, one["tokens"])
-        made.append(to_tokens(laid_out(answer.float(), canvas["size"], here), canvas))
-    tokens = torch.cat(made) if len(made) > 1 else made[0]
+        predictions.append(to_tokens(laid_out(answer.float(), canvas["size"], here), canvas))
+    tokens = torch.cat(predictions) if len(predictions) > 1 else predictions[0]
     trace = (*wire["trace"], ("final layer", checksum(tokens)))
     return {**clean(with_tokens(canvas, tokens)), "call": call, "guided": False, "trace": trace}
 

@@ -32,14 +32,14 @@ def with_calls(wire: DitHidden, hiddens: Sequence) -> DitHidden:
 def apart(wire: DitHidden) -> list[DitHidden]:
     """A DIT_HIDDEN for each model call alone."""
     layout = wire["call"].layout if wire["call"] else ("cond",)
-    found: list[DitHidden] = []
+    wires: list[DitHidden] = []
     alone = without(wire, "others")
     for call in model_calls(wire):
         parts = len(call["hidden"].x) // len(call["tokens"]["tokens"]) if wire["call"] else 1
         own, layout = layout[:parts], layout[parts:]
         step = replace(wire["call"], layout=own, areas=()) if wire["call"] else None
-        found.append({**alone, "hidden": call["hidden"], "tokens": call["tokens"], "call": step})
-    return found
+        wires.append({**alone, "hidden": call["hidden"], "tokens": call["tokens"], "call": step})
+    return wires
 
 
 def image_tokens(wire: DitHidden, what: str = "the hidden states") -> Tensor:

@@ -3,7 +3,7 @@
 import re
 from typing import Iterable
 
-MOST = 10_000  # numbers in one text: a few letters such as "all,all,…" name many
+MOST = 10_000  # numbers at most from one text: a short text such as "all,all,…" can name very many
 
 
 def parse_ranges(text: str, count: int, what: str, whole: str) -> list[int]:

@@ -118,7 +118,8 @@ def on_patches(matrix: Tensor, tokens: Tensor) -> Tensor:
 def resize_embedding(weight: Tensor, own: int, patch_size: int) -> Tensor:
     """Resize a patch embedding's matrix for patches of p': [D, C·p·p] → [D, C·p'·p']. Beyer et al. 2023, equation 6.
 
-    ŵ = (Bᵀ)⁺·w for each channel, so that ŵ·vec(resize(patch)) = w·vec(patch). Equal to w applied to the fitted patch B⁺·x, which is what `Reading.down` gives.
+    ŵ = (Bᵀ)⁺·w for each channel, so that ŵ·vec(resize(patch)) = w·vec(patch). Equal to w applied to the fitted patch B⁺·x, which is what
+    `Reading.down` gives.
     """
     return on_patches(patch_fit(own, patch_size).T, weight[None])[0]
 

@@ -95,9 +95,9 @@ class Distilling:
     def adapter(self, **facts) -> Adapter:
         """The adapter as it is now. facts: about the training, for people to read."""
         weights = {name: p.detach().clone() for name, p in self.trained.items()}
-        told = {"teacher": f"patch size {self.teacher_size}", "base_parameters": self.whole, **facts}
+        account = {"teacher": f"patch size {self.teacher_size}", "base_parameters": self.whole, **facts}
         return Adapter(self.patch_sizes[0], self.start, self.rank, self.wide_rank, self.fingerprint, self.dit.name,
-                       asdict(self.base.config), told, weights)
+                       asdict(self.base.config), account, weights)
 
     def result(self, **facts) -> DitHandle:
         """The model with the adapter as it is now."""

@@ -23,7 +23,7 @@ from .default_model.things import font_path
 log = logging.getLogger(__name__)
 
 SHOWN = 16
-KINDS = {"shapes": 0.0, "things": 1.0, "both": 0.5}  # of what a scene shows → the share of little pictures of things
+KINDS = {"shapes": 0.0, "things": 1.0, "both": 0.5}  # what scenes show → the share of small pictures of things
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def from_latents(latents: Sequence[dict], conditionings: Sequence[Conditioning] 
 
 def procedural(vae, clip, count: int, size: int, seed: int, things: int = 1, zoom: int = 1, kinds: str = "shapes",
                report: Callable[[int, int], None] = lambda *_: None) -> tuple[TrainingSet, Tensor]:
-    """The default model's captioned scenes, drawn anew: `count` pictures of `size` pixels with up to `things` in each → the set, and the
+    """Draw new captioned scenes of the kind that the default model was trained on: `count` pictures of `size` pixels with up to `things` in each → the set, and the
     first pictures [16 or fewer, size, size, 3]. zoom: one thing in the middle, so much larger. kinds: one of KINDS; where there is no font for
     pictures of things, shapes. Raises SetError."""
     if count < 1:
@@ -161,8 +161,8 @@ def _texts(texts: list[str] | None, clip) -> tuple[list[Conditioning] | None, tu
 
 def fingerprint(pictures: Sequence[Tensor], vae) -> str:
     """A name that depends on the pictures and the VAE: equal for equal ones."""
-    found = hashlib.sha256(json.dumps([type(vae).__name__, len(pictures), list(pictures[0].shape)]).encode())
+    digest = hashlib.sha256(json.dumps([type(vae).__name__, len(pictures), list(pictures[0].shape)]).encode())
     probe = vae.encode(torch.linspace(0, 1, 64 * 64 * 3).view(1, 64, 64, 3))
     for tensor in (probe, *pictures):
-        found.update((tensor.detach().float().cpu().contiguous().numpy() * 255).round().astype("int16").tobytes())
-    return found.hexdigest()[:32]
+        digest.update((tensor.detach().float().cpu().contiguous().numpy() * 255).round().astype("int16").tobytes())
+    return digest.hexdigest()[:32]

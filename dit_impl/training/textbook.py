@@ -35,9 +35,9 @@ class Learner(Backbone):
 def learner(dit: DitHandle, scope: str = "everything") -> Learner:
     """A copy of a handle whose parameters in `scope` learn. Raises TrainingError."""
     copied = training_copy(dit)
-    made = Learner(**{name: getattr(copied, name) for name in Backbone.__dataclass_fields__}, scope=scope)
-    only(made.model, made.trained)
-    return made
+    learning = Learner(**{name: getattr(copied, name) for name in Backbone.__dataclass_fields__}, scope=scope)
+    only(learning.model, learning.trained)
+    return learning
 
 
 def noise_at(dit: Backbone, wire: DitTokens, seed: int, time: float = -1.0, times: str = "logit_normal") -> tuple[DitTokens, DitTokens, Tensor]:
@@ -57,7 +57,7 @@ def noise_at(dit: Backbone, wire: DitTokens, seed: int, time: float = -1.0, time
         sigma = dit.flow.sigmas[[min(round(time * dit.flow.steps), dit.flow.steps - 1)]].float()
     else:
         sigma = torch.tensor([time])
-    sigma = sigma.clamp_min(1e-4)  # a schedule falls
+    sigma = sigma.clamp_min(1e-4)  # sigmas must fall, and the second one is 0
     clean, noise = wire["tokens"], noise_like(wire, seed).to(wire["tokens"])
     noisy = with_tokens(wire, dit.flow.add_noise(clean, noise, sigma[0]))
     noisy = dit.standing({**noisy, "start": {"clean": clean, "noise": noise, "seed": seed}}, sigma[0], walked=False)
@@ -124,8 +124,8 @@ def gradients_of(dit: Learner, loss: Tensor) -> dict[str, Tensor]:
     """The loss's gradient for every parameter that learns. The graph is kept, because ComfyUI caches wires. Raises TrainingError."""
     trained = dit.trained
     try:
-        found = torch.autograd.grad(loss, list(trained.values()), retain_graph=True, allow_unused=True)
+        gradients = torch.autograd.grad(loss, list(trained.values()), retain_graph=True, allow_unused=True)
     except RuntimeError as error:
         raise TrainingError("no gradient leads from the loss back to the model's parameters: "
                             f"{' '.join(str(error).split())[:120]}") from None
-    return {name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(trained.items(), found)}
+    return {name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(trained.items(), gradients)}
