@@ -8,10 +8,14 @@ import importlib.util
 from pathlib import Path
 import socket
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 import webbrowser
 
 from ..errors import WorkflowError, one_line
 from ..folders import Folders, private_temp
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 MOST_MB = 10_000
 LONGEST_WAIT = 20  # seconds for a browser's first request to be whole
