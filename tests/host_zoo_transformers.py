@@ -5,7 +5,7 @@ from types import SimpleNamespace as NS
 import comfy.supported_models as SM
 import torch
 
-from host_zoo import arch, build, pair, rnd, P48
+from host_zoo import P48, arch, build, pair, rnd
 
 
 @arch

@@ -3,7 +3,7 @@
 import comfy.supported_models as SM
 import torch
 
-from host_zoo import arch, build, pair, rnd
+from host_zoo import P48, arch, build, pair, rnd
 
 
 def unet(cls, state=None, over=None, ctx=16, temporal=False, **cfg):
