@@ -105,7 +105,8 @@ def equals_ksampler(name: str, _=None) -> None:
             actual = by_wires(model, positive, negative, latent, **how, **asked)
         except ValueError as error:
             line = refused(error)
-            if not (way == "ddim" and "ddim is for DDPM" in line or way == "stages" and ("has no stage adapter" in line or "which the stages follow" in line)):
+            if not (way == "ddim" and "ddim is for DDPM" in line or
+                    way == "stages" and ("has no stage adapter" in line or line.endswith("use DiT Denoise Step"))):
                 found[way] = line
             continue
         compared += 1

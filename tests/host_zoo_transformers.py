@@ -3,8 +3,9 @@
 from types import SimpleNamespace as NS
 
 import comfy.supported_models as SM
-from host_zoo import P48, arch, build, pair, rnd
 import torch
+
+from host_zoo import P48, arch, build, pair, rnd
 
 
 @arch

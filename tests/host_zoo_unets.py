@@ -1,8 +1,9 @@
 """Small random models for host_zoo_check.py: UNets, Stable Cascade, Flux and its kin. Import it once ComfyUI is started (host_models.start)."""
 
 import comfy.supported_models as SM
-from host_zoo import arch, build, pair, rnd
 import torch
+
+from host_zoo import P48, arch, build, pair, rnd
 
 
 def unet(cls, state=None, over=None, ctx=16, temporal=False, **cfg):
