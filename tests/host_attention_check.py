@@ -127,7 +127,7 @@ def scaled_positions_are_the_trained_ones(name, make):
     from dit_blocks.dit_impl.step import stages as step_stages
     dit, wire, *_ = begun(make(batch=BATCH), positions=False)
     if name in ROTARY or name.startswith("pixart"):
-        return refused(lambda: step_stages.position_embed(dit, wire, "scaled"), *(["rotary"] if name in ROTARY else ["scales its own", "PixArt"]))
+        return refused(lambda: step_stages.position_embed(dit, wire, "scaled"), *(["rotary"] if name in ROTARY else ["stretches its own", "PixArt"]))
     stages, hidden = dit.stages, wire["hidden"]
     side = stages.model.h_max if name == "auraflow" else stages.model.pos_embed_max_size
     own = stages.scaled_positions(hidden, (side, side))
