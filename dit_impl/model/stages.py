@@ -20,7 +20,7 @@ from .blocks import onlooker
 
 
 class Extra(TypedDict, total=False):
-    """What a model's forward keeps beside its streams; each model sets the entries that it needs. Lengths count tokens."""
+    """What a model's forward needs besides its streams. Each model sets the entries that it uses. Lengths are in tokens."""
     grid: tuple[int, ...]            # (h, w) of the token grid, or (t, h, w)
     patch_size: int
     raw: Any                         # what the head reads of the step's own tokens

@@ -77,7 +77,7 @@ class TextEncoder(nn.Module):
         self.final_norm = nn.LayerNorm(config.width)
 
     def forward(self, ids: Tensor, layers: int | None = None) -> tuple[Tensor, Tensor]:
-        """Token numbers [B, T] → states [B, T, E], of the first `layers` layers or of all, and pooled [B, E], of all."""
+        """Token numbers [B, T] → states [B, T, E], after the first `layers` layers or all, and pooled [B, E] after all."""
         x = self.token_embedding(ids) + self.position_embedding[:ids.shape[1]]
         after = []
         for layer in self.layers:

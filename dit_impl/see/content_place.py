@@ -73,8 +73,10 @@ def take_apart(dit: DitHandle, wire: DitHidden) -> Parts:
 
 def x0_of(dit: DitHandle, parts: Parts, content: Tensor, place: Tensor, cfg: float,
           raw: Callable[[Tensor], Tensor] = lambda raw: raw) -> DitTokens:
-    """The model's x0 for tokens with this content and place: [B, N, D], [B, N, D] → DIT_TOKENS. raw: the same change to the raw tokens, which
-    a head with a decoder of cells reads."""
+    """The model's x0 for tokens with this content and place: [B, N, D], [B, N, D] → DIT_TOKENS.
+
+    raw: makes the same change to the raw tokens, for a model with a `CellDecoder`, which reads them too.
+    """
     wire = cast(DitHidden, with_values(parts.wire, content + place))
     wire = {**wire, "done": wire["done"] | {"positions"}}
     wire = with_calls(wire, [hidden.but({"raw": raw(hidden.extra["raw"])}) if "raw" in hidden.extra else hidden for hidden in hiddens_of(wire)])
