@@ -26,7 +26,7 @@ class Architecture:
     parameters: of all weights, 0 if unknown. downscale: pixels to a latent cell, each way. guided: whether a step usually takes two passes.
     """
     kind: ClassVar[str]
-    # The same for all of a kind, until a kind makes it a field: a field's place in the order would come first if it were annotated here
+    # Class attributes; some kinds make them fields. They have no annotation here, because then these fields would come first in order.
     text = 0       # text tokens that are usual
     registers = 0  # learned tokens that go with the text
     head = 1       # values that the final layer gives for each value of a patch
@@ -54,13 +54,12 @@ class Architecture:
         return n * self.width * self.channels * patch_size ** 2 * self.head
 
     def macs(self, n: int, t: int) -> tuple[int, int]:
-        """Multiply-adds of n image tokens and t text tokens, between patch embedding and head: of the weights, and of attention's two
-        products."""
+        """n image tokens and t text tokens → multiply-adds between patch embedding and head: of the weights, of attention's two products."""
         raise NotImplementedError
 
 
 def _block_macs(width: int, tokens: int) -> tuple[int, int]:
-    """One transformer block: 4 matrices of attention and 8 of an MLP four times as wide; scores and mixing."""
+    """One transformer block → MACs of weights (4 matrices of attention, 8 of an MLP 4 times as wide), of attention (scores, mixing)."""
     return 12 * width ** 2 * tokens, 2 * width * tokens ** 2
 
 
@@ -102,14 +101,14 @@ class PixArtArchitecture(Architecture):
 @dataclass(frozen=True)
 class MMDiTArchitecture(Architecture):
     """Blocks over picture and text together, each with weights of its own. dual: blocks with SD3.5-medium's second attention, over the
-    picture alone. detail: width of the decoder of single cells beside the head, 0 if there is none. Esser et al. 2024."""
+    picture alone. detail: width of the `CellDecoder` beside the head, 0 if there is none. Esser et al. 2024."""
     kind = "mmdit"
     text: NotNegative = 0
     dual: NotNegative = 0
     detail: NotNegative = 0
 
     def head_macs(self, n: int, patch_size: int) -> int:
-        cells, share = n * patch_size ** 2, self.detail // 4  # each cell reads its own share of its token, and a small network
+        cells, share = n * patch_size ** 2, self.detail // 4  # each cell reads its own part of the token, then runs a small network
         return super().head_macs(n, patch_size) + cells * (self.width * share + self.detail * (2 * self.channels + share))
 
     def sequence(self, n: int, t: int) -> int:
@@ -142,12 +141,11 @@ class FluxArchitecture(Architecture):
 
 @dataclass(frozen=True)
 class CountedArchitecture(Architecture):
-    """A MODEL's, whose layers were counted one by one.
+    """A MODEL whose layers were counted one by one.
 
-    image_weights, text_weights: weights that each image token and each text token passes between patch embedding and head;
-    text_embedding: weights that embed a text token; fixed_weights: all that run once a picture. The others are widths of attention, summed
-    over layers: joint: over picture and text together; image_to_image, image_to_text, text_to_text. multiple: both streams are padded to a
-    multiple of this length.
+    Numbers of weights: image_weights and text_weights, which each image or text token passes between patch embedding and head;
+    text_embedding, for each text token; fixed_weights, which run once for each picture. Widths of attention, summed over layers: joint, over
+    picture and text together; image_to_image; image_to_text; text_to_text. multiple: both streams are padded to a multiple of this length.
     """
     kind = "counted"
     text: NotNegative = 0
