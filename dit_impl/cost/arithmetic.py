@@ -54,7 +54,7 @@ class Architecture:
         return n * self.width * self.channels * patch_size ** 2 * self.head
 
     def macs(self, n: int, t: int) -> tuple[int, int]:
-        """n image tokens and t text tokens → multiply-adds between patch embedding and head: of the weights, of attention's two products."""
+        """n image tokens and t text tokens → multiply-adds between patch embedding and head, of weights and of attention's products."""
         raise NotImplementedError
 
 
@@ -144,8 +144,8 @@ class CountedArchitecture(Architecture):
     """A MODEL whose layers were counted one by one.
 
     Numbers of weights: image_weights and text_weights, which each image or text token passes between patch embedding and head;
-    text_embedding, for each text token; fixed_weights, which run once for each picture. Widths of attention, summed over layers: joint, over
-    picture and text together; image_to_image; image_to_text; text_to_text. multiple: both streams are padded to a multiple of this length.
+    text_embedding, for each text token; fixed_weights, which run once for each picture. Widths of attention, summed over layers: joint,
+    over picture and text together; image_to_image; image_to_text; text_to_text. multiple: both streams are padded to a multiple of this length.
     """
     kind = "counted"
     text: NotNegative = 0
@@ -197,8 +197,8 @@ class Budget:
     """A step's cost, in multiply-adds and bytes.
 
     sequence: tokens of picture and text. attention: MACs of its two products (scores and mixing). rest: all other MACs; `head` of them are
-    in the final layer. weights, activations: bytes. activations are a block at its widest (residual, normed copy and MLP hidden layer, for all
-    tokens of the batch).
+    in the final layer. weights, activations: bytes. activations are a block at its widest (residual, normed copy and MLP hidden layer, for
+    all tokens of the batch).
     """
     name: str
     grid: tuple[int, int]
