@@ -145,7 +145,8 @@ class CountedArchitecture(Architecture):
 
     Numbers of weights: image_weights and text_weights, which each image or text token passes between patch embedding and head;
     text_embedding, for each text token; fixed_weights, which run once for each picture. Widths of attention, summed over layers: joint,
-    over picture and text together; image_to_image; image_to_text; text_to_text. multiple: both streams are padded to a multiple of this length.
+    over picture and text together; image_to_image; image_to_text; text_to_text. multiple: both streams are padded to a multiple of this
+    length.
     """
     kind = "counted"
     text: NotNegative = 0
