@@ -13,10 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dit_blocks.dit_impl.cost import answers
 from dit_blocks.dit_impl.cost.arithmetic import PRESETS, CountedArchitecture, architecture, budget
+from dit_blocks.dit_impl.handle.backbone import Backbone
 from dit_blocks.dit_impl.handle.patch_schedule import parse_schedule
+from dit_blocks.dit_impl.model.mmdit import MMDiTConfig
 from dit_blocks.dit_impl.see import compare
+from dit_blocks.dit_impl.sources.checkpoints import skeleton
 from dit_blocks.dit_impl.sources.embedded import load_embedded
 from dit_blocks.dit_impl.tokens.patch import token_grid
+from dit_blocks.dit_impl.tokens.wire import identity_format
 from dit_blocks.nodes import routes
 from dit_blocks.nodes.denoise import Denoise
 
@@ -39,6 +43,16 @@ def test_every_patch_size_costs_what_budget_says(name, size, batch, guided):
         step = budget(shape, size[1] * shape.downscale, size[0] * shape.downscale, p, batch, guided=guided)
         assert one["flops"] == 2 * step.macs and tuple(one["grid"]) == step.grid and one["values"] == shape.channels * p * p
         assert one["tokens"] == -(-size[0] // p) * -(-size[1] // p)
+
+
+def test_an_sd3_reads_its_own_text(backbone):
+    """154 tokens of CLIP and T5, as the preset of the same shape has; a model of this library reads 24."""
+    c = PRESETS["SD3-medium"]
+    model = skeleton(MMDiTConfig((2,), c.channels, c.width, c.blocks, c.width // 64))
+    dit = Backbone(model, identity_format(c.channels), name=c.name)
+    told, known = (answers.by_patch_size(shape, (128, 128))[2]["flops"] for shape in (architecture(dit), c))
+    assert told == known
+    assert architecture(backbone).text == 24
 
 
 def test_a_denoising_costs_what_compare_says():

@@ -1,6 +1,7 @@
 """The default model as it ships, and the example workflows that it draws."""
 
 import json
+import re
 import shutil
 
 import patch_swap
@@ -8,7 +9,7 @@ from PIL import Image
 import pytest
 import torch
 
-from dit_blocks.dit_impl.errors import CheckpointError
+from dit_blocks.dit_impl.errors import CheckpointError, StandInError
 from dit_blocks.dit_impl.handle.patch_schedule import parse_schedule
 from dit_blocks.dit_impl.sources.embedded import FOLDER, load_embedded
 from dit_blocks.dit_impl.tokens.wire import fold
@@ -120,3 +121,32 @@ def test_a_damaged_file_is_one_clear_line(name, tmp_path):
     with pytest.raises(CheckpointError, match=f"{name}.safetensors: not a whole safetensors file") as caught:
         load_embedded(tmp_path / "embedded")
     assert "\n" not in str(caught.value)
+
+
+def test_core_s_other_ways_to_ask_the_clip_and_the_vae():
+    """What means something works; the rest is one line, and code that asks whether something is there goes on."""
+    _, clip, vae = load_embedded()
+    tokens = clip.tokenize("a red circle")
+    ((states, extras),) = clip.encode_from_tokens_scheduled(tokens, add_dict={"guidance": 2.0})
+    assert extras["guidance"] == 2.0 and torch.equal(clip.encode("a red circle"), states)
+    alone, pooled = clip.encode_from_tokens(tokens, return_pooled=True)
+    assert torch.equal(alone, states) and torch.equal(pooled, extras["pooled_output"])
+    assert torch.equal(clip.encode_from_tokens(tokens, return_dict=True)["cond"], states)
+    earlier = clip.clone()
+    earlier.clip_layer(-2)
+    ((before, others),) = earlier.encode_from_tokens_scheduled(tokens)
+    assert not torch.equal(before, states) and torch.equal(others["pooled_output"], pooled)
+    assert torch.equal(clip.encode("a red circle"), states)
+    layer = next(name for name in clip.cond_stage_model.state_dict() if name.endswith("qkv.weight"))
+    assert clip.add_patches({"diffusion_model.x": 1}) == [] and clip.add_patches({layer: 1}, 0.0) == []
+    for ask, line in ((lambda: clip.clone().clip_layer(-3), "has 2 layers: stop_at_clip_layer is from -2 to -1, not -3"),
+                      (lambda: clip.add_patches({layer: 1}), "this LoRA changes the text encoder of the embedded DiT"),
+                      (lambda: tokens["l"], "has one text encoder, and no tokens for 'l': use CLIP Text Encode"),
+                      (clip.load_model, "is no CLIP that ComfyUI's loaders know"), (vae.get_sd, "is no VAE that ComfyUI's loaders know"),
+                      (lambda: clip.generate, "encodes prompts, and has no generate, which this node asks for"),
+                      (lambda: vae.first_stage_model, "encodes and decodes pictures, and has no first_stage_model"),
+                      (lambda: clip.patcher.register_all_hook_patches, "is used as it is, and has no register_all_hook_patches")):
+        with pytest.raises(StandInError, match=re.escape(line)) as caught:
+            ask()
+        assert "\n" not in str(caught.value)
+    assert not hasattr(clip, "generate") and not hasattr(vae, "patcher") and tokens.get("l") is None

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dit_blocks.dit_impl.errors import ScheduleError
+from dit_blocks.dit_impl.handle.backbone import Backbone
 from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
 from dit_blocks.dit_impl.sampling.schedules import SCHEDULERS, schedule
 from dit_blocks.dit_impl.sampling.solvers import SOLVERS, step
@@ -100,6 +101,81 @@ def test_schedules_fall_to_zero(flow, scheduler):
         assert len(sigmas) == steps + 1 and sigmas[-1] == 0 and (sigmas.diff() < 0).all()
 
 
+@pytest.mark.parametrize("flow", [RectifiedFlow(shift=3.0), DDPM()], ids=["flow", "ddpm"])
+@pytest.mark.parametrize("solver", [name for name in SOLVERS if name != "ddim"])
+def test_more_steps_than_noise_levels_are_walked(backbone, positive, flow, solver):
+    """Neighbours in such a schedule are equal, where a step is none."""
+    backbone.flow = flow
+    for sigmas in (schedule(flow, 30, "simple", 0.02), schedule(flow, 1001)):
+        assert (sigmas.diff() == 0).any() and (sigmas.diff() <= 0).all()
+    few = torch.tensor([0.9, 0.6, 0.6, 0.6, 0.3, 0.0])
+    start = backbone.add_noise(fold(torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), 2), few, 0, 1)[0]
+    of = [backbone.denoise(start, sigmas, positive, None, 1.0, solver)[0]["tokens"] for sigmas in (few, torch.tensor([0.9, 0.6, 0.3, 0.0]))]
+    torch.testing.assert_close(*of, atol=2e-2 if solver == "dpmpp_2m" else 1e-6, rtol=1e-2)  # which begins anew after a step that is none
+
+
+def test_one_as_a_float_node_gives_it(backbone, positive):
+    assert torch.equal(backbone.schedule(7, "normal", 1.0000000000000002), backbone.schedule(7, "normal"))
+    assert torch.equal(backbone.schedule(7, "normal", 0.99995), backbone.schedule(7, "normal"))
+    start, sigmas = noisy(backbone, 2)
+    assert torch.equal(*(backbone.denoise(start, sigmas, positive, None, cfg)[0]["tokens"] for cfg in (1.0, 1.0000000000000002)))
+    for wrong in (1.01, 0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="^denoise is above 0 and at most 1, not "):
+            backbone.schedule(7, "simple", wrong)
+
+
+@pytest.mark.parametrize("flow", [RectifiedFlow(shift=3.0), DDPM()], ids=["flow", "ddpm"])
+@pytest.mark.parametrize("solver", [name for name in SOLVERS if name != "ddim"])
+def test_a_rising_schedule_finds_the_noise_of_a_picture(backbone, positive, flow, solver):
+    backbone.flow = flow
+    clean = fold(torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), 2)
+    falling = schedule(flow, 40, "karras")
+    rising = falling.flip(0)
+    rising[0] = falling[-2] / 2
+    there, _ = backbone.denoise(clean, rising, positive, None, 1.0, solver)
+    back, _ = backbone.denoise(there, falling, positive, None, 1.0, solver)
+    away, left = ((one["tokens"] - clean["tokens"]).abs().mean() for one in (there, back))
+    assert away > 0.2 and left < 0.2 * away  # each solver's own error, both ways
+    chain = clean
+    for step in range(40):
+        chain, _ = backbone.denoise(chain, rising, positive, None, 1.0, solver, step, step + 1)
+    assert torch.equal(chain["tokens"], there["tokens"])
+
+
+def test_going_back_a_step_begins_a_multistep_solver_anew(backbone, positive):
+    start, sigmas = noisy(backbone, 2)
+    third, _ = backbone.denoise(start, sigmas, positive, None, 1.0, "dpmpp_2m", 0, 3)
+    for step in (2, 1):  # the one just taken, and the one before
+        again, _ = backbone.denoise(third, sigmas, positive, None, 1.0, "dpmpp_2m", step, step + 1)
+        fresh, _ = backbone.denoise({key: value for key, value in third.items() if key != "memory"}, sigmas, positive, None, 1.0, "dpmpp_2m", step, step + 1)
+        assert again["tokens"].isfinite().all() and torch.equal(again["tokens"], fresh["tokens"])
+    on, _ = backbone.denoise(third, sigmas, positive, None, 1.0, "dpmpp_2m", 3, 4)
+    alone, _ = backbone.denoise({key: value for key, value in third.items() if key != "memory"}, sigmas, positive, None, 1.0, "dpmpp_2m", 3, 4)
+    assert not torch.equal(on["tokens"], alone["tokens"])
+
+
+def test_ddim_holds_what_is_masked_to_the_noise_of_the_next_seed(backbone, positive, monkeypatch):
+    """As KSampler's ddim does; other solvers hold it to the picture's own noise."""
+    backbone.flow, seen = DDPM(), {}
+    clean = fold(torch.randn(2, 4, 8, 8), 2, noise_mask=torch.zeros(1, 8, 8))
+    start, sigmas = backbone.add_noise(clean, backbone.schedule(4), 0, 5)[0], backbone.schedule(4)
+    for solver in ("euler", "ddim"):
+        monkeypatch.setattr(Backbone, "_x0", lambda self, tokens, *rest, solver=solver: seen.setdefault(solver, tokens))
+        backbone.denoise(start, sigmas, positive, None, 1.0, solver, 0, 1)
+    for solver, seed in (("euler", 5), ("ddim", 6)):
+        torch.testing.assert_close(seen[solver], backbone.flow.add_noise(clean["tokens"], noise_like(clean, seed), sigmas[0]))
+
+
+def test_a_ddpm_begins_at_its_highest_level_with_all_the_variance_it_knows(backbone):
+    """KSampler's √(1 + σ²), so that what the model is shown has the noise's own variance; below it is σ."""
+    backbone.flow, clean = DDPM(), fold(torch.zeros(1, 4, 8, 8), 2)
+    sigmas = backbone.schedule(4)
+    noisy, noise = backbone.add_noise(clean, sigmas, 0, 5)
+    torch.testing.assert_close(backbone.flow.model_input(noisy["tokens"], sigmas[0]), noise["tokens"])
+    noisy, noise = backbone.add_noise(clean, sigmas, 1, 5)
+    torch.testing.assert_close(noisy["tokens"], noise["tokens"] * sigmas[1])
+
+
 def test_denoise_below_one_is_the_tail_of_a_longer_schedule():
     torch.testing.assert_close(schedule(RectifiedFlow(), 4, "simple", 0.5), torch.tensor([.5, .375, .25, .125, 0]))
 
@@ -168,7 +244,10 @@ def test_report_is_called_after_every_step_and_can_stop(backbone, positive):
     (dict(start_step=3, end_step=3), "end_step 3 is not after start_step 3"),
     (dict(sigmas=torch.tensor([])), "sigmas are a list of at least 2 noise levels, not \\[0\\]"),
     (dict(sigmas=None), "at least 2 noise levels, not None"),
-    (dict(sigmas=torch.tensor([1.0, 0.5, 0.7, 0])), "sigmas fall from step to step"),
+    (dict(sigmas=torch.tensor([1.0, 0.5, 0.7, 0])), "sigmas fall from step to step, or rise .*; these do both: 1 … 0.5, 0.7 … 0$"),
+    (dict(sigmas=torch.tensor([*torch.rand(1001).tolist(), 0])), "sigmas fall from step to step"),
+    (dict(sigmas=torch.tensor([0.0, 0.5, 1.0])), "sigmas that rise, from a picture to its noise, begin above 0: core's Flip Sigmas makes"),
+    (dict(sigmas=torch.tensor([1.0, -0.5])), "sigmas are 0 or more, one is -0.5$"),
     (dict(sigmas=torch.tensor([1.0, float("nan"), 0])), "NaN"),
     (dict(solver="magic"), "solver is one of euler, heun, dpmpp_2m, ddim, not 'magic'"),
 ])
@@ -176,7 +255,7 @@ def test_what_can_t_be_sampled_is_one_clear_line(backbone, positive, change, mes
     start, sigmas = noisy(backbone, 2)
     with pytest.raises(ValueError, match=message) as caught:
         backbone.denoise(start, **{"sigmas": sigmas, "positive": positive, **change})
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 250
 
 
 def test_no_input_is_changed(backbone, positive, negative):

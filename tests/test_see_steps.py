@@ -228,6 +228,21 @@ def test_norms_and_maps_are_of_the_conditional_part(backbone, positive):
     assert pictures.shape == (6, 64, 48, 3)
 
 
+def test_a_class_model_goes_away_from_its_own_no_class(class_dit):
+    common = dict(dit=class_dit, tokens=clean(class_dit), sigmas=class_dit.schedule(4), step=1, positive=class_dit.class_conditioning("3"),
+                  vae=Decoder(), query=7, cfg=3.0, seed=0)
+    own, said = (out(ContentAndPlace, **common, **more) for more in ({}, {"negative": class_dit.class_conditioning("")}))
+    assert torch.equal(own[1], said[1])
+
+
+def test_two_equal_rows_are_a_reference_and_the_same_picture(backbone, positive, negative):
+    """The first run alone is the reference, whatever else equals it."""
+    _, words = out(Compare, dit=backbone, latent={"samples": torch.zeros(1, 4, 8, 8)}, sigmas=backbone.schedule(2), positive=positive, negative=negative,
+                   vae=Decoder(), rows="2\n2 until 50%, then 2\n4", seed=0, cfg=3.0, solver="euler")
+    assert [row.splitlines()[-1] for row in words.split("\n\n")][:2] == ["reference", "the same picture, bit for bit"]
+    assert words.split("\n\n")[2].endswith(" dB")
+
+
 def test_maps_and_norms_are_of_the_clean_picture(backbone, positive):
     sigmas, tokens = backbone.schedule(8), clean(backbone)
     answers = [content_place.take_and_replace(backbone, tokens, sigmas, step, positive, None, 1.0, seed, 5) for step, seed in ((0, 1), (6, 2))]

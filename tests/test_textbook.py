@@ -10,7 +10,7 @@ from dit_blocks.dit_impl.handle.backbone import Backbone
 from dit_blocks.dit_impl.model.dit import DiT, DiTConfig
 from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
 from dit_blocks.dit_impl.tokens.patch import unpatchify
-from dit_blocks.dit_impl.tokens.wire import identity_format
+from dit_blocks.dit_impl.tokens.wire import fold, identity_format
 from dit_blocks.dit_impl.training.loop import Batch
 from dit_blocks.dit_impl.training.objectives import Denoising, training_copy
 from dit_blocks.dit_impl.training.textbook import gradients_of
@@ -161,3 +161,12 @@ def test_slips_are_refused_in_one_line(backbone, negative):
         out(DiffusionLoss, dit=dit, prediction={key: value for key, value in answer.items() if key != "start"}, **plain)
     with pytest.raises(ValueError, match="Noise at a Time: time is 0 to 1, or -1 for a random one, not 2"):
         out(NoiseAtTime, dit=dit, tokens=noisy, seed=0, time=2.0, times="uniform")
+
+
+def test_a_trainable_dit_reads_sizes_it_has_no_weights_for(backbone):
+    """Denoise takes it by resample, as it takes any DIT; its stages are those of its own sizes."""
+    (dit,) = out(Trainable, dit=backbone, scope="everything")
+    tokens = fold(torch.randn(1, 4, 12, 12), 6)
+    sigmas = backbone.schedule(2)
+    done, _ = dit.reading(6).denoise(tokens, sigmas, conditioning(1))
+    assert torch.equal(done["tokens"], backbone.reading(6).denoise(tokens, sigmas, conditioning(1))[0]["tokens"])

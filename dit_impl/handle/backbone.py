@@ -215,6 +215,11 @@ class Backbone(DitHandle):
         tokens, x0 = walk(predict_x0, wire, sigmas, solver, start_step, end_step, device, report)
         return self.standing(tokens, sigmas[end_step]), x0
 
+    def check_space(self, wire: dict) -> None:
+        super().check_space(wire)
+        if len(wire["size"]) != 2:
+            raise BackboneError(f"{self.name} draws pictures, the tokens are of a latent with {wire['size'][0]} frames")
+
     def share_of_data(self, sigma: Tensor) -> Tensor:
         return 1 - sigma.float() if isinstance(self.flow, RectifiedFlow) else torch.ones_like(sigma)
 
@@ -300,7 +305,7 @@ class Backbone(DitHandle):
                 "model": self.name, "trace": ()}
 
     def approximate(self, reading: Reading) -> "Backbone":
-        return Approximate(**{part.name: getattr(self, part.name) for part in fields(self)}, reading=reading)
+        return Approximate(**{part.name: getattr(self, part.name) for part in fields(Backbone)}, reading=reading)
 
     def _sides(self, wire: DitTokens, positive: Conditioning, negative: Conditioning | None, both: bool) -> list[list[Prompt]]:
         """The prompts of positive, and of negative if `both` are asked for, for these tokens. Raises BackboneError."""
