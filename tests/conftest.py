@@ -2,6 +2,7 @@
 
 import os
 
+import hypothesis
 import pytest
 import torch
 
@@ -18,6 +19,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: each takes 
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 
+
+# No test is red because the machine is busy.
+hypothesis.settings.register_profile("any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("any machine")
 
 # Files, and tests by the start of their names, that take seconds: `make check` leaves them out.
 SLOW = {"test_adapter", "test_blueprint", "test_diffusers_folder", "test_diffusers_text", "test_guidance_examples", "test_loops", "test_parity_diffusers",

@@ -21,7 +21,7 @@ EXAMPLES, KEPT = HERE.parent / "example_workflows", HERE / "pictures"
 ELSEWHERE = ("sd3_5", "flux_dev", "ksampler_parity", "train_from_scratch")  # test_host_workflows.py, test_train_nodes.py
 BRIEFLY = {"new_patch_size_adapter": {"5": {"count": 16}, "6": {"steps": 20}}}  # test_train_nodes.py trains longer
 HEIGHT, GAP = 72, 8
-LEAST = 24  # dB; another picture of the same colours has about 15, a black one 10 or less
+LEAST, LEAST_OF_OVERVIEWS = 30, 24  # dB. Tiles drawn anew have 35 and more, those of other examples 24 at most, a black one 11
 
 
 def briefly(example: str) -> list[str]:
@@ -64,6 +64,11 @@ def likeness(example: str, files: list[str]) -> dict[str, float]:
     return {f"tests/pictures/{example}.jpg": psnr(kept, now) if kept.size == now.size else 0.0}
 
 
+def unlike(example: str, files: list[str]) -> dict[str, float]:
+    """What of an example is not as it is kept: → what, dB."""
+    return {what: dB for what, dB in likeness(example, files).items() if dB < (LEAST_OF_OVERVIEWS if what.startswith("tests/") else LEAST)}
+
+
 def draw(example: str, folder: Path) -> list[str]:
     """Run an example → the files of its pictures."""
     with contextlib.redirect_stdout(io.StringIO()) as said:
@@ -76,7 +81,7 @@ if __name__ == "__main__":
     for name in sys.argv[1:] or [path.stem for path in sorted(EXAMPLES.glob("*.json")) if path.stem not in ELSEWHERE]:
         with tempfile.TemporaryDirectory() as folder:
             files = draw(name, Path(folder))
-            overview([Image.open(file) for file in sorted(files)]).save(KEPT / f"{name}.jpg", quality=75, optimize=True)
+            overview([Image.open(file) for file in sorted(files)]).save(KEPT / f"{name}.jpg", quality=88, subsampling=0, optimize=True)
             found = likeness(name, files)
             if not next(iter(found)).startswith("tests/"):  # its own .jpg is enough
                 (KEPT / f"{name}.jpg").unlink()
