@@ -2,11 +2,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo serve test bench
+# One process a core, as many as memory allows; each takes one core.
+TOGETHER := -n auto --maxprocesses 8 --dist loadgroup
+
+.PHONY: help demo serve check test bench
 
 help:
 	@echo "make demo    draw a picture, without ComfyUI"
 	@echo "make serve   ComfyUI's front end over the pack, without ComfyUI: http://127.0.0.1:8188"
+	@echo "make check   the fast part of the tests, for the loop of editing"
 	@echo "make test    the whole test suite; EVERYWHERE=1: the browser specs over ComfyUI in both renderers"
 	@echo "make bench   what patch sizes, stages and loops cost, in tables"
 
@@ -16,8 +20,11 @@ demo: .venv/standalone
 serve: .venv/standalone
 	@$(BIN)/dit-blocks serve
 
+check: .venv/test
+	@$(BIN)/python -m pytest $(TOGETHER) -m "not slow"
+
 test: .venv/test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(TOGETHER)
 
 bench: .venv/standalone
 	@for table in patch_size exploded_step loop; do $(BIN)/python -m benchmarks.$$table || exit; done

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+from example_pictures import ELSEWHERE, briefly, unlike
 import patch_swap
 from PIL import Image
 import pytest
@@ -21,15 +22,8 @@ from dit_blocks.standalone.cli import main
 from dit_blocks.standalone.executor import Executor
 from dit_blocks.standalone.folders import Folders
 
-ELSEWHERE = ("sd3_5", "flux_dev", "ksampler_parity", "train_from_scratch")  # test_host_workflows.py, test_train_nodes.py
 EXAMPLES = [path for path in sorted((FOLDER.parent.parent / "example_workflows").glob("*.json")) if path.stem not in ELSEWHERE]
-BRIEFLY = {"new_patch_size_adapter": {"5": {"count": 16}, "6": {"steps": 20}}}  # test_train_nodes.py trains longer
 TEXT_TO_IMAGE = FOLDER.parent.parent / "example_workflows" / "text_to_image.json"
-
-
-def briefly(example: str) -> list[str]:
-    """The command's arguments for a run of seconds rather than minutes."""
-    return [part for id, inputs in BRIEFLY.get(example, {}).items() for name, value in inputs.items() for part in ("--set", f"{id}.{name}={value}")]
 
 
 def run(capsys, *arguments: object) -> dict:
@@ -39,10 +33,11 @@ def run(capsys, *arguments: object) -> dict:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_every_example_runs_and_has_its_picture(path, tmp_path, capsys):
+def test_every_example_runs_and_draws_the_picture_that_is_kept(path, tmp_path, capsys):
     report = run(capsys, path, "--out", tmp_path, "--input", tmp_path, *briefly(path.stem))
     assert report["images"] and all(Image.open(image).size[0] >= 256 for image in report["images"])
     assert Image.open(path.with_suffix(".jpg")).size[1] >= 256
+    assert not unlike(path.stem, report["images"])
 
 
 def test_one_step_at_a_time_has_no_denoise():

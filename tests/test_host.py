@@ -1,13 +1,15 @@
 """The pack inside a real ComfyUI: it loads without a warning, says the same of its nodes, and draws the same pictures."""
 
 import json
+import time
 
 from comfyui_host import ROOT, Host, needs_comfyui
+from example_pictures import BRIEFLY, briefly
 import numpy as np
 import patch_swap
 from PIL import Image
 import pytest
-from test_embedded import BRIEFLY, briefly
+
 
 from dit_blocks.standalone import pack
 from dit_blocks.standalone.cli import main

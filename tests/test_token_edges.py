@@ -153,7 +153,7 @@ def test_rectangles_that_touch_are_exchanged_and_those_that_overlap_are_not():
     wire = fold(torch.arange(12.0).view(1, 1, 4, 3), 1)
     swapped = edit.swap(wire, 0, 0, 1, 0, 1, 4)["tokens"].view(4, 3)
     assert torch.equal(swapped[0], torch.tensor([1.0, 0, 2])) and torch.equal(edit.swap(wire, 0, 1, 0, 2, 3, 1)["tokens"].view(4, 3)[1:3, 0], torch.tensor([6.0, 3]))
-    for corners in ((0, 0, 1, 1), (1, 1, 0, 0), (1, 2, 0, 2), (0, 0, 0, 1)):
+    for corners in ((0, 0, 1, 1), (1, 1, 0, 0), (1, 2, 0, 2), (0, 0, 0, 1), (1, 0, 1, 1)):
         assert "overlap" in line(TokensError, edit.swap, wire, *corners, 2, 2)
 
 
@@ -164,6 +164,11 @@ def test_one_token_is_that_of_its_row_and_column_by_default_the_first():
     assert edit.replace(VIDEO, "one token", 3, 2)["tokens"].unique(dim=1).shape[1] == 1
 
 
+def test_a_video_rolls_within_each_frame():
+    rolled = edit.roll(VIDEO, 1, -1)["tokens"].unflatten(1, (2, 4, 3))
+    assert torch.equal(rolled, VIDEO["tokens"].unflatten(1, (2, 4, 3)).roll((1, -1), (2, 3)))
+
+
 # --- what is said of them -------------------------------------------------------------------------------------------
 
 def test_a_wire_is_described_by_its_arithmetic():
@@ -171,6 +176,7 @@ def test_a_wire_is_described_by_its_arithmetic():
     assert describe(fold(torch.ones(1, 4, 5, 8), 4)) == "4 tokens of 64 values: a 2×2 grid of 4×4 patches of a 5×8×4 latent, padded to 8×8"
     assert describe(fold(torch.ones(1, 4, 8, 5), 4)).endswith("latent, padded to 8×8")
     assert describe(fold_image(torch.ones(1, 4, 6, 3), 2)) == "6 tokens of 12 values: a 2×3 grid of 2×2 patches of a 4×6×3 image"
+    assert fold_image(torch.ones(1, 4, 6, 3), 2)["pixels"] is True
     assert describe(VIDEO) == "24 tokens of 32 values: a 2×4×3 grid of 2×2×2 patches of a 4×8×6×4 latent"
 
 
@@ -184,6 +190,7 @@ def test_a_grey_picture_is_the_mean_of_the_channels_of_the_first_picture_and_fra
     mean = unfold(VIDEO)[0].mean(0)[0]
     torch.testing.assert_close(grey_picture(VIDEO, VIDEO["tokens"])[..., 1], (mean - mean.min()) / (mean.max() - mean.min()))
     assert not grey_picture(wire, torch.ones_like(wire["tokens"])).any()
+    torch.testing.assert_close(grey_picture(wire, wire["tokens"] / 100), grey, atol=1e-4, rtol=1e-4)  # however faint
 
 
 # --- latents and their space ----------------------------------------------------------------------------------------
