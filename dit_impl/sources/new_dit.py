@@ -48,6 +48,12 @@ def new_dit(width: int = 192, depth: int = 4, heads: int = 4, patch_sizes: tuple
     for name, value, known in (("position", position, POSITIONS), ("conditioning", conditioning, CONDITIONINGS), ("prediction", prediction, PREDICTIONS)):
         if value not in known:
             raise BackboneError(f"{name} is one of {', '.join(known)}, not {value!r}")
+    if not patch_sizes or min(patch_sizes) < 1 or len(set(patch_sizes)) < len(patch_sizes):
+        raise BackboneError(f"patch_sizes are different numbers from 1, not {list(patch_sizes)[:8]}")
+    for name, value, least in (("latent_channels", channels, 0), ("classes", classes, 1 if conditioning == "class" else 0),
+                               ("picture_size", picture_size, 1), ("seed", seed, 0)):
+        if not least <= value < 2 ** 64:
+            raise BackboneError(f"{name} is at least {least}, not {value:.6g}")
     if not channels and like is None:
         raise BackboneError("latent_channels is 0, which takes those of another model: wire one into like, or give a number")
     if channels and like is not None and channels != like.channels:

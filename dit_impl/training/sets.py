@@ -137,6 +137,9 @@ def procedural(vae, clip, count: int, size: int, seed: int, things: int = 1, zoo
     where there is no font for pictures of things, shapes. Raises SetError."""
     if count < 1:
         raise SetError("the set is empty: there is no picture in it")
+    for name, value, least, most in (("size", size, 8, 4096), ("shapes", things, 1, 16), ("zoom", zoom, 1, 16)):
+        if not least <= value <= most:
+            raise SetError(f"{name} is from {least} to {most}, not {value:.6g}")
     if (needed := BYTES_A_PIXEL * count * size ** 2) > free:
         raise SetError(f"{count} pictures of {size}×{size} pixels take {needed / 2 ** 30:,.1f} GiB: {free / 2 ** 30:,.1f} GiB of memory are free")
     if kinds not in KINDS:
