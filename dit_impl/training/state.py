@@ -1,10 +1,11 @@
 """What a training resumes from: a file that is whole or the old one, however the training ends."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 import errno
 import logging
 import math
+import os
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -69,9 +70,11 @@ def held(path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
+    lock = path.with_name(f".{path.name}.lock")
+    taken = TrainingError(f"another training is writing {path}: wait until it has ended, or choose another name")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.with_name(f".{path.name}.lock").open("ab")
+        file = lock.open("ab")
     except OSError as error:
         raise TrainingError(f"{path} can't be written: {error.strerror}") from error
     with file:
@@ -82,9 +85,15 @@ def held(path: Path | None) -> Iterator[None]:
                 msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-                raise TrainingError(f"another training is writing {path}: wait until it has ended, or choose another name") from None
+                raise taken from None
             log.warning("%s: this disk knows no locks, so that another training of the same name is not noticed", path)
-        yield
+        if fcntl and not (lock.exists() and os.path.samestat(lock.stat(), os.fstat(file.fileno()))):
+            raise taken  # it has just ended, and took the file with it that we locked
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows removes no file that is open
+                lock.unlink()
 
 
 class State:
