@@ -93,7 +93,7 @@ def test_the_architecture_of_a_file(dit, tmp_path, told, why):
 
 
 @pytest.mark.parametrize("told, why", [
-    ({"picture_size": 10 ** 30}, "picture_size is"), ({"downscale": 0}, "downscale is 0"), ({"latent_rgb": [[1.0]]}, "latent_rgb is"),
+    ({"picture_size": 10 ** 30}, "picture_size is"), ({"downscale": 0}, "downscale is a whole number of at least 1, not 0"), ({"latent_rgb": [[1.0]]}, "latent_rgb is"),
     ({"flow": {"kind": "ddpm", "steps": 10 ** 9}}, "steps is a number from 1 to 100000, not 1000000000"),
     ({"flow": {"kind": "rectified flow", "shift": "x"}}, "shift is a number"), ({"flow": {"kind": "ddpm", "beta_end": 2}}, "beta_end is a number")])
 def test_the_account_of_a_file(dit, tmp_path, told, why):
@@ -128,7 +128,7 @@ def changed(folder, part: str, **told) -> None:
     ("PixArt", "transformer", {"num_attention_heads": 10 ** 6}, "PixArt/transformer: wrong shape"),
     ("Flux", "transformer", {"num_attention_heads": 10 ** 6}, "Flux/transformer: wrong shape|describes no"),
     ("PixArt", "transformer", {"caption_channels": 10 ** 9}, "PixArt/transformer: wrong shape"),
-    ("PixArt", "transformer", {"sample_size": 10 ** 6}, "sample_size = 1000000, not 1 to 2048 latent cells"),
+    ("PixArt", "transformer", {"sample_size": 10 ** 6}, "sample_size is a whole number from 1 to 2048, not 1000000"),
     ("PixArt", "vae", {"latent_channels": 10 ** 9}, "its vae has latents of 1000000000 channels, its transformer reads 4"),
     ("PixArt", "vae", {"layers_per_block": 10 ** 6}, "layers_per_block = 1000000, its weights have"),
     ("PixArt", "vae", {"block_out_channels": [8] * 10 ** 5}, "number of block_out_channels = 100000, its weights have 4"),
