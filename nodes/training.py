@@ -51,7 +51,7 @@ class NewDiT(io.ComfyNode):
                 like=None, clip=None) -> io.NodeOutput:
         widths = new_dit.text_widths(clip) if clip is not None and conditioning == "text" else None
         model = new_dit.new_dit(width, depth, heads, new_dit.parse_sizes(patch_sizes), latent_channels, position, conditioning, classes,
-                                prediction, seed, like, widths, picture_size)
+                                prediction, seed, like, widths, picture_size, host.free_ram())
         return io.NodeOutput(model, ui=ui.PreviewText(new_dit.describe(model)))
 
 
@@ -133,7 +133,7 @@ class TrainingScenes(io.ComfyNode):
     @names_errors
     def execute(cls, vae, count, size, shapes, seed, clip=None, zoom=1, kinds="shapes") -> io.NodeOutput:
         report = host.reporter(count)
-        prepared, pictures = sets.procedural(vae, clip, count, size, seed, shapes, zoom, kinds, lambda done, _: report(done))
+        prepared, pictures = sets.procedural(vae, clip, count, size, seed, shapes, zoom, kinds, lambda done, _: report(done), host.free_ram())
         said = f"{prepared}; {things.INSTALL}" if kinds != "shapes" and not things.font_path() else str(prepared)
         return io.NodeOutput(prepared, pictures, list(prepared.captions[:len(pictures)]), ui=ui.PreviewText(said))
 

@@ -221,19 +221,24 @@ def _train(arguments: argparse.Namespace) -> int:
         else:
             from ..dit_impl.training.config import train_by
             from ..dit_impl.training.toml import read_toml
+            from . import pack
             from .dataset_nodes import read_folder
 
-            print(train_by(read_toml(arguments.config), arguments.config.parent, read_folder))
+            print(visible(str(train_by(read_toml(arguments.config), arguments.config.parent, read_folder, pack.free_ram()))))
     return DONE
 
 
 @contextmanager
 def _mistakes_are_the_users() -> Iterator[None]:
-    """A value or file that the library refuses is a wrong option."""
+    """A value or file that the library refuses is a wrong option, and so is one that takes more memory than there is."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError, RecursionError) as error:
         raise WorkflowError(one_line(error)) from error
+    except RuntimeError as error:  # torch has no error of its own for main memory
+        if "memory" not in str(error):
+            raise
+        raise WorkflowError(f"out of memory: {one_line(error)}") from error
 
 
 if __name__ == "__main__":

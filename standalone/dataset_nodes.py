@@ -1,5 +1,6 @@
 """Core's nodes that read a folder of pictures, with or without captions, under their own names and with their own sockets."""
 
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 import logging
 import os
 from pathlib import Path
@@ -66,9 +67,10 @@ def read_folder(folder: Path) -> tuple[list[Tensor], list[str]]:
 
 
 def _caption(path: Path) -> str:
-    """What a text file says, nothing where there is none. Raises ValueError."""
+    """What a text file says, in UTF-8 or with a byte order mark; nothing if there is none. Raises ValueError."""
     try:
-        return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+        data = path.read_bytes() if path.is_file() else b""
+        return data.decode("utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig").strip()
     except UnicodeDecodeError:
         raise ValueError(f"{path.name}: a caption is UTF-8 text, this is not") from None
 
@@ -98,7 +100,7 @@ def _read(paths: list[Path]) -> list[tuple[Path, Tensor]]:
     read, skipped = [], []
     for path in paths:
         try:
-            read.append((path, load_picture(path)[0]))
+            read.append((path, load_picture(path)[0][:1]))  # as ComfyUI: of an animation the first frame, which has the caption
         except ValueError as error:
             skipped.append(str(error))
     if skipped:

@@ -1,6 +1,7 @@
 """Pictures on disk: [B, H, W, C] tensors of 0..1 in, numbered PNG files out, and back."""
 
 from io import BytesIO
+from itertools import islice
 import json
 import os
 from pathlib import Path
@@ -8,13 +9,15 @@ import re
 import time
 
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, ImageSequence, PngImagePlugin, UnidentifiedImageError
 import torch
 from torch import Tensor
 
 from ..dit_impl.sources.atomic import write_new
 from .errors import WorkflowError, one_line
 
+# Of all frames of a file. Past the second number a file must have bytes for its pixels: a few of them can tell of any size.
+MOST_PIXELS, PIXELS_UNASKED, PIXELS_A_BYTE = 2 ** 27, 2 ** 23, 2000
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jxl", ".apng", ".svg"}
 
 
@@ -72,24 +75,42 @@ def numbered(prefix: str, kind: str, folder: Path, width: int = 0, height: int =
 
 
 def load_picture(path: Path) -> tuple[Tensor, Tensor]:
-    """A picture file → its pixels [1, H, W, 3] and what its alpha hides [1, H, W] (64 × 64 zeros without alpha)."""
+    """A picture file → its frames [B, H, W, 3] and what their alpha hides [B, H, W] (64 × 64 zeros without alpha). Frames of another size
+    than the first one are left out, as in ComfyUI. Raises ValueError, FileNotFoundError."""
     try:
         with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image)
-            clear = "A" in image.getbands() or "transparency" in image.info or image.mode == "P"
-            if image.mode.startswith("I"):
-                grey = np.asarray(image, dtype=np.float32) / 65535
-                pixels = np.repeat(grey[..., None], 3, axis=-1)
-            else:
-                pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
-            alpha = np.asarray(image.convert("RGBA").getchannel("A"), dtype=np.float32) / 255 if clear else None
+            # A camera's second picture (MPO) is no animation.
+            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            pixels = image.width * image.height * frames
+            if pixels > MOST_PIXELS or pixels > PIXELS_UNASKED and pixels > PIXELS_A_BYTE * path.stat().st_size:
+                raise ValueError(f"{frames} frames of {image.width}×{image.height} pixels in {path.stat().st_size:,} bytes are not loaded; "
+                                 f"the most is {MOST_PIXELS:,} pixels")
+            read = []
+            for frame in islice(ImageSequence.Iterator(image), frames):
+                pixels, alpha = _frame(frame)
+                if not read or pixels.shape == read[0][0].shape:
+                    read.append((pixels, alpha))
     except FileNotFoundError:
         raise
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders raise all sorts of things at what is spoiled
         why = "it is not a picture that can be read" if isinstance(error, UnidentifiedImageError) else one_line(error)
         raise ValueError(f"{path.name}: {why}") from error
-    mask = torch.zeros(1, 64, 64) if alpha is None else 1 - torch.from_numpy(alpha)[None]
-    return torch.from_numpy(pixels.copy())[None], mask
+    clear = any(alpha is not None for _, alpha in read)
+    masks = [np.zeros(pixels.shape[:2], np.float32) if alpha is None else 1 - alpha for pixels, alpha in read] if clear else []
+    mask = torch.from_numpy(np.stack(masks)) if clear else torch.zeros(len(read), 64, 64)
+    return torch.from_numpy(np.stack([pixels for pixels, _ in read])), mask
+
+
+def _frame(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    """One frame, turned as its camera says: pixels [H, W, 3] and alpha [H, W], both in 0..1; None without alpha."""
+    clear = "A" in image.getbands() or "transparency" in image.info or image.mode == "P"
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        grey = np.asarray(image, dtype=np.float32) / 65535
+        pixels = np.repeat(grey[..., None], 3, axis=-1)
+    else:
+        pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+    return pixels.copy(), np.asarray(image.convert("RGBA").getchannel("A"), dtype=np.float32) / 255 if clear else None
 
 
 def _fill_in(prefix: str, width: int, height: int) -> str:

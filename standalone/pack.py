@@ -59,6 +59,14 @@ def listen(progress: Callable | None, interrupted: Callable[[], bool] | None = N
     host.listen(progress=progress, interrupted=interrupted)
 
 
+def free_ram() -> float:
+    """Bytes of main memory that are free."""
+    comfy_api_standin.install()
+    from ..nodes.comfyui import host
+
+    return host.free_ram()
+
+
 def device() -> str:
     """The device that the pack computes on."""
     from ..nodes.comfyui import host

@@ -1,6 +1,7 @@
 """Load DiT (diffusers): each architecture as the library itself computes it, through the nodes, and every folder that is refused."""
 
 import json
+import re
 from pathlib import Path
 import re
 import runpy
@@ -305,7 +306,7 @@ def point_outside(folder):
     (lambda f: edit(f / "model_index.json", vae=["diffusers", "AutoencoderDC"]), "SD3: its vae is a AutoencoderDC, known is AutoencoderKL"),
     (lambda f: edit(f / "vae/config.json", scaling_factor="x"), "SD3/vae/config.json has scaling_factor = 'x', not a number"),
     (lambda f: edit(f / "vae/config.json", latent_channels=4), "SD3: its vae has latents of 4 channels, its transformer reads 16"),
-    (lambda f: edit(f / "vae/config.json", block_out_channels=[4, 4, 8, 16]), "SD3/vae: not an AutoencoderKL that can be read"),
+    (lambda f: edit(f / "vae/config.json", block_out_channels=[4, 4, 8, 16]), "SD3/vae: its config.json describes 51,431 parameters, its weights have 20,351"),
     (lambda f: edit(f / "scheduler/scheduler_config.json", _class_name="ConsistencyDecoderScheduler"),
      "SD3/scheduler is a ConsistencyDecoderScheduler, known are FlowMatch schedulers and those with a beta_schedule"),
     (lambda f: edit(f / "scheduler/scheduler_config.json", shift="x"), "SD3/scheduler has shift = 'x', not a number"),
@@ -376,3 +377,37 @@ def test_other_patch_sizes_on_a_folder_s_model(folder, kind, method, size):
         x0 = reading.denoiser(big, positive)(big["tokens"], level)
         x, level = dit.flow.quieter(coarse["tokens"], level, 0.5)
         torch.testing.assert_close(reading.reading.down(x0), dit.denoiser(coarse, positive)(x, level), atol=1e-4, rtol=1e-4)
+
+
+def test_shards_of_a_variant_under_their_older_names(folder):
+    """As diffusers named them up to 0.30, and published ones still are."""
+    path = folder("SD3", variant="fp16", max_shard_size="20KB")
+    wanted = load_folder(path)[0].model.state_dict()
+    part = path / "transformer"
+    index = part / "diffusion_pytorch_model.safetensors.index.fp16.json"
+    told = index.read_text()
+    for shard in list(part.glob("*.fp16-*.safetensors")):
+        older = re.sub(r"\.fp16(-\d+-of-\d+)", r"\1.fp16", shard.name)
+        told = told.replace(shard.name, older)
+        shard.rename(part / older)
+    index.unlink()
+    (part / "diffusion_pytorch_model.safetensors.fp16.index.json").write_text(told)
+    found = load_folder(path)[0].model.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_json_as_editors_on_windows_save_it(folder, encoding):
+    path = folder("SD3")
+    for name in ("model_index.json", "transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json"):
+        (path / name).write_text((path / name).read_text(), encoding=encoding)
+    load_folder(path)
+
+
+def test_what_a_model_is_called(folder, tmp_path):
+    path = folder("SD3")
+    cached = tmp_path / "models--org--sd35" / "snapshots" / ("0" * 40)
+    cached.parent.mkdir(parents=True)
+    path.rename(cached)
+    (tmp_path / "linked").symlink_to(cached)
+    assert load_folder(cached)[0].name == "sd35" and load_folder(tmp_path / "linked")[0].name == "linked"

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 import runpy
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -117,6 +118,29 @@ def test_sd3_without_its_third_encoder(models):
     with torch.no_grad():
         torch.testing.assert_close(states, pipeline.encode_prompt(PROMPT, PROMPT, PROMPT)[0])
     assert states.shape == (1, 77 + 256, SMALL.TEXT_WIDTH) and not states[:, 77:].any()
+
+
+def test_sd3_whose_third_encoder_was_not_downloaded(models, caplog):
+    pipeline = build("SD3")
+    pipeline.save_pretrained(models / "SD3")
+    shutil.rmtree(models / "SD3" / "text_encoder_3")
+    _, ((states, _),) = encoded("SD3")
+    assert states.shape == (1, 77 + 256, SMALL.TEXT_WIDTH) and not states[:, 77:].any()
+    assert "SD3: there is no folder text_encoder_3: prompts are read without it" in caplog.text
+    shutil.rmtree(models / "SD3" / "text_encoder_2")
+    with pytest.raises(ValueError, match="SD3/text_encoder_2"):
+        LoadDiffusers.execute(folder="SD3")
+
+
+@pytest.mark.parametrize("told, why", [({"num_layers": 10 ** 6}, "its config.json has num_hidden_layers = 1000000, its weights have 2"),
+                                       ({"vocab_size": 10 ** 9}, "its config.json describes 32,000,")])
+def test_what_an_encoder_says_of_its_size_is_held_against_its_weights(models, told, why):
+    build("PixArt").save_pretrained(models / "PixArt")
+    config = models / "PixArt" / "text_encoder" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | told))
+    _, text_encoders, _ = LoadDiffusers.execute(folder="PixArt").result
+    with pytest.raises(ValueError, match=why):
+        text_encoders.tokenize(PROMPT)
 
 
 def test_encoders_that_do_not_fit(models):

@@ -193,3 +193,49 @@ def test_text_and_vae_nodes_call_what_core_calls(folders):
     pixels = torch.rand(1, 2, 3, 3)
     (latent,) = CORE["VAEEncode"]().encode(Vae(), pixels)
     assert list(latent) == ["samples"] and torch.equal(CORE["VAEDecode"]().decode(Vae(), latent)[0], pixels)
+
+
+# --- animated pictures, and those that tell of more pixels than they have ------------------------------------------------------------------
+
+def animation(path, frames=3, size=(8, 6), mode="RGB", **how):
+    from PIL import Image
+    made = [Image.new(mode, size, tuple([at * 60] * len(mode))) for at in range(frames)]
+    made[0].save(path, save_all=True, append_images=made[1:], **how)
+    return path
+
+
+@pytest.mark.parametrize("name, how", [("x.png", {}), ("x.webp", {"lossless": True}), ("x.tiff", {}), ("x.gif", {})])
+def test_all_frames_of_an_animation_are_loaded(tmp_path, name, how):
+    pixels, mask = load_picture(animation(tmp_path / name, **how))
+    assert pixels.shape == (3, 6, 8, 3) and mask.shape[0] == 3
+    torch.testing.assert_close(pixels.amax(dim=(1, 2, 3)), torch.tensor([0, 60, 120]) / 255)
+
+
+def test_the_masks_of_an_animation(tmp_path):
+    pixels, mask = load_picture(animation(tmp_path / "x.webp", mode="RGBA", lossless=True))
+    assert mask.shape == (3, 6, 8)
+    torch.testing.assert_close(1 - mask[:, 0, 0], torch.tensor([0, 60, 120]) / 255)
+
+
+def test_frames_of_other_sizes_are_left_out(tmp_path):
+    from PIL import Image
+    made = [Image.new("RGB", size) for size in ((8, 6), (4, 4), (8, 6))]
+    made[0].save(tmp_path / "x.tiff", save_all=True, append_images=made[1:])
+    assert load_picture(tmp_path / "x.tiff")[0].shape == (2, 6, 8, 3)
+
+
+def test_a_few_bytes_that_tell_of_many_pixels_are_refused(tmp_path):
+    data = bytearray(animation(tmp_path / "x.gif").read_bytes())
+    data[6:10] = (8000).to_bytes(2, "little") * 2
+    (tmp_path / "x.gif").write_bytes(data)
+    with pytest.raises(ValueError, match=r"x.gif: 3 frames of 8000×8000 pixels in [0-9]+ bytes are not loaded"):
+        load_picture(tmp_path / "x.gif")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_captions_as_editors_on_windows_save_them(tmp_path, encoding):
+    from dit_blocks.standalone.dataset_nodes import read_folder
+    animation(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_bytes("a 猫\n".encode(encoding))
+    pictures, captions = read_folder(tmp_path)
+    assert captions == ["a 猫"] and [picture.shape for picture in pictures] == [(1, 6, 8, 3)]

@@ -280,7 +280,7 @@ def test_what_can_not_be_trained_is_refused_in_one_line(backbone, tmp_path):
     with pytest.raises(TrainingError, match="scope was everything, not patch embed and head"):
         taught(backbone, SHORT, tmp_path / "state.pt", resume=True, scope="patch embed and head")
     torch.save({"step": 3}, tmp_path / "other.pt")
-    with pytest.raises(TrainingError, match="is no state of a training: 'settings'"):
+    with pytest.raises(TrainingError, match="is no state of a training: 'log' is missing"):
         taught(backbone, SHORT, tmp_path / "other.pt", resume=True)
     (tmp_path / "broken.pt").write_bytes(b"no state")
     with pytest.raises(TrainingError, match="is no state of a training"):

@@ -19,6 +19,11 @@ def _one_of(name: str, prediction: str, known: tuple[str, ...]) -> None:
         raise ValueError(f"{name}: prediction is one of {', '.join(known)}, not {prediction!r}")
 
 
+def _number(name: str, key: str, value: float, least: float, most: float) -> None:
+    if type(value) not in (int, float) or not least <= value <= most:
+        raise ValueError(f"{name}: {key} is a number from {least:g} to {most:g}, not {str(value)[:40]}")
+
+
 def shift_time(t: Tensor | float, shift: float) -> Tensor | float:
     """Move times towards noise: α·t / (1 + (α − 1)·t). Esser et al. 2024 (SD3), equation 23."""
     return shift * t / (1 + (shift - 1) * t)
@@ -36,6 +41,7 @@ class RectifiedFlow:
 
     def __post_init__(self):
         _one_of("RectifiedFlow", self.prediction, ("velocity", "x0"))
+        _number("RectifiedFlow", "shift", self.shift, 1e-6, 1e6)
 
     def add_noise(self, x0: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
         """x at noise level sigma: [B, …], [B, …], [] or [B] → [B, …]."""
@@ -92,6 +98,9 @@ class DDPM:
 
     def __post_init__(self):
         _one_of("DDPM", self.prediction, ("epsilon", "v"))
+        _number("DDPM", "steps", self.steps, 1, 100_000)
+        for key in ("beta_start", "beta_end"):
+            _number("DDPM", key, getattr(self, key), 0, 0.9999)
 
     @property
     def alphas_cumprod(self) -> Tensor:

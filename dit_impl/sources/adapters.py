@@ -4,7 +4,7 @@ The model's own sizes are read by its own weights, bit for bit as before. A taug
 MLP have the adapter merged into them; all other weights are shared. FlexiDiT (Anagnostidis et al. 2025), §3.2.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 import hashlib
 import json
@@ -20,7 +20,7 @@ from ..handle.backbone import Backbone, DitHandle
 from ..model.dit import DiT
 from ..model.mmdit import MMDiT, Streams
 from ..reading import Between, check_value
-from .adapter_layers import extended, merge, new_parameters, shared_copy
+from .adapter_layers import extended, hollow_copy, merge, new_parameters, shared_copy
 from .atomic import replace_atomically
 from .checkpoints import METADATA_KEY, check, listed, read_safetensors
 
@@ -74,8 +74,10 @@ def base_state(model: nn.Module) -> Mapping[str, Tensor]:
     return model.base_state() if hasattr(model, "base_state") else model.state_dict()
 
 
-def check_adapter(adapter: Adapter, state: Mapping[str, Tensor], sizes: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]], name: str) -> None:
-    """Raise CheckpointError unless an adapter is for the model of these weights and patch sizes, and its own have these shapes."""
+def check_adapter(adapter: Adapter, state: Mapping[str, Tensor], sizes: tuple[int, ...], shapes: Callable[[], Mapping[str, tuple[int, ...]]],
+                  name: str) -> None:
+    """Raise CheckpointError unless an adapter is for the model of these weights and patch sizes, and its weights have the shapes that are
+    wanted. `shapes` is asked last, when the rest of the adapter is known to fit."""
     p, found = adapter.patch_size, fingerprint(state)
     if found != adapter.base:
         raise CheckpointError(f"the adapter for patch size {p} is for {adapter.name or 'another model'} ({adapter.base[:8]}), "
@@ -83,7 +85,7 @@ def check_adapter(adapter: Adapter, state: Mapping[str, Tensor], sizes: tuple[in
     if p in sizes or adapter.start not in sizes:
         raise CheckpointError(f"the adapter is for patch size {p} from {adapter.start}, {name} has {', '.join(map(str, sizes))}")
     try:
-        check(shapes, adapter.weights)
+        check(shapes(), adapter.weights)
     except LayoutError as error:
         raise CheckpointError(f"the adapter for patch size {p} does not fit its model: {error}") from None
 
@@ -184,11 +186,14 @@ def base_of(dit: DitHandle) -> MMDiT | DiT:
 def _taught(model: MMDiT | DiT, adapter: Adapter, name: str) -> nn.Module:
     """The copy of a model that reads the adapter's size. Raises CheckpointError where the adapter is not for this model."""
     state, sizes = model.state_dict(), model.config.patch_sizes
-    if adapter.start not in sizes:
-        check_adapter(adapter, state, sizes, {}, name)
-    made = extended(model, adapter.patch_size, adapter.start, adapter.rank, adapter.wide_rank)
+    numbers = adapter.patch_size, adapter.start, adapter.rank, adapter.wide_rank
+
+    def shapes() -> dict[str, tuple[int, ...]]:
+        # of a model without numbers in it: what a file says of its size is not to be believed, nor paid for
+        return {name: tuple(p.shape) for name, p in new_parameters(extended(hollow_copy(model), *numbers)).items()}
+    check_adapter(adapter, state, sizes, shapes, name)
+    made = extended(model, *numbers)
     fresh = new_parameters(made)
-    check_adapter(adapter, state, sizes, {name: tuple(p.shape) for name, p in fresh.items()}, name)
     with torch.no_grad():
         for key, parameter in fresh.items():
             parameter.copy_(adapter.weights[key])
@@ -203,6 +208,19 @@ def save_adapter(adapter: Adapter, path: Path) -> None:
     replace_atomically(path, lambda aside: save_file(tensors, aside, metadata=metadata))
 
 
+def _check_numbers(adapter: Adapter) -> None:
+    """Raise ValueError unless the adapter's weights have the ranks and the patch size that it tells of."""
+    for key, weight in adapter.weights.items():
+        name, _, last = key.rpartition(".")
+        wide = name.startswith(("x_embedder.", "final_layer.linear."))
+        rank = (adapter.wide_rank if wide else adapter.rank) or adapter.rank
+        if last in ("a", "b") and rank not in weight.shape:
+            raise ValueError(f"{'wide_rank' if wide and adapter.wide_rank else 'rank'} is {rank}, {key} has shape {list(weight.shape)}")
+    embed = next((weight for name in ("weight", "a") if (weight := adapter.weights.get(f"x_embedder.{adapter.patch_size}.{name}")) is not None), None)
+    if embed is None or embed.dim() != 2 or embed.shape[1] % adapter.patch_size ** 2:
+        raise ValueError(f"patch_size is {adapter.patch_size}, but it has no embedding of such patches")
+
+
 def load_adapter(path: Path) -> Adapter:
     """Read what `save_adapter` wrote. Raises CheckpointError."""
     tensors, metadata = read_safetensors(path)
@@ -212,7 +230,8 @@ def load_adapter(path: Path) -> Adapter:
     try:
         account = dict(json.loads(metadata[KEY]))
         adapter = Adapter(**{name: check_value(name, account[name], kind) for name, kind in _KINDS.items()}, weights=tensors)
-    except (KeyError, TypeError, ValueError) as error:
+        _check_numbers(adapter)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(f"{path}: its metadata {KEY!r} does not describe an adapter: {' '.join(reason.split())[:200]}") from None
     broken = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]

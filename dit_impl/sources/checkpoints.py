@@ -29,6 +29,7 @@ PREFIX = "model.diffusion_model."  # of the transformer in checkpoints that hold
 CHOICES = {"position": ("cropped", "picture", "learned", "none"), "prediction": ("velocity", "x0", "epsilon", "v")}
 AT_LEAST_1 = ("in_channels", "width", "depth", "heads", "context_width", "pooled_width", "position_table")
 SHOWN = 3
+MOST_BLOCKS, MOST_SIZES = 1000, 64  # past these a file does not mean what it says
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -151,8 +152,10 @@ def skeleton(config: Config, ops=nn) -> MMDiT | DiT:
     for name in AT_LEAST_1:
         if getattr(config, name, 1) < 1:
             raise LayoutError(f"{name} is {getattr(config, name)}, not at least 1")
-    if not config.patch_sizes or min(config.patch_sizes) < 1:
-        raise LayoutError(f"patch_sizes are {list(config.patch_sizes)[:8]}")
+    if not config.patch_sizes or min(config.patch_sizes) < 1 or len(config.patch_sizes) > MOST_SIZES:
+        raise LayoutError(f"patch_sizes are {list(config.patch_sizes)[:8]}, not 1 to {MOST_SIZES} numbers from 1")
+    if config.depth > MOST_BLOCKS:
+        raise LayoutError(f"depth is {config.depth}, the most is {MOST_BLOCKS}")
     if not config.position_base > 0:
         raise LayoutError(f"position_base is {config.position_base}, not more than 0")
     for divisor, what in ((config.heads, "heads"), (4, "parts of a 2-D position")):
@@ -196,7 +199,7 @@ def parse_config(text: str | None, tensors: Mapping[str, Tensor]) -> Config:
     kind = MMDiTConfig if any(key.startswith("joint_blocks.") for key in tensors) else DiTConfig
     try:
         values = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise LayoutError(f"metadata {METADATA_KEY!r} is not JSON: {text[:80]!r}") from None
     config = read(kind, values, f"metadata {METADATA_KEY!r}", f"metadata {METADATA_KEY!r}: ", LayoutError)
     for key, choices in CHOICES.items():

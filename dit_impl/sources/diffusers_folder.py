@@ -16,11 +16,12 @@ from ..handle.backbone import Backbone
 from ..reading import check_value
 from ..sampling.flow import DDPM, Flow, RectifiedFlow
 from ..tokens.wire import LatentFormat, latent_format
-from .checkpoints import load_model, read_safetensors
-from .diffusers_models import WRAPPERS, wrap
-from .diffusers_parts import Load, Unavailable, part_of, read_json, shards
+from .checkpoints import load_model
+from .diffusers_models import WRAPPERS, Cells, wrap
+from .diffusers_parts import Load, Unavailable, all_tensors, check_count, part_of, read_json, shards
 from .diffusers_text import TEXT_OF, DiffusersCLIP
-from .diffusers_vae import DiffusersVAE, load_vae
+from .diffusers_vae import STEM, DiffusersVAE, load_vae
+from .layouts import Shapes
 
 OURS = ("SD3Transformer2DModel", "DiTTransformer2DModel")
 KNOWN = (*OURS, *WRAPPERS)
@@ -44,14 +45,13 @@ def load_folder(folder: Path, ops=nn, device: torch.device | None = None, load: 
     vae_settings = _vae_settings(folder, index)
     downscale = 2 ** (len(vae_settings["block_out_channels"]) - 1)
     model = _load_transformer(folder / "transformer", class_name, settings, downscale, ops)
+    if (channels := vae_settings.get("latent_channels", 4)) != model.config.in_channels:
+        raise CheckpointError(f"{folder.name}: its vae has latents of {str(channels)[:40]} channels, its transformer reads {model.config.in_channels}")
     space = _latent_format(f"{folder.name}/vae", vae_settings)
-    channels = len(space["scale"])
-    if channels != model.config.in_channels:
-        raise CheckpointError(f"{folder.name}: its vae has latents of {channels} channels, its transformer reads {model.config.in_channels}")
     cells = settings.get("sample_size", SAMPLE_SIZE.get(class_name, 128))
     dit = Backbone(model.eval().requires_grad_(False), space, _flow(folder, index, (cells // model.config.patch_sizes[0]) ** 2),
-                   folder.name or folder.resolve().name, downscale, cells * downscale, class_names=_class_names(folder, index), device=device).settle()
-    vae = (host_vae(_tensors(folder / "vae")) if vae_settings["block_out_channels"] == PUBLISHED_VAE else None) or _vae(folder, load)
+                   _name(folder), downscale, cells * downscale, class_names=_class_names(folder, index), device=device).settle()
+    vae = (host_vae(all_tensors(folder / "vae", STEM)) if vae_settings["block_out_channels"] == PUBLISHED_VAE else None) or _vae(folder, load)
     return dit, _clip(folder, index, class_name, settings, dit.name, load), vae
 
 
@@ -64,21 +64,19 @@ def _transformer(folder: Path, index: Mapping) -> tuple[str, dict]:
         class_name = LEGACY.get(settings.get("norm_type"), class_name)
     if class_name not in KNOWN:
         raise CheckpointError(f"{folder.name}: its transformer is a {str(class_name)[:80]}, known are {', '.join(KNOWN)}")
-    check_value(f"{folder.name}/transformer/config.json: sample_size", settings.get("sample_size", 1), int, CheckpointError)
+    check_value(f"{folder.name}/transformer/config.json: sample_size", settings.get("sample_size", 1), Cells, CheckpointError)
     return class_name, settings
 
 
-def _tensors(folder: Path) -> dict[str, Tensor]:
-    """All shards of a part."""
-    tensors: dict[str, Tensor] = {}
-    for shard in shards(folder, "diffusion_pytorch_model"):
-        tensors |= read_safetensors(shard)[0]
-    return tensors
+def _name(folder: Path) -> str:
+    """What to call the model: as its folder is called here. In the hub's cache a folder is called by a commit, and the model's name is above."""
+    found = folder if folder.name else folder.resolve()
+    return found.parents[1].name.split("--")[-1] if found.parent.name == "snapshots" else found.name
 
 
 def _load_transformer(folder: Path, class_name: str, settings: Mapping, downscale: int, ops) -> nn.Module:
     """The transformer, in the type its weights are stored in: ours where we have the architecture, else the library's."""
-    tensors = _tensors(folder)
+    tensors = all_tensors(folder, STEM)
     name = f"{folder.parent.name}/{folder.name}"
     if class_name in OURS:
         return load_model(tensors, settings, dtype=None, ops=ops, name=name)
@@ -90,12 +88,15 @@ def _vae_settings(folder: Path, index: Mapping) -> dict:
     if kind != "AutoencoderKL":
         raise CheckpointError(f"{folder.name}: its vae is a {str(kind)[:80]}, known is AutoencoderKL")
     settings = read_json(folder / "vae" / "config.json")
-    check_value(f"{folder.name}/vae/config.json: block_out_channels", settings.get("block_out_channels"), tuple, CheckpointError)
+    widths, kept = settings.get("block_out_channels"), Shapes(all_tensors(folder / "vae", STEM))
+    check_value(f"{folder.name}/vae/config.json: block_out_channels", widths, tuple, CheckpointError)
+    check_count(f"{folder.name}/vae", "number of block_out_channels", len(widths), kept.depth("encoder.down_blocks"))
+    check_count(f"{folder.name}/vae", "layers_per_block", settings.get("layers_per_block", 1), kept.depth("encoder.down_blocks.0.resnets"))
     return settings
 
 
 def _vae(folder: Path, load: Load) -> DiffusersVAE | Unavailable:
-    shards(folder / "vae", "diffusion_pytorch_model")
+    shards(folder / "vae", STEM)
     try:
         return load_vae(folder / "vae", load)
     except LibraryError as error:
@@ -130,14 +131,16 @@ def _flow(folder: Path, index: Mapping, tokens: int) -> Flow:
 
     def number(key: str, otherwise: float) -> float:
         value = config.get(key, otherwise)
-        if type(value) not in (int, float):
-            raise CheckpointError(f"{name} has {key} = {value!r}, not a number")
+        if type(value) not in (int, float) or not abs(value) < 1e6:
+            raise CheckpointError(f"{name} has {key} = {str(value)[:40]!r}, not a number")
         return value
     kind = str(config.get("_class_name"))
     if kind.startswith("FlowMatch"):
         if not config.get("use_dynamic_shifting"):
             return RectifiedFlow(shift=number("shift", 1.0))
         low, high = number("base_image_seq_len", 256), number("max_image_seq_len", 4096)
+        if low >= high:
+            raise CheckpointError(f"{name} has base_image_seq_len = {low}, not below max_image_seq_len = {high}")
         slope = (number("max_shift", 1.15) - number("base_shift", 0.5)) / (high - low)
         # a schedule is made before there is a picture: as ComfyUI does, the shift is that of the size trained for
         mu = number("base_shift", 0.5) + slope * (tokens - low)

@@ -5,14 +5,18 @@ from dataclasses import dataclass
 import inspect
 import json
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..model.conditioning import TextConditions
+from ..reading import Between, check_value
 from ..tokens.patch import patchify, unpatchify
 from .checkpoints import METADATA_KEY, load_strictly, read_safetensors
+from .diffusers_parts import check_count
+from .layouts import Shapes
 from .libraries import diffusers_part
 
 
@@ -73,7 +77,8 @@ class Flux(nn.Module):
             img_ids=places.flatten(0, 1), txt_ids=places.new_zeros(context.shape[1], 3), return_dict=False)[0]
 
 
-DEPTHS = ("num_layers", "num_single_layers")
+DEPTHS = {"num_layers": "transformer_blocks", "num_single_layers": "single_transformer_blocks"}
+Cells = Annotated[int, Between(1, 2048)]  # a side of a latent, of up to 16,384 pixels
 WRAPPERS = {"PixArtTransformer2DModel": PixArt, "FluxTransformer2DModel": Flux}
 
 
@@ -87,13 +92,18 @@ def wrap(class_name: str, settings: Mapping, downscale: int, tensors: Mapping[st
     cls = diffusers_part(class_name, name)
     known = inspect.signature(cls.__init__).parameters
     settings = {key: value for key, value in settings.items() if key in known}
+    for key, blocks in DEPTHS.items():
+        if key in settings:
+            check_count(name, key, settings[key], Shapes(tensors).depth(blocks))
+    check_value(f"{name}/config.json: sample_size", settings.get("sample_size", 1), Cells, CheckpointError)
     try:
         with torch.device("meta"):
             transformer = cls.from_config(settings)
-        shallow = cls.from_config({**settings, **{depth: 0 for depth in DEPTHS if depth in known}})
     except Exception as error:  # whatever a class makes of settings that do not fit it
         raise CheckpointError(f"{name}: its config.json describes no {class_name}: {' '.join(str(error).split())[:200]}") from None
     load_strictly(transformer, tensors, name, dtype=None)
+    # no larger than what was just loaded
+    shallow = cls.from_config({**settings, **{depth: 0 for depth in DEPTHS if depth in known}})
     for key, buffer in shallow.named_buffers():  # tables that are computed, not stored
         parent, _, last = key.rpartition(".")
         transformer.get_submodule(parent).register_buffer(last, buffer, persistent=False)
@@ -111,7 +121,7 @@ def load_wrapped(path: Path) -> PixArt | Flux:
     try:
         config = json.loads(metadata[METADATA_KEY])
         class_name, settings, downscale = config["class_name"], dict(config["settings"]), int(config["downscale"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
         raise CheckpointError(f"{path}: metadata {METADATA_KEY!r} describes no model of diffusers") from None
     if class_name not in WRAPPERS:
         raise CheckpointError(f"{path}: its transformer is a {str(class_name)[:80]}, known are {', '.join(WRAPPERS)}")

@@ -1,13 +1,15 @@
 """The files of a diffusers folder: JSON, safetensors in one piece or in shards, and which library's class each part is."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import json
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..errors import CheckpointError, StandInError
+from .checkpoints import read_safetensors
 
 VARIANTS = ("", ".fp16", ".bf16")
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
@@ -37,10 +39,10 @@ def _shown(path: Path) -> str:
 def read_json(path: Path) -> dict:
     """A JSON object. Raises CheckpointError; one that asks for code of its own is refused."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows put a mark before it
+        values = json.loads(path.read_bytes())  # UTF-8, UTF-16 or UTF-32, with or without a byte order mark
     except FileNotFoundError:
         raise CheckpointError(f"{_shown(path)}: no such file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{_shown(path)}: not JSON ({' '.join(str(error).split())[:100]})") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{_shown(path)}: not a JSON object")
@@ -64,15 +66,43 @@ def part_of(folder: Path, index: Mapping, part: str, library: str) -> str | None
     return entry[1]
 
 
-def _indices(folder: Path, stem: str, variant: str) -> list[Path]:
-    """What the list of a variant's shards may be called: as diffusers names it, and as it did up to 0.30. variant: "" or ".fp16"."""
-    return [folder / f"{stem}.safetensors{ending}.json" for ending in (f".index{variant}", f"{variant}.index")]
+def check_count(name: str, key: str, told: Any, found: int) -> None:
+    """Raise CheckpointError unless a config.json tells as many of something as the weights have: a library builds what it is told."""
+    if type(told) is not int or told != found:
+        raise CheckpointError(f"{name}: its config.json has {key} = {str(told)[:40]}, its weights have {found}")
+
+
+def check_size(name: str, build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError if a config.json describes a model of many more parameters than there are in the weights. `build` makes it,
+    here without storage; what else is wrong with it is left to who builds it in earnest."""
+    try:
+        with torch.device("meta"):
+            told = sum(parameter.numel() for parameter in build().parameters())
+    except Exception as error:  # whatever a library makes of settings that do not fit it
+        raise CheckpointError(f"{name}: its config.json describes no model ({' '.join(str(error).split())[:200]})") from None
+    found = sum(tensor.numel() for tensor in tensors.values())
+    if told > 2 * found:
+        raise CheckpointError(f"{name}: its config.json describes {told:,} parameters, its weights have {found:,}")
+
+
+def all_tensors(folder: Path, stem: str) -> dict[str, Tensor]:
+    """The tensors of all of a part's shards, mapped from their files."""
+    tensors: dict[str, Tensor] = {}
+    for shard in shards(folder, stem):
+        tensors |= read_safetensors(shard)[0]
+    return tensors
+
+
+def index_of(folder: Path, stem: str, variant: str) -> Path | None:
+    """The file that says which shard each weight is in; diffusers up to 0.30 named a variant's otherwise. None if there is none."""
+    names = (".".join(filter(None, (stem, "safetensors.index", variant, "json"))), ".".join(filter(None, (stem, "safetensors", variant, "index.json"))))
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def variant_of(folder: Path, stem: str) -> str:
     """Which of the variants of a part's weights are there: "", "fp16" or "bf16". Raises CheckpointError where there is none."""
     for variant in VARIANTS:
-        if (folder / f"{stem}{variant}.safetensors").is_file() or any(index.is_file() for index in _indices(folder, stem, variant)):
+        if (folder / f"{stem}{variant}.safetensors").is_file() or index_of(folder, stem, variant.removeprefix(".")):
             return variant.removeprefix(".")
     pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLES)
     if pickles:
@@ -87,7 +117,7 @@ def shards(folder: Path, stem: str) -> list[Path]:
     whole = folder / ".".join(filter(None, (stem, variant, "safetensors")))
     if whole.is_file():
         return [whole]
-    index = next(index for index in _indices(folder, stem, variant and f".{variant}") if index.is_file())
+    index = index_of(folder, stem, variant)
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise CheckpointError(f"{_shown(index)}: its weight_map does not say which file each weight is in")

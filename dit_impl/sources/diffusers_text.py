@@ -3,6 +3,7 @@ becomes of a prompt is each pipeline's own `encode_prompt`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Callable
@@ -13,9 +14,12 @@ from torch import nn
 from ..errors import CheckpointError
 from ..model.conditioning import Conditioning
 from .checkpoints import listed
-from .diffusers_parts import Load, part_of, read_json, shards, variant_of
+from .diffusers_parts import Load, all_tensors, check_count, check_size, part_of, read_json, shards, variant_of
+from .layouts import Shapes
 from .libraries import diffusers_part, library
 from .stand_in import StandInCLIP, Tokens
+
+log = logging.getLogger(__name__)
 
 ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
 TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast")
@@ -65,6 +69,8 @@ class DiffusersCLIP(StandInCLIP):
         for i in range(len(self.text.encoders)):
             number = f"_{i + 1}" if i else ""
             left_out = i >= self.text.needed and not (folder / f"text_encoder{number}").is_dir()  # as users do with T5, for its size
+            if left_out and index.get(f"text_encoder{number}", [None])[0] is not None:
+                log.warning("%s: there is no folder text_encoder%s: prompts are read without it", folder.name, number)
             for part, known in (("text_encoder" + number, ENCODERS), ("tokenizer" + number, TOKENIZERS)):
                 kind = self.parts[part] = None if left_out else part_of(folder, index, part, "transformers")
                 if kind is None and i < self.text.needed:
@@ -76,6 +82,10 @@ class DiffusersCLIP(StandInCLIP):
                     shards(folder / part, "model")
                 elif kind is not None and (folder / part / "tokenizer_config.json").is_file():
                     read_json(folder / part / "tokenizer_config.json")
+        for i in range(self.text.needed, len(self.text.encoders)):
+            pair = f"text_encoder_{i + 1}", f"tokenizer_{i + 1}"
+            if None in map(self.parts.get, pair):  # one is of no use without the other
+                self.parts |= dict.fromkeys(pair)
         self._pipeline = None
         self.encoders = nn.ModuleList()
 
@@ -116,7 +126,13 @@ class DiffusersCLIP(StandInCLIP):
         try:
             if kind in TOKENIZERS:
                 return getattr(transformers, kind).from_pretrained(str(folder), **local)
-            encoder, info = getattr(transformers, kind).from_pretrained(
+            cls = getattr(transformers, kind)
+            settings = cls.config_class.from_pretrained(str(folder), **local)
+            tensors = all_tensors(folder, "model")
+            check_count(f"{self.folder.name}/{part}", "num_hidden_layers", settings.num_hidden_layers,
+                        max(map(Shapes(tensors).depth, ("text_model.encoder.layers", "encoder.layers", "encoder.block"))))
+            check_size(f"{self.folder.name}/{part}", lambda: cls(settings), tensors)
+            encoder, info = cls.from_pretrained(
                 str(folder), use_safetensors=True, variant=variant_of(folder, "model") or None, dtype="auto",
                 output_loading_info=True, **local)
         except Exception as error:  # whatever the library makes of files that do not fit

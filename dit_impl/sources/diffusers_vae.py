@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..model.vae import VAEConfig
-from .checkpoints import listed, read_safetensors
-from .diffusers_parts import Load, shards, variant_of
+from .checkpoints import listed
+from .diffusers_parts import Load, all_tensors, check_size, read_json, variant_of
 from .embedded import EmbeddedVAE
 from .libraries import diffusers_part
 
@@ -72,7 +72,9 @@ def load_vae(folder: Path, load: Load) -> DiffusersVAE:
     """Read a VAE in the type it is stored in, but for one that half precision is too narrow for. Raises CheckpointError and LibraryError."""
     AutoencoderKL = diffusers_part("AutoencoderKL", f"the VAE of {folder.parent.name}")
     name = f"{folder.parent.name}/{folder.name}"
-    stored = next(iter(read_safetensors(shards(folder, STEM)[0])[0].values())).dtype
+    tensors = all_tensors(folder, STEM)
+    stored = next(iter(tensors.values())).dtype
+    check_size(name, lambda: AutoencoderKL.from_config(read_json(folder / "config.json")), tensors)
     try:
         autoencoder, info = AutoencoderKL.from_pretrained(
             str(folder), local_files_only=True, use_safetensors=True, variant=variant_of(folder, STEM) or None,

@@ -22,6 +22,7 @@ from .diffusers_models import is_wrapped, load_wrapped
 
 KEY = "dit"  # in the metadata; "config" beside it is the architecture
 FLOWS = {"rectified flow": RectifiedFlow, "ddpm": DDPM}
+MOST_DOWNSCALE, MOST_PIXELS = 1024, 65536
 FORMAT = ("scale", "shift", "std")
 _Positive = Annotated[int, Between(1)]
 ACCOUNT = {"latent_format": dict, "flow": dict, "name": str, "downscale": _Positive, "picture_size": _Positive, "latent_rgb": tuple | None,
@@ -70,12 +71,17 @@ def load_dit(path: Path, ops=nn, device: torch.device | None = None) -> Backbone
             model, _read_format(account["latent_format"]), _read_flow(account["flow"]), account["name"], account["downscale"],
             account["picture_size"], None if account["latent_rgb"] is None else torch.tensor(account["latent_rgb"]),
             {int(number): str(name) for number, name in account["class_names"].items()}, device, dict(account["training"]))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(f"{path}: its metadata {KEY!r} does not describe a DiT: {' '.join(reason.split())[:200]}") from None
     channels = model.config.in_channels
     if {len(values) for values in dit.latent_format.values()} != {channels}:
         raise CheckpointError(f"{path}: its latent_format is not of the {channels} channels of its model")
+    if dit.latent_rgb is not None and tuple(dit.latent_rgb.shape) != (channels + 1, 3):
+        raise CheckpointError(f"{path}: its latent_rgb is {list(dit.latent_rgb.shape)}, not red, green and blue of {channels} channels and 1 more")
+    for key, most in (("downscale", MOST_DOWNSCALE), ("picture_size", MOST_PIXELS)):
+        if getattr(dit, key) > most:
+            raise CheckpointError(f"{path}: its {key} is {str(getattr(dit, key))[:40]}, not from 1 to {most}")
     return dit.settle()
 
 

@@ -1,5 +1,7 @@
 """A new transformer with random weights: MM-DiT where it reads text, DiT where it reads a class or nothing."""
 
+import math
+
 import torch
 
 from ..errors import BackboneError, LayoutError
@@ -37,7 +39,7 @@ def text_widths(clip) -> tuple[int, int]:
 
 def new_dit(width: int = 192, depth: int = 4, heads: int = 4, patch_sizes: tuple[int, ...] = (2,), channels: int = 0, position: str = "sincos",
             conditioning: str = "text", classes: int = 10, prediction: str = "velocity", seed: int = 0, like: DitHandle | None = None,
-            widths: tuple[int, int] | None = None, picture_size: int = 256) -> Backbone:
+            widths: tuple[int, int] | None = None, picture_size: int = 256, free: float = math.inf) -> Backbone:
     """A DIT with random weights, adaLN-Zero (Peebles & Xie 2022, §3.2), that answers zero until it is trained.
 
     channels: of its latents, 0 for those of `like`, whose latent space it then shares. widths: of text states and pooled text.
@@ -46,6 +48,12 @@ def new_dit(width: int = 192, depth: int = 4, heads: int = 4, patch_sizes: tuple
     for name, value, known in (("position", position, POSITIONS), ("conditioning", conditioning, CONDITIONINGS), ("prediction", prediction, PREDICTIONS)):
         if value not in known:
             raise BackboneError(f"{name} is one of {', '.join(known)}, not {value!r}")
+    if not patch_sizes or min(patch_sizes) < 1 or len(set(patch_sizes)) < len(patch_sizes):
+        raise BackboneError(f"patch_sizes are different numbers from 1, not {list(patch_sizes)[:8]}")
+    for name, value, least in (("latent_channels", channels, 0), ("classes", classes, 1 if conditioning == "class" else 0),
+                               ("picture_size", picture_size, 1), ("seed", seed, 0)):
+        if not least <= value < 2 ** 64:
+            raise BackboneError(f"{name} is at least {least}, not {value:.6g}")
     if not channels and like is None:
         raise BackboneError("latent_channels is 0, which takes those of another model: wire one into like, or give a number")
     if channels and like is not None and channels != like.channels:
@@ -66,6 +74,10 @@ def new_dit(width: int = 192, depth: int = 4, heads: int = 4, patch_sizes: tuple
         model = skeleton(config)
     except LayoutError as error:
         raise BackboneError(str(error)) from None
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if 4 * parameters > free:
+        raise BackboneError(f"a model of width {width} and depth {depth} has {parameters / 1e6:,.0f} M parameters, {4 * parameters / 2 ** 30:,.1f} GiB: "
+                            f"{free / 2 ** 30:,.1f} GiB of memory are free")
     with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model.to_empty(device="cpu").initialise().eval().requires_grad_(False)

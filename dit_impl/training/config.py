@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 import inspect
 import logging
+import math
 from pathlib import Path
 
 from ..errors import TrainingError
@@ -26,7 +27,7 @@ ADAPTER = {"patch_size": 0, "rank": 0}
 RUN = {"scope": "everything", "resume": False, "times": "logit_normal", **LOSS, **ADAPTER}
 
 
-def train_by(config: Mapping, base: Path, read_folder) -> Path:
+def train_by(config: Mapping, base: Path, read_folder, free: float = math.inf) -> Path:
     """Train as the file says, beside one or many processes → the file written. read_folder(path) → pictures and captions.
 
     [model] file = "x.safetensors", or embedded = true, or what New DiT takes; [set] folder = "pictures", or scenes = 256 with size;
@@ -49,8 +50,10 @@ def train_by(config: Mapping, base: Path, read_folder) -> Path:
     if runner.processes > 1:
         log.info("process %d of %d", runner.rank + 1, runner.processes)
     out = base / config.get("out", "taught.safetensors")
-    dit = model_of(config.get("model", {}), base)
-    data = set_of(config.get("set", {}), base, read_folder, dit)
+    if out.suffix != ".safetensors":  # the state lies in a folder of the same name without it
+        raise TrainingError(f"out is the name of a .safetensors file, not {config.get('out')!r:.80}")
+    dit = model_of(config.get("model", {}), base, free)
+    data = set_of(config.get("set", {}), base, read_folder, dit, free)
 
     def report(done: int, _) -> None:
         if runner.rank == 0 and (done % 100 == 0 or done == settings.steps):
@@ -67,9 +70,9 @@ def train_by(config: Mapping, base: Path, read_folder) -> Path:
     return out
 
 
-def model_of(values: Mapping, base: Path) -> Backbone:
+def model_of(values: Mapping, base: Path, free: float = math.inf) -> Backbone:
     """[model] → what is to be trained. Raises RecipeError, TrainingError, CheckpointError."""
-    made = {name: parameter.default for name, parameter in inspect.signature(new_dit).parameters.items() if name not in ("like", "widths")}
+    made = {name: parameter.default for name, parameter in inspect.signature(new_dit).parameters.items() if name not in ("like", "widths", "free")}
     values = checked(values, {"embedded": False, "file": "", **made}, "[model]")
     embedded, clip, _ = load_embedded()
     for name in ("embedded", "file"):
@@ -78,10 +81,10 @@ def model_of(values: Mapping, base: Path) -> Backbone:
                 raise TrainingError(f"[model] of a model that is there takes no {sorted(values)[0]!r}")
             return embedded if name == "embedded" else load_dit(base / value)
     text = values.get("conditioning", "text") == "text"
-    return new_dit(**values, like=embedded, widths=text_widths(clip) if text else None)
+    return new_dit(**values, like=embedded, widths=text_widths(clip) if text else None, free=free)
 
 
-def set_of(values: Mapping, base: Path, read_folder, dit: Backbone) -> TrainingSet:
+def set_of(values: Mapping, base: Path, read_folder, dit: Backbone, free: float = math.inf) -> TrainingSet:
     """[set] → pictures by the default model's VAE and text encoder. Raises RecipeError, SetError."""
     values = {**SET, **checked(values, SET, "[set]")}
     _, clip, vae = load_embedded()
@@ -89,4 +92,5 @@ def set_of(values: Mapping, base: Path, read_folder, dit: Backbone) -> TrainingS
     if values["folder"]:
         pictures, captions = read_folder(base / values["folder"])
         return from_pictures(pictures, vae, captions if clip else None, clip)
-    return procedural(vae, clip, values["scenes"], values["size"], values["seed"], values["shapes"], values["zoom"])[0]
+    return procedural(vae, clip, values["scenes"], values["size"], values["seed"], values["shapes"], values["zoom"],
+                      free=free)[0]

@@ -22,7 +22,7 @@ from ..sources.libraries import diffusers_part
 from ..tokens.wire import LatentFormat, into_dit_space
 from .optimizers import OPTIMIZERS, optimizers_of
 from .sets import TrainingSet
-from .state import Log, State
+from .state import Log, State, held
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,10 @@ class Settings:
         for name in ("steps", "batch", "accumulate"):
             if getattr(self, name) < 1:
                 raise TrainingError(f"{name} is at least 1, not {getattr(self, name)}")
-        for name in ("warmup", "validation", "weight_decay"):
+        for name, most in (("batch", 100_000), ("accumulate", 100_000), ("steps", 10 ** 9), ("warmup", 10 ** 9), ("seed", 0xFFFFFFFF)):
+            if getattr(self, name) > most:
+                raise TrainingError(f"{name} is at most {most}, not {getattr(self, name):.6g}")
+        for name in ("warmup", "validation", "weight_decay", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise TrainingError(f"{name} is at least 0, not {getattr(self, name)}")
         for name in ("learning_rate", "clip"):
@@ -211,7 +214,7 @@ def train(objective: Objective, data: TrainingSet, settings: Settings, state: Pa
     of the caller, also in inference mode. Raises TrainingError. If the loss is not finite, the last good state is kept.
     """
     settings.check()
-    with torch.inference_mode(False), torch.enable_grad():
+    with held(state if runner.rank == 0 else None), torch.inference_mode(False), torch.enable_grad():
         return _train(objective, data, settings, state, resume, watch, every, runner, averaged)
 
 

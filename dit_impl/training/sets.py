@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import hashlib
 import json
 import logging
+import math
 from pathlib import Path
 import random
 from typing import Callable
@@ -23,6 +24,7 @@ from .default_model.things import font_path
 log = logging.getLogger(__name__)
 
 SHOWN = 16
+BYTES_A_PIXEL = 13  # red, green and blue in float32, and its share of the latent
 KINDS = {"shapes": 0.0, "things": 1.0, "both": 0.5}  # what scenes show → the share of small pictures of things
 
 
@@ -129,12 +131,17 @@ def from_latents(latents: Sequence[dict], conditionings: Sequence[Conditioning] 
 
 
 def procedural(vae, clip, count: int, size: int, seed: int, things: int = 1, zoom: int = 1, kinds: str = "shapes",
-               report: Callable[[int, int], None] = lambda *_: None) -> tuple[TrainingSet, Tensor]:
-    """Draw new captioned scenes of the kind that the default model was trained on: `count` pictures of `size` pixels with up to `things` in each → the set, and the
-    first pictures [16 or fewer, size, size, 3]. zoom: one thing in the middle, so much larger. kinds: one of KINDS; where there is no font for
-    pictures of things, shapes. Raises SetError."""
+               report: Callable[[int, int], None] = lambda *_: None, free: float = math.inf) -> tuple[TrainingSet, Tensor]:
+    """Draw new captioned scenes of the kind that the default model was trained on: `count` pictures of `size` pixels with up to `things` in
+    each → the set, and the first pictures [16 or fewer, size, size, 3]. zoom: one thing in the middle, so much larger. kinds: one of KINDS;
+    where there is no font for pictures of things, shapes. Raises SetError."""
     if count < 1:
         raise SetError("the set is empty: there is no picture in it")
+    for name, value, least, most in (("size", size, 8, 4096), ("shapes", things, 1, 16), ("zoom", zoom, 1, 16)):
+        if not least <= value <= most:
+            raise SetError(f"{name} is from {least} to {most}, not {value:.6g}")
+    if (needed := BYTES_A_PIXEL * count * size ** 2) > free:
+        raise SetError(f"{count} pictures of {size}×{size} pixels take {needed / 2 ** 30:,.1f} GiB: {free / 2 ** 30:,.1f} GiB of memory are free")
     if kinds not in KINDS:
         raise SetError(f"kinds is one of {', '.join(KINDS)}, not {kinds!r}")
     rng, excluded, pictured = random.Random(seed), scenes.excluded(), KINDS[kinds] if font_path() else 0.0

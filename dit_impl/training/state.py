@@ -1,13 +1,24 @@
 """What a training resumes from: a file that is whole or the old one, however the training ends."""
 
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+import errno
 import logging
+import math
+import os
 from pathlib import Path
+from typing import Any, Iterator
 
 import torch
 
 from ..errors import TrainingError
 from ..sources.atomic import save_state
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+    import msvcrt
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +33,67 @@ class Log:
     validation: list[tuple[int, float]] = field(default_factory=list)
     seconds: float = 0.0
     unsaved: str = ""
+
+
+def check_whole(kept: dict) -> None:
+    """Raise ValueError or KeyError unless a state has come as far as its log, with finite parameters."""
+    losses = kept["log"]["losses"]
+    # one that was stopped between two lines of the loop may be a step ahead
+    if type(kept["step"]) is not int or not isinstance(losses, list) or not 0 <= kept["step"] - len(losses) <= 1:
+        raise ValueError(f"its step is {kept['step']!r:.40}, its log is of {len(losses)} steps")
+    if not _finite([kept["parameters"], losses]):
+        raise ValueError("it holds parameters or losses that are NaN or infinite")
+
+
+def check_moments(kept: dict, parameters: list[torch.Tensor]) -> None:
+    """Raise ValueError unless an optimizer's moments are of these parameters."""
+    for at, moments in kept.items():
+        shape = parameters[at].shape if type(at) is int and 0 <= at < len(parameters) else None
+        if any(isinstance(value, torch.Tensor) and value.numel() > 1 and value.shape != shape for value in moments.values()) or shape is None:
+            raise ValueError(f"moments of parameter {at!r:.40}, of another shape or of none there is")
+
+
+def _finite(values: Any) -> bool:
+    """Whether all numbers and tensors in lists, in tables … are finite."""
+    if isinstance(values, dict):
+        return all(map(_finite, values.values()))
+    if isinstance(values, (list, tuple)):
+        return all(map(_finite, values))
+    if isinstance(values, torch.Tensor):
+        return bool(values.isfinite().all())
+    return not isinstance(values, float) or math.isfinite(values)
+
+
+@contextmanager
+def held(path: Path | None) -> Iterator[None]:
+    """While it lasts, no other training writes this state. Raises TrainingError if one does. The system lets go of it however a program ends."""
+    if path is None:
+        yield
+        return
+    lock = path.with_name(f".{path.name}.lock")
+    taken = TrainingError(f"another training is writing {path}: wait until it has ended, or choose another name")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("ab")
+    except OSError as error:
+        raise TrainingError(f"{path} can't be written: {error.strerror}") from error
+    with file:
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            else:
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                raise taken from None
+            log.warning("%s: this disk knows no locks, so that another training of the same name is not noticed", path)
+        if fcntl and not (lock.exists() and os.path.samestat(lock.stat(), os.fstat(file.fileno()))):
+            raise taken  # it has just ended, and took the file with it that we locked
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows removes no file that is open
+                lock.unlink()
 
 
 class State:
@@ -70,20 +142,29 @@ class State:
         trained = self.objective.trained
         try:
             kept = torch.load(self.path, weights_only=True, map_location=self.objective.device)
+            check_whole(kept)
             # a setting that the file does not know came later, and was what it is where nothing is said
             settings, parameters, told = self.defaults | kept["settings"], kept["parameters"], Log(**kept["log"])
         except Exception as error:  # whatever a broken file, or another one, makes of it
-            raise TrainingError(f"{self.path} is no state of a training: {' '.join(str(error).split())[:100]}") from None
+            why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise TrainingError(f"{self.path} is no state of a training: {' '.join(why.split())[:100]}") from None
         for name, value in self.account.items():
             if name not in FREE and settings.get(name) != value:
                 raise TrainingError(f"resume goes on with the settings it began with: {name} was {settings.get(name)}, not {value}")
         if {name: value.shape for name, value in parameters.items()} != {name: value.shape for name, value in trained.items()}:
             raise TrainingError(f"{self.path} is of another model or scope: its {len(parameters)} parameters are not the {len(trained)} trained here")
+        try:
+            for name, part in self.parts.items():
+                if kept[name].keys() != part.state_dict().keys() or not _finite(kept[name]):
+                    raise ValueError("other entries, or numbers that are NaN or infinite")
+                if hasattr(part, "param_groups"):
+                    check_moments(kept[name]["state"], [p for group in part.param_groups for p in group["params"]])
+                part.load_state_dict(self._placed(kept[name]))
+        except Exception as error:  # whatever they make of a state that is another's
+            raise TrainingError(f"{self.path} is no state of this training: its {name} does not fit ({' '.join(str(error).split())[:100]})") from None
         with torch.no_grad():
             for name, value in parameters.items():
                 trained[name].copy_(self.runner.placed(value, trained[name]))
-        for name, part in self.parts.items():
-            part.load_state_dict(self._placed(kept[name]))
         told.validation = [tuple(pair) for pair in told.validation]
         self.step = kept["step"]
         return self.step, told

@@ -1,5 +1,6 @@
 """TOML files that say what to train: entries by name, each of the type of its default."""
 
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Mapping
 from pathlib import Path
 import tomllib
@@ -10,17 +11,21 @@ from ..reading import check_entries, check_value
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The entries of a file. Raises RecipeError."""
+    """The entries of a file in UTF-8 or, as editors on Windows save it, with a byte order mark or in UTF-16. Raises RecipeError."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        data = path.read_bytes()
+        return tomllib.loads(data.decode("utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"))
+    except RecursionError:
+        raise RecipeError(f"{path}: not a recipe: its values are nested too deeply") from None
+    except (OSError, ValueError) as error:
         raise RecipeError(f"{path}: not a recipe: {error}") from None
 
 
 def checked(values: Any, defaults: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Entries with tuples for lists. where: begins an error line, such as "[train]". Raises RecipeError for a name that `defaults` does not
     have, and for a value of another type than its default."""
-    return check_entries(values, {name: type(default) for name, default in defaults.items()}, where, f"{where} ", RecipeError)
+    kinds = {name: tuple[type(default[0]), ...] if isinstance(default, tuple) and default else type(default) for name, default in defaults.items()}
+    return check_entries(values, kinds, where, f"{where} ", RecipeError)
 
 
 def check_kind(what: str, value: Any, wanted: type) -> None:

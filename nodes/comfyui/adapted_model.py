@@ -116,9 +116,11 @@ class AppliedAdapter:
         return embed.weight, embed.bias, head.weight, head.bias
 
     @classmethod
-    def fresh(cls, transformer: nn.Module, patch_size: int, own: int, rank: int) -> dict[str, Tensor]:
-        """Weights to begin with: PI-resized embedding and head, no patch-size vector, low-rank additions that add nothing yet."""
-        embed, embed_bias, head, head_bias = (part if part is None else part.detach().float() for part in cls.own_parts(transformer, own))
+    def fresh(cls, transformer: nn.Module, patch_size: int, own: int, rank: int, device: str | None = None) -> dict[str, Tensor]:
+        """Weights to begin with: PI-resized embedding and head, no patch-size vector, low-rank additions that add nothing yet. device: None
+        for the model's own."""
+        embed, embed_bias, head, head_bias = (part if part is None else part.detach().to(device or part.device, torch.float32)
+                                              for part in cls.own_parts(transformer, own))
         made = {"x_embedder.weight": resize_embedding(embed, own, patch_size), "final_layer.linear.weight": resize_head(head, own, patch_size)}
         if embed_bias is not None:
             made["x_embedder.bias"] = embed_bias
@@ -213,8 +215,10 @@ def with_adapter(model, adapter: Adapter, name: str):
     transformer = model.model.diffusion_model
     kind = kind_of(transformer, name)
     own = patch_sizes_of(model)[0][0]
-    fresh = kind.fresh(transformer, adapter.patch_size, own, adapter.rank)
-    check_adapter(adapter, base_state(model), (own,), {key: tuple(value.shape) for key, value in fresh.items()}, name)
+
+    def shapes() -> dict[str, tuple[int, ...]]:
+        return {key: tuple(value.shape) for key, value in kind.fresh(transformer, adapter.patch_size, own, adapter.rank, "meta").items()}
+    check_adapter(adapter, base_state(model), (own,), shapes, name)
     applied, clone = kind(adapter.patch_size, adapter.weights), model.clone()
     clone.model_options[ADAPTERS] = {**model.model_options.get(ADAPTERS, {}), adapter.patch_size: (adapter, applied)}
     former = model.model_options.get("model_function_wrapper")

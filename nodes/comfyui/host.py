@@ -146,15 +146,20 @@ def device() -> torch.device:
     return management.get_torch_device() if management else torch.device("cpu")
 
 
-def free_memory() -> float:
-    """Bytes that are free where models run; infinite where the system does not tell."""
+def free_memory(device: torch.device | None = None) -> float:
+    """Bytes that are free on a device, by default where models run; infinite if the system does not tell."""
     if management:
-        return management.get_free_memory(management.get_torch_device())
+        return management.get_free_memory(device or management.get_torch_device())
     try:
         told = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
         return 1024 * float(told["MemAvailable"].split()[0])
     except (OSError, KeyError, ValueError):
         return float("inf")
+
+
+def free_ram() -> float:
+    """Bytes of main memory that are free; infinite if the system does not tell."""
+    return free_memory(torch.device("cpu"))
 
 
 def throw_if_interrupted() -> None:

@@ -5,6 +5,7 @@ import asyncio
 from contextlib import suppress
 import errno
 import importlib.util
+import logging
 from pathlib import Path
 import socket
 from tempfile import TemporaryDirectory
@@ -66,9 +67,12 @@ def serve(arguments: Namespace) -> None:
 async def listen(app: "web.Application", listening: socket.socket, longest_wait: float = LONGEST_WAIT) -> None:
     """Serve until this is cancelled. A connection over which no whole request comes is closed."""
     from aiohttp import web
+    from aiohttp.http_exceptions import HttpProcessingError
 
     from .state import STATE
 
+    # What is no HTTP is answered so, and is no error of the server's.
+    logging.getLogger("aiohttp.server").addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
     silent = app[STATE].silent
     runner = web.AppRunner(app, handle_signals=True, access_log=None, shutdown_timeout=5, keepalive_timeout=75)
     await runner.setup()
