@@ -19,7 +19,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "what_rides_along.md"
 HEAD = """# What rides along
 
 What a MODEL or a conditioning carries into KSampler, and what comes of it by the wires of **DiT from MODEL**: *equal* is `torch.equal` to
-KSampler's latent; everything else is refused in one line before anything is sampled. Small random models of ComfyUI 0.33, {steps} steps,
+KSampler's latent; everything else is refused in one line, so that no cell differs. Small random models of ComfyUI 0.33, {steps} steps,
 cfg 4. This page is written by a test (`tests/host_riders_check.py --page`), which also compares it with what it finds.
 
 | what rides along | on | DiT Denoise | a chain of DiT Denoise Steps | stages |
@@ -377,6 +377,25 @@ def one_by_a_float_node(name=None, make=None) -> None:
     assert torch.equal(ksampler(model, positive, [], latent, cfg=near), wires(model, positive, None, latent, cfg=near))
 
 
+def cfg_overridden(name=None, make=None) -> None:
+    """A MODEL whose cfg is another than the node's reads the negative although the node's is 1, and is refused without one."""
+    from dit_blocks.nodes.denoise import Denoise
+    model, *rest = base("sd3")
+    made = extra("nodes_custom_sampler", "CFGOverride", model, 3.0, 0.0, 1.0), *rest
+    expected = ksampler(*made, cfg=1.0, steps=2)
+    assert torch.equal(expected, wires(*made, cfg=1.0, steps=2)) and not torch.equal(expected, ksampler(model, *rest, cfg=1.0, steps=2))
+    _, tokens, _, how = run_of(made, 2)
+    tokens = out(Denoise, tokens=tokens, start_step=0, end_step=2, capture_blocks=True, **{**how, "cfg": 1.0})[0]
+    assert torch.equal(expected, latent_of(tokens))
+    for way in (wires, inside):
+        try:
+            way(made[0], made[1], None, made[3], cfg=1.0, steps=2)
+        except ValueError as error:
+            assert "cfg 3" in one_line(error) and "negative" in str(error), error
+        else:
+            raise AssertionError("not refused")
+
+
 def edits_of_several_calls(name=None, make=None) -> None:
     """A change of tokens reaches every model call of a step, and so does a look at them; areas have no one grid to change."""
     from dit_blocks.nodes.attention import AttentionMap
@@ -405,7 +424,7 @@ def edits_of_several_calls(name=None, make=None) -> None:
 CASES = {f"rider: {rider}": (equal_or_refused, rider) for rider in RIDERS}
 CASES |= {"riders do something": (differ_from_without, None), "the page": (the_page, None), "a step again": (a_step_again, None),
           "in two stretches": (in_two_stretches, None), "captured blocks": (captured_blocks, None), "half by core": (half_by_core, None),
-          "little memory": (little_memory, None), "one by a float node": (one_by_a_float_node, None),
+          "cfg overridden": (cfg_overridden, None), "little memory": (little_memory, None), "one by a float node": (one_by_a_float_node, None),
           "edits of several calls": (edits_of_several_calls, None)}
 
 

@@ -96,7 +96,8 @@ def remembering(model, remembered: dict | None) -> Iterator[Callable[[], dict]]:
 
 # --- what can't be cut ------------------------------------------------------------------------------------------------
 
-def _wrappers(model, kind: str) -> dict[str, list]:
+def wrappers_of(model, kind: str) -> dict[str, list]:
+    """The MODEL's wrappers of a kind, by their keys."""
     riding = model.model_options.get("transformer_options", {}).get("wrappers", {})
     return {key: found for source in (riding, model.wrappers) for key, found in source.get(kind, {}).items() if found}
 
@@ -106,7 +107,7 @@ def around_a_run(model) -> str:
     cache = model.model_options.get("transformer_options", {}).get("easycache")
     if cache is not None:
         return f"{getattr(cache, 'name', type(cache).__name__)}, which remembers the steps of one run"
-    unknown = [str(key or "unnamed") for key in _wrappers(model, WrappersMP.OUTER_SAMPLE) if key not in HARMLESS]
+    unknown = [str(key or "unnamed") for key in wrappers_of(model, WrappersMP.OUTER_SAMPLE) if key not in HARMLESS]
     return f"a wrapper around a whole run ({unknown[0]})" if unknown else ""
 
 
