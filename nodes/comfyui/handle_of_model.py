@@ -185,7 +185,8 @@ class HandleOfModel(DitHandle):
         if getattr(samples, "is_nested", False):
             if patch_size not in (0, 1) or not same_format(self.latent_format, identity_format(self.channels)):
                 raise TokensError(f"a latent of several tensors is cut into single values: patch_size is 0 or 1 for it, not {patch_size}")
-            return {**fold_nested(samples.unbind(), type(samples), **{name: latent[name] for name in CARRIED if name in latent}), "latent": samples}
+            carried = {name: latent[name] for name in CARRIED if name in latent}
+            return {**fold_nested(samples.unbind(), type(samples), **carried), "latent": samples}
         samples = comfy.sample.fix_empty_latent_channels(
             self.model, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal"))
         return {**super().fold({**latent, "samples": samples}, patch_size), "latent": samples}
@@ -277,9 +278,10 @@ class HandleOfModel(DitHandle):
 
         def same_noise(_, noise: Tensor) -> None:
             if not is_walked(wire) and not torch.equal(noise.to(start[1]), start[1]):
-                raise StagesError("a wrapper on this MODEL begins with other noise than Add Noise drew (such as FreeNoise); use DiT Denoise Step")
+                raise StagesError("a wrapper on this MODEL begins with other noise than Add Noise drew, such as FreeNoise; use DiT Denoise")
         with remembering(self.model, wire.get("remembered")):
-            asked = run(Listening(self.model.model.diffusion_model, wire, start, sigmas[step], same_noise), cfg=1.0 if negative is None else 2.0).asked
+            listening = Listening(self.model.model.diffusion_model, wire, start, sigmas[step], same_noise)
+            asked = run(listening, cfg=1.0 if negative is None else 2.0).asked
         if not asked:
             raise StagesError("every conditioning is outside its range of steps here, so that the model is not asked; use DiT Denoise Step")
         canvas = canvas_of(wire, asked, stages.patch_size)
@@ -294,7 +296,8 @@ class HandleOfModel(DitHandle):
                 x0 = run(Answering(known, self.model.model.model_sampling, wire, start, sigmas[step]), cfg).x0
                 kept = remembered()
             return x0, {"remembered": kept} if kept else {}
-        call = Call(tuple(part.name for part in parts), wire["tokens"], sigmas[step], to_x0, wire, canvas, tuple(part.area for part in parts))
+        layout, areas = (tuple(getattr(part, name) for part in parts) for name in ("name", "area"))
+        call = Call(layout, wire["tokens"], sigmas[step], to_x0, wire, canvas, areas)
         others: list[ModelCall] = [{"hidden": hidden, "tokens": tokens} for hidden, tokens in zip(hiddens[1:], seen[1:])]
         return {"hidden": hiddens[0], "tokens": seen[0], "others": tuple(others), "done": frozenset(), "call": call, "model": self.name,
                 "trace": ()}

@@ -35,7 +35,8 @@ def functions(model) -> Iterator[tuple[tuple, Callable]]:
                 yield from within((*place, number), one)
         elif callable(value):
             yield place, value
-    yield from within((), {key: value for key, value in model.model_options.items() if key.startswith(("sampler_", "model_function", "denoise_"))})
+    options = model.model_options
+    yield from within((), {key: options[key] for key in options if key.startswith(("sampler_", "model_function", "denoise_"))})
     riding = model.model_options.get("transformer_options", {})
     yield from within(("transformer",), {key: riding[key] for key in ("patches", "patches_replace", "wrappers") if key in riding})
     yield from within(("wrappers",), model.wrappers)
@@ -136,7 +137,8 @@ def check_stages(model, size: tuple[int, ...], *conditionings: Conditioning) -> 
         for function in found if isinstance(found, (list, tuple)) else [found]:
             if _asks(getattr(function, "__code__", None)):
                 name = function.__qualname__.partition(".")[0]
-                raise StagesError(f"this MODEL carries {name}, which asks the model once more after the stages; use DiT Denoise or DiT Denoise Step")
+                raise StagesError(f"this MODEL carries {name}, which asks the model once more after the stages; "
+                                  "use DiT Denoise or DiT Denoise Step")
 
 
 def _asks(code: CodeType | None) -> bool:
