@@ -19,7 +19,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "what_rides_along.md"
 HEAD = """# What rides along
 
 What a MODEL or a conditioning carries into KSampler, and what comes of it by the wires of **DiT from MODEL**: *equal* is `torch.equal` to
-KSampler's latent; everything else is refused in one line before anything is sampled. Small random models of ComfyUI 0.33, {steps} steps,
+KSampler's latent; everything else is refused in one line, so that no cell differs. Small random models of ComfyUI 0.33, {steps} steps,
 cfg 4. This page is written by a test (`tests/host_riders_check.py --page`), which also compares it with what it finds.
 
 | what rides along | on | DiT Denoise | a chain of DiT Denoise Steps | stages |
@@ -83,7 +83,8 @@ def hooked(keyframes: bool):
         for key, value in model.model.diffusion_model.state_dict().items():
             if value.dim() == 2 and key.endswith("qkv.weight"):
                 name = "diffusion_model." + key[:-7]
-                weights |= {f"{name}.lora_up.weight": torch.randn(len(value), 4, generator=generator) * .3, f"{name}.alpha": torch.tensor(4.0),
+                weights |= {f"{name}.lora_up.weight": torch.randn(len(value), 4, generator=generator) * .3,
+                            f"{name}.alpha": torch.tensor(4.0),
                             f"{name}.lora_down.weight": torch.randn(4, value.shape[1], generator=generator) * .3}
         hooks = comfy.hooks.create_hook_lora(lora=weights, strength_model=1.0, strength_clip=0.0)
         if keyframes:
@@ -118,7 +119,7 @@ def controlled():
             return []
     model, positive, negative, latent = base("sd3")
     control = Control()
-    positive, negative = ([[text, {**values, "control": control, "control_apply_to_uncond": False}]] for (text, values), in (positive, negative))
+    positive, negative = ([[text, {**values, "control": control}]] for (text, values), in (positive, negative))
     return (model, positive, negative, latent), {}
 
 
@@ -126,7 +127,8 @@ def windows(freenoise: bool, frames: int):
     def ride():
         model, positive, negative, _ = MODELS["wan"](size=(6, 6))
         latent = torch.randn(1, 16, frames, 6, 6, generator=torch.Generator().manual_seed(3))
-        model = extra("nodes_context_windows", "WanContextWindowsManualNode", model, 13, 4, "standard_static", 1, False, "pyramid", freenoise)
+        how = 13, 4, "standard_static", 1, False, "pyramid", freenoise
+        model = extra("nodes_context_windows", "WanContextWindowsManualNode", model, *how)
         return (model, positive, negative, latent), {}
     return "wan", ride
 
@@ -261,13 +263,13 @@ def page() -> str:
 
 
 def the_page(name=None, make=None) -> None:
-    assert PAGE.read_text(encoding="utf-8") == page(), "write it anew: tests/host_riders_check.py COMFYUI PACKS --page > docs/what_rides_along.md"
+    assert PAGE.read_text(encoding="utf-8") == page(), "write it anew with --page"
 
 
 def differ_from_without(name=None, make=None) -> None:
     """A rider that changes nothing would prove nothing."""
-    for rider in ("hooks with keyframes", "APG with momentum", "EasyCache", "LazyCache", "Context Windows with FreeNoise", "ToMe", "HyperTile",
-                  "SkipLayerGuidanceSD3", "ControlNet", "Conditioning (Set Area)", "timestep ranges"):
+    for rider in ("hooks with keyframes", "APG with momentum", "EasyCache", "LazyCache", "Context Windows with FreeNoise", "ToMe",
+                  "HyperTile", "SkipLayerGuidanceSD3", "ControlNet", "Conditioning (Set Area)", "timestep ranges"):
         (model, *made), how = seeded(rider)
         plain = base(RIDERS[rider][0])[:3] if rider != "Context Windows with FreeNoise" else (windows(False, 7)[1]()[0][0], *made[:2])
         assert not torch.equal(ksampler(model, *made, steps=STEPS, **how), ksampler(*plain, made[-1], steps=STEPS, **how)), rider
@@ -347,8 +349,8 @@ def half_by_core(name=None, make=None) -> None:
         noise = comfy.sample.prepare_noise(latent, 5)
 
         def core(x, first, last):
-            return comfy.sample.sample(model, noise if first == 0 else torch.zeros_like(noise), STEPS, 4.0, "euler", "simple", positive, negative, x,
-                                       disable_noise=first > 0, start_step=first, last_step=last, force_full_denoise=last == STEPS,
+            given = noise if first == 0 else torch.zeros_like(noise)
+            return comfy.sample.sample(model, given, STEPS, 4.0, "euler", "simple", positive, negative, x, disable_noise=first > 0, start_step=first, last_step=last, force_full_denoise=last == STEPS,
                                        disable_pbar=True, seed=5)
 
         def ours(x, first, last):
@@ -377,6 +379,25 @@ def one_by_a_float_node(name=None, make=None) -> None:
     assert torch.equal(ksampler(model, positive, [], latent, cfg=near), wires(model, positive, None, latent, cfg=near))
 
 
+def cfg_overridden(name=None, make=None) -> None:
+    """A MODEL whose cfg is another than the node's reads the negative although the node's is 1, and is refused without one."""
+    from dit_blocks.nodes.denoise import Denoise
+    model, *rest = base("sd3")
+    made = extra("nodes_custom_sampler", "CFGOverride", model, 3.0, 0.0, 1.0), *rest
+    expected = ksampler(*made, cfg=1.0, steps=2)
+    assert torch.equal(expected, wires(*made, cfg=1.0, steps=2)) and not torch.equal(expected, ksampler(model, *rest, cfg=1.0, steps=2))
+    _, tokens, _, how = run_of(made, 2)
+    tokens = out(Denoise, tokens=tokens, start_step=0, end_step=2, capture_blocks=True, **{**how, "cfg": 1.0})[0]
+    assert torch.equal(expected, latent_of(tokens))
+    for way in (wires, inside):
+        try:
+            way(made[0], made[1], None, made[3], cfg=1.0, steps=2)
+        except ValueError as error:
+            assert "cfg 3" in one_line(error) and "negative" in str(error), error
+        else:
+            raise AssertionError("not refused")
+
+
 def edits_of_several_calls(name=None, make=None) -> None:
     """A change of tokens reaches every model call of a step, and so does a look at them; areas have no one grid to change."""
     from dit_blocks.nodes.attention import AttentionMap
@@ -398,14 +419,16 @@ def edits_of_several_calls(name=None, make=None) -> None:
             count = len(tokens["tokens"][0])
             assert torch.allclose(before["hidden"].x[:, :count] * 0.5, after["hidden"].x[:, :count])
         (hidden,) = out(PositionEmbed, dit=dit, hidden=hidden, mode="model", seed=0)
-        after = out(AttentionMap, dit=dit, hidden=hidden, block=0, head=-1, direction="image to image", query=0, word="", language="English")
+        after = out(AttentionMap, dit=dit, hidden=hidden, block=0, head=-1, direction="image to image", query=0, word="",
+                    language="English")
         assert len(next(one for one in after if isinstance(one, dict) and "hidden" in one)["others"]) == calls - 1
 
 
 CASES = {f"rider: {rider}": (equal_or_refused, rider) for rider in RIDERS}
 CASES |= {"riders do something": (differ_from_without, None), "the page": (the_page, None), "a step again": (a_step_again, None),
           "in two stretches": (in_two_stretches, None), "captured blocks": (captured_blocks, None), "half by core": (half_by_core, None),
-          "little memory": (little_memory, None), "one by a float node": (one_by_a_float_node, None),
+          "cfg overridden": (cfg_overridden, None), "little memory": (little_memory, None),
+          "one by a float node": (one_by_a_float_node, None),
           "edits of several calls": (edits_of_several_calls, None)}
 
 

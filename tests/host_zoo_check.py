@@ -1,5 +1,5 @@
-"""Every architecture of ComfyUI that samples, small and random: the wires give KSampler's latent bit for bit, and patches of another size run or
-are refused in one line. Runs under ComfyUI's Python: host_zoo_check.py COMFYUI PACKS [words].
+"""Every architecture of ComfyUI that samples, small and random: the wires give KSampler's latent bit for bit, and patches of another size
+run or are refused in one line. Runs under ComfyUI's Python: host_zoo_check.py COMFYUI PACKS [words].
 
 A case is an architecture. What core itself can't sample in some way is left out of that way.
 """
@@ -25,8 +25,10 @@ WAYS = {
     "stages": dict(stages=True, batch=2),
 }
 # cells that share a token, where it is not what the model's patch_size says
-PATCHES = {"krea2": 2, "anima": 2, "cosmos_t2v": 2, "cosmos_i2v": 2, "cosmos_predict2": 2, "cosmos_predict2_i2v": 2, "seedvr2": 2, "ideogram4": 1,
-           "lens": 1, "ace_step": 1, "cogvideox15_i2v": 2, "hidream_o1": 32, "sd15": 1, "sdxl": 1, "ltxv": 1}
+PATCHES = {"krea2": 2, "anima": 2, "cosmos_t2v": 2, "cosmos_i2v": 2, "cosmos_predict2": 2, "cosmos_predict2_i2v": 2, "seedvr2": 2,
+           "ideogram4": 1, "lens": 1, "ace_step": 1, "cogvideox15_i2v": 2, "hidream_o1": 32, "sd15": 1, "sdxl": 1, "ltxv": 1}
+# latents of one dimension, which Patchify refuses, and a model that core itself does not sample as it is built here
+NOT_COMPARED = ("stable_audio", "hunyuan3d", "wandancer")
 
 
 def out(node, **inputs):
@@ -105,16 +107,18 @@ def equals_ksampler(name: str, _=None) -> None:
             actual = by_wires(model, positive, negative, latent, **how, **asked)
         except ValueError as error:
             line = refused(error)
-            if not (way == "ddim" and "ddim is for DDPM" in line or
-                    way == "stages" and ("has no stage adapter" in line or line.endswith("use DiT Denoise Step"))):
-                found[way] = line
+            known = (way == "ddim" and "ddim is for DDPM" in line
+                     or name in NOT_COMPARED and line.startswith("Patchify: a latent is [B, C, H, W]")
+                     or way == "stages" and ("has no stage adapter" in line or line.endswith("use DiT Denoise Step")))
+            found |= {} if known else {way: line}
             continue
         compared += 1
         if not same(expected, actual):
-            found[way] = f"differs by {(expected - actual).abs().max():.3g} of {expected.std():.3g}" if torch.is_tensor(actual) else "differs"
+            found[way] = f"differs: {(expected - actual).abs().max():.3g} of {expected.std():.3g}" if torch.is_tensor(actual) else "differs"
     assert not found, found
-    assert compared, "core can't sample it"
-    coarse(name, model, positive, negative, shape)
+    assert compared or name in NOT_COMPARED, "core can't sample it"
+    if compared:
+        coarse(name, model, positive, negative, shape)
 
 
 def coarse(name: str, model, positive, negative, shape) -> None:

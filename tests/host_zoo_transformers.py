@@ -1,4 +1,4 @@
-"""Small random models for host_zoo_check.py: transformers of pictures, SD3 to HiDream O1. Import it once ComfyUI is started (host_models.start)."""
+"""Small random models for host_zoo_check.py: transformers of pictures, SD3 to HiDream O1. Import it once ComfyUI is started."""
 
 from types import SimpleNamespace as NS
 

@@ -1,4 +1,4 @@
-"""Small random models for host_zoo_check.py: UNets, Stable Cascade, Flux and its kin. Import it once ComfyUI is started (host_models.start)."""
+"""Small random models for host_zoo_check.py: UNets, Stable Cascade, Flux and its kin. Import it once ComfyUI is started."""
 
 import comfy.supported_models as SM
 import torch

@@ -11,8 +11,8 @@ from ..tokens.wire_types import DitTokens, without
 
 
 def standing(wire: DitTokens, sigma: Tensor, share: Tensor, walked: bool = True) -> DitTokens:
-    """The wire with where its tokens stand: at noise level sigma [], `share` [] being the factor on the data in them. walked: whether a step
-    was taken since their noise was added. Clean tokens stand nowhere."""
+    """The wire with where its tokens stand: at noise level sigma [], `share` [] being the factor on the data in them. walked: whether a
+    step was taken since their noise was added. Clean tokens stand nowhere."""
     sigma, share = (torch.as_tensor(value).detach().float().cpu() for value in (sigma, share))
     wire = without(wire, "level")
     return {**wire, "level": {"sigma": sigma, "share": share, "walked": walked}} if sigma > 0 else wire
@@ -29,8 +29,8 @@ def is_walked(wire: DitTokens) -> bool:
 
 
 def entered(wire: DitTokens, sigma: Tensor, share: Tensor) -> DitTokens:
-    """Tokens of a latent, to which no noise was added here, at a noise level: as KSampler (Advanced) takes them. Others stay as they are, and
-    so does what would be multiplied by 0."""
+    """Tokens of a latent, to which no noise was added here, at a noise level: as KSampler (Advanced) takes them. Others stay as they are,
+    and so does what would be multiplied by 0."""
     if "level" in wire or not sigma > 0:
         return wire
     scaled = wire["tokens"] * share.to(wire["tokens"]) if 0 < share < 1 else wire["tokens"]

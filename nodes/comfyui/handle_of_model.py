@@ -7,6 +7,7 @@ Followed: comfy/samplers.py and comfy/sample.py of ComfyUI 0.33. Imported only w
 from types import SimpleNamespace
 
 import comfy.model_sampling
+from comfy.patcher_extension import WrappersMP
 import comfy.sample
 import comfy.samplers
 import latent_preview
@@ -17,6 +18,7 @@ from torch import Tensor
 from ...dit_impl.errors import BackboneError, StagesError, TokensError
 from ...dit_impl.handle.backbone import Backbone, Conditioning, DitHandle
 from ...dit_impl.model.stages import Call, Stages
+from ...dit_impl.sampling.guidance import is_guided
 from ...dit_impl.sampling.level import clean, is_walked
 from ...dit_impl.sampling.solvers import check_solver
 from ...dit_impl.sampling.walk import Report, check_start, check_step, last_step, walk, with_noise
@@ -41,7 +43,7 @@ from ...dit_impl.tokens.wire_types import DitHidden, DitTokens, ModelCall, Noise
 from . import adapted_model
 from .model_calls import Answering, Listening, canvas_of, on_grid
 from .patched_model import ADAPTERS, PATCH_SIZE, patch_sizes_of, with_patch_sizes
-from .riders import check_stages, check_uncut, random_state, remembering, set_random_state, walk_keyframes
+from .riders import check_stages, check_uncut, random_state, remembering, set_random_state, walk_keyframes, wrappers_of
 from .stages import stages_of
 
 
@@ -64,6 +66,15 @@ def read_latent_format(host_format) -> LatentFormat:
 def _film(tokens: Tensor, wire: DitTokens) -> Tensor:
     """The latent that a picture is made of: the first of several."""
     return unpacked(tokens, wire)[0] if "nested" in wire else to_latent(tokens, wire)
+
+
+class Guider(comfy.samplers.CFGGuider):
+    """KSampler's own, which may have no negative."""
+
+    def predict_noise(self, x, timestep, model_options={}, seed=None):
+        if "negative" not in self.conds and is_guided(self.cfg):  # a wrapper has set it
+            raise BackboneError(f"this MODEL sets cfg {self.cfg:g} itself, which needs a negative conditioning: wire one")
+        return super().predict_noise(x, timestep, model_options, seed)
 
 
 class TokenSampler(comfy.samplers.Sampler):
@@ -159,6 +170,12 @@ class HandleOfModel(DitHandle):
                 raise BackboneError(f"{what} has width {context.shape[-1]}, {self.name} reads width {width}: "
                                     "use the CLIP that goes with this model")
 
+    def away_from(self, negative: Conditioning | None, cfg: float) -> Conditioning | None:
+        found = super().away_from(negative, cfg)
+        # a function on the MODEL may read it whatever the cfg is
+        reads = self.model.model_options.get("disable_cfg1_optimization") or wrappers_of(self.model, WrappersMP.PREDICT_NOISE)
+        return negative if found is None and reads else found
+
     def check_space(self, wire: DitTokens) -> None:
         if "nested" not in wire:
             super().check_space(wire)
@@ -168,7 +185,8 @@ class HandleOfModel(DitHandle):
         if getattr(samples, "is_nested", False):
             if patch_size not in (0, 1) or not same_format(self.latent_format, identity_format(self.channels)):
                 raise TokensError(f"a latent of several tensors is cut into single values: patch_size is 0 or 1 for it, not {patch_size}")
-            return {**fold_nested(samples.unbind(), type(samples), **{name: latent[name] for name in CARRIED if name in latent}), "latent": samples}
+            carried = {name: latent[name] for name in CARRIED if name in latent}
+            return {**fold_nested(samples.unbind(), type(samples), **carried), "latent": samples}
         samples = comfy.sample.fix_empty_latent_channels(
             self.model, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal"))
         return {**super().fold({**latent, "samples": samples}, patch_size), "latent": samples}
@@ -260,9 +278,10 @@ class HandleOfModel(DitHandle):
 
         def same_noise(_, noise: Tensor) -> None:
             if not is_walked(wire) and not torch.equal(noise.to(start[1]), start[1]):
-                raise StagesError("a wrapper on this MODEL begins with other noise than Add Noise drew (such as FreeNoise); use DiT Denoise Step")
+                raise StagesError("a wrapper on this MODEL begins with other noise than Add Noise drew, such as FreeNoise; use DiT Denoise")
         with remembering(self.model, wire.get("remembered")):
-            asked = run(Listening(self.model.model.diffusion_model, wire, start, sigmas[step], same_noise), cfg=2.0).asked
+            listening = Listening(self.model.model.diffusion_model, wire, start, sigmas[step], same_noise)
+            asked = run(listening, cfg=1.0 if negative is None else 2.0).asked
         if not asked:
             raise StagesError("every conditioning is outside its range of steps here, so that the model is not asked; use DiT Denoise Step")
         canvas = canvas_of(wire, asked, stages.patch_size)
@@ -277,7 +296,8 @@ class HandleOfModel(DitHandle):
                 x0 = run(Answering(known, self.model.model.model_sampling, wire, start, sigmas[step]), cfg).x0
                 kept = remembered()
             return x0, {"remembered": kept} if kept else {}
-        call = Call(tuple(part.name for part in parts), wire["tokens"], sigmas[step], to_x0, wire, canvas, tuple(part.area for part in parts))
+        layout, areas = (tuple(getattr(part, name) for part in parts) for name in ("name", "area"))
+        call = Call(layout, wire["tokens"], sigmas[step], to_x0, wire, canvas, areas)
         others: list[ModelCall] = [{"hidden": hidden, "tokens": tokens} for hidden, tokens in zip(hiddens[1:], seen[1:])]
         return {"hidden": hiddens[0], "tokens": seen[0], "others": tuple(others), "done": frozenset(), "call": call, "model": self.name,
                 "trace": ()}
@@ -306,7 +326,7 @@ class HandleOfModel(DitHandle):
         conditionings = {"positive": positive, **({} if negative is None else {"negative": negative})}
         for what, conditioning in conditionings.items():
             self.check_conditioning(conditioning, f"{what} conditioning")
-        guider = comfy.samplers.CFGGuider(self._reading(wire["patch_size"]))
+        guider = Guider(self._reading(wire["patch_size"]))
         guider.inner_set_conds(conditionings)
         return guider
 

@@ -1,7 +1,7 @@
 """Which cells of a latent share a token of a diffusion model. The model is asked: a NaN in a row of cells shows how many tokens it reaches.
 
-Nothing is computed but what stands before the first layer that reads the latent, on a latent and a text of no meaning. Where a model can't be
-asked so, its own word for it is taken.
+Nothing is computed but what stands before the first layer that reads the latent, on a latent and a text of no meaning. Where a model
+can't be asked so, its own word for it is taken.
 """
 
 import inspect
@@ -48,7 +48,8 @@ def _asked(transformer: nn.Module, channels: int, dimensions: int) -> tuple[int,
     return (1,) * (3 - len(sides)) + tuple(map(int, sides)) if whole else None
 
 
-def _reach(transformer: nn.Module, channels: int, size: tuple[int, ...], line: tuple, context: Tensor | None) -> tuple[nn.Module, Tensor, Tensor | None]:
+def _reach(transformer: nn.Module, channels: int, size: tuple[int, ...], line: tuple,
+           context: Tensor | None) -> tuple[nn.Module, Tensor, Tensor | None]:
     """→ the first layer that a NaN in a line of cells reaches, what it is given, the text that the model took."""
     weight = next(transformer.parameters())
     x = torch.zeros(1, channels, *size, device=weight.device)

@@ -100,7 +100,8 @@ def with_patch_sizes(model, sizes: set[int], size_at: Callable[[float, dict], in
                 raise
             except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AssertionError) as error:
                 said = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise BackboneError(f"{name} can't read patches of {size}, which it is given as a latent of {'×'.join(map(str, x.shape[2:]))} cells: "
+                cells = "×".join(map(str, x.shape[2:]))
+                raise BackboneError(f"{name} can't read patches of {size}, which it is given as a latent of {cells} cells: "
                                     f"{said[:160]}; use its own patch size {own[0]}, or a larger picture") from error
         return coarsely(readings[size], flow, call_coarse, x, t, c)
     clone.set_model_unet_function_wrapper(wrapper)

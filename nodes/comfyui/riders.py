@@ -35,7 +35,8 @@ def functions(model) -> Iterator[tuple[tuple, Callable]]:
                 yield from within((*place, number), one)
         elif callable(value):
             yield place, value
-    yield from within((), {key: value for key, value in model.model_options.items() if key.startswith(("sampler_", "model_function", "denoise_"))})
+    options = model.model_options
+    yield from within((), {key: options[key] for key in options if key.startswith(("sampler_", "model_function", "denoise_"))})
     riding = model.model_options.get("transformer_options", {})
     yield from within(("transformer",), {key: riding[key] for key in ("patches", "patches_replace", "wrappers") if key in riding})
     yield from within(("wrappers",), model.wrappers)
@@ -96,7 +97,8 @@ def remembering(model, remembered: dict | None) -> Iterator[Callable[[], dict]]:
 
 # --- what can't be cut ------------------------------------------------------------------------------------------------
 
-def _wrappers(model, kind: str) -> dict[str, list]:
+def wrappers_of(model, kind: str) -> dict[str, list]:
+    """The MODEL's wrappers of a kind, by their keys."""
     riding = model.model_options.get("transformer_options", {}).get("wrappers", {})
     return {key: found for source in (riding, model.wrappers) for key, found in source.get(kind, {}).items() if found}
 
@@ -106,7 +108,7 @@ def around_a_run(model) -> str:
     cache = model.model_options.get("transformer_options", {}).get("easycache")
     if cache is not None:
         return f"{getattr(cache, 'name', type(cache).__name__)}, which remembers the steps of one run"
-    unknown = [str(key or "unnamed") for key in _wrappers(model, WrappersMP.OUTER_SAMPLE) if key not in HARMLESS]
+    unknown = [str(key or "unnamed") for key in wrappers_of(model, WrappersMP.OUTER_SAMPLE) if key not in HARMLESS]
     return f"a wrapper around a whole run ({unknown[0]})" if unknown else ""
 
 
@@ -135,7 +137,8 @@ def check_stages(model, size: tuple[int, ...], *conditionings: Conditioning) -> 
         for function in found if isinstance(found, (list, tuple)) else [found]:
             if _asks(getattr(function, "__code__", None)):
                 name = function.__qualname__.partition(".")[0]
-                raise StagesError(f"this MODEL carries {name}, which asks the model once more after the stages; use DiT Denoise or DiT Denoise Step")
+                raise StagesError(f"this MODEL carries {name}, which asks the model once more after the stages; "
+                                  "use DiT Denoise or DiT Denoise Step")
 
 
 def _asks(code: CodeType | None) -> bool:
