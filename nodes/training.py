@@ -67,7 +67,7 @@ class TrainingSet(io.ComfyNode):
             search_aliases=["dataset", "training data", "captions", "训练集"],
             is_input_list=True,
             inputs=[
-                io.Image.Input("images", optional=True, tooltip="Pictures, all of the same size: a list, a batch, or both."),
+                io.Image.Input("images", optional=True, tooltip="Pictures of any sizes: a list, a batch, or both."),
                 io.String.Input("captions", optional=True, force_input=True,
                                 tooltip="One for each picture, one for all, or one text with a line for each."),
                 io.Vae.Input("vae", optional=True, tooltip="Encodes the pictures. It is not trained."),
@@ -206,7 +206,7 @@ class Train(io.ComfyNode):
         if sample_every:
             if positive is None and dit.unconditional is None:
                 raise TrainingError("samples need a positive conditioning: wire one, or set sample_every to 0")
-            size = tuple(training_set.latents.shape[-2:])
+            size = training_set.sizes.most_common(1)[0][0]
             sample = run.drawn(positive or dit.unconditional, size, vae and vae.decode, seed)
         if scope == ADAPTER:
             done = run.run_adapter(dit, training_set, settings, patch_size, rank, times, folder, resume, sample, sample_every, report,

@@ -302,7 +302,7 @@ def point_outside(folder):
      "SD3: its transformer is a SanaTransformer2DModel, known are SD3Transformer2DModel, DiTTransformer2DModel, PixArtTransformer2DModel, "
      "FluxTransformer2DModel"),
     (lambda f: edit(f / "transformer/config.json", _class_name="FluxTransformer2DModel"), "SD3/transformer: missing "),
-    (lambda f: edit(f / "transformer/config.json", sample_size="x"), "SD3/transformer/config.json: sample_size is a whole number, not 'x'"),
+    (lambda f: edit(f / "transformer/config.json", sample_size="x"), "SD3/transformer/config.json: sample_size is a whole number from 1 to 2048, not 'x'"),
     (lambda f: edit(f / "model_index.json", vae=["diffusers", "AutoencoderDC"]), "SD3: its vae is a AutoencoderDC, known is AutoencoderKL"),
     (lambda f: edit(f / "vae/config.json", scaling_factor="x"), "SD3/vae/config.json has scaling_factor = 'x', not a number"),
     (lambda f: edit(f / "vae/config.json", latent_channels=4), "SD3: its vae has latents of 4 channels, its transformer reads 16"),
@@ -379,27 +379,10 @@ def test_other_patch_sizes_on_a_folder_s_model(folder, kind, method, size):
         torch.testing.assert_close(reading.reading.down(x0), dit.denoiser(coarse, positive)(x, level), atol=1e-4, rtol=1e-4)
 
 
-def test_shards_of_a_variant_under_their_older_names(folder):
-    """As diffusers named them up to 0.30, and published ones still are."""
-    path = folder("SD3", variant="fp16", max_shard_size="20KB")
-    wanted = load_folder(path)[0].model.state_dict()
-    part = path / "transformer"
-    index = part / "diffusion_pytorch_model.safetensors.index.fp16.json"
-    told = index.read_text()
-    for shard in list(part.glob("*.fp16-*.safetensors")):
-        older = re.sub(r"\.fp16(-\d+-of-\d+)", r"\1.fp16", shard.name)
-        told = told.replace(shard.name, older)
-        shard.rename(part / older)
-    index.unlink()
-    (part / "diffusion_pytorch_model.safetensors.fp16.index.json").write_text(told)
-    found = load_folder(path)[0].model.state_dict()
-    assert all(torch.equal(found[name], value) for name, value in wanted.items())
-
-
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_json_as_editors_on_windows_save_it(folder, encoding):
     path = folder("SD3")
-    for name in ("model_index.json", "transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json"):
+    for name in ("model_index.json", "transformer/config.json", "scheduler/scheduler_config.json"):
         (path / name).write_text((path / name).read_text(), encoding=encoding)
     load_folder(path)
 

@@ -76,6 +76,6 @@ def test_a_cancelled_training_keeps_its_state_says_where_and_goes_on(host):
     assert entry["status"]["status_str"] == "success" and f"{done + 2} steps" in entry["outputs"]["train"]["text"][0]
 
 
-def test_pictures_of_mixed_sizes_are_one_line(host):
-    said = error_of(host.run(graph("mixed", "mixed")))
-    assert said == "Training Set: all pictures of a set must have the same size, these have 2 sizes (64×32, 64×64): crop or resize them first"
+def test_pictures_of_mixed_sizes_are_learnt_from(host):
+    entry = host.run(graph("mixed", "mixed"))
+    assert entry["status"]["status_str"] == "success", error_of(entry)

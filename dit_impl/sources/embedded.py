@@ -130,6 +130,8 @@ class EmbeddedVAE(StandIn):
             raise ValueError(f"a picture is at least {d}×{d} pixels, this one is {pixels.shape[2]}×{pixels.shape[1]}")
         check_finite(pixels, "picture")
         top, left = (pixels.shape[1] - height) // 2, (pixels.shape[2] - width) // 2
+        if pixels.shape[-1] == 1:  # grey
+            pixels = pixels.expand(-1, -1, -1, 3)
         cut = pixels[:, top:top + height, left:left + width, :3]
         with torch.no_grad():
             return self.vae.encode(cut.movedim(-1, 1).float() * 2 - 1)

@@ -149,7 +149,8 @@ class Draws:
         self.count = len(data) - settings.validation
         if self.count < 1:
             raise TrainingError(f"the set has {len(data)} pictures, validation holds out {settings.validation}: none is left for training")
-        channels, side = data.latents.shape[1], min(data.latents.shape[-2:])
+        self.buckets = data.buckets(0, self.count)
+        channels, side = data.channels, min(map(min, data.sizes))
         if channels != len(objective.latent_format["scale"]):
             raise TrainingError(f"the set has latents of {channels} channels, "
                                 f"the model reads {len(objective.latent_format['scale'])}")
@@ -162,16 +163,30 @@ class Draws:
         """This process's part of a step's batch. part: which of the accumulated batches."""
         settings = self.settings
         generator = torch.Generator().manual_seed((settings.seed * 1_000_003 + step) * 1_009 + part)
+        if len(self.buckets) > 1:
+            return self._batch(self._of_one_size(step * settings.accumulate + part), generator, settings.drop)
         # an epoch is a permutation, and the position in it follows from the number of the step
         places = torch.arange(settings.batch) + (step * settings.accumulate + part) * settings.batch
         chosen = torch.stack([self._order(int(place) // self.count)[int(place) % self.count] for place in places])
         return self._batch(chosen, generator, settings.drop)
 
+    def _of_one_size(self, number: int) -> Tensor:
+        """The pictures of a batch, counted from the start of training, if the set has several sizes: an epoch takes every picture once, in
+        batches of one size, which are in any order. The last ones of a size may be few."""
+        batches = sum(math.ceil(len(bucket) / self.settings.batch) for bucket in self.buckets)
+        epoch, place = divmod(number, batches)
+        generator = torch.Generator().manual_seed(self.settings.seed * 7_919 + epoch)
+        parts = [part for bucket in self.buckets for part in bucket[torch.randperm(len(bucket), generator=generator)].split(self.settings.batch)]
+        return parts[torch.randperm(batches, generator=generator)[place]]
+
+    def held_numbers(self) -> list[Tensor]:
+        """The numbers of the pictures held out for validation, batch by batch, each of one size."""
+        return [chunk for bucket in self.data.buckets(self.count, len(self.data)) if len(bucket) for chunk in bucket.split(self.settings.batch)]
+
     def held_out(self) -> list[Batch]:
         """Batches of the pictures held out for validation, always with the same noise and noise levels."""
-        held = torch.arange(self.count, len(self.data))
         generator = torch.Generator().manual_seed(VALIDATION_SEED)
-        return [self._batch(chunk, generator, 0.0) for chunk in held.split(self.settings.batch)] if len(held) else []
+        return [self._batch(chunk, generator, 0.0) for chunk in self.held_numbers()]
 
     def _order(self, epoch: int) -> Tensor:
         return torch.randperm(self.count, generator=torch.Generator().manual_seed(self.settings.seed * 7_919 + epoch))
@@ -180,13 +195,14 @@ class Draws:
         objective, data = self.objective, self.data
         sizes = objective.patch_sizes
         patch_size = sizes[int(torch.randint(len(sizes), (1,), generator=generator))]
-        noise = torch.randn(len(chosen), *data.latents.shape[1:], generator=generator)
+        latents = data.take(chosen)
+        noise = torch.randn(latents.shape, generator=generator)
         sigma = objective.sigmas(len(chosen), generator)
         dropped = torch.rand(len(chosen), generator=generator) < drop
         # a process without a picture of its own takes another's, so that the others do not wait for it
         mine = slice(self.runner.rank % len(chosen), None, self.runner.processes)
         device = objective.device
-        clean = into_dit_space(data.latents[chosen[mine]].float().clone(), objective.latent_format)
+        clean = into_dit_space(latents[mine], objective.latent_format)
         nothing = data.nothing or objective.nothing
         conditionings = [None if data.conditionings is None else nothing if out and nothing else data.conditionings[i]
                          for i, out in zip(chosen[mine].tolist(), dropped[mine].tolist())]
@@ -197,8 +213,8 @@ def validate(objective: Objective, draws: Draws, runner) -> float:
     """The mean loss on the pictures held out, over all processes; NaN if there are none."""
     held, total = len(draws.data) - draws.count, torch.zeros((), device=objective.device)
     with torch.no_grad():
-        for start, batch in zip(range(0, held, draws.settings.batch), draws.held_out()):
-            own = range(start + runner.rank, min(start + draws.settings.batch, held), runner.processes)
+        for chunk, batch in zip(draws.held_numbers(), draws.held_out()):
+            own = range(runner.rank, len(chunk), runner.processes)
             total += objective.loss(batch) * len(own)
     return (runner.mean(total) * runner.processes / held).item() if held else float("nan")
 
