@@ -56,7 +56,7 @@ def test_losses_that_a_flow_has_not_say_which_it_has():
     assert line(ValueError, losses.squared_error, RectifiedFlow(), *three, torch.tensor([0.5]), weighting="best") == \
         "weighting is one of none, sigma_sqrt, cosmap, not 'best'"
     assert line(ValueError, losses.squared_error, DDPM(), *three, torch.tensor([0.5]), weighting="cosmap") == \
-        "weighting 'cosmap' is of rectified flows, this model is a DDPM: none"
+        "weighting 'cosmap' is for rectified flows, but this model is a DDPM: use none"
     assert line(ValueError, losses.draw_sigmas, RectifiedFlow(), 2, torch.Generator(), "often") == "times are one of logit_normal, uniform, mode, not 'often'"
 
 
