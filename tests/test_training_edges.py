@@ -57,7 +57,7 @@ def test_losses_that_a_flow_has_not_say_which_it_has():
         "weighting is one of none, sigma_sqrt, cosmap, not 'best'"
     assert line(ValueError, losses.squared_error, DDPM(), *three, torch.tensor([0.5]), weighting="cosmap") == \
         "weighting 'cosmap' is for rectified flows, but this model is a DDPM: use none"
-    assert line(ValueError, losses.draw_sigmas, RectifiedFlow(), 2, torch.Generator(), "often") == "times are one of logit_normal, uniform, mode, not 'often'"
+    assert line(ValueError, losses.draw_sigmas, RectifiedFlow(), 2, torch.Generator(), "often") == "times is one of logit_normal, uniform, mode, not 'often'"
 
 
 def test_levels_are_drawn_as_the_times_say_and_shifted_as_the_flow_is():
