@@ -148,6 +148,15 @@ def test_stages_carry_it_too(backbone, wire, negative, given):
     assert torch.equal(x0["tokens"], backbone.denoiser(wire, positive, negative, 3.0)(tokens, sigmas[1]))
 
 
+def test_stages_can_t_end_a_masked_step_by_ddim(class_dit):
+    """Its noise outside the mask is another than the one that the stages began with."""
+    sigmas, latent = class_dit.schedule(4), torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    tokens, _ = class_dit.add_noise(fold(latent, 2, noise_mask=torch.zeros(1, 8, 8)), sigmas, 1, 5)
+    with pytest.raises(ValueError, match="^ddim holds what lies outside a noise mask to other noise than the stages began with; use DiT Denoise Step$"):
+        class_dit.advance(tokens, tokens["tokens"], sigmas, 1, "ddim")
+    class_dit.advance(tokens, tokens["tokens"], sigmas, 1, "euler")
+
+
 def test_embedding_before_condition_has_no_areas(backbone, wire):
     hidden = PatchEmbed.execute(dit=backbone, x=wire).result[0]
     with pytest.raises(ValueError, match="^Condition: the conditioning has areas, .*: put Condition before Patch Embed$"):

@@ -134,6 +134,8 @@ class DitHandle:
     def advance(self, wire: DitTokens, x0: Tensor, sigmas: Tensor, step: int, solver: str) -> tuple[DitTokens, DitTokens]:
         """End a step: the solver's move from its tokens, given x0 [B, N, C·p·p]: → (tokens, x0) on the wire. Raises ValueError."""
         check_step(step, sigmas)
+        if solver == "ddim" and wire.get("noise_mask") is not None:
+            raise StagesError("ddim holds what lies outside a noise mask to other noise than the stages began with; use DiT Denoise Step")
         if check_solver(solver).calls != 1:
             raise ValueError(f"{solver} calls the model more than once a step; use DiT Denoise Step, or another solver")
         tokens, x0 = walk(lambda *_: x0, self.entered(wire, sigmas[step]), sigmas, solver, step, step + 1, x0.device)

@@ -304,8 +304,6 @@ class HandleOfModel(DitHandle):
 
     def advance(self, wire: DitTokens, x0: Tensor, sigmas: Tensor, step: int, solver: str) -> tuple[DitTokens, DitTokens]:
         self._check_solver(solver)
-        if solver == "ddim" and wire.get("noise_mask") is not None:
-            raise StagesError("ddim holds what lies outside a noise mask to other noise than the stages began with; use DiT Denoise Step")
         tokens, x0 = super().advance(wire, x0, sigmas, step, solver)
         return (self._ended(clean(tokens)) if sigmas[step + 1] == 0 else tokens), x0
 
