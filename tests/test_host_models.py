@@ -32,7 +32,7 @@ def errors(packs):
     @functools.cache
     def run(script: str) -> dict[str, str | None]:
         # one thread: the models are so small that threads would only wait for each other
-        done = subprocess.run([PYTHON, HERE / f"{script}.py", COMFYUI, packs], capture_output=True, text=True, timeout=600,
+        done = subprocess.run([PYTHON, HERE / f"{script}.py", COMFYUI, packs], capture_output=True, text=True, timeout=1800,
                               env={**os.environ, "OMP_NUM_THREADS": "1"})
         assert done.returncode == 0, done.stderr[-3000:]
         lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"case"')]
