@@ -30,7 +30,7 @@ SLOW = {"test_adapter", "test_blueprint", "test_diffusers_folder", "test_diffuse
         "test_train_nodes", "test_training", "test_training_launch", "test_training_loop", "test_training_models"}
 SLOW_TESTS = ("test_a_workflow_of_a_release_runs", "test_backgrounds_are_drawn_right", "test_capturing_", "test_every_example_runs", "test_held_out_prompts",
               "test_inputs_are_left_as_they_were", "test_over_steps_denoises_as_denoise_does", "test_patch_size_4_is_faster_than_2",
-              "test_the_same_seed_is_the_same_picture", "test_torch_counts_the_same")
+              "test_the_same_seed_is_the_same_picture", "test_torch_counts_the_same", "test_wires_have_the_keys")
 
 
 def pytest_collection_modifyitems(config, items):

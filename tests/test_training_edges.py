@@ -50,8 +50,8 @@ def test_another_target_is_the_same_error_times_its_factor(flow, target):
 
 
 def test_losses_that_a_flow_has_not_say_which_it_has():
-    assert line(ValueError, losses.x0_error, RectifiedFlow(), "v", SIGMA) == "target 'v' is not of a rectified flow: velocity, epsilon, x0 and own are"
-    assert line(ValueError, losses.x0_error, DDPM(), "velocity", SIGMA) == "target 'velocity' is not of a DDPM: epsilon, v, x0 and own are"
+    assert line(ValueError, losses.x0_error, RectifiedFlow(), "v", SIGMA) == "target of a rectified flow is one of velocity, epsilon, x0, own, not 'v'"
+    assert line(ValueError, losses.x0_error, DDPM(), "velocity", SIGMA) == "target of a DDPM is one of epsilon, v, x0, own, not 'velocity'"
     three = torch.zeros(3, 1, 2, 4)
     assert line(ValueError, losses.squared_error, RectifiedFlow(), *three, torch.tensor([0.5]), weighting="best") == \
         "weighting is one of none, sigma_sqrt, cosmap, not 'best'"
@@ -92,7 +92,7 @@ def test_settings_at_their_limits():
 def test_sets_that_do_not_fit_say_why(backbone):
     objective = Denoising(training_copy(backbone))
     for set_, settings, says in (
-            (data(4), replace(SHORT, validation=4), "the set has 4 pictures, validation holds out 4: none is left to learn from"),
+            (data(4), replace(SHORT, validation=4), "the set has 4 pictures, validation holds out 4: none is left for training"),
             (data(channels=3), SHORT, "the set has latents of 3 channels, the model reads 4"),
             (data(side=3), SHORT, "the set has latents of 3 cells a side, smaller than patches of 4")):
         assert line(TrainingError, Draws, set_, objective, settings, Alone()) == says
