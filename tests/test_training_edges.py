@@ -56,8 +56,8 @@ def test_losses_that_a_flow_has_not_say_which_it_has():
     assert line(ValueError, losses.squared_error, RectifiedFlow(), *three, torch.tensor([0.5]), weighting="best") == \
         "weighting is one of none, sigma_sqrt, cosmap, not 'best'"
     assert line(ValueError, losses.squared_error, DDPM(), *three, torch.tensor([0.5]), weighting="cosmap") == \
-        "weighting 'cosmap' is of rectified flows, this model is a DDPM: none"
-    assert line(ValueError, losses.draw_sigmas, RectifiedFlow(), 2, torch.Generator(), "often") == "times are one of logit_normal, uniform, mode, not 'often'"
+        "weighting 'cosmap' is for rectified flows, but this model is a DDPM: use none"
+    assert line(ValueError, losses.draw_sigmas, RectifiedFlow(), 2, torch.Generator(), "often") == "times is one of logit_normal, uniform, mode, not 'often'"
 
 
 def test_levels_are_drawn_as_the_times_say_and_shifted_as_the_flow_is():
@@ -94,7 +94,7 @@ def test_sets_that_do_not_fit_say_why(backbone):
     for set_, settings, says in (
             (data(4), replace(SHORT, validation=4), "the set has 4 pictures, validation holds out 4: none is left for training"),
             (data(channels=3), SHORT, "the set has latents of 3 channels, the model reads 4"),
-            (data(side=3), SHORT, "the set has latents of 3 cells a side, smaller than patches of 4")):
+            (data(side=3), SHORT, "the shorter side of the set's latents is 3 cells, less than a patch of 4")):
         assert line(TrainingError, Draws, set_, objective, settings, Alone()) == says
     Draws(data(side=4), objective, SHORT, Alone())
 
