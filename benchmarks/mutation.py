@@ -23,13 +23,14 @@ LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "node_modules", "__pycache__"
 # a room → its files under dit_impl, and the test files that are about them
 ROOMS = {
     "tokens": (["tokens/*"], ["test_patch", "test_token_ops", "test_patch_methods", "test_batches", "test_token_edges"]),
-    "sampling": (["sampling/*"], ["test_flow", "test_sampling", "test_inpainting", "test_coarse_steps", "test_sampling_edges"]),
+    "sampling": (["sampling/*"], ["test_flow", "test_sampling", "test_inpainting", "test_coarse_steps", "test_sampling_edges",
+                                  "test_mixed"]),
     "handle": (["handle/*"], ["test_sampling", "test_patch_methods", "test_class_label", "test_batches", "test_inpainting", "test_coarse_steps",
                               "test_handle_edges"]),
     "step": (["step/*"], ["test_inside", "test_probe", "test_batches", "test_inpainting", "test_step_edges"]),
     "cost": (["cost/*"], ["test_budget", "test_costs", "test_coarse_steps"]),
     "training": ([f"training/{part}.py" for part in ("loop", "losses", "objectives", "state", "optimizers")],
-                 ["test_training_loop", "test_training_rules", "test_optimizers"]),
+                 ["test_training_loop", "test_training_rules", "test_training_edges", "test_optimizers"]),
 }
 KILLED, TIMEOUT = "killed", "timeout"
 
@@ -45,12 +46,13 @@ def staged(room: str) -> Path:
 
     def lines(values: list[str]) -> str:
         return "".join(f"\n    {value}" for value in values)
+    test_files = [f"dit_blocks/tests/{name}.py" for name in tests]
     (there / "pytest.ini").write_text("[pytest]\npythonpath = dit_blocks/tests\nmarkers = host: needs a real ComfyUI\n"
                                       "addopts = --confcutdir=dit_blocks/tests --import-mode=importlib -p no:cacheprovider\n")
     (there / "setup.cfg").write_text(
         f"[mutmut]\nsource_paths = dit_blocks/dit_impl\nonly_mutate = {lines([f'dit_blocks/dit_impl/{name}' for name in files])}\n"
         f"also_copy = {lines(['dit_blocks', 'pytest.ini'])}\n"
-        f"pytest_add_cli_args_test_selection = {lines([f'dit_blocks/tests/{name}.py' for name in tests if (ROOT / 'tests' / f'{name}.py').exists()])}\n"
+        f"pytest_add_cli_args_test_selection = {lines(test_files)}\n"
         f"pytest_add_cli_args = {lines(['-c', 'pytest.ini'])}\n"
         "track_dependencies = false\nuse_git_change_detection = false\ntimeout_constant = 10\n")
     return there

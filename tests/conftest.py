@@ -25,23 +25,25 @@ hypothesis.settings.register_profile("any machine", deadline=None, suppress_heal
 hypothesis.settings.load_profile("any machine")
 
 # Files, and tests by the start of their names, that take seconds: `make check` leaves them out.
-SLOW = {"test_adapter", "test_blueprint", "test_diffusers_folder", "test_diffusers_text", "test_guidance_examples", "test_loops", "test_parity_diffusers",
-        "test_quick_look", "test_renamed_pack", "test_serve", "test_serve_refusals", "test_serve_sockets", "test_standalone_cli", "test_textbook",
-        "test_train_nodes", "test_training", "test_training_launch", "test_training_loop", "test_training_models"}
-SLOW_TESTS = ("test_a_workflow_of_a_release_runs", "test_backgrounds_are_drawn_right", "test_capturing_", "test_every_example_runs", "test_held_out_prompts",
-              "test_inputs_are_left_as_they_were", "test_over_steps_denoises_as_denoise_does", "test_patch_size_4_is_faster_than_2",
-              "test_the_same_seed_is_the_same_picture", "test_torch_counts_the_same")
+SLOW = {"test_adapter", "test_blueprint", "test_diffusers_folder", "test_diffusers_text", "test_guidance_examples", "test_loops",
+        "test_parity_diffusers", "test_quick_look", "test_serve", "test_serve_refusals", "test_serve_sockets", "test_standalone_cli",
+        "test_textbook", "test_train_nodes", "test_training", "test_training_launch", "test_training_loop", "test_training_models"}
+SLOW_TESTS = ("test_a_workflow_of_a_release_runs", "test_backgrounds_are_drawn_right", "test_capturing_", "test_every_example_runs",
+              "test_held_out_prompts", "test_inputs_are_left_as_they_were", "test_over_steps_denoises_as_denoise_does",
+              "test_patch_size_4_is_faster_than_2", "test_the_same_seed_is_the_same_picture", "test_torch_counts_the_same",
+              "test_wires_have_the_keys")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Mark what is slow. With `pytest -n 2 --dist loadgroup`, tests that share a server, a ComfyUI or a page go to one process, and the others to
-    whichever is free."""
+    """Mark what is slow. With `pytest -n 2 --dist loadgroup`, tests that share a server, a ComfyUI or a page go to one process, and the
+    others to whichever is free."""
     for item in items:
         host, browser = bool(item.get_closest_marker("host")), "browser" in item.path.parts
         if host or browser or item.path.stem in SLOW or item.name.startswith(SLOW_TESTS):
             item.add_marker(pytest.mark.slow)
         if config.pluginmanager.hasplugin("xdist"):
-            shared = any(one.baseid and one.scope in ("module", "session") for known in item._fixtureinfo.name2fixturedefs.values() for one in known)
+            fixtures = (one for known in item._fixtureinfo.name2fixturedefs.values() for one in known)
+            shared = any(one.baseid and one.scope in ("module", "session") for one in fixtures)
             if group := "browser" if browser else "comfyui" if host else item.path.stem if shared else "":
                 item.add_marker(pytest.mark.xdist_group(group))
 

@@ -1,5 +1,5 @@
-"""What the examples draw, against what is kept of it: an example's own .jpg where that shows nothing but the pictures it saves, else a small
-overview of them in tests/pictures.
+"""What the examples draw, against what is kept of it: a small overview in tests/pictures, or where there is none the example's own .jpg, which
+then shows nothing but the pictures it saves, as tiles.
 
 `python tests/example_pictures.py [EXAMPLE ...]` draws them and keeps their overviews anew.
 """
@@ -21,12 +21,14 @@ EXAMPLES, KEPT = HERE.parent / "example_workflows", HERE / "pictures"
 ELSEWHERE = ("sd3_5", "flux_dev", "ksampler_parity", "train_from_scratch")  # test_host_workflows.py, test_train_nodes.py
 BRIEFLY = {"new_patch_size_adapter": {"5": {"count": 16}, "6": {"steps": 20}}}  # test_train_nodes.py trains longer
 HEIGHT, GAP = 72, 8
-LEAST, LEAST_OF_OVERVIEWS = 30, 24  # dB. Tiles drawn anew have 35 and more, those of other examples 24 at most, a black one 11
+# dB. Tiles drawn anew have 35 and more, those of other examples 24 at most, a black one 11; overviews drawn anew have 32 and more.
+LEAST, LEAST_OF_OVERVIEWS = 30, 24
 
 
 def briefly(example: str) -> list[str]:
     """The command's arguments for a run of seconds rather than minutes."""
-    return [part for id, inputs in BRIEFLY.get(example, {}).items() for name, value in inputs.items() for part in ("--set", f"{id}.{name}={value}")]
+    return [part for id, inputs in BRIEFLY.get(example, {}).items() for name, value in inputs.items()
+            for part in ("--set", f"{id}.{name}={value}")]
 
 
 def psnr(a: Image.Image, b: Image.Image) -> float:
@@ -49,24 +51,28 @@ def tiles(shown: Image.Image, size: tuple[int, int]) -> list[Image.Image]:
     for gap in (GAP, 0):
         columns, rows = ((length + gap) / (side + gap) for length, side in zip(shown.size, size))
         if columns == int(columns) and rows == int(rows):
-            return [shown.crop((x, y, x + size[0], y + size[1])) for y in range(0, shown.height, size[1] + gap) for x in range(0, shown.width, size[0] + gap)]
+            corners = [(x, y) for y in range(0, shown.height, size[1] + gap) for x in range(0, shown.width, size[0] + gap)]
+            return [shown.crop((x, y, x + size[0], y + size[1])) for x, y in corners]
     return []
 
 
 def likeness(example: str, files: list[str]) -> dict[str, float]:
     """What is kept of an example against what it drew now: → what was compared, dB."""
-    drawn, shown = [Image.open(file).convert("RGB") for file in sorted(files)], Image.open(EXAMPLES / f"{example}.jpg")
-    own = tiles(shown, drawn[0].size) if len({one.size for one in drawn}) == 1 else []
-    if len(own) == len(drawn):  # in whatever order
-        return {f"tile {i} of {example}.jpg": max(psnr(tile, one) for one in drawn) for i, tile in enumerate(own)} \
-            | {Path(file).name: max(psnr(one, tile) for tile in own) for file, one in zip(sorted(files), drawn)}
-    kept, now = Image.open(KEPT / f"{example}.jpg"), overview(drawn)
-    return {f"tests/pictures/{example}.jpg": psnr(kept, now) if kept.size == now.size else 0.0}
+    drawn, kept = [Image.open(file).convert("RGB") for file in sorted(files)], KEPT / f"{example}.jpg"
+    if kept.exists():
+        then, now = Image.open(kept), overview(drawn)
+        return {f"tests/pictures/{example}.jpg": psnr(then, now) if then.size == now.size else 0.0}
+    own = tiles(Image.open(EXAMPLES / f"{example}.jpg"), drawn[0].size) if len({one.size for one in drawn}) == 1 else []
+    if len(own) != len(drawn):
+        return {f"tests/pictures/{example}.jpg, which is missing": 0.0}
+    return {f"tile {i} of {example}.jpg": max(psnr(tile, one) for one in drawn) for i, tile in enumerate(own)} \
+        | {Path(file).name: max(psnr(one, tile) for tile in own) for file, one in zip(sorted(files), drawn)}  # in whatever order
 
 
 def unlike(example: str, files: list[str]) -> dict[str, float]:
     """What of an example is not as it is kept: → what, dB."""
-    return {what: dB for what, dB in likeness(example, files).items() if dB < (LEAST_OF_OVERVIEWS if what.startswith("tests/") else LEAST)}
+    found = likeness(example, files)
+    return {what: dB for what, dB in found.items() if dB < (LEAST_OF_OVERVIEWS if what.startswith("tests/") else LEAST)}
 
 
 def draw(example: str, folder: Path) -> list[str]:
@@ -81,8 +87,7 @@ if __name__ == "__main__":
     for name in sys.argv[1:] or [path.stem for path in sorted(EXAMPLES.glob("*.json")) if path.stem not in ELSEWHERE]:
         with tempfile.TemporaryDirectory() as folder:
             files = draw(name, Path(folder))
-            overview([Image.open(file) for file in sorted(files)]).save(KEPT / f"{name}.jpg", quality=88, subsampling=0, optimize=True)
-            found = likeness(name, files)
-            if not next(iter(found)).startswith("tests/"):  # its own .jpg is enough
-                (KEPT / f"{name}.jpg").unlink()
-            print(name, {what: round(dB, 1) for what, dB in found.items()}, flush=True)
+            (KEPT / f"{name}.jpg").unlink(missing_ok=True)
+            if unlike(name, files):  # its own .jpg shows something else, or noise, which a .jpg does not keep
+                overview([Image.open(file) for file in sorted(files)]).save(KEPT / f"{name}.jpg", quality=88, subsampling=0, optimize=True)
+            print(name, {what: round(dB, 1) for what, dB in likeness(name, files).items()}, flush=True)
