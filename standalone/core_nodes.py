@@ -187,7 +187,7 @@ def _pictures() -> list[str]:
 
 
 def _find(name: str) -> Path | None:
-    """`sub/x.png`, `x.png [output]` → where it is; None for the example where there is no such file."""
+    """`sub/x.png` or `x.png [output]` → its path; None for the example picture if there is no such file."""
     kind = "input"
     for other in ("input", "output", "temp"):
         if name.endswith(f" [{other}]"):

@@ -57,7 +57,7 @@ NODES = {node.__name__: node for node in (LoadImageDataSetFromFolder, LoadImageT
 
 
 def read_folder(folder: Path) -> tuple[list[Tensor], list[str]]:
-    """Pictures [1, H, W, 3] of a folder and its captions, from text files of the same names, empty where there is none."""
+    """Pictures [1, H, W, 3] of a folder, and captions from text files of the same names; empty if there is no such file."""
     paths = _pictures(folder)
     for below in sorted(path for path in folder.iterdir() if path.is_dir()):  # kohya's folders: the number before _ says how often
         times = below.name.split("_")[0]
@@ -96,7 +96,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _read(paths: list[Path]) -> list[tuple[Path, Tensor]]:
-    """Pictures that can be read; the others are named in the log."""
+    """Read pictures: → (path, pixels). Those that cannot be read are named in the log."""
     read, skipped = [], []
     for path in paths:
         try:

@@ -35,7 +35,7 @@ class NodeReport:
 
 @dataclass
 class RunReport:
-    """What a run did: its nodes in the order in which they were ready, and what each of them shows."""
+    """The result of a run: its nodes in the order in which they began, and what each of them shows."""
 
     seconds: float
     nodes: list[NodeReport]
@@ -44,14 +44,14 @@ class RunReport:
 
 @dataclass
 class Answer:
-    """A node's outputs, each a list (of one value, where no lists are mapped), and what it shows."""
+    """The result of a node: each output as a list of values, and what the node shows."""
 
     outputs: list[list]
     ui: dict[str, list]
 
 
 class Executor:
-    """Keeps answers between runs, by their content: the class, its inputs and everything before it."""
+    """Runs prompts and caches the answers of nodes. The cache key is the class, its inputs, and everything before it."""
 
     def __init__(self, classes: Mapping[str, type], folders: Folders | None = None,
                  interrupted: Callable[[], bool] = lambda: False):
@@ -64,7 +64,7 @@ class Executor:
         self.instances: dict[tuple[str, str], Any] = {}
 
     def check(self, prompt: Mapping[str, dict]) -> tuple[Checked, dict[str, loops.Loop], dict[str, NodeType]]:
-        """All that can be said of a prompt before it runs: what is checked, its loops, the types of its nodes."""
+        """Check a prompt without running it: → the checked prompt, its loops, and all node types. Raises WorkflowError."""
         # Choices such as a folder's files may have changed since the last run.
         types = {name: NodeType(name, cls) for name, cls in self.classes.items()}
         with use(self.folders):
@@ -73,7 +73,8 @@ class Executor:
 
     def run(self, prompt: Mapping[str, dict], extra_pnginfo: dict | None = None,
             on_start: Callable[[str], None] | None = None, watcher: Watcher | None = None) -> RunReport:
-        """Check a prompt, then run it; `on_start` hears the id of each node of the prompt that has work to do."""
+        """Check a prompt, then run it. `on_start`: called with the id of each node that has work to do. Raises WorkflowError, NodeError and
+        Interrupted."""
         began = time.perf_counter()
         with use(self.folders), torch.inference_mode():
             checked, pairs, types = self.check(prompt)
@@ -90,7 +91,7 @@ class Executor:
 
 @dataclass
 class _Call:
-    """One call's result: values, or links into the graph that it expanded to."""
+    """The result of one call: values, or links into the graph that the node expanded to."""
 
     values: tuple
     expand: dict | None
@@ -147,14 +148,14 @@ class _Run:
         return [value[0] for name, value in self._wires(id) if self._is_fetched(id, name)]
 
     def _wires(self, id: str, raw: bool = False) -> list[tuple[str, list]]:
-        """The wires into a node; `raw`: with those that it gets as wires, and not what comes over them."""
+        """The wires into a node: (input, [source, slot]). `raw`: also those that the node receives as wires instead of values."""
         kind = self.type_of(id)
         return [(name, value) for name, value in self.graph.nodes[id]["inputs"].items()
                 if is_link(value) and (kind.takes_any_input or name in kind.sockets)
                 and (raw or not (name in kind.sockets and kind.sockets[name].options.get("rawLink")))]
 
     def _is_fetched(self, id: str, name: str) -> bool:
-        """A lazy input is fetched once the node has asked for it, any other one always."""
+        """Whether an input is fetched: always, or for a lazy one if the node has asked for it."""
         socket = self.type_of(id).sockets.get(name)
         return socket is None or not socket.options.get("lazy") or name in self.fetched.get(id, ())
 
@@ -178,7 +179,7 @@ class _Run:
         report.seconds += time.perf_counter() - began
 
     def _advance(self, id: str) -> None:
-        """One step nearer to a node's answer: ask for lazy inputs, call it, or put its expansion together."""
+        """Take one step towards a node's answer: ask for lazy inputs, call the node, or collect the outputs of its expansion."""
         kind = self.type_of(id)
         if id in self.expanded:
             calls, ui = self.expanded.pop(id)
@@ -210,7 +211,7 @@ class _Run:
             self._finish(id, Answer(self._merge(kind, calls), ui))
 
     def _inputs(self, id: str) -> dict[str, Sequence]:
-        """Every input as a list of values; a lazy one that was not asked for is None."""
+        """Every input as a list of values. A lazy input that was not asked for is None."""
         kind, inputs = self.type_of(id), {}
         wires = dict(self._wires(id))
         for name, value in self.graph.nodes[id]["inputs"].items():
@@ -291,7 +292,7 @@ class _Run:
         self.watcher.finish(id, answer.ui)
 
     def known(self, ids: list[str]) -> dict[str, dict]:
-        """What the nodes show whose answers are known."""
+        """What the cached ones of these nodes show."""
         answers = {id: self.executor.answers.get(self.signature(id)) for id in ids}
         return {id: answer.ui for id, answer in answers.items() if answer is not None}
 
@@ -325,14 +326,14 @@ class _Run:
             return self._token(float("nan"))
 
     def _token(self, value: Any) -> str:
-        """A text that is equal for equal values; what cannot be written down, and NaN, never equals anything."""
+        """A text that is equal for equal values. NaN, and what JSON cannot hold, get a text that equals nothing."""
         try:
             return json.dumps(value, sort_keys=True, allow_nan=False)
         except (TypeError, ValueError):
             return f"unique {next(_UNIQUE)}"
 
     def forget_unused(self, needed: list[str]) -> None:
-        """Drop the answers that this prompt has no use for."""
+        """Drop cached answers that this prompt does not use."""
         keep, new = set(), {self.signature(id) for id in needed}
         while new:
             keep |= new
@@ -347,12 +348,12 @@ class _Run:
         return self.reports.setdefault(shown, NodeReport(shown, self.prompt[shown]["class_type"]))
 
     def _shown(self, id: str) -> str:
-        """The node of the prompt that stands for one of an expansion."""
+        """The prompt's node that a node belongs to, which an expansion may have added."""
         shown = self.graph.get_display_node_id(id)
         return shown if shown in self.prompt else self.graph.get_real_node_id(id)
 
     def report_untouched(self) -> None:
-        """Nodes that were not even asked, because what comes after them was known."""
+        """Report nodes as cached that were skipped because everything after them was cached."""
         waiting = [id for id, report in self.reports.items() if report.cached]
         while waiting:
             for _, (source, _) in self._wires(waiting.pop()):

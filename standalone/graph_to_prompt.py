@@ -80,14 +80,14 @@ class Graph:
         return ":".join((*self.path, key))
 
     def walk(self) -> Iterator[tuple["Graph", str, dict]]:
-        """All nodes with their level, those of muted and bypassed instances included."""
+        """All nodes with their level, also inside muted and bypassed subgraphs."""
         for key, node in self.nodes.items():
             yield self, key, node
             if key in self.inside:
                 yield from self.inside[key].walk()
 
     def executed(self) -> Iterator[tuple["Graph", str, dict]]:
-        """The nodes that belong into the prompt."""
+        """The nodes of the prompt, with their level."""
         for key, node in self.nodes.items():
             # An instance inside another subgraph emits its nodes whatever its own mode is: so does the front end.
             switched_off = node.get("mode", 0) in (MUTED, BYPASSED)
@@ -187,7 +187,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Output:
-    """The same for an output."""
+    """A place on the way along a wire: an output of a node."""
 
     graph: Graph
     node: dict

@@ -22,7 +22,7 @@ PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".
 
 
 def metadata(prompt: dict | None, extra_pnginfo: dict | None) -> dict[str, str]:
-    """The texts that a PNG carries, so that dropping it on ComfyUI brings its workflow back."""
+    """The texts for a PNG, from which ComfyUI restores the workflow when the picture is dropped on it."""
     texts = {} if prompt is None else {"prompt": json.dumps(prompt)}
     return texts | {name: json.dumps(value) for name, value in (extra_pnginfo or {}).items()}
 
@@ -46,7 +46,7 @@ def texts_of(data: bytes) -> dict[str, str] | None:
 
 def save_pngs(pictures: Tensor, prefix: str, kind: str, folder: Path, texts: dict[str, str],
               compress_level: int = 4) -> list[dict[str, str]]:
-    """[B, H, W, C] of 0..1 → `<prefix>_00001_.png` … in `folder`; `prefix` may name a folder below it."""
+    """Save [B, H, W, C] in 0..1 as `<prefix>_00001_.png` … in `folder`, or below it if `prefix` says so: → the entries that nodes show."""
     height, width = pictures.shape[1:3]
     below, stem, number = numbered(prefix, kind, folder, width, height)
     target = folder / below

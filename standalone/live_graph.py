@@ -2,7 +2,7 @@
 
 
 class LiveGraph:
-    """The prompt's nodes and those that expansions added; nodes may ask for it as DYNPROMPT."""
+    """The prompt's nodes and those that expansions added. Nodes get it as DYNPROMPT."""
 
     def __init__(self, prompt: dict[str, dict], loops: dict | None = None):
         self.original, self.nodes, self.loops = prompt, dict(prompt), dict(loops or {})

@@ -29,7 +29,7 @@ class Loop:
 # --- which End Loop belongs to which Start Loop -----------------------------------------------------------------------------------
 
 def ends(prompt: Mapping[str, dict], types: Mapping[str, NodeType]) -> list[str]:
-    """The End Loops that output nodes lead to: they drive output nodes inside a loop."""
+    """The End Loops after output nodes. They run even if nothing needs their result, because the output nodes inside their loops must."""
     after: dict[str, list[str]] = {}
     for id, node in prompt.items():
         for value in node["inputs"].values():
@@ -46,7 +46,8 @@ def ends(prompt: Mapping[str, dict], types: Mapping[str, NodeType]) -> list[str]
 
 
 def pair(checked: Checked, types: Mapping[str, NodeType]) -> dict[str, Loop]:
-    """Each End Loop's loop; output nodes inside a loop are left to it. Raises WorkflowError where loops are open or cross."""
+    """End Loop → its loop. Output nodes inside a loop are removed from the outputs, because the loop runs them. Raises WorkflowError if a
+    loop is open or loops cross."""
     prompt = checked.prompt
     around: dict[str, tuple[str, ...]] = {}  # a node → the Start Loops that it is inside of, outermost first
     beyond: dict[str, tuple[str, ...]] = {}  # the same for what comes after it
@@ -108,7 +109,7 @@ def _leading_to(goal: str, prompt: Mapping[str, dict], types: Mapping[str, NodeT
 
 
 def _check_carried(start: str, end: str, prompt: Mapping[str, dict], types: Mapping[str, NodeType]) -> None:
-    """Raise WorkflowError where the next iteration's value is of another type than the first one's."""
+    """Raise WorkflowError if the next iteration's value has another type than the first one's."""
     first, following = prompt[start]["inputs"].get("initial_iteration_value"), prompt[end]["inputs"].get("next_iteration_value")
     if is_link(first) and is_link(following):
         carried, coming = offered_type(*first, prompt, types), offered_type(*following, prompt, types)
@@ -132,7 +133,7 @@ def _int(default: int, tooltip: str, **limits: int) -> tuple[str, dict]:
 
 
 class StartLoop:
-    """Where a loop begins. It is never run itself: its End Loop reads its inputs."""
+    """Where a loop begins. It is never run: its End Loop reads its inputs."""
 
     DISPLAY_NAME = "Start Loop"
     DESCRIPTION = "Runs the nodes up to End Loop several times, with one value carried from each iteration to the next."
@@ -197,7 +198,7 @@ class EndLoop:
         }
 
     def expand(self, accumulate, dynprompt, unique_id, **_):
-        """Start Loop's inputs may be wired: a node that gets them as values makes the copies."""
+        """Leave the copies to a node that gets Start Loop's inputs, because these may be wired."""
         graph = GraphBuilder()
         start = dynprompt[0].get_node(dynprompt[0].loops[unique_id[0]].start)
         run = graph.node("LoopExpansion", end=unique_id[0], accumulate=accumulate[0], **start["inputs"])
@@ -207,7 +208,7 @@ class EndLoop:
 # --- what a loop expands to ---------------------------------------------------------------------------------------------------
 
 class _Inner(io.ComfyNode):
-    """A node that only loops make: all its inputs come as lists, whatever they are called."""
+    """A node that only loops add. It takes inputs of any names, all as lists."""
 
     inputs: list = []
     outputs: list = []
@@ -257,7 +258,7 @@ def _numbers(chosen: dict[str, list]) -> tuple[range, list | None]:
 
 def _copies(dynprompt: Any, end: str, numbers: range, items: list | None, begin: int, initial: Any, accumulate: bool, cache: bool,
             graph: GraphBuilder) -> tuple[dict, list]:
-    """The nodes of some iterations, each fed by the one before, and the link that holds what End Loop passes on."""
+    """→ the nodes of some iterations, each wired to the one before, and the link to what End Loop passes on."""
     loop, gates = dynprompt.loops[end], dynprompt.get_node(end)["inputs"]
     carried, collected, iteration_of = initial, {}, {}
     stop = min(begin + AT_ONCE, len(numbers))

@@ -1,4 +1,4 @@
-"""One view on node classes, whether they are written as V3 (a schema) or as V1 (class attributes)."""
+"""One interface for node classes, written as V3 (a schema) or as V1 (class attributes)."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -67,7 +67,7 @@ class NodeType:
         return sockets(self._info)
 
     def chosen(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The inputs of a node, less those of choices that it has not made."""
+        """The inputs of a node without those that belong to choices it has not made."""
         return {name: value for name, value in inputs.items() if name not in self.sockets or self.sockets[name].is_chosen(inputs)}
 
     @cached_property
@@ -103,7 +103,7 @@ class NodeType:
 
     @cached_property
     def needs_own_id(self) -> bool:
-        """Whether two nodes of this type with the same inputs may answer differently."""
+        """Whether two nodes of this type may give different answers for the same inputs."""
         flag = self.cls.GET_SCHEMA().not_idempotent if self.is_v3 else getattr(self.cls, "NOT_IDEMPOTENT", False)
         return flag or "UNIQUE_ID" in self.hidden.values()
 
@@ -116,7 +116,7 @@ class NodeType:
         return not self.is_v3 or self.cls.GET_SCHEMA().enable_expand
 
     def method(self, name: str, hidden: dict[str, Any], instance: Any = None) -> Callable | None:
-        """`execute` or an optional method, ready to be called with inputs by name; None where there is none."""
+        """`execute` or an optional method, to be called with inputs by name; None if the class has none."""
         if not self.is_v3:
             name = self.cls.FUNCTION if name == "execute" else _V1_NAMES.get(name, name)
             return getattr(self.cls if instance is None else instance, name, None)
@@ -137,7 +137,7 @@ def sockets(info: dict) -> dict[str, Socket]:
 
 
 def _flat(name: str, declared: list, required: bool) -> Iterator[Socket]:
-    """A socket; a dynamic one with all that it can stand for, under the names that a prompt gives them."""
+    """The sockets that an input declares: one, or for a dynamic input all that it may have, named as in a prompt."""
     kind, options = (*declared, {})[:2]
     if isinstance(kind, list):
         kind, options = "COMBO", {**options, "options": kind}
@@ -156,7 +156,7 @@ def _flat(name: str, declared: list, required: bool) -> Iterator[Socket]:
 
 
 def _overrides(cls: type, name: str) -> bool:
-    """Whether a V3 class has a method of its own in place of the base class's."""
+    """Whether a V3 class overrides a method of its base class."""
     base = getattr(cls.GET_BASE_CLASS(), name, None)
     own = inspect.getattr_static(cls, name, None)
     return own is not None and getattr(own, "__func__", own) is not getattr(base, "__func__", base)

@@ -31,7 +31,7 @@ def load() -> dict[str, type]:
 
 
 def renamed() -> list[dict]:
-    """The nodes that have had another id. See `nodes.replacements`."""
+    """The nodes whose id has changed. See `nodes.replacements`."""
     comfy_api_standin.install()
     from ..nodes.replacements import RENAMED
 
@@ -53,7 +53,7 @@ def _numbered(prefix: str) -> tuple[Path, str, int]:
 
 
 def listen(progress: Callable | None, interrupted: Callable[[], bool] | None = None) -> None:
-    """Have the pack's long-running nodes tell how far they are: progress(value, total, preview or None)."""
+    """Set who hears of the progress of long-running nodes: progress(value, total, preview or None)."""
     from ..nodes.comfyui import host
 
     host.listen(progress=progress, interrupted=interrupted)

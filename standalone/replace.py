@@ -1,4 +1,4 @@
-"""Nodes that have had another id: workflows that name the old one get the new one, as in ComfyUI and its front end."""
+"""Replaces old node ids in workflows by new ones, as ComfyUI and its front end do."""
 
 from typing import Any, Iterator, Mapping
 
@@ -6,7 +6,7 @@ from .widget_values import values_in_order
 
 
 def in_prompt(prompt: dict[str, dict], renamed: list[dict], known: Mapping[str, Any]) -> dict[str, dict]:
-    """A prompt with the nodes that it may name by their old ids; those that are here under the old id stay."""
+    """A prompt with new ids for old ones. An old id that is installed stays."""
     found = {id: entry for id, node in prompt.items() if (entry := _entry(node["class_type"], renamed, known))}
     numbers = {id: {pair["old_idx"]: pair["new_idx"] for pair in entry["output_mapping"]} for id, entry in found.items()}
 
@@ -24,7 +24,7 @@ def in_prompt(prompt: dict[str, dict], renamed: list[dict], known: Mapping[str, 
 
 
 def in_saved(saved: dict, renamed: list[dict], infos: Mapping[str, dict]) -> None:
-    """The same in a workflow as the front end saves it, in place, subgraphs included."""
+    """The same for a workflow as the front end saves it, in place, also inside subgraphs."""
     for graph in _graphs(saved):
         for node in graph["nodes"]:
             entry = _entry(node.get("type"), renamed, infos)

@@ -12,12 +12,12 @@ _CASTS = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
 
 
 class Circle(Exception):
-    """The way round a circle of wires."""
+    """Wires that form a circle; the message lists its nodes."""
 
 
 @dataclass
 class Checked:
-    """A prompt with its values cast to their types, its output nodes, and what these need, sources first."""
+    """A prompt with its values cast to their types; its output nodes; and the nodes that these need, sources first."""
 
     prompt: dict[str, dict]
     outputs: list[str]
@@ -25,7 +25,7 @@ class Checked:
 
 
 def check(prompt: Mapping[str, dict], types: Mapping[str, NodeType], more_goals: Sequence[str] = ()) -> Checked:
-    """Everything that can be said before running; the first mistake is raised as one line."""
+    """Check a prompt before it runs. Raises WorkflowError for the first mistake."""
     unknown = sorted({node["class_type"] for node in prompt.values() if node["class_type"] not in types})
     if unknown:
         more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
@@ -83,7 +83,7 @@ def depth_first(goal: str, is_done: Callable[[str], bool], sources: Callable[[st
 
 
 def describe(id: str, prompt: Mapping[str, dict], types: Mapping[str, NodeType]) -> str:
-    """`node 7 (DiTBlocksPatchify "my title")`; the title only where the user gave one."""
+    """`node 7 (DiTBlocksPatchify "my title")`; the title only if the user gave one."""
     node, id = prompt[id], plain(id, 60)
     class_type = plain(node["class_type"], 80)
     own = own_title(node)
@@ -119,7 +119,7 @@ def _check_wire(id: str, socket: Socket, value: list, prompt: Mapping[str, dict]
 
 
 def offered_type(id: str, slot: float, prompt: Mapping[str, dict], types: Mapping[str, NodeType]) -> Any:
-    """The type of an output; one that takes on the type of an input has what is wired in there, "*" where nothing is."""
+    """The type of an output. An output that takes the type of an input has that of its wire, or "*" without one."""
     seen: set[str] = set()
     while id in prompt and id not in seen:
         kind = types[prompt[id]["class_type"]]

@@ -1,11 +1,11 @@
-"""What to say of a workflow that a newer version of the pack has saved; the editor says it by web/version_note.js."""
+"""The note about a workflow that a newer version of the pack has saved. The editor has its own in web/version_note.js."""
 
 import re
 from typing import Any, Mapping
 
 
 def note(saved: Mapping[str, Any] | None, own: str) -> str:
-    """One line, or none. `saved`: the graph as the front end saved it, signed in `extra.dit_blocks.version`."""
+    """One line, or "" if there is nothing to say. `saved`: the graph as the front end saved it, with its version in `extra.dit_blocks`."""
     version: Any = saved
     for name in ("extra", "dit_blocks", "version"):
         version = version.get(name) if isinstance(version, dict) else None

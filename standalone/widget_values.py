@@ -1,4 +1,4 @@
-"""Which of a saved node's values belongs to which of its widgets."""
+"""Matches the values that a node saved with its widgets."""
 
 from dataclasses import dataclass
 from typing import Any, Iterator, Mapping
@@ -44,7 +44,7 @@ def place_of(node: dict, index: int) -> Place:
 
 
 def _chosen(declared: Mapping[str, Socket], values: list | dict) -> dict[str, Socket]:
-    """The inputs less those of choices that are not made: such widgets are neither shown nor saved."""
+    """The inputs without those of choices that are not made: their widgets are not saved."""
     found: dict[str, Socket] = {}
     for name, socket in declared.items():
         if socket.only is not None:
@@ -63,13 +63,13 @@ def slots_of(info: dict, values: list) -> list[str]:
 
 
 def values_in_order(info: dict, named: dict) -> list:
-    """What a node saves for its widgets, given some of them by name: defaults for the others."""
+    """The list of values that a node saves, from some values by name and defaults for the others."""
     declared = _chosen(sockets(info), named)
     return [named.get(name, _default(declared[name]) if name in declared else None) for name in _slots(declared)]
 
 
 def _slots(declared: Mapping[str, Socket]) -> list[str]:
-    """Names of the values that a node saves, in order; those that are no input never reach the prompt."""
+    """Names of the values that a node saves, in order. Names that begin with a space are not inputs and never reach the prompt."""
     names, upload = [], []
     for name, socket in declared.items():
         if not socket.is_widget:

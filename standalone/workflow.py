@@ -19,7 +19,7 @@ LINK_KEYS = {"id", "origin_id", "origin_slot", "target_id", "target_slot"}
 
 @dataclass
 class Workflow:
-    """A prompt (node id → class and inputs) and, where it came from one, the graph that the front end saved."""
+    """A prompt (node id → class and inputs), and the graph that the front end saved if it came from one."""
 
     prompt: dict[str, dict]
     saved: dict | None = None
@@ -208,7 +208,7 @@ def _titles(workflow: Workflow, types: Mapping[str, NodeType]) -> dict[str, str]
 
 
 def _named(workflow: Workflow, name: str, types: Mapping[str, NodeType]) -> list[str]:
-    """The nodes that a name stands for: an id, else a title, whatever its case."""
+    """The nodes with this id, or else with this title, ignoring case."""
     titles = _titles(workflow, types)
     named = [name] if name in titles else [id for id in titles if titles[id] == name]
     return named or [id for id in titles if titles[id].lower() == name.lower()]

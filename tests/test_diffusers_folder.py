@@ -1,7 +1,6 @@
 """Load DiT (diffusers): each architecture as the library itself computes it, through the nodes, and every folder that is refused."""
 
 import json
-import re
 from pathlib import Path
 import re
 import runpy

@@ -1,4 +1,4 @@
-"""Building the graph that an expanding node puts in its own place."""
+"""Builds the graph that replaces an expanding node."""
 
 from contextvars import ContextVar
 from itertools import count
@@ -8,7 +8,7 @@ _prefixes: ContextVar[Iterator[str] | None] = ContextVar("prefixes", default=Non
 
 
 def set_default_prefix(node_id: str, call: int) -> None:
-    """Name the call that graphs are now built in: the same call of the same node makes the same ids every time."""
+    """Set the prefix of ids in graphs built from now on, so that the same call of the same node makes the same ids every time."""
     _prefixes.set(f"{node_id}.{call}.{graph}." for graph in count())
 
 
@@ -19,7 +19,7 @@ def is_link(value: object) -> bool:
 
 
 class ExecutionBlocker:
-    """An output that has no value this time: an error, with this message, where it is used."""
+    """An output without a value. Using it is an error with this message."""
 
     def __init__(self, message: str | None):
         self.message = message

@@ -146,7 +146,7 @@ class _ComboOutput(Output):
 
 
 class _MultiTypeInput(Input):
-    """An input that takes several types; given an Input for its id, it also is that input's widget."""
+    """An input that takes several types. If its id is an Input, it has that input's widget too."""
 
     signature = _signature(first="id types")
 
@@ -289,7 +289,7 @@ class NodeOutput:
 
 
 class _Locked(type):
-    """The class that a call sees: as in ComfyUI, a node keeps no state on it."""
+    """The class that a call gets. As in ComfyUI it is read-only, so that nodes keep no state on it."""
 
     def __setattr__(cls, name: str, value: Any) -> None:
         raise AttributeError(f"{cls.__name__}: a node's class cannot be written to while it runs ({name})")
@@ -339,5 +339,5 @@ class ComfyNode:
 
     @classmethod
     def PREPARE_CLASS_CLONE(cls, v3_data: dict | None) -> type:
-        """The class that one call gets: it knows the hidden values, and cannot be written to."""
+        """The read-only class for one call, with the hidden values."""
         return _Locked(cls.__name__, (cls,), {"hidden": HiddenHolder((v3_data or {}).get("hidden_inputs"))})

@@ -1,4 +1,4 @@
-"""What the server says of itself, its nodes and its models."""
+"""Answers about the server, its nodes and its models."""
 
 import os
 from pathlib import Path
@@ -42,7 +42,7 @@ async def system_stats(request: web.Request) -> web.Response:
 
 
 def _memory(pages: str) -> int:
-    """Bytes; 0 where the system does not tell."""
+    """Bytes of memory; 0 if the system does not tell."""
     try:
         return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
@@ -71,7 +71,7 @@ async def model_files(request: web.Request) -> web.Response:
 
 
 async def model_metadata(request: web.Request) -> web.Response:
-    """The texts in the head of a safetensors file."""
+    """The metadata of a safetensors file."""
     name = request.query.get("filename", "")
     path = inside(_models(request), name)
     if not path.is_file() or path.suffix != MODEL_SUFFIX:

@@ -1,4 +1,4 @@
-"""The web application: all routes, and who may use them."""
+"""The web application: its routes, and which requests are refused."""
 
 import asyncio
 from contextlib import suppress
@@ -18,13 +18,13 @@ from .worker import Worker
 LONGEST_STEP = 5
 # What the front end's pages may load: it compiles shaders and templates ('unsafe-eval'), and has programs and styles in its HTML.
 POLICY = "; ".join(("default-src 'self'", "script-src 'self' 'unsafe-inline' 'unsafe-eval' 'wasm-unsafe-eval' blob:",
-                    "style-src 'self' 'unsafe-inline'", "img-src 'self' data: blob:", "media-src 'self' data: blob:", "font-src 'self' data:",
-                    "connect-src 'self' data: blob:", "worker-src 'self' blob:", "object-src 'none'", "base-uri 'self'", "form-action 'self'",
-                    "frame-ancestors 'self'"))
+                    "style-src 'self' 'unsafe-inline'", "img-src 'self' data: blob:", "media-src 'self' data: blob:",
+                    "font-src 'self' data:", "connect-src 'self' data: blob:", "worker-src 'self' blob:", "object-src 'none'",
+                    "base-uri 'self'", "form-action 'self'", "frame-ancestors 'self'"))
 
 
 def make(state: State) -> web.Application:
-    """The pack has to be loaded: its own routes are among these."""
+    """Make the application. The pack must be loaded before, because its routes are included."""
     from ...nodes.routes import ROUTES
 
     app = web.Application(middlewares=[own_pages_only, one_line_refusals, in_folders], client_max_size=state.max_upload)
@@ -39,7 +39,7 @@ def make(state: State) -> web.Application:
 
 
 async def _work(app: web.Application) -> AsyncIterator[None]:
-    """While the server runs, so does the thread that runs jobs."""
+    """Run the job thread as long as the server runs."""
     state = app[STATE]
     state.sockets.loop = asyncio.get_running_loop()
     worker = Worker(state.executor, state.jobs, state.sockets)
@@ -49,7 +49,7 @@ async def _work(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _leave(app: web.Application) -> None:
-    """Browsers and jobs would keep the server from stopping."""
+    """Stop jobs and close websockets, which would keep the server running."""
     app[STATE].jobs.close()
     await app[STATE].sockets.close()
 
@@ -57,13 +57,13 @@ async def _leave(app: web.Application) -> None:
 # --- who may use it, and how it is refused ---
 
 async def _keep_to_own_files(request: web.Request, response: web.StreamResponse) -> None:
-    """No page runs a program, or talks to a server, that is not this one's: not even if a workflow gets foreign HTML into it."""
+    """Allow pages to load scripts from this server only and to connect only to it, even if a workflow brings foreign HTML."""
     response.headers.setdefault("Content-Security-Policy", POLICY)
 
 
 @web.middleware
 async def own_pages_only(request: web.Request, handler) -> web.StreamResponse:
-    """A page of another site may not use a server on its reader's machine, not even under a name that leads here."""
+    """Refuse requests from pages of other sites, also under a foreign host name that resolves to this machine."""
     request.app[STATE].silent.discard(request.protocol)
     host = request.host.lower()
     if request.app[STATE].local and not _is_loopback(host):
@@ -76,7 +76,7 @@ async def own_pages_only(request: web.Request, handler) -> web.StreamResponse:
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether `name:port` is this machine under a name that no one else can give it."""
+    """Whether `name:port` is localhost or a loopback address."""
     with suppress(ValueError):
         name = urlsplit(f"//{host}").hostname or ""
         return name == "localhost" or ipaddress.ip_address(name).is_loopback
@@ -85,8 +85,8 @@ def _is_loopback(host: str) -> bool:
 
 @web.middleware
 async def one_line_refusals(request: web.Request, handler) -> web.StreamResponse:
-    """What is too large is told in megabytes, and with the option that allows more. The front end shows its user no more of a
-    refusal than the reason beside its number: why it is refused stands there too."""
+    """Put the cause of a refusal into the HTTP reason, because the front end shows only that. A body that is too large is told in
+    megabytes, with the option that allows more."""
     try:
         return await handler(request)
     except web.HTTPRequestEntityTooLarge:
@@ -100,6 +100,6 @@ async def one_line_refusals(request: web.Request, handler) -> web.StreamResponse
 
 @web.middleware
 async def in_folders(request: web.Request, handler) -> web.StreamResponse:
-    """Nodes that are asked for their inputs list the files of this server's folders."""
+    """Use this server's folders while a request is answered: nodes list their files as choices."""
     with use(request.app[STATE].folders):
         return await handler(request)

@@ -1,4 +1,4 @@
-"""Pictures in the input, output and temp folders: shown and uploaded."""
+"""Shows and uploads pictures of the input, output and temp folders."""
 
 import asyncio
 from io import BytesIO
@@ -33,7 +33,7 @@ def _folder(request: web.Request, kind: str) -> Path:
 
 
 def _find(request: web.Request, name: str, below: str, kind: str) -> Path:
-    """`x.png`, or `x.png [temp]`, which says its folder itself."""
+    """The path of `x.png` in the folder `kind`, or of `x.png [temp]` in the folder that it names."""
     if not name:
         raise bad("filename is missing")
     for other in KINDS:
@@ -48,7 +48,7 @@ def _find(request: web.Request, name: str, below: str, kind: str) -> Path:
 
 
 def _drawn_example(path: Path) -> Path:
-    """What LoadImage gives for the example of which there is no file, as a file."""
+    """Write the picture that LoadImage draws when example.png is missing: → `path`."""
     # A page asks for it several times at once.
     with _DRAWING:
         if not path.is_file():
@@ -58,7 +58,7 @@ def _drawn_example(path: Path) -> Path:
 
 
 def _opened(file: Path | BinaryIO, name: str) -> Image.Image:
-    """A picture, decoded; 400 for anything else."""
+    """Decode a picture; 400 if it is not one."""
     try:
         image = Image.open(file)
         image.load()
@@ -125,12 +125,12 @@ def _encoded(image: Image.Image, kind: str, **options: int) -> web.Response:
 # --- uploading ---
 
 async def upload_image(request: web.Request) -> web.Response:
-    """A picture into a folder; under another name where there is another one of its name, unless it may be overwritten."""
+    """Save an uploaded picture. If another picture has its name it gets a new one, unless `overwrite` is set."""
     return await _upload(request, lambda post, data: data)
 
 
 async def upload_mask(request: web.Request) -> web.Response:
-    """A picture whose alpha goes into a copy of another one, which is saved with the texts that it carried."""
+    """Put the alpha of an uploaded picture into a copy of another one, which keeps its texts."""
     return await _upload(request, lambda post, data: _masked(_original(request, post), data))
 
 
@@ -172,7 +172,7 @@ def _save_new(path: Path, data: bytes) -> Path:
 
 
 def _original(request: web.Request, post: dict) -> Path:
-    """The picture that a mask is for."""
+    """The path of the picture that a mask is for."""
     try:
         named = json.loads(str(post.get("original_ref")))
         name, below, kind = str(named["filename"]), str(named.get("subfolder", "")), str(named.get("type", "output"))

@@ -49,7 +49,7 @@ async def get_queue(request: web.Request) -> web.Response:
 
 
 async def post_queue(request: web.Request) -> web.Response:
-    """Take jobs that wait out of the queue."""
+    """Remove waiting jobs from the queue."""
     return await _take_out(request, request.app[STATE].jobs.drop)
 
 
@@ -71,7 +71,7 @@ async def post_history(request: web.Request) -> web.Response:
 
 
 async def _take_out(request: web.Request, take) -> web.Response:
-    """`{"clear": true}` takes out all jobs, `{"delete": [ids]}` some."""
+    """Remove all jobs for `{"clear": true}`, or some for `{"delete": [ids]}`."""
     body = await json_object(request)
     if body.get("clear"):
         take()
@@ -85,7 +85,7 @@ async def _take_out(request: web.Request, take) -> web.Response:
 
 
 async def interrupt(request: web.Request) -> web.Response:
-    """Stop the running job, if it is the one that is named or none is."""
+    """Stop the running job; with `prompt_id` only if it has this id."""
     request.app[STATE].jobs.interrupt((await json_object(request)).get("prompt_id") or None)
     return web.Response()
 
@@ -128,7 +128,7 @@ async def cancel_some(request: web.Request) -> web.Response:
 
 
 async def free(request: web.Request) -> web.Response:
-    """Forget what was computed; the models themselves go with it."""
+    """Drop cached results, and with them the models."""
     if (await json_object(request)).get("free_memory"):
         request.app[STATE].jobs.free()
     return web.Response()

@@ -1,4 +1,4 @@
-"""The queue of jobs and what became of them; every method may be called from any thread."""
+"""The queue of jobs, and the jobs that are done. Every method may be called from any thread."""
 
 from dataclasses import dataclass, field
 import threading
@@ -9,7 +9,7 @@ MOST_KEPT = 1000
 
 @dataclass
 class Job:
-    """A prompt in the queue, and what its run has told so far; `number` decides whose turn it is."""
+    """A prompt in the queue and the messages of its run so far. The job with the lowest `number` runs next."""
 
     number: float
     id: str
@@ -40,7 +40,7 @@ class Jobs:
         self.done: dict[str, Job] = {}
 
     def number(self, front: bool = False) -> int:
-        """The number of a job that comes last, or first."""
+        """The number for a new job: it will run last, or first if `front`."""
         with self._lock:
             self._number += 1
             return (1 - self._number) if front else self._number - 1
@@ -52,7 +52,7 @@ class Jobs:
         self._changed()
 
     def take(self) -> Job | None:
-        """Wait for the next job, and begin it; None when the server stops, or memory is to be freed."""
+        """Wait for the next job and mark it as running: → the job, or None if the server stops or memory is to be freed."""
         with self._lock:
             self._lock.wait_for(lambda: self.pending or self._closed or self._free)
             if self._closed or self._free:
@@ -73,7 +73,7 @@ class Jobs:
         self._changed()
 
     def interrupt(self, id: str | None = None) -> bool:
-        """Stop the running job, if it is this one: → whether it was."""
+        """Stop the running job if it has this id, or any id for None: → whether it was stopped."""
         with self._lock:
             if self.running is None or id not in (None, self.running.id):
                 return False
@@ -84,7 +84,7 @@ class Jobs:
         return self._cancelled.is_set()
 
     def drop(self, id: str | None = None) -> bool:
-        """Take a waiting job, or all of them, out of the queue: → whether there was one."""
+        """Remove a waiting job, or all of them, from the queue: → whether there was one."""
         with self._lock:
             kept = [job for job in self.pending if id not in (None, job.id)]
             dropped, self.pending = len(kept) < len(self.pending), kept
@@ -97,7 +97,7 @@ class Jobs:
             return self.drop(id) or self.interrupt(id)
 
     def forget(self, id: str | None = None) -> None:
-        """Take a job that is done, or all of them, out of the history."""
+        """Remove a finished job, or all of them, from the history."""
         with self._lock:
             if id is None:
                 self.done = {}
@@ -105,7 +105,7 @@ class Jobs:
                 self.done.pop(id, None)
 
     def free(self) -> None:
-        """Have the worker forget what it keeps between jobs, as soon as none is running."""
+        """Make the worker drop its cache as soon as no job is running."""
         with self._lock:
             self._free = True
             self._lock.notify_all()
@@ -116,7 +116,7 @@ class Jobs:
             return asked
 
     def close(self) -> None:
-        """Stop the running job and begin no other."""
+        """Stop the running job and start no more."""
         with self._lock:
             self._closed = True
             self._cancelled.set()
@@ -126,7 +126,7 @@ class Jobs:
         return self._closed
 
     def snapshot(self) -> tuple[list[Job], list[Job], dict[str, Job]]:
-        """The running job, those that wait, in order, and those that are done."""
+        """→ the running job (a list of at most one), the waiting ones in order, and the finished ones."""
         with self._lock:
             waiting = sorted(self.pending, key=lambda job: job.number)
             return [self.running] if self.running else [], waiting, dict(self.done)

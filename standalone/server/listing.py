@@ -29,7 +29,7 @@ def listed(running: list[Job], waiting: list[Job], done: dict[str, Job]) -> list
 
 
 def summary(job: Job, state: str | None = None) -> dict[str, Any]:
-    """One job in short; `state` is known where it is not done yet."""
+    """The short entry of a job. `state`: for a job that is not finished; None reads it from the messages."""
     told = {kind: data for kind, data in job.messages}
     ended = [kind for kind in ("execution_success", "execution_error", "execution_interrupted") if kind in told]
     workflow = (job.extra_data.get("extra_pnginfo") or {}).get("workflow")
@@ -47,7 +47,7 @@ def summary(job: Job, state: str | None = None) -> dict[str, Any]:
 
 
 def detailed(job: Job) -> dict[str, Any]:
-    """A job that is done, with all that it made and what it was made from."""
+    """The full entry of a finished job: its outputs and its prompt."""
     return summary(job) | {"outputs": job.ui, "execution_status": _status(job),
                            "workflow": {"prompt": job.prompt, "extra_data": job.extra_data}}
 

@@ -25,7 +25,7 @@ BEEN_HERE = "dit-blocks-been-here"
 
 
 def send(folder: Path, name: str) -> web.FileResponse:
-    """A file below `folder`, asked for anew each time: it may have been edited."""
+    """Send a file below `folder`. The browser asks for it again each time, because it may have been edited."""
     path = inside(folder, name)
     if not path.is_file():
         raise missing(f"there is no file {name!r}")
@@ -35,7 +35,7 @@ def send(folder: Path, name: str) -> web.FileResponse:
 # --- the front end ---
 
 async def start_page(request: web.Request) -> web.StreamResponse:
-    """The front end; a user without settings, who would meet its template dialog, gets an example of ours."""
+    """Send the front end. A user without settings would see its template dialog, and is sent to an example instead."""
     if not request.query_string and BEEN_HERE not in request.cookies and not settings(request).get("Comfy.TutorialCompleted"):
         first = web.Response(status=302, headers={"Location": f"/?template={FIRST_EXAMPLE}&source={PACK}"})
         # A browser that has something of its own to restore never gets these settings, and should not be sent here twice.
@@ -49,12 +49,12 @@ async def front_end(request: web.Request) -> web.StreamResponse:
 
 
 async def no_styles(request: web.Request) -> web.Response:
-    """The page asks for styles that no user has."""
+    """An empty style sheet: the page asks for user styles."""
     return web.Response(content_type="text/css")
 
 
 async def core_templates(request: web.Request) -> web.StreamResponse:
-    """In place of ComfyUI's own templates, which use nodes that are not here: the page that a new user's template dialog opens on."""
+    """The index of templates, with one of this pack in place of ComfyUI's, whose nodes are not here."""
     name = request.match_info["name"]
     if name == "index_logo.json":
         return web.json_response({})
@@ -66,7 +66,7 @@ async def core_templates(request: web.Request) -> web.StreamResponse:
 # --- the pack ---
 
 async def extensions(request: web.Request) -> web.Response:
-    """The addresses of the pack's programs."""
+    """The addresses of the pack's JavaScript files."""
     return web.json_response([f"/extensions/{PACK}/{path.relative_to(WEB).as_posix()}" for path in sorted(WEB.rglob("*.js"))])
 
 

@@ -1,4 +1,4 @@
-"""A prompt from the front end, checked: the job that it becomes, or the answer that says what is wrong with it and where."""
+"""Checks a prompt from the front end and makes a job of it, or answers in ComfyUI's form what is wrong and where."""
 
 import re
 import time
@@ -32,7 +32,7 @@ INPUT = re.compile(r"\): (?:input ')?(\w[\w.]*)")
 
 
 class Refused(Exception):
-    """A prompt that cannot be run; `answer` is what ComfyUI would say of it."""
+    """A prompt that cannot be run. `answer`: the JSON that ComfyUI would send."""
 
     def __init__(self, kind: str, message: str, details: str = "", node_errors: dict | None = None, **extra_info: Any):
         super().__init__(message)
@@ -82,7 +82,7 @@ def _extra_data(body: dict) -> dict:
 
 
 def _nodes(data: Any, executor: Executor) -> dict[str, dict]:
-    """The nodes by their ids, all of types that are here."""
+    """Node id → node. Raises Refused for a node type that is not installed."""
     try:
         prompt = replace.in_prompt(parse_workflow(data, {}).prompt, pack.renamed(), executor.classes) if data else {}
     except WorkflowError as error:
@@ -96,7 +96,7 @@ def _nodes(data: Any, executor: Executor) -> dict[str, dict]:
 
 
 def _needed_by(targets: list, prompt: dict[str, dict]) -> dict[str, dict]:
-    """The part of a prompt that some of its nodes need."""
+    """The nodes of a prompt that some of its nodes need, and these nodes."""
     found, waiting = set(), [id for id in map(str, targets) if id in prompt]
     while waiting:
         id = waiting.pop()
@@ -107,7 +107,7 @@ def _needed_by(targets: list, prompt: dict[str, dict]) -> dict[str, dict]:
 
 
 def _refused(why: str, prompt: dict[str, dict], executor: Executor) -> Refused:
-    """One line about what is wrong, at the node and the input that it names."""
+    """Attach an error line to the node and the input that it names."""
     kind = next((kind for words, kind in KINDS.items() if words in why), "custom_validation_failed")
     node, input = NODE.match(why), INPUT.search(why)
     if node is None or node[1] not in prompt:

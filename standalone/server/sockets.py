@@ -1,4 +1,4 @@
-"""The browsers that listen, and the messages on their way to them: sent from any thread, delivered to each in order."""
+"""The websockets of browsers. Messages may be sent from any thread and arrive in order."""
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
@@ -22,13 +22,13 @@ LONGEST_CLOSE = 2
 
 @dataclass
 class Browser:
-    """A socket, and the messages that wait for it."""
+    """A websocket and the messages that wait for it."""
 
     socket: web.WebSocketResponse
     waiting: asyncio.Queue[str | bytes] = field(default_factory=asyncio.Queue)
 
     async def deliver(self, transport: asyncio.Transport) -> None:
-        """Send what is waiting until the browser leaves; one that takes nothing any more is cut off."""
+        """Send waiting messages until the browser leaves. A browser that stops reading is disconnected."""
         with suppress(ConnectionError, RuntimeError):
             while True:
                 message = await self.waiting.get()
@@ -48,7 +48,7 @@ class Sockets:
 
     @asynccontextmanager
     async def listening(self, client: str, request: web.Request) -> AsyncIterator[web.WebSocketResponse]:
-        """The socket over which messages for `client` go, as long as this lasts."""
+        """Open a websocket for the messages to `client`, and close it at the end."""
         browser = Browser(web.WebSocketResponse(heartbeat=HEARTBEAT))
         await browser.socket.prepare(request)
         self.open[client] = browser
@@ -67,7 +67,7 @@ class Sockets:
         self._post(json.dumps({"type": kind, "data": data}), client)
 
     def send_preview(self, picture: Image.Image, metadata: Mapping[str, Any], client: str) -> None:
-        """A picture of a step; a browser that can take it learns the node that drew it."""
+        """Send the preview of a step, with the node that drew it if the browser supports that."""
         if client not in self.open:
             return
         file = BytesIO()
@@ -90,7 +90,7 @@ class Sockets:
             browser.waiting.put_nowait(message)
 
     def hear(self, client: str, text: str, features: Mapping[str, Any]) -> None:
-        """A browser says what it can take, and is told what the server can do."""
+        """Read a message of a browser: for its feature flags it gets those of the server."""
         with suppress(ValueError, AttributeError, RecursionError):
             message = json.loads(text)
             if message.get("type") == "feature_flags":

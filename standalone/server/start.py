@@ -24,7 +24,7 @@ FRONT_END = "comfyui_frontend_package"
 
 
 def serve(arguments: Namespace) -> None:
-    """Serve until Ctrl-C; raises WorkflowError where something that it needs is missing."""
+    """Serve until Ctrl-C. Raises WorkflowError if something is missing."""
     for option in ("input", "out", "models", "user"):
         folder = getattr(arguments, option)
         if folder.exists() and not folder.is_dir():
@@ -72,7 +72,8 @@ async def listen(app: "web.Application", listening: socket.socket, longest_wait:
     from .state import STATE
 
     # What is no HTTP is answered so, and is no error of the server's.
-    logging.getLogger("aiohttp.server").addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
+    logging.getLogger("aiohttp.server").addFilter(
+        lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
     silent = app[STATE].silent
     runner = web.AppRunner(app, handle_signals=True, access_log=None, shutdown_timeout=5, keepalive_timeout=75)
     await runner.setup()
@@ -98,7 +99,7 @@ async def listen(app: "web.Application", listening: socket.socket, longest_wait:
 
 
 def _front_end(folder: Path | None) -> Path:
-    """The folder of the front end's files: the one that is named, else the installed package's."""
+    """The folder of the front end's files: the given one, or the installed package's. Raises WorkflowError."""
     if folder is not None:
         if not (folder / "index.html").is_file():
             raise WorkflowError(f"--front-end {folder}: there is no index.html in it")
@@ -125,6 +126,6 @@ def _is_local(listening: socket.socket) -> bool:
 
 
 def _url(address: str, port: int) -> str:
-    """Where a browser on this machine finds the server."""
+    """The address of the server for a browser on this machine."""
     name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, f"[{address}]" if ":" in address else address)
     return f"http://{name}:{port}"

@@ -77,8 +77,9 @@ async def json_body(request: web.Request) -> Any:
     except (ValueError, RecursionError, LookupError) as error:
         raise bad(f"the request's body is not JSON: {one_line(error)}") from error
     level, depth = [body], 0
-    while level := [item for value in level if isinstance(value, (list, dict)) for item in (value.values() if isinstance(value, dict) else value)]:
-        depth += 1
+    while level:
+        holders = [value.values() if isinstance(value, dict) else value for value in level if isinstance(value, (list, dict))]
+        level, depth = [item for holder in holders for item in holder], depth + 1
         if depth > DEEPEST:
             raise bad(f"the request's body is nested more than {DEEPEST} deep")
     return body

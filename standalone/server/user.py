@@ -15,7 +15,7 @@ EMPTY = {"user.css": "", "comfy.templates.json": "[]", "workflows/.index.json": 
 
 
 def home(request: web.Request) -> Path:
-    """ComfyUI's folder of the one user there is."""
+    """The folder of the only user, named as in ComfyUI."""
     return request.app[STATE].user / "default"
 
 
@@ -26,7 +26,7 @@ async def get_user(request: web.Request) -> web.Response:
 # --- settings ---
 
 def settings(request: web.Request) -> dict:
-    """What the user has set; nothing where the file is missing or spoiled."""
+    """The user's settings; empty if the file is missing or broken."""
     try:
         found = json.loads((home(request) / SETTINGS).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -76,7 +76,7 @@ def _file(request: web.Request, name: str = "file", exists: bool = True) -> Path
 
 
 def _named(request: web.Request, path: Path, below: Path | None = None) -> dict | str:
-    """A file as the front end asked for it: its path alone, or more about it."""
+    """A file's path, or with `full_info` also its size and times."""
     name = path.relative_to((below or home(request)).resolve()).as_posix()
     if request.query.get("full_info", "").lower() != "true":
         return name
@@ -104,7 +104,7 @@ async def list_files(request: web.Request) -> web.Response:
 
 
 async def get_file(request: web.Request) -> web.StreamResponse:
-    """A file to download: but for styles, nothing that was saved may be run as one of our pages."""
+    """Send a file as a download, so that nothing a user saved runs as a page of this server. Only style sheets are shown."""
     name = request.match_info["file"]
     kinds = {".json": "application/json"} | ({".css": "text/css"} if name in EMPTY else {})
     kind = kinds.get(Path(name).suffix, "application/octet-stream")

@@ -1,4 +1,4 @@
-"""The thread that runs jobs one after the other, and tells their browsers how far they are."""
+"""Runs jobs one after the other in a thread, and sends progress to their browsers."""
 
 import threading
 import time
@@ -34,7 +34,7 @@ class Worker(threading.Thread):
 
 
 class Telling(Watcher):
-    """One job, and what is told of it: ComfyUI's messages in ComfyUI's order."""
+    """Runs one job and sends ComfyUI's messages about it, in ComfyUI's order."""
 
     def __init__(self, job: Job, executor: Executor, sockets: Sockets):
         self.job, self.executor, self.sockets = job, executor, sockets
@@ -93,7 +93,7 @@ class Telling(Watcher):
         self._tell_state(id, "finished")
 
     def _show_kept(self) -> None:
-        """Nodes that were not asked, because what comes after them was known, may have something to show too."""
+        """Show what cached nodes have to show: those that were skipped because everything after them was cached."""
         for id, ui in self.known.items():
             if id not in self.called and self._says(id, "has_intermediate_output"):
                 self._show(id, ui)
@@ -105,7 +105,7 @@ class Telling(Watcher):
             self.sockets.send(kind, {**data, "prompt_id": self.job.id}, self.job.client)
 
     def _record(self, kind: str, **data: Any) -> None:
-        """A message that the history keeps."""
+        """Send a message, and keep it in the history."""
         data |= {"prompt_id": self.job.id, "timestamp": int(time.time() * 1000)}
         self.job.messages.append((kind, data))
         if self.job.client or kind == "execution_interrupted":
@@ -120,8 +120,8 @@ class Telling(Watcher):
         self.send("executed", node=id, display_node=display, output=ui or None)
 
     def _tell_state(self, id: str, state: str, value: float | None = None, total: float | None = None) -> None:
-        """The states of the nodes that the browser shows, this one's changed; one that is finished is at its greatest value. Of the many
-        that a loop adds, each node that is shown has the latest: else every message would list all rounds so far."""
+        """Send the states of all nodes, after changing this one's; a finished node is at its maximum. The browser shows one state per
+        node of the prompt, so only the latest of a loop's copies is sent: else every message would list all rounds so far."""
         shown = self.graph.get_display_node_id(id)
         entry = self.states.get(shown)
         if entry is None or entry["node_id"] != id:
@@ -144,7 +144,7 @@ class Telling(Watcher):
                 "real_node_id": self.graph.get_real_node_id(id)}
 
     def _real(self, id: str | None) -> str:
-        """The node of the prompt that `id` belongs to; before any node has run, an output."""
+        """The prompt's node that `id` belongs to; an output node if none has run yet."""
         return self.job.outputs[0] if id is None else self.graph.get_real_node_id(id)
 
     def _says(self, id: str, flag: str) -> bool:
