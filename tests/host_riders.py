@@ -114,6 +114,13 @@ def windows(freenoise: bool, frames: int):
     return "wan", ride
 
 
+def tiled():
+    """HyperTile draws its tiles at random, if the latent's sides have several divisors of 4 and more."""
+    model, positive, negative, latent = base("a UNet")
+    latent = torch.randn(1, latent.shape[1], 16, 16, generator=torch.Generator().manual_seed(3))
+    return (extra("nodes_hypertile", "HyperTile", model, 32, 3, 2, False), positive, negative, latent), {}
+
+
 def masked(rider=None, on: str = "sd3", **options):
     def ride():
         made = base(on)
@@ -172,7 +179,7 @@ RIDERS = {
     "a noise mask": masked(),
     "a noise mask, ddim": masked(on="a UNet", sampler="ddim"),
     "a noise mask, ddim on a DiT": masked(on="pixart", sampler="ddim"),
-    "HyperTile": node("nodes_hypertile", "HyperTile", 32, 2, 2, False, on="a UNet"),
+    "HyperTile": ("a UNet", tiled),
     "ToMe": node("nodes_tomesd", "TomePatchModel", 0.5, on="a UNet"),
     "FreeU": node("nodes_freelunch", "FreeU_V2", 1.3, 1.4, 0.9, 0.2, on="a UNet"),
     "ControlNet": ("sd3", controlled),
