@@ -24,10 +24,10 @@ LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "node_modules", "__pycache__"
 ROOMS = {
     "tokens": (["tokens/*"], ["test_patch", "test_token_ops", "test_patch_methods", "test_batches", "test_token_edges"]),
     "sampling": (["sampling/*"], ["test_flow", "test_sampling", "test_inpainting", "test_coarse_steps", "test_sampling_edges",
-                                  "test_mixed"]),
+                                  "test_level", "test_mixed"]),
     "handle": (["handle/*"], ["test_sampling", "test_patch_methods", "test_class_label", "test_batches", "test_inpainting", "test_coarse_steps",
                               "test_handle_edges"]),
-    "step": (["step/*"], ["test_inside", "test_probe", "test_batches", "test_inpainting", "test_step_edges"]),
+    "step": (["step/*"], ["test_inside", "test_probe", "test_batches", "test_inpainting"]),
     "cost": (["cost/*"], ["test_budget", "test_costs", "test_coarse_steps"]),
     "training": ([f"training/{part}.py" for part in ("loop", "losses", "objectives", "state", "optimizers")],
                  ["test_training_loop", "test_training_rules", "test_training_edges", "test_optimizers"]),
