@@ -58,7 +58,7 @@ def tiles(shown: Image.Image, size: tuple[int, int]) -> list[Image.Image]:
 
 def likeness(example: str, files: list[str]) -> dict[str, float]:
     """What is kept of an example against what it drew now: → what was compared, dB."""
-    drawn, kept = [Image.open(file).convert("RGB") for file in sorted(files)], KEPT / f"{example}.jpg"
+    drawn, kept = [Image.open(file).convert("RGB") for file in files], KEPT / f"{example}.jpg"
     if kept.exists():
         then, now = Image.open(kept), overview(drawn)
         return {f"tests/pictures/{example}.jpg": psnr(then, now) if then.size == now.size else 0.0}
@@ -66,7 +66,7 @@ def likeness(example: str, files: list[str]) -> dict[str, float]:
     if len(own) != len(drawn):
         return {f"tests/pictures/{example}.jpg, which is missing": 0.0}
     return {f"tile {i} of {example}.jpg": max(psnr(tile, one) for one in drawn) for i, tile in enumerate(own)} \
-        | {Path(file).name: max(psnr(one, tile) for tile in own) for file, one in zip(sorted(files), drawn)}  # in whatever order
+        | {Path(file).name: max(psnr(one, tile) for tile in own) for file, one in zip(files, drawn)}  # in whatever order
 
 
 def unlike(example: str, files: list[str]) -> dict[str, float]:
@@ -89,5 +89,5 @@ if __name__ == "__main__":
             files = draw(name, Path(folder))
             (KEPT / f"{name}.jpg").unlink(missing_ok=True)
             if unlike(name, files):  # its own .jpg shows something else, or noise, which a .jpg does not keep
-                overview([Image.open(file) for file in sorted(files)]).save(KEPT / f"{name}.jpg", quality=88, subsampling=0, optimize=True)
+                overview([Image.open(file) for file in files]).save(KEPT / f"{name}.jpg", quality=88, subsampling=0, optimize=True)
             print(name, {what: round(dB, 1) for what, dB in likeness(name, files).items()}, flush=True)

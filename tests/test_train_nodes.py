@@ -98,7 +98,7 @@ def test_cancel_keeps_the_state_and_resume_goes_on_to_the_same_weights(folders, 
     finally:
         host.listen()
     state = folders.output / "dit_blocks" / "training" / "broken" / "state.pt"
-    assert f"training stopped at step 3 of 6; its state, of step 3, is in {state}" in caplog.text and len(rows(state.with_name("log.csv"))) == 4
+    assert f"training stopped at step 3 of 6; its state of step 3 is in {state}" in caplog.text and len(rows(state.with_name("log.csv"))) == 4
     (again, *_) = out(Train, dit=dit, training_set=training_set, name="broken", **TRAIN | {"resume": True})
     assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), again.model.parameters()))
 
@@ -161,7 +161,7 @@ def test_a_folder_of_captioned_pictures_becomes_a_set(folders, scenes, caplog):
     assert training_set.latents.shape == (6, 16, 8, 8) and str(training_set).endswith("; 5 of 6 captions are empty") and list((folders.output / "dit_blocks" / "sets" / "shapes").glob("*.safetensors"))
     (lines,) = out(TrainingSet, images=[torch.cat(images)], captions=["1\n2\n3\n4\n5\n6"], vae=[vae], clip=[clip])
     assert lines.captions == ("1", "2", "3", "4", "5", "6") and torch.equal(lines.latents, training_set.latents)
-    (folder / "a.txt").write_bytes(b"\xff\xfe")
+    (folder / "a.txt").write_bytes(b"\xff\xff")
     with pytest.raises(ValueError, match="^a.txt: a caption is UTF-8 text, this is not$"):
         LoadImageTextDataSetFromFolder().execute("shapes")
     (folders.input / "none").mkdir()
@@ -252,7 +252,7 @@ def test_the_command_trains_goes_on_and_says_what_is_wrong(tmp_path, capsys):
     for text, message in (("[set]\nsceness = 3", "[set] has no setting 'sceness'"), ("[train]\nsteps = 0", "steps is at least 1, not 0"),
                           ("[model]\nwide = 3", "[model] has no setting 'wide'"), ("[train]\nspeed = 3", "[train] has no setting 'speed'"),
                           ("[train]\nsteps = 'many'", "[train] steps is a whole number, not 'many'"), ("train = 3", "[train] is a table of named values, not 3"),
-                          ("[model]\npatch_sizes = 2", "[model] patch_sizes is a list, not 2"), ("out = 3\n[set]", "out is text, not 3"),
+                          ("[model]\npatch_sizes = 2", "[model] patch_sizes is a list, each a whole number, not 2"), ("out = 3\n[set]", "out is text, not 3"),
                           ("[model]\nembedded = true\nwidth = 3", "[model] of a model that is there takes no 'width'"),
                           ("[train]\nrank = 3", "[train] rank is not of scope 'everything'"),
                           ("[train]\nscope = 'patch-size adapter'\ntarget = 'x0'", "[train] target is not of scope 'patch-size adapter'"),
