@@ -23,8 +23,12 @@ serve: .venv/standalone
 check: .venv/test
 	@$(BIN)/python -m pytest $(TOGETHER) -m "not slow"
 
+# The browser specs come after the rest and one by one: they wait for what a page shows, and a busy machine shows it late.
 test: .venv/test
-	@$(BIN)/python -m pytest $(TOGETHER)
+	@failed=0; \
+	$(BIN)/python -m pytest $(TOGETHER) --ignore tests/browser || failed=1; \
+	$(BIN)/python -m pytest tests/browser || failed=1; \
+	exit $$failed
 
 bench: .venv/standalone
 	@for table in patch_size exploded_step loop; do $(BIN)/python -m benchmarks.$$table || exit; done
