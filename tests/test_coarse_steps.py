@@ -21,10 +21,10 @@ def test_only_steps_coarser_than_the_finest_take_more_guidance(rows, factors, cf
         assert plan.guidance(size, cfg) == (cfg * factor if cfg != 1 else 1)  # cfg 1 is no guidance, and stays none
 
 
-def tokens_of(backbone, size=2):
+def tokens_of(backbone, size=2, step=0):
     sigmas = backbone.schedule(6)
     latent = {"samples": torch.randn(1, 4, 8, 16, generator=torch.Generator().manual_seed(0))}
-    return sigmas, backbone.add_noise(backbone.fold(latent, size), sigmas, 0, seed=3)[0]
+    return sigmas, backbone.add_noise(backbone.fold(latent, size), sigmas, step, seed=3)[0]
 
 
 def test_fine_steps_are_guided_as_asked_whatever_the_coarse_ones_take(backbone, positive, negative):
@@ -40,7 +40,7 @@ def test_fine_steps_are_guided_as_asked_whatever_the_coarse_ones_take(backbone, 
 
 
 def test_each_step_is_told_the_guidance_it_takes(backbone, positive, negative):
-    sigmas, tokens = tokens_of(backbone)
+    sigmas, tokens = tokens_of(backbone, step=1)
     told = []
     denoise_by_schedule(backbone, tokens, parse_schedule("4 until 50%, then 2", coarse_cfg=1.5), sigmas, positive, negative, 2.0, "euler", 1, 5,
             before=lambda step, wire, cfg: told.append((step, wire["patch_size"], cfg)))
@@ -64,7 +64,7 @@ def heads_counted(**how) -> tuple[int, int]:
 
 @pytest.mark.parametrize("solver", ["euler", "heun"])
 def test_captured_blocks_cost_what_is_run(backbone, positive, negative, solver):
-    sigmas, tokens = tokens_of(backbone)
+    sigmas, tokens = tokens_of(backbone, step=1)
     shape, how = architecture(backbone), {"start_step": 1, "end_step": 6, "solver": solver}
     plan = parse_schedule("2")
     flops = {}

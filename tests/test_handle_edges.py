@@ -136,7 +136,7 @@ def test_rows_that_end_before_the_last_step_go_on():
 
 def test_a_schedule_says_what_was_not_native_and_tells_each_step(backbone, positive):
     sigmas = backbone.schedule(6)
-    tokens = backbone.add_noise(backbone.fold({"samples": randn(1, 4, 8, 16)}), sigmas, 0, 3)[0]
+    tokens = backbone.add_noise(backbone.fold({"samples": randn(1, 4, 8, 16)}), sigmas, 1, 3)[0]
     told = []
     wire, x0, said = denoise_by_schedule(backbone, tokens, parse_schedule("8 until 34%, 4 until 67%, then 2"), sigmas, positive, None, 1.0, "euler", 1, 6,
                                          lambda done, wire, x0: told.append((done, wire["patch_size"], x0.shape[1])))

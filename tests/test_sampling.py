@@ -7,7 +7,7 @@ from dit_blocks.dit_impl.errors import ScheduleError
 from dit_blocks.dit_impl.handle.backbone import Backbone
 from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
 from dit_blocks.dit_impl.sampling.schedules import SCHEDULERS, schedule
-from dit_blocks.dit_impl.sampling.solvers import SOLVERS, step
+from dit_blocks.dit_impl.sampling.solvers import SOLVERS, Memory, dpmpp_2m, step
 from dit_blocks.dit_impl.tokens.wire import fold, noise_like, unfold
 
 
@@ -142,16 +142,28 @@ def test_a_rising_schedule_finds_the_noise_of_a_picture(backbone, positive, flow
     assert torch.equal(chain["tokens"], there["tokens"])
 
 
-def test_going_back_a_step_begins_a_multistep_solver_anew(backbone, positive):
+def test_a_step_that_the_tokens_do_not_stand_at_is_refused(backbone, positive):
     start, sigmas = noisy(backbone, 2)
-    third, _ = backbone.denoise(start, sigmas, positive, None, 1.0, "dpmpp_2m", 0, 3)
-    for step in (2, 1):  # the one just taken, and the one before
-        again, _ = backbone.denoise(third, sigmas, positive, None, 1.0, "dpmpp_2m", step, step + 1)
-        fresh, _ = backbone.denoise({key: value for key, value in third.items() if key != "memory"}, sigmas, positive, None, 1.0, "dpmpp_2m", step, step + 1)
-        assert again["tokens"].isfinite().all() and torch.equal(again["tokens"], fresh["tokens"])
-    on, _ = backbone.denoise(third, sigmas, positive, None, 1.0, "dpmpp_2m", 3, 4)
-    alone, _ = backbone.denoise({key: value for key, value in third.items() if key != "memory"}, sigmas, positive, None, 1.0, "dpmpp_2m", 3, 4)
-    assert not torch.equal(on["tokens"], alone["tokens"])
+    third, x0 = backbone.denoise(start, sigmas, positive, None, 1.0, "dpmpp_2m", 0, 3)
+    for step in (0, 2, 4):
+        line = f"step {step} begins at noise level {sigmas[step]:.4g}, the tokens stand at 0.625: set step to 3"
+        for wrong in (lambda: backbone.denoise(third, sigmas, positive, None, 1.0, "euler", step, step + 1),
+                      lambda: backbone.begin(third, sigmas, step, positive),
+                      lambda: backbone.advance(third, x0["tokens"], sigmas, step, "euler")):
+            with pytest.raises(ScheduleError, match=line):
+                wrong()
+    with pytest.raises(ScheduleError, match="the tokens stand at 0.625: use the schedule that they were made with"):
+        backbone.denoise(third, torch.linspace(1, 0, 4), positive, None, 1.0, "euler", 1, 2)
+    backbone.denoise(third, torch.linspace(0.6251, 0, 4), positive, None, 1.0, "euler", 0, 1)
+
+
+def test_a_multistep_solver_uses_what_it_carries_only_if_it_is_of_an_earlier_step():
+    x, x0, before = torch.randn(3, 1, 4, 8, generator=torch.Generator().manual_seed(0))
+    sigma, following = torch.tensor(0.75), torch.tensor(0.6)
+    fresh = dpmpp_2m(x, x0, sigma, following, None)
+    for level, counts in ((0.9, True), (0.75, False), (0.6, False)):
+        moved = dpmpp_2m(x, x0, sigma, following, Memory(before, torch.tensor(level)))
+        assert moved.isfinite().all() and torch.equal(moved, fresh) != counts
 
 
 def test_ddim_holds_what_is_masked_to_the_noise_of_the_next_seed(backbone, positive, monkeypatch):

@@ -15,7 +15,7 @@ from ..model.mmdit import MMDiT
 from ..model.stages import Call, Stages, TokenStages
 from ..sampling.flow import Flow, RectifiedFlow
 from ..sampling.guidance import guided, is_guided
-from ..sampling.level import entered, standing
+from ..sampling.level import check_level, entered, standing
 from ..sampling.regions import Part, Prompt, average, has_area, parts_at, place, prompt, slices, together, with_opposites
 from ..sampling.schedules import schedule
 from ..sampling.solvers import PredictX0, check_solver
@@ -60,9 +60,10 @@ class DitHandle:
         """The factor on the data in what the model sees at a noise level: [] → []."""
         raise NotImplementedError
 
-    def entered(self, wire: DitTokens, sigma: Tensor) -> DitTokens:
-        """Tokens of a latent at a noise level as KSampler (Advanced) takes them; tokens that stand on a schedule as they are."""
-        return entered(wire, sigma, self.share_of_data(sigma))
+    def entered(self, wire: DitTokens, sigmas: Tensor, step: int) -> DitTokens:
+        """Tokens of a latent as KSampler (Advanced) takes them at a step; tokens that stand on a schedule as they are. Raises ScheduleError."""
+        check_level(wire, sigmas, step)
+        return entered(wire, sigmas[step], self.share_of_data(sigmas[step]))
 
     def standing(self, wire: DitTokens, sigma: Tensor, walked: bool = True) -> DitTokens:
         """The wire with where its tokens stand."""
@@ -138,7 +139,7 @@ class DitHandle:
             raise StagesError("ddim holds what lies outside a noise mask to other noise than the stages began with; use DiT Denoise Step")
         if check_solver(solver).calls != 1:
             raise ValueError(f"{solver} calls the model more than once a step; use DiT Denoise Step, or another solver")
-        tokens, x0 = walk(lambda *_: x0, self.entered(wire, sigmas[step]), sigmas, solver, step, step + 1, x0.device)
+        tokens, x0 = walk(lambda *_: x0, self.entered(wire, sigmas, step), sigmas, solver, step, step + 1, x0.device)
         return self.standing(tokens, sigmas[step + 1]), x0
 
     def picture(self, wire: DitTokens, tokens: Tensor) -> Tensor:
@@ -209,7 +210,7 @@ class Backbone(DitHandle):
                 report: Report = lambda *_: None) -> tuple[DitTokens, DitTokens]:
         end_step = last_step(start_step, end_step, sigmas)
         check_solver(solver, isinstance(self.flow, RectifiedFlow))
-        device, wire = self.like().device, self.entered(wire, sigmas[start_step])
+        device, wire = self.like().device, self.entered(wire, sigmas, start_step)
         model, kept = self.denoiser(wire, positive, negative, cfg), Inpainting(wire, self.flow, device, anew=solver == "ddim")
 
         def predict_x0(x: Tensor, sigma: Tensor) -> Tensor:
@@ -274,7 +275,7 @@ class Backbone(DitHandle):
 
     def begin(self, wire: DitTokens, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None = None) -> DitHidden:
         check_step(step, sigmas)
-        wire = self.entered(wire, sigmas[step])
+        wire = self.entered(wire, sigmas, step)
         stages, kept = self.stages, Inpainting(wire, self.flow, self.like().device)
         sides = self._sides(wire, positive, negative, negative is not None)
         x, sigma = wire["tokens"].to(self.like().device), sigmas[step].float().to(self.like().device)

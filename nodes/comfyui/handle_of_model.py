@@ -19,7 +19,7 @@ from ...dit_impl.errors import BackboneError, StagesError, TokensError
 from ...dit_impl.handle.backbone import Backbone, Conditioning, DitHandle
 from ...dit_impl.model.stages import Call, Stages
 from ...dit_impl.sampling.guidance import is_guided
-from ...dit_impl.sampling.level import clean, is_walked
+from ...dit_impl.sampling.level import check_level, clean, is_walked
 from ...dit_impl.sampling.solvers import check_solver
 from ...dit_impl.sampling.walk import Report, check_start, check_step, last_step, walk, with_noise
 from ...dit_impl.sources.adapters import Adapter
@@ -228,7 +228,9 @@ class HandleOfModel(DitHandle):
             return 1.0 - sigma.float()
         return 1 / handed[0] if handed.isfinite().all() and handed.all() else ones[0]
 
-    def entered(self, wire: DitTokens, sigma: Tensor) -> DitTokens:
+    def entered(self, wire: DitTokens, sigmas: Tensor, step: int) -> DitTokens:
+        check_level(wire, sigmas, step)
+        sigma = sigmas[step]
         if "level" in wire or not sigma > 0:
             return wire
         device, sampling = self.model.load_device, self.model.get_model_object("model_sampling")
@@ -247,7 +249,7 @@ class HandleOfModel(DitHandle):
         if solver == "ddim" and wire.get("noise_mask") is not None and "seed" not in wire.get("start", {}):
             raise ValueError("ddim draws what lies outside a noise mask by Add Noise's seed: use Add Noise")
         self.previewer = latent_preview.get_previewer(self.model.load_device, self.model.model.latent_format)
-        wire, first = self.entered(wire, sigmas[start_step]), self._first_step(wire, sigmas, start_step)
+        wire, first = self.entered(wire, sigmas, start_step), self._first_step(wire, sigmas, start_step)
         sampler = TokenSampler(wire, *self._start(wire), solver, start_step - first, end_step - first, report)
         guider = self._guider(wire, positive, negative)
         guider.set_cfg(cfg)
@@ -267,7 +269,7 @@ class HandleOfModel(DitHandle):
         self.check_tokens(wire)
         stages, given = self.stages, tuple(filter(None, (positive, negative)))
         check_stages(self.model, wire["size"], *given)
-        wire = self.entered(wire, sigmas[step])
+        wire = self.entered(wire, sigmas, step)
         guider = self._guider(wire, positive, negative)
         first, start = self._first_step(wire, sigmas, step), self._start(wire)
 
