@@ -27,8 +27,6 @@ WAYS = {
 # cells that share a token, where it is not what the model's patch_size says
 PATCHES = {"krea2": 2, "anima": 2, "cosmos_t2v": 2, "cosmos_i2v": 2, "cosmos_predict2": 2, "cosmos_predict2_i2v": 2, "seedvr2": 2,
            "ideogram4": 1, "lens": 1, "ace_step": 1, "cogvideox15_i2v": 2, "hidream_o1": 32, "sd15": 1, "sdxl": 1, "ltxv": 1}
-# latents of one dimension, which Patchify refuses, and a model that core itself does not sample as it is built here
-NOT_COMPARED = ("stable_audio", "hunyuan3d", "wandancer")
 
 
 def out(node, **inputs):
@@ -108,7 +106,6 @@ def equals_ksampler(name: str, _=None) -> None:
         except ValueError as error:
             line = refused(error)
             known = (way == "ddim" and "ddim is for DDPM" in line
-                     or name in NOT_COMPARED and line.startswith("Patchify: a latent is [B, C, H, W]")
                      or way == "stages" and ("has no stage adapter" in line or line.endswith("use DiT Denoise Step")))
             found |= {} if known else {way: line}
             continue
@@ -116,9 +113,8 @@ def equals_ksampler(name: str, _=None) -> None:
         if not same(expected, actual):
             found[way] = f"differs: {(expected - actual).abs().max():.3g} of {expected.std():.3g}" if torch.is_tensor(actual) else "differs"
     assert not found, found
-    assert compared or name in NOT_COMPARED, "core can't sample it"
-    if compared:
-        coarse(name, model, positive, negative, shape)
+    assert compared, "core can't sample it"
+    coarse(name, model, positive, negative, shape)
 
 
 def coarse(name: str, model, positive, negative, shape) -> None:

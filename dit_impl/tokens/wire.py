@@ -107,11 +107,21 @@ def to_latent(tokens: Tensor, wire: DitTokens) -> Tensor:
 
 
 def unfold(wire: DitTokens) -> Tensor:
-    """DIT_TOKENS → latent for a VAE: dict → [B, C, H, W] or [B, C, T, H, W], or several. Raises TokensError for NaN."""
+    """DIT_TOKENS → latent for a VAE: dict → [B, C, H, W], [B, C, T, H, W] or [B, C, L], or several. Raises TokensError for NaN."""
     check_finite(wire["tokens"], "tokens wire")
     if "nested" in wire:
         return wire["nested"][1](unpacked(wire["tokens"], wire))
-    return out_of_dit_space(to_latent(wire["tokens"], wire), wire["latent_format"])
+    return without_row(out_of_dit_space(to_latent(wire["tokens"], wire), wire["latent_format"]), wire)
+
+
+def without_row(latent: Tensor, wire: DitTokens) -> Tensor:
+    """A latent as a host's model takes it, if the wire cuts it as one row: [B, C, 1, L] → [B, C, L]. Others stay as they are."""
+    return latent.squeeze(2) if "nested" in wire or "line" in wire else latent
+
+
+def with_row(latent: Tensor, wire: DitTokens) -> Tensor:
+    """The inverse of `without_row`: [B, C, L] → [B, C, 1, L], if the wire cuts it so."""
+    return latent.unsqueeze(2) if "nested" in wire or "line" in wire else latent
 
 
 def with_tokens(wire: DitTokens, tokens: Tensor, memory: SolverMemory | None = None) -> DitTokens:

@@ -50,6 +50,7 @@ class DitTokens(TypedDict):
     latent_format: LatentFormat
     frame_patch: NotRequired[int]            # f, frames in a patch of a video, flattened as (C, f, p_row, p_col)
     nested: NotRequired[Any]                 # for a LATENT of several tensors (film and sound): shapes and type; each value is a token
+    line: NotRequired[bool]                  # True for a LATENT [B, C, L], such as sound: it is cut as one row [B, C, 1, L]
     memory: NotRequired[SolverMemory]
     start: NotRequired[NoiseStart]
     level: NotRequired[Level]                # clean tokens have none

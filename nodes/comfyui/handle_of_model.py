@@ -38,6 +38,8 @@ from ...dit_impl.tokens.wire import (
     to_tokens,
     unfold,
     unpacked,
+    with_row,
+    without_row,
 )
 from ...dit_impl.tokens.wire_types import DitHidden, DitTokens, ModelCall, NoiseStart, Onward, without
 from . import adapted_model
@@ -81,7 +83,7 @@ class TokenSampler(comfy.samplers.Sampler):
     """A sampler that walks in token space, for ComfyUI's guider to run."""
 
     def __init__(self, wire: DitTokens, clean: Tensor, noise: Tensor, solver: str, start_step: int, end_step: int, report: Report):
-        self.wire, self.clean, self.noise = wire, *((clean.squeeze(2), noise.squeeze(2)) if "nested" in wire else (clean, noise))
+        self.wire, self.clean, self.noise = wire, without_row(clean, wire), without_row(noise, wire)
         self.solver, self.start_step, self.end_step, self.report = solver, start_step, end_step, report
         self.result: tuple[DitTokens, DitTokens] | None = None
 
@@ -90,11 +92,10 @@ class TokenSampler(comfy.samplers.Sampler):
         wire, device, sampling = self.wire, noise.device, model_wrap.inner_model.model_sampling
 
         def latent(tokens: Tensor) -> Tensor:
-            made = to_latent(tokens, wire)
-            return made.squeeze(2) if "nested" in wire else made  # several tensors are packed as [B, 1, N]
+            return without_row(to_latent(tokens, wire), wire)
 
         def tokens_of(x: Tensor) -> Tensor:
-            return to_tokens(x.unsqueeze(2) if "nested" in wire else x, wire)
+            return to_tokens(with_row(x, wire), wire)
         if not is_walked(wire) and not torch.equal(noise.to(self.noise), self.noise):  # a wrapper drew other noise, such as FreeNoise
             highest = self.max_denoise(model_wrap, sigmas[self.start_step:])
             x = sampling.noise_scaling(sigmas[self.start_step], noise.clone(), self.clean.to(noise), highest)
@@ -189,7 +190,11 @@ class HandleOfModel(DitHandle):
             return {**fold_nested(samples.unbind(), type(samples), **carried), "latent": samples}
         samples = comfy.sample.fix_empty_latent_channels(
             self.model, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal"))
-        return {**super().fold({**latent, "samples": samples}, patch_size), "latent": samples}
+        if samples.dim() != 3:
+            return {**super().fold({**latent, "samples": samples}, patch_size), "latent": samples}
+        if patch_size not in (0, 1):
+            raise TokensError(f"a latent [B, C, L] is cut into its positions: patch_size is 0 or 1 for it, not {patch_size}")
+        return {**super().fold({**latent, "samples": samples.unsqueeze(2)}, 1), "latent": samples, "line": True}
 
     def schedule(self, steps: int, scheduler: str = "simple", denoise: float = 1.0) -> Tensor:
         if not 0 < denoise <= 1:
@@ -217,8 +222,8 @@ class HandleOfModel(DitHandle):
         latent = wire.get("latent")
         if "nested" in wire:
             return wire["nested"][1](unpacked(wire["tokens"], wire))
-        if latent is None or not torch.equal(to_tokens(into_dit_space(latent.float(), self.latent_format), wire), wire["tokens"]):
-            latent = unfold(wire) if wire["tokens"].any() else to_latent(wire["tokens"], wire)
+        if latent is None or not torch.equal(to_tokens(with_row(into_dit_space(latent.float(), self.latent_format), wire), wire), wire["tokens"]):
+            latent = unfold(wire) if wire["tokens"].any() else without_row(to_latent(wire["tokens"], wire), wire)
         return latent
 
     def share_of_data(self, sigma: Tensor) -> Tensor:
@@ -332,7 +337,7 @@ class HandleOfModel(DitHandle):
 
     def _sample(self, guider: comfy.samplers.CFGGuider, wire: DitTokens, sampler: comfy.samplers.Sampler, sigmas: Tensor) -> Tensor:
         """Run a sampler as KSampler runs its own: → the LATENT that comes out."""
-        clear, noise = self._start(wire)
+        clear, noise = (without_row(one, wire) for one in self._start(wire))
         start = wire.get("start", {})
         latent, seed = start.get("latent", clear), start.get("seed")
         if seed is not None:  # as a side effect it seeds the generator that some patches draw from
@@ -364,7 +369,8 @@ class HandleOfModel(DitHandle):
         sampling = self.model.get_model_object("model_sampling")
         tokens = sampling.inverse_noise_scaling(torch.zeros(()), wire["tokens"])
         if "nested" in wire and latent is not None:
-            latent = packed(latent.unbind()).unsqueeze(2)
+            latent = packed(latent.unbind())
+        latent = latent if latent is None else with_row(latent, wire)
         if latent is not None and not torch.equal(out_of_dit_space(to_latent(tokens, wire), wire["latent_format"]), latent.to(tokens)):
             tokens = to_tokens(into_dit_space(latent.to(tokens), wire["latent_format"]), wire)  # a wrapper around the run changed it
         return {**wire, "tokens": tokens}
