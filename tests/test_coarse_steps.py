@@ -7,7 +7,7 @@ import torch
 
 from dit_blocks.dit_impl.cost import answers
 from dit_blocks.dit_impl.cost.arithmetic import FluxArchitecture, architecture, budget
-from dit_blocks.dit_impl.handle.patch_schedule import denoise_by_schedule, parse_schedule
+from dit_blocks.dit_impl.handle.patch_schedule import denoise_by_schedule, parse_schedule, step_at
 from dit_blocks.dit_impl.step.by_block import BLOCKS
 from dit_blocks.nodes.denoise import Denoise
 
@@ -45,6 +45,14 @@ def test_each_step_is_told_the_guidance_it_takes(backbone, positive, negative):
     denoise_by_schedule(backbone, tokens, parse_schedule("4 until 50%, then 2", coarse_cfg=1.5), sigmas, positive, negative, 2.0, "euler", 1, 5,
             before=lambda step, wire, cfg: told.append((step, wire["patch_size"], cfg)))
     assert told == [(1, 4, 3.0), (2, 4, 3.0), (3, 2, 2.0), (4, 2, 2.0)]
+
+
+def test_a_step_is_found_by_its_noise_level_on_schedules_that_fall_and_that_rise():
+    for sigmas in (torch.linspace(1, 0, 9), torch.linspace(0.0001, 1, 9)):
+        assert [step_at(sigma, sigmas) for sigma in sigmas[:-1].tolist()] == list(range(8))
+        between = ((sigmas[2] + sigmas[3]) / 2).item()  # where a solver of two calls asks
+        assert step_at(between, sigmas) == 3
+    assert step_at(0.5, torch.tensor([1.0, 0.5, 0.5, 0.0])) == 1
 
 
 # --- what showing every block costs ---------------------------------------------------------------------------------

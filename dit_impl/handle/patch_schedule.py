@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import ScheduleError
 from ..sampling.guidance import is_guided
-from ..sampling.walk import last_step
+from ..sampling.walk import last_step, rises
 from ..tokens.other_sizes import choose_method, repatch
 from ..tokens.wire_types import DitTokens, without
 from .backbone import Conditioning, DitHandle
@@ -65,6 +65,12 @@ class PatchSchedule:
     def guidance(self, patch_size: int, cfg: float) -> float:
         """cfg for a step with this patch size."""
         return cfg * self.coarse_cfg if patch_size > self.finest and is_guided(cfg) else cfg
+
+
+def step_at(sigma: float, sigmas: Tensor) -> int:
+    """The number of the step that a noise level between sigmas[0] and sigmas[-1] belongs to, whether they fall or rise."""
+    behind = sigmas[:-1] < sigma * (1 - 1e-6) if rises(sigmas) else sigmas[:-1] > sigma * (1 + 1e-6)
+    return int(behind.sum())
 
 
 def parse_schedule(text: str, method: str = "auto", coarse_cfg: float = 1.0) -> PatchSchedule:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...dit_impl.errors import BackboneError, StagesError
-from ...dit_impl.handle.patch_schedule import PatchSchedule
+from ...dit_impl.handle.patch_schedule import PatchSchedule, step_at
 from ...dit_impl.sampling.flow import DDPM, Flow, RectifiedFlow
 from ...dit_impl.tokens.other_sizes import Reading, choose_method
 from ...dit_impl.tokens.patch import patchify, token_grid, unpatchify
@@ -53,7 +53,7 @@ def with_patch_schedule(model, plan: PatchSchedule):
     """→ ModelPatcher over the same weights, with the plan's patch size and guidance at each step. Raises BackboneError."""
     def size_at(sigma: float, options: dict) -> int:
         sigmas = options["sample_sigmas"]
-        return plan.patch_size(sigma, int((sigmas[:-1] > sigma * (1 + 1e-6)).sum()), len(sigmas) - 1)
+        return plan.patch_size(sigma, step_at(sigma, sigmas), len(sigmas) - 1)
 
     def guide_coarse_steps(args: dict) -> list[Tensor]:
         cond, uncond, *others = args["conds_out"]
