@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...handle.backbone import Backbone
-from ...sources.embedded import Parts
+from ...sources.embedded import Parts, load_embedded
 from ...tokens import mixed
 from ...tokens.patch import patchify, token_grid, unpatchify
 
@@ -59,9 +59,9 @@ def denoise(backbone: Backbone, x: Tensor, sigmas: Tensor, positive: tuple[Tenso
     return x
 
 
-def draw_mixed(prompts: list[str], split: Split, steps: int, cfg: float, seed: int, parts: Parts) -> Tensor:
+def draw_mixed(prompts: list[str], split: Split, steps: int, cfg: float, seed: int, parts: Parts | None = None) -> Tensor:
     """Pictures of prompts, one batch from one seed, the noise that of the plain way: → [len(prompts), 3, H, W] in 0..1."""
-    backbone, clip, vae = parts
+    backbone, clip, vae = parts or load_embedded()
     sigmas, side = backbone.schedule(steps), backbone.picture_size // backbone.downscale
     space, encoded = backbone.latent_format, [clip.encode_from_tokens_scheduled(clip.tokenize(prompt))[0] for prompt in prompts]
     positive = tuple(torch.cat(many) for many in zip(*((states, extra["pooled_output"]) for states, extra in encoded)))
