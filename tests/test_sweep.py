@@ -1,6 +1,7 @@
 """`dit-blocks sweep`: what its file may say, what it keeps, and that no cell is lost or drawn twice however it ends."""
 
 import csv
+import gc
 import importlib.util
 import json
 import os
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 
 from PIL import Image
 import pytest
@@ -317,6 +319,24 @@ def test_when_the_last_comfyui_goes_the_sweep_stops_and_keeps_what_it_has(tmp_pa
         drive.by_comfyui(plan, kept, [Host(2), Host(3)], lambda *_: None)
     drive.by_comfyui(plan, kept, [Host(0), Host(9)], lambda *_: None)
     assert sorted(row["cell"]["A.x"] for row in rows_of(plan.out)) == list(range(1, 10))
+
+
+def test_the_driver_s_memory_does_not_grow_with_the_number_of_cells(tmp_path):
+    class Host:
+        def run(self, cell):
+            return Result(0.1, "", {"Note.text": "x" * 1000}, {})
+    used, ends = [], {200, 1200}
+    plan = read_plan(written(tmp_path, 'workflow = "w"\n[grid]\n"A.x" = {from = 1, to = 1200}\n'))
+    kept = Record(plan.out, {})
+
+    def tell(done, *_):
+        if done in ends:
+            gc.collect()
+            used.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.start()
+    drive.by_comfyui(plan, kept, [Host()], tell)
+    tracemalloc.stop()
+    assert len(kept.done) == 1200 and used[1] - used[0] < 300 * 1000, used  # 1,000 cells told a megabyte
 
 
 def test_the_account_of_a_sweep_is_its_workflow(tmp_path):
