@@ -1,6 +1,7 @@
 """How much faster a sweep is than one process that draws one cell after another: `python -m benchmarks.sweep [--prompts N] [--workers N]`.
 
-The example `text_to_image` over prompts × 5 seeds × 4 schedules, on this machine. Both ways load the models themselves. With `--kill` the sweep is killed (kill -9) when half of it is done, and started again: no cell may be lost or drawn twice.
+The example `text_to_image` over prompts × 5 seeds × 4 schedules, on this machine. Both ways load the models themselves. With `--kill` the
+sweep is killed (kill -9) when half of it is done, and started again: no cell may be lost or drawn twice.
 """
 
 import argparse

@@ -303,6 +303,15 @@ def test_nobody_there_is_one_line(small, capsys):
     assert "--comfyui http://127.0.0.1:9: " in capsys.readouterr().err
 
 
+def test_a_cell_that_is_taken_from_the_queue_is_told(tmp_path, monkeypatch):
+    from dit_blocks.standalone.sweep.comfyui import ComfyUI
+    (tmp_path / "small.json").write_text(json.dumps(prompt()))
+    answers = {"object_info": {}, "prompt": {"prompt_id": "x"}, "history/x": {}, "queue": {"queue_running": [], "queue_pending": []}}
+    monkeypatch.setattr(ComfyUI, "_json", lambda self, path, body=None: answers[path])
+    host = ComfyUI("http://127.0.0.1:1", tmp_path / "small.json")
+    assert host.run({}).error == "it was taken from ComfyUI's queue"
+
+
 def test_when_the_last_comfyui_goes_the_sweep_stops_and_keeps_what_it_has(tmp_path):
     class Host:
         def __init__(self, lives: int):

@@ -57,25 +57,37 @@ class ComfyUI:
             workflow = with_values(self.workflow, cell, self.types)
             queued = self._json("prompt", {"prompt": workflow.prompt, "client_id": self.client,
                                            "extra_data": {"extra_pnginfo": workflow.extra_pnginfo}})
+            done = self._done(queued["prompt_id"])
         except WorkflowError as error:
             return Result(error=plain(str(error)))
-        while not (done := self._json(f"history/{queued['prompt_id']}").get(queued["prompt_id"])):
-            time.sleep(PAUSE)
-        result = Result(time.perf_counter() - began, _failure(done, workflow.prompt, self.types))
+        # ComfyUI runs what it can: the outputs that nothing is wrong with. Half a cell is no cell.
+        result = Result(time.perf_counter() - began, _refusal(queued) or _failure(done))
         for id, shown in done.get("outputs", {}).items():
             shown_by = title(id.split(":")[0], workflow.prompt, self.types) if id.split(":")[0] in workflow.prompt else id
             for text in shown.get("text") or ():
                 result.add_text(shown_by, text)
-            for image in shown.get("images") or ():
+            for image in () if result.error else shown.get("images") or ():
                 if image.get("type") == "output":
                     result.add_picture(image["filename"], self._ask(f"view?{urlencode(image)}"))
         return result
+
+    def _done(self, id: str) -> dict:
+        """Wait until a prompt has run: → its history. Raises WorkflowError if somebody takes it from the queue."""
+        while not (done := self._json(f"history/{id}").get(id)):
+            waiting = [entry[1] for entries in self._json("queue").values() for entry in entries]
+            if id not in waiting and not self._json(f"history/{id}").get(id):
+                raise WorkflowError("it was taken from ComfyUI's queue")
+            time.sleep(PAUSE)
+        return done
 
     def close(self) -> None:
         pass
 
     def _json(self, path: str, body: Any = None) -> dict:
-        return json.loads(self._ask(path, body))
+        try:
+            return json.loads(self._ask(path, body))
+        except ValueError as error:
+            raise Gone("its answer is not ComfyUI's") from error
 
     def _ask(self, path: str, body: Any = None) -> bytes:
         data = None if body is None else json.dumps(body).encode()
@@ -84,23 +96,30 @@ class ComfyUI:
             with urlopen(request, timeout=SECONDS) as answer:
                 return answer.read()
         except HTTPError as error:
-            raise WorkflowError(_refusal(error.read()) or f"{self.url}/{path.split('?')[0]}: {error.code} {error.reason}") from error
+            raise WorkflowError(_refusal(_read(error.read())) or f"{self.url}/{path.split('?')[0]}: {error.code} {error.reason}") from error
         except (URLError, OSError, ValueError) as error:
             raise Gone(one_line(getattr(error, "reason", None) if isinstance(getattr(error, "reason", None), Exception) else error)) from error
 
 
-def _refusal(body: bytes) -> str:
-    """Why ComfyUI refused a prompt, in one line; empty where it does not say."""
+def _read(body: bytes) -> dict:
     try:
-        said = json.loads(body)
+        return json.loads(body)
+    except ValueError:
+        return {}
+
+
+def _refusal(said: dict) -> str:
+    """Why ComfyUI refused a prompt or a part of it, in one line; empty where it did not, or does not say."""
+    try:
         nodes = [f"node {id} ({node.get('class_type')}): {fault.get('message')} {fault.get('details', '')}".strip()
                  for id, node in (said.get("node_errors") or {}).items() for fault in node.get("errors", ())]
-        return plain(nodes[0] if nodes else said["error"]["message"] if isinstance(said["error"], dict) else str(said["error"]))
-    except (ValueError, KeyError, TypeError, AttributeError):
+        error = said.get("error", "")
+        return plain(nodes[0] if nodes else error["message"] if isinstance(error, dict) else str(error))
+    except (KeyError, TypeError, AttributeError):
         return ""
 
 
-def _failure(done: dict, prompt: dict, types: dict) -> str:
+def _failure(done: dict) -> str:
     """Why a run failed, in one line; empty if it did not."""
     status = done.get("status") or {}
     if status.get("status_str") != "error":
