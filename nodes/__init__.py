@@ -11,6 +11,7 @@ from .patch import Patchify, PatchifyImage, Unpatchify
 from .patch_schedule import PatchSchedule, PatchScheduleModel
 from .pictures import ContentAndPlace, PatchFilters, PipelineReport, TokenPCA, TokenSimilarity, Trajectory
 from .probe import BlockAblation, Parity
+from .steering import LoadSteeringVector, SaveSteeringVector, Steer, SteeringVector
 from .textbook import DiffusionLoss, NoiseAtTime, Trainable, TrainStep
 from .tokens import MixTokens, ReplaceTokens, RollTokens, ScaleTokens, ShuffleTokens, SwapTokens, TokenMap, TokenMask
 from .training import NewDiT, Train, TrainingScenes, TrainingSet
@@ -22,6 +23,7 @@ NODES = [LoadEmbedded, FromModel, ToModel, LoadDiffusers, LoadCheckpoint, SaveCh
          PatchSchedule, PatchScheduleModel, Budget, Compare,
          Condition, PatchEmbed, PositionEmbed, RunBlocks, FinalLayer, Guidance, SamplerStep,
          TokenMask, MixTokens, SwapTokens, RollTokens, ShuffleTokens, ScaleTokens, ReplaceTokens, TokenMap,
+         SteeringVector, Steer, SaveSteeringVector, LoadSteeringVector,
          Parity, BlockAblation,
          AttentionMap, AttentionSteps, PositionSimilarity,
          PatchFilters, TokenPCA, TokenSimilarity, Trajectory, PipelineReport, ContentAndPlace,

@@ -14,6 +14,7 @@ HiddenSocket = io.Custom("DIT_HIDDEN")
 TrainingSetSocket = io.Custom("DIT_TRAINING_SET")
 LossSocket = io.Custom("DIT_LOSS")
 PatchScheduleSocket = io.Custom("DIT_PATCH_SCHEDULE")
+SteeringSocket = io.Custom("DIT_STEERING")
 TokensOrHiddenSocket = io.Custom(f"{TokensSocket.io_type},{HiddenSocket.io_type}")  # an output is of the same kind as the input
 
 STEP_MAX = 10000
