@@ -12,7 +12,7 @@ from dit_blocks.dit_impl.sources.steering_file import load_vector, save_vector
 from dit_blocks.nodes.denoise import AddNoise
 from dit_blocks.nodes.steering import LoadSteeringVector, SaveSteeringVector, Steer, SteeringVector
 from dit_blocks.nodes.transformer import FinalLayer, Guidance, RunBlocks
-from dit_blocks.standalone import folders
+from dit_blocks.standalone import folders, pack
 
 
 @pytest.fixture
@@ -92,6 +92,7 @@ def test_what_does_not_belong_together_is_refused(backbone, pair):
 
 def test_a_vector_is_saved_and_loaded_whole(pair, tmp_path):
     vector = out(SteeringVector, towards=pair[0], away=pair[1])
+    pack.load()  # which tells the nodes where files lie
     own = folders.Folders(output=tmp_path, models=tmp_path / "models")
     with folders.use(own):
         said = SaveSteeringVector.execute(vector=vector, filename_prefix="dit_blocks/red").ui.as_dict()["text"][0]
