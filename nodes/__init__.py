@@ -8,7 +8,7 @@ from .denoise import AddNoise, Denoise, DenoiseStep, Schedule
 from .load import LoadCheckpoint, LoadDiffusers, LoadEmbedded, SaveCheckpoint
 from .model import FromModel, ToModel
 from .patch import Patchify, PatchifyImage, Unpatchify
-from .patch_schedule import PatchSchedule, PatchScheduleModel
+from .patch_schedule import PatchRegions, PatchSchedule, PatchScheduleModel
 from .pictures import ContentAndPlace, PatchFilters, PipelineReport, TokenPCA, TokenSimilarity, Trajectory
 from .probe import BlockAblation, Parity
 from .steering import LoadSteeringVector, SaveSteeringVector, Steer, SteeringVector
@@ -20,7 +20,7 @@ from .vae import EmptyLatent, VAEDecode, VAEEncode
 
 NODES = [LoadEmbedded, FromModel, ToModel, LoadDiffusers, LoadCheckpoint, SaveCheckpoint, ClassLabel, VAEEncode, VAEDecode, EmptyLatent,
          Patchify, PatchifyImage, Unpatchify, Schedule, AddNoise, DenoiseStep, Denoise,
-         PatchSchedule, PatchScheduleModel, Budget, Compare,
+         PatchSchedule, PatchRegions, PatchScheduleModel, Budget, Compare,
          Condition, PatchEmbed, PositionEmbed, RunBlocks, FinalLayer, Guidance, SamplerStep,
          TokenMask, MixTokens, SwapTokens, RollTokens, ShuffleTokens, ScaleTokens, ReplaceTokens, TokenMap,
          SteeringVector, Steer, SaveSteeringVector, LoadSteeringVector,

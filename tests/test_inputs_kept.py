@@ -17,7 +17,7 @@ from dit_blocks.nodes import NODES
 from dit_blocks.standalone import pack
 from dit_blocks.standalone.folders import Folders, current, use
 
-NOTHING_WIRED = {"LoadEmbedded", "LoadDiffusers", "LoadCheckpoint", "PatchSchedule", "LoadSteeringVector"}
+NOTHING_WIRED = {"LoadEmbedded", "LoadDiffusers", "LoadCheckpoint", "LoadSteeringVector"}
 NEED_COMFYUI = {"FromModel", "ToModel", "PatchScheduleModel"}  # take or give a MODEL: host_model_check.py, host_patch_check.py
 CLASSES = {cls.define_schema().node_id.removeprefix("DiTBlocks"): cls for cls in NODES}
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
@@ -148,6 +148,8 @@ CASES = {
     "ReplaceTokens": [*wires(dict(fill="mean"), dict(fill="zeros", mask="mask"), dict(fill="one token")),
                       lambda k: dict(x=k.hidden, source=k.alone), lambda k: dict(x=k.walked, source=k.tokens, mask=k.mask)],
     "TokenMap": wires({}, dict(show="norm")),
+    "PatchSchedule": [lambda k: dict(rows="4 with 2 on the mask", mask=k.mask)],
+    "PatchRegions": [lambda k: dict(where="mask", mask=k.mask), lambda k: dict(where="detail")],
     "SteeringVector": [lambda k: dict(towards=k.hidden, away=k.hidden), lambda k: dict(towards=k.hidden, away=k.hidden, mask=k.mask, more=k.vector)],
     "Steer": [lambda k: dict(hidden=k.hidden, vector=k.vector), lambda k: dict(hidden=k.hidden, vector=k.vector, rows="positive", mask=k.mask)],
     "SaveSteeringVector": [lambda k: dict(vector=k.vector)],

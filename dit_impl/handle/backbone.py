@@ -36,6 +36,7 @@ class DitHandle:
     latent_format: LatentFormat
     patch_sizes: tuple[int, ...]
     frame_patch: int = 1
+    mixes = False  # whether it was trained on patches of several sizes in one sequence
     learns = False  # whether what is computed with it is recorded, for Train Step
     unconditional: Conditioning | None = None  # what guidance goes away from where no negative is given
 
@@ -309,6 +310,10 @@ class Backbone(DitHandle):
 
     def approximate(self, reading: Reading) -> "Backbone":
         return Approximate(**{part.name: getattr(self, part.name) for part in fields(Backbone)}, reading=reading)
+
+    @property
+    def mixes(self) -> bool:
+        return bool(self.facts.get("mixes"))
 
     def _sides(self, wire: DitTokens, positive: Conditioning, negative: Conditioning | None, both: bool) -> list[list[Prompt]]:
         """The prompts of positive, and of negative if `both` are asked for, for these tokens. Raises BackboneError."""

@@ -7,11 +7,12 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-from ..cost.arithmetic import architecture, budget
+from ..cost.answers import of_step, tokens_of
+from ..cost.arithmetic import architecture
 from ..drawing import charts
 from ..errors import BackboneError, ScheduleError
 from ..handle.backbone import Conditioning, DitHandle
-from ..handle.patch_schedule import PatchSchedule, denoise_by_schedule, parse_schedule
+from ..handle.patch_schedule import PatchSchedule, denoise_by_schedule, finest, parse_schedule
 from ..sampling.guidance import is_guided
 from ..tokens.other_sizes import METHODS
 from ..tokens.wire import unfold
@@ -63,11 +64,11 @@ def cost(dit: DitHandle, plan: PatchSchedule, sigmas: Tensor, size: tuple[int, i
     except BackboneError:
         shape = None
     tokens = macs = 0
-    cells = [length // dit.downscale for length in size]
+    cells = size[0] // dit.downscale, size[1] // dit.downscale
     for p, start, stop in plan.stretches(sigmas, 0, len(sigmas) - 1):
-        tokens += (stop - start) * batch * -(-cells[0] // p) * -(-cells[1] // p)
+        tokens += (stop - start) * batch * tokens_of(p, cells, plan.mask)
         if shape:
-            macs += (stop - start) * budget(shape, size[1], size[0], p, batch, guided=guided).macs
+            macs += (stop - start) * of_step(shape, cells, p, batch, guided, plan.mask).macs
     return tokens, macs
 
 
@@ -77,7 +78,7 @@ def compare(dit: DitHandle, decode: Callable[[Tensor], Tensor], latent: dict, ro
     """Draw the picture once for each row: → a Run each. decode: latent → [B, H, W, 3]. Raises as `DitHandle.denoise` does."""
     runs, steps = [], len(sigmas) - 1
     for number, (label, plan) in enumerate(rows):
-        clean = dit.fold(latent, plan.rows[0].patch_size)
+        clean = dit.fold(latent, finest(plan.rows[0].sizes))
         noisy, _ = dit.add_noise(clean, sigmas, 0, seed)
         began = time.perf_counter()
         tokens, *_ = denoise_by_schedule(dit, noisy, plan, sigmas, positive, negative, cfg, solver, 0, steps,

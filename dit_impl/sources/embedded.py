@@ -165,7 +165,8 @@ class EmbeddedVAE(StandIn):
 def default_backbone(model: MMDiT, space: LatentFormat, latent_rgb: Tensor | None = None, name: str = NAME,
                      downscale: int = 8) -> Backbone:
     """The default model's transformer as a DIT. Its VAE knows the `latent_rgb`."""
-    return Backbone(model, space, RectifiedFlow(model.config.prediction, shift=2.0), name, downscale, 256, latent_rgb)
+    facts = {"mixes": "patches of several sizes in one sequence"} if model.config.detail else {}
+    return Backbone(model, space, RectifiedFlow(model.config.prediction, shift=2.0), name, downscale, 256, latent_rgb, facts=facts)
 
 
 Parts = tuple[Backbone, EmbeddedCLIP, EmbeddedVAE]

@@ -51,6 +51,8 @@ def flow_of(model) -> Flow:
 
 def with_patch_schedule(model, plan: PatchSchedule):
     """→ ModelPatcher over the same weights, with the plan's patch size and guidance at each step. Raises BackboneError."""
+    if several := next((row.sizes for row in plan.rows if row.splits), None):
+        raise BackboneError(f"a MODEL reads patches of one size in a step, not {several}: leave out what stands after 'with'")
     def size_at(sigma: float, options: dict) -> int:
         sigmas = options["sample_sigmas"]
         return plan.patch_size(sigma, step_at(sigma, sigmas), len(sigmas) - 1)

@@ -11,15 +11,19 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
+from ...cost.answers import of_walk
+from ...cost.arithmetic import architecture
 from ...handle.backbone import Backbone
 from ...handle.patch_schedule import PatchSchedule, denoise_by_schedule, parse_schedule
 from ...sources.embedded import FOLDER, EmbeddedVAE, Parts, load_embedded
 from ...tokens.wire import unfold
-from . import evaluate_mixed, matcher, scenes, textures, things
+from . import matcher, scenes, textures, things
 from .reader import read_scene, same_scene
 from .train_vae import psnr
 
 STEPS, CFG, BATCH = 20, 2.0, 20
+# coarse patches at first, then fine ones where there is detail
+MIXED = {"4-2": "4 until 30%, then 4 with 2 on 25%", "8-4-2": "8 until 30%, then 8 with 4 on 50% with 2 on 50%"}
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea")
 
 _THING = re.compile(
@@ -142,21 +146,18 @@ def evaluate_embedded(prompts: Path | None = None, progress: Callable[[int, int]
     else:
         runs += [("thing", thing, p, matcher.read_scene) for p in sizes]
         runs += [("thing_pair", thing_pair, own, matcher.read_scene), ("thing_triple", thing_triple, own, matcher.read_scene)]
-    runs, splits = [run for run in runs if run[1]], [split for split in evaluate_mixed.SPLITS if set(split.sizes) <= set(sizes)]
-    splits = splits if singles else []
-    done, total = 0, sum(len(wanted) for _, wanted, *_ in runs) + len(splits) * len(singles)
+    runs = [run for run in runs if run[1]]
+    plans = {name: parse_schedule(rows) for name, rows in MIXED.items() if singles and set(map(int, name.split("-"))) <= set(sizes)}
+    done, total = 0, sum(len(wanted) for _, wanted, *_ in runs) + len(plans) * len(singles)
     for kind, wanted, p, read in runs:
         of_kind = report["accuracy"].setdefault(kind, {})
         of_kind[str(p)] = accuracy(wanted, p, lambda n: progress(done + n, total), read=read, each=each)
         done += len(wanted)
-    whole = evaluate_mixed.flops(evaluate_mixed.Split((own,), ()), STEPS, parts) if splits else 0
     report["mixed"] = {}
-    for split in splits:
-        right = share_right(singles, lambda captions, seed: evaluate_mixed.draw_mixed(captions, split, STEPS, CFG, seed),
+    for name, plan in plans.items():
+        right = share_right(singles, lambda captions, seed: draw_prompts(captions, plan, seed)[0],
                             progress=lambda n: progress(done + n, total), each=each)
-        side = parts[0].picture_size // parts[0].downscale
-        report["mixed"][str(split)] = {"accuracy": right, "flops": evaluate_mixed.flops(split, STEPS, parts) / whole,
-                                       "tokens": evaluate_mixed.token_share(split, side, own)}
+        report["mixed"][name] = {"accuracy": right, **spent(parts[0], plan)}
         done += len(singles)
     if singles:
         few = singles[:BATCH]
@@ -173,6 +174,14 @@ def evaluate_embedded(prompts: Path | None = None, progress: Callable[[int, int]
     report["bytes"] = sum(file.stat().st_size for file in FOLDER.glob("*.safetensors"))
     report["prompts"] = len(singles) + len(pairs)
     return report
+
+
+def spent(dit: Backbone, plan: PatchSchedule) -> dict[str, float]:
+    """FLOPs and image tokens of a guided run, as shares of what the model's own patch size takes."""
+    shape, side = architecture(dit), dit.picture_size // dit.downscale
+    walk, own = (of_walk(shape, (side, side), one, dit.schedule(STEPS), CFG) for one in (plan, parse_schedule(str(dit.patch_size))))
+    tokens = [sum(one["steps"] * one["tokens"] for one in each["stretches"]) for each in (walk, own)]
+    return {"flops": walk["share"], "tokens": tokens[0] / tokens[1]}
 
 
 def things_unknown(parts: Parts) -> str:
