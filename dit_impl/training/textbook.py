@@ -77,8 +77,9 @@ def diffusion_loss(dit: Backbone, prediction: DitTokens, target: str = "own", we
         raise TrainingError("the tokens do not hold their clean values: make them with Noise at a Time or Add Noise")
     if len(call.layout) > 1:
         raise TrainingError(f"the loss takes one conditioning, but Condition has {len(call.layout)}: leave its negative out")
-    sigma = call.sigma.float().expand(len(call.x))
-    clean, noise = (start[name].to(call.x) for name in ("clean", "noise"))
+    like = prediction["tokens"].float()
+    sigma = call.sigma.to(like).expand(len(call.x))
+    clean, noise = (start[name].to(like) for name in ("clean", "noise"))
     errors = squared_error(dit.flow, prediction["tokens"], clean, noise, sigma, target, weighting)
     of_token = errors.detach().mean(-1, keepdim=True)
     shares = (of_token / of_token.amax().clamp_min(1e-12)).expand(errors.shape)
