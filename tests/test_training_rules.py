@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from dit_blocks.dit_impl.sources.adapters import fingerprint
+from dit_blocks.dit_impl.sources.fingerprints import fingerprint
 from dit_blocks.dit_impl.training.loop import Alone, Draws, Settings, train
 from dit_blocks.dit_impl.training.objectives import Denoising, training_copy
 from dit_blocks.dit_impl.training.sets import TrainingSet

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..errors import BackboneError, StagesError
 from ..model.blocks import COMPUTED
 from ..model.conditioning import Arguments, Conditioning, batches, join, label_conditioning
+from ..model.copies import compute_device
 from ..model.dit import DiT
 from ..model.mmdit import MMDiT
 from ..model.stages import Call, Stages, TokenStages
@@ -249,8 +250,7 @@ class Backbone(DitHandle):
 
     @property
     def compute_device(self) -> torch.device:
-        patcher = getattr(self.model, "comfy_patcher", None)  # a host's, which knows where it brings the weights
-        return patcher.load_device if patcher is not None else self.device or next(self.model.parameters()).device
+        return self.device or compute_device(self.model)
 
     def room(self, wire: AnyWire) -> tuple[float, float]:
         """As much as the widest layer of a block, an MLP of 4·D values a token in float32, and what stands beside it, for [uncond, cond]."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..model.copies import compute_device
 from ..model.vae import VAEConfig
 from .checkpoints import listed
 from .diffusers_parts import Load, all_tensors, check_size, read_json, variant_of
@@ -28,13 +29,15 @@ class KLVAE(nn.Module):
 
     def encode(self, pixels: Tensor) -> Tensor:
         """The posterior's mean: [B, 3, H, W] → [B, C, H/8, W/8] on the CPU."""
-        weight = next(self.parameters())
-        return self.autoencoder.encode(pixels.to(weight)).latent_dist.mode().float().cpu()
+        return self.autoencoder.encode(self._there(pixels)).latent_dist.mode().float().cpu()
 
     def decode(self, latent: Tensor) -> Tensor:
         """[B, C, h, w] → [B, 3, 8h, 8w] on the CPU."""
-        weight = next(self.parameters())
-        return self.autoencoder.decode(latent.to(weight)).sample.float().cpu()
+        return self.autoencoder.decode(self._there(latent)).sample.float().cpu()
+
+    def _there(self, x: Tensor) -> Tensor:
+        """Where and in what it computes."""
+        return x.to(compute_device(self), next(self.parameters()).dtype)
 
 
 class DiffusersVAE(EmbeddedVAE):
