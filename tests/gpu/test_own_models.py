@@ -1,13 +1,13 @@
 """The pack's own models on a device other than the CPU, without float64: what they draw and learn is what they draw and learn on the CPU, and
 what lies on wires between nodes lies at home."""
 
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 import json
 
 from gpu import device
+from gpu.wires import away
 import pytest
 import torch
-from torch import Tensor
 
 from conftest import conditioning
 from dit_blocks.dit_impl.sources.embedded import load_embedded
@@ -36,19 +36,6 @@ def gpu(monkeypatch):
     monkeypatch.setattr(host, "device", lambda: device.GPU)
     with device.on(float64=False) as counts:
         yield counts
-
-
-def away(value, path="") -> list[str]:
-    """Where in a wire tensors of the device are."""
-    if isinstance(value, Tensor):
-        return [path] if value.device.type == device.GPU.type else []
-    if isinstance(value, dict):
-        return [found for key, one in value.items() for found in away(one, f"{path}.{key}")]
-    if isinstance(value, (tuple, list)):
-        return [found for i, one in enumerate(value) for found in away(one, f"{path}[{i}]")]
-    if is_dataclass(value) and not isinstance(value, type):
-        return [found for one in fields(value) for found in away(getattr(value, one.name), f"{path}.{one.name}")]
-    return []
 
 
 def on_the_device(dit):
