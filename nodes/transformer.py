@@ -56,7 +56,8 @@ class Condition(io.ComfyNode):
     @keeps_gradients
     def execute(cls, dit, x, positive, sigmas, step, negative=None) -> io.NodeOutput:
         host.load(dit.modules(), *dit.room(x))
-        return io.NodeOutput(step_stages.condition(dit, x, positive, negative, sigmas, step))
+        begun = step_stages.condition(dit, x, positive, negative, sigmas, step)
+        return io.NodeOutput(begun, ui={"text": (dit.remark,)} if dit.remark else None)
 
 
 class PatchEmbed(io.ComfyNode):

@@ -39,6 +39,7 @@ class DitHandle:
     latent_format: LatentFormat
     patch_sizes: tuple[int, ...]
     frame_patch: int = 1
+    remark = ""  # what a user of its stages should know
     learns = False  # whether what is computed with it is recorded, for Train Step
     unconditional: Conditioning | None = None  # what guidance goes away from where no negative is given
 

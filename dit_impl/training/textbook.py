@@ -27,6 +27,10 @@ class Learner(Backbone):
     moments: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     learns = True
 
+    def modules(self) -> list:
+        """None: a host would put weights without gradients in the place of those that learn. They were made where the model computes."""
+        return []
+
     @property
     def trained(self) -> dict[str, torch.nn.Parameter]:
         return in_scope(self.model, self.scope)

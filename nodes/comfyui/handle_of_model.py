@@ -44,7 +44,7 @@ from . import adapted_model
 from .latent_space import read_latent_format
 from .model_calls import Answering, Listening, canvas_of, on_grid
 from .patched_model import ADAPTERS, PATCH_SIZE, patch_sizes_of, with_patch_sizes
-from .riders import check_stages, check_uncut, random_state, remembering, set_random_state, walk_keyframes, wrappers_of
+from .riders import check_stages, check_uncut, left_out_by_stages, random_state, remembering, set_random_state, walk_keyframes, wrappers_of
 from .stages import stages_of
 
 
@@ -116,7 +116,7 @@ class HandleOfModel(DitHandle):
         self.picture_size = 1024
         (own, *_), self.frame_patch = patch_sizes_of(model)
         self.taught = dict(model.model_options.get(ADAPTERS, {}))  # patch sizes that adapters brought
-        self.patch_sizes = (own, *self.taught)
+        self.patch_sizes, self.remark = (own, *self.taught), left_out_by_stages(model)
         self.previewer = None  # chosen anew for every run, as the user's setting may change
 
     @property
@@ -126,8 +126,7 @@ class HandleOfModel(DitHandle):
     def room(self, wire: AnyWire) -> tuple[float, float]:
         """By the model's own estimate, for [uncond, cond] and for one of them, as KSampler asks for."""
         tokens = wire["tokens"] if "hidden" in wire else wire
-        shape = (len(tokens["tokens"]), tokens["channels"], *tokens["size"])
-        return tuple(self.model.model.memory_required([count * shape[0], *shape[1:]]) for count in (2, 1))
+        return tuple(self.model.model.memory_required([count * len(tokens["tokens"]), tokens["channels"], *tokens["size"]]) for count in (2, 1))
 
     @contextmanager
     def running(self):
@@ -163,7 +162,7 @@ class HandleOfModel(DitHandle):
         return patched
 
     def check_conditioning(self, conditioning: Conditioning, what: str) -> None:
-        """Raise BackboneError for text of another width than the model reads, where a stage adapter knows it."""
+        """Raise BackboneError for text of a width that the model does not read, where a stage adapter knows it."""
         try:
             width = self.stages.context_width
         except StagesError:

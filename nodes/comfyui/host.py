@@ -109,6 +109,15 @@ def vae(tensors: dict[str, Tensor]):
     return made
 
 
+def castable(module: nn.Module) -> nn.Module:
+    """The same module, whose layers ComfyUI casts, and keeps in main memory until they are called. It is changed."""
+    if management:
+        for layer in module.modules():
+            if type(layer).__module__.startswith("torch.nn.") and hasattr(comfy.ops.manual_cast, type(layer).__name__):
+                layer.__class__ = getattr(comfy.ops.manual_cast, type(layer).__name__)
+    return module
+
+
 def load(modules: list[nn.Module], memory: float = 0, least: float | None = None) -> None:
     """Bring models to the device that computes, with room for `memory` bytes beside them, or `least` where that is too much. ComfyUI's
     memory management holds them from then on."""
@@ -116,7 +125,7 @@ def load(modules: list[nn.Module], memory: float = 0, least: float | None = None
         for module in modules:
             if getattr(module, "comfy_patcher", None) is None:  # a copy of a module has none of its own yet
                 module.comfy_patcher = comfy.model_patcher.CoreModelPatcher(
-                    module, management.get_torch_device(), management.unet_offload_device())
+                    castable(module), management.get_torch_device(), management.unet_offload_device())
         management.load_models_gpu([module.comfy_patcher for module in modules], memory_required=memory, minimum_memory_required=least)
 
 
