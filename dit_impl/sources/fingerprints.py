@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections import Counter
 from collections.abc import Mapping
 import hashlib
 import zlib
@@ -33,24 +34,28 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
 
 
 def likeness(state: Mapping[str, Tensor]) -> str:
-    """A name that is nearly the same for the same weights in another number type: for each matrix its key and shape, and where its values lie
-    along a fixed direction, about a standard normal number."""
-    found = []
+    """A name that is nearly the same for the same weights in another number type: the type of most of them, then for each matrix its key and
+    shape, and where its values lie along a fixed direction, about a standard normal number."""
+    found, kinds = [], Counter()
     for key, value in sorted(state.items()):
         if value.dim() > 1 and value.is_floating_point() and value.numel() >= LEAST:
+            kinds["scaled" if hasattr(value, "_qdata") else str(value.dtype).removeprefix("torch.")] += value.numel()
             sample = _samples(value)
             direction = torch.sin(torch.arange(1, len(sample) + 1) * 12.9898)
             place = sample @ direction / (sample.norm() * direction.norm()).clamp_min(1e-20) * len(sample) ** 0.5
             found.append((zlib.crc32(f"{key} {list(value.shape)}".encode()), place))
     names = torch.tensor([name for name, _ in found], dtype=torch.int64).to(torch.uint32).numpy().tobytes()
     places = torch.tensor([float(place) for _, place in found], dtype=torch.float16).numpy().tobytes()
-    return base64.b64encode(names + places).decode()
+    return f"{max(kinds, key=kinds.get, default='')}:{base64.b64encode(names + places).decode()}"
 
 
 def alike(one: str, other: str) -> bool:
-    """Whether two likenesses are of the same weights, in whatever types."""
+    """Whether two likenesses are of the same weights in two number types. In one type the same weights have the same fingerprint."""
     try:
-        first, second = map(_read, (one, other))
+        (kind, first), (other_kind, second) = (one.split(":"), other.split(":"))
+        if kind == other_kind:
+            return False
+        first, second = map(_read, (first, second))
     except (ValueError, binascii.Error):
         return False
     shared = first.keys() & second.keys()
