@@ -28,12 +28,12 @@ class KLVAE(nn.Module):
         self.config = VAEConfig(c.latent_channels, downscale=2 ** (len(c.block_out_channels) - 1))
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """The posterior's mean: [B, 3, H, W] → [B, C, H/8, W/8] on the CPU."""
-        return self.autoencoder.encode(self._there(pixels)).latent_dist.mode().float().cpu()
+        """The posterior's mean: [B, 3, H, W] → [B, C, H/8, W/8], float32."""
+        return self.autoencoder.encode(self._there(pixels)).latent_dist.mode().float()
 
     def decode(self, latent: Tensor) -> Tensor:
-        """[B, C, h, w] → [B, 3, 8h, 8w] on the CPU."""
-        return self.autoencoder.decode(self._there(latent)).sample.float().cpu()
+        """[B, C, h, w] → [B, 3, 8h, 8w], float32."""
+        return self.autoencoder.decode(self._there(latent)).sample.float()
 
     def _there(self, x: Tensor) -> Tensor:
         """Where and in what it computes."""

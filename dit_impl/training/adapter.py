@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from ..errors import TrainingError
 from ..handle.backbone import Backbone, DitHandle
-from ..sampling.flow import per_sample
 from ..model.copies import hollow_copy
+from ..sampling.flow import per_sample
 from ..sources.adapter_layers import extended, new_parameters
 from ..sources.adapters import Adapter, apply_adapter, base_of, base_state
 from ..sources.fingerprints import fingerprint, likeness

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from ...dit_impl.errors import BackboneError
 from ...dit_impl.handle.backbone import Backbone
 from ...dit_impl.model import position
-from ...dit_impl.model.copies import plain
 from ...dit_impl.model.conditioning import TextConditions
+from ...dit_impl.model.copies import plain
 from ...dit_impl.model.stages import Hidden, Stages
 from ...dit_impl.sampling.flow import RectifiedFlow
 from ...dit_impl.sources.adapter_layers import LOW_RANK

@@ -115,6 +115,7 @@ def castable(module: nn.Module) -> nn.Module:
         for layer in module.modules():
             if type(layer).__module__.startswith("torch.nn.") and hasattr(comfy.ops.manual_cast, type(layer).__name__):
                 layer.__class__ = getattr(comfy.ops.manual_cast, type(layer).__name__)
+                layer.bias = getattr(layer, "bias", None)  # ComfyUI asks every layer for it
     return module
 
 

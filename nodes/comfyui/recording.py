@@ -25,12 +25,16 @@ class Recorded(TorchFunctionMode):
             return value
         if type(value) in (Tensor, nn.Parameter) and value.is_inference() and value.layout == torch.strided:
             return torch.empty(0, dtype=value.dtype, device=value.device).set_(value.untyped_storage(), value.storage_offset(), value.shape, value.stride())
+        if value.is_inference() and not hasattr(value, "_qdata"):  # of a kind that can't share its memory; scaled weights are unpacked anew anyway
+            return value.clone()
         return value.detach() if isinstance(value, nn.Parameter) and value.requires_grad else value
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if getattr(func, "__name__", "") in ("__get__", "__set__", "requires_grad_") or func in (Tensor.is_inference, Tensor.detach):
+        name = getattr(func, "__name__", "")
+        if name in ("__get__", "__set__", "requires_grad_") or func in (Tensor.is_inference, Tensor.detach):
             return func(*args, **(kwargs or {}))
-        return func(*map(self.constant, args), **{key: self.constant(value) for key, value in (kwargs or {}).items()})
+        changed = 1 if name == "__setitem__" or name.endswith("_") and not name.endswith("__") else 0  # the first argument, in place
+        return func(*args[:changed], *map(self.constant, args[changed:]), **{key: self.constant(value) for key, value in (kwargs or {}).items()})
 
 
 @contextmanager

@@ -14,8 +14,8 @@ VRAM = 8 << 30
 
 def install(dtype: str = "bf16", dynamic: str = "", vram_state: str = "NORMAL_VRAM", gpu_only: bool = False, vram: int = VRAM) -> None:
     """Turn a ComfyUI that was started with --cpu into one with a GPU of so many bytes. dtype: what models compute in."""
-    import comfy.model_management as mm
     from comfy.cli_args import args
+    import comfy.model_management as mm
     torch.cuda._lazy_init = lambda: None
     torch.cuda.synchronize = lambda *_, **__: None
     torch.cuda.current_device = lambda: 0

@@ -5,10 +5,10 @@
 MODE: normal, dynamic (some of the weights stay on the device), novram, gpuonly. DTYPE: bf16, fp16, fp8, of the weights; fp8 computes in bf16.
 """
 
+import json
 from pathlib import Path
 import sys
 import traceback
-import json
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from gpu import comfyui, device  # noqa: E402
@@ -39,8 +39,8 @@ def draws_what_ksampler_draws(model, *rest):
 
 
 def wires_hold_nothing_of_the_device(model, positive, negative, latent):
-    import host_model_check as wires
     from gpu.wires import away
+    import host_model_check as wires
     made = (model, positive, negative, latent)
     ksampler(*made)
     held, kept = device.counts.live, []
@@ -103,10 +103,52 @@ def teaches_and_wears_an_adapter(model, positive, negative, latent):
     assert other.isfinite().all() and not torch.equal(other.cpu(), expected.cpu())
 
 
-CHECKS = {"draws": draws_what_ksampler_draws, "wires": wires_hold_nothing_of_the_device, "waits": waits_no_more_than_ksampler,
+def the_default_model(*_):
+    """From its loader to the picture, by steps and by stages, as a MODEL, and a step of training: on the device, and the same each time."""
+    import host_model_check as wires
+
+    from dit_blocks.dit_impl.sources.embedded import load_embedded
+    from dit_blocks.nodes.load import LoadEmbedded
+    from dit_blocks.nodes.model import ToModel
+    from dit_blocks.nodes.textbook import DiffusionLoss, NoiseAtTime, Trainable, TrainStep
+    from dit_blocks.nodes.transformer import Condition, FinalLayer, PatchEmbed, PositionEmbed, RunBlocks
+    from dit_blocks.nodes.vae import VAEDecode, VAEEncode
+    out = wires.out
+    load_embedded.cache_clear()
+    dit, clip, vae = out(LoadEmbedded)
+    positive, negative = (clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("a large red circle in the center", ""))
+    made = None, positive, negative, torch.zeros(1, dit.channels, 16, 16)
+    whole = wires.wires(*made, dit=dit, steps=3, cfg=3.0)
+    assert dit.compute_device == device.GPU and dit.like().device == device.GPU
+    equal(wires.inside(*made, dit=dit, steps=3, cfg=3.0), whole, "stages")
+    (model,) = out(ToModel, dit=dit)
+    drawn = ksampler(model, positive, negative, made[3], steps=3, cfg=3.0)
+    torch.testing.assert_close(drawn.cpu(), whole.cpu(), atol=1e-4, rtol=1e-4)
+    home = device.GPU if MODE == "gpuonly" else torch.device("cpu")
+    (picture,) = out(VAEDecode, latent={"samples": whole}, vae=vae)
+    (latent,) = out(VAEEncode, pixels=picture, vae=vae)
+    assert picture.device == latent["samples"].device == home and picture.isfinite().all()
+    if not LEARNS:
+        return
+    (learner,) = out(Trainable, dit=dit, scope="everything")
+    clean = dit.fold({"samples": whole})
+    noisy, _, sigmas = out(NoiseAtTime, dit=learner, tokens=clean, seed=1, time=0.5, times="logit_normal")
+    (hidden,) = out(Condition, dit=learner, x=noisy, positive=positive, sigmas=sigmas, step=0)
+    (hidden,) = out(PatchEmbed, dit=learner, x=hidden)
+    (hidden,) = out(PositionEmbed, dit=learner, hidden=hidden, mode="model", seed=0)
+    (hidden,) = out(RunBlocks, dit=learner, hidden=hidden, blocks="all", strength=1.0)
+    (prediction,) = out(FinalLayer, dit=learner, hidden=hidden)
+    loss, *_ = out(DiffusionLoss, dit=learner, prediction=prediction, target="own", weighting="none")
+    taught, _, norm = out(TrainStep, dit=learner, loss=loss, learning_rate=1e-3, weight_decay=0.0, clip=1.0)
+    changed = [name for name, weight in taught.model.named_parameters() if not torch.equal(weight.cpu(), dict(learner.model.named_parameters())[name].cpu())]
+    assert norm > 0 and len(changed) > 20 and taught.compute_device == device.GPU, (norm, len(changed))
+    equal(wires.wires(*made, dit=dit, steps=3, cfg=3.0), whole, "the model after a copy of it learnt")
+
+
+CHECKS = {"default": the_default_model, "draws": draws_what_ksampler_draws, "wires": wires_hold_nothing_of_the_device, "waits": waits_no_more_than_ksampler,
           "adapter": teaches_and_wears_an_adapter}
 CASES = [(check, name) for check in CHECKS for name in FAMILIES
-         if check == "draws" or name in ("sd3", "flux_dev", "wan")[:2 if check == "adapter" else 3]]
+         if check == "draws" or name in ("sd3", "flux_dev", "wan")[:{"adapter": 2, "default": 1}.get(check, 3)]]
 
 if __name__ == "__main__":
     comfyui_dir, packs, MODE, DTYPE, *words = sys.argv[1:]
@@ -122,7 +164,7 @@ if __name__ == "__main__":
             try:
                 size = {"size": (12, 10)} if check == "adapter" else {}
                 make = with_table(MODELS[name]) if check == "adapter" else MODELS[name]
-                CHECKS[check](*make(dtype=DTYPES[DTYPE], **size))
+                CHECKS[check](*(() if check == "default" else make(dtype=DTYPES[DTYPE], **size)))
             except Exception:
                 error = traceback.format_exc()
         print(json.dumps({"case": case, "error": error}), flush=True)
