@@ -110,7 +110,7 @@ def _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_s
     """→ tokens, x0, a note on approximate patch sizes. seen(wire, x0) is called after every step, before(step, wire, cfg) before it."""
     dit.away_from(negative, cfg)  # refuse guidance without a negative before anything is loaded
     report = host.reporter(last_step(start_step, end_step, sigmas) - start_step)
-    host.load(dit.modules())
+    host.load(dit.modules(), *dit.room(tokens))
     host.throw_if_interrupted()
     if quick_look:
         report(0, patch_schedule.quick_look(dit, tokens, sigmas, positive, negative, cfg, start_step, end_step))

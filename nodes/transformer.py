@@ -55,8 +55,9 @@ class Condition(io.ComfyNode):
     @names_errors
     @keeps_gradients
     def execute(cls, dit, x, positive, sigmas, step, negative=None) -> io.NodeOutput:
-        host.load(dit.modules())
-        return io.NodeOutput(step_stages.condition(dit, x, positive, negative, sigmas, step))
+        host.load(dit.modules(), *dit.room(x))
+        begun = step_stages.condition(dit, x, positive, negative, sigmas, step)
+        return io.NodeOutput(begun, ui={"text": (dit.remark,)} if dit.remark else None)
 
 
 class PatchEmbed(io.ComfyNode):
@@ -77,7 +78,7 @@ class PatchEmbed(io.ComfyNode):
     @names_errors
     @keeps_gradients
     def execute(cls, dit, x) -> io.NodeOutput:
-        host.load(dit.modules())
+        host.load(dit.modules(), *dit.room(x))
         return io.NodeOutput(step_stages.patch_embed(dit, x))
 
 
@@ -106,7 +107,7 @@ class PositionEmbed(io.ComfyNode):
     @names_errors
     @keeps_gradients
     def execute(cls, dit, hidden, mode, seed) -> io.NodeOutput:
-        host.load(dit.modules())
+        host.load(dit.modules(), *dit.room(hidden))
         return io.NodeOutput(step_stages.position_embed(dit, hidden, mode, seed))
 
 
@@ -140,7 +141,7 @@ class RunBlocks(io.ComfyNode):
     @names_errors
     @keeps_gradients
     def execute(cls, dit, hidden, blocks, strength, graft=None, graft_mask=None, attention="full") -> io.NodeOutput:
-        host.load(dit.modules())
+        host.load(dit.modules(), *dit.room(hidden))
         host.throw_if_interrupted()
         done = step_stages.run_blocks(dit, hidden, blocks, strength, graft, graft_mask, attention)
         return io.NodeOutput(done, ui={"dit_blocks": ({"kinds": dit.stages.kinds},)})
@@ -163,7 +164,7 @@ class FinalLayer(io.ComfyNode):
     @names_errors
     @keeps_gradients
     def execute(cls, dit, hidden) -> io.NodeOutput:
-        host.load(dit.modules())
+        host.load(dit.modules(), *dit.room(hidden))
         return io.NodeOutput(step_stages.final_layer(dit, hidden))
 
 

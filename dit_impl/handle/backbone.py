@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from ..errors import BackboneError, StagesError
 from ..model.blocks import COMPUTED
 from ..model.conditioning import Arguments, Conditioning, batches, join, label_conditioning
+from ..model.copies import compute_device
 from ..model.dit import DiT
 from ..model.mmdit import MMDiT
 from ..model.stages import Call, Stages, TokenStages
@@ -22,8 +24,9 @@ from ..sampling.solvers import PredictX0, check_solver
 from ..sampling.walk import Inpainting, Report, check_step, last_step, walk, with_noise
 from ..tokens.other_sizes import Reading, choose_method
 from ..tokens.patch import token_grid
+from ..tokens.places import moved
 from ..tokens.wire import CARRIED, LatentFormat, fold, grey_picture, same_format, to_latent, to_tokens, unfold
-from ..tokens.wire_types import DitHidden, DitTokens, ModelCall
+from ..tokens.wire_types import AnyWire, DitHidden, DitTokens, ModelCall
 from .class_names import find_class
 
 
@@ -37,6 +40,7 @@ class DitHandle:
     patch_sizes: tuple[int, ...]
     frame_patch: int = 1
     mixes = False  # whether it was trained on patches of several sizes in one sequence
+    remark = ""  # what a user of its stages should know
     learns = False  # whether what is computed with it is recorded, for Train Step
     unconditional: Conditioning | None = None  # what guidance goes away from where no negative is given
 
@@ -51,6 +55,19 @@ class DitHandle:
     def modules(self) -> list[nn.Module]:
         """What must be on the device that computes before `denoise`."""
         return []
+
+    @property
+    def compute_device(self) -> torch.device:
+        """Where the model computes. Its weights may lie elsewhere, and come as they are needed."""
+        raise NotImplementedError
+
+    def room(self, wire: AnyWire) -> tuple[float, float]:
+        """Bytes that a model call over these tokens wants beside the weights, and those that it can't do without."""
+        return 0.0, 0.0
+
+    def running(self) -> AbstractContextManager:
+        """While it lasts, stages are computed."""
+        return nullcontext()
 
     def fold(self, latent: dict, patch_size: int = 0) -> DitTokens:
         """LATENT → DIT_TOKENS in this model's space; patch_size 0 is the model's own. Raises TokensError."""
@@ -211,7 +228,7 @@ class Backbone(DitHandle):
                 report: Report = lambda *_: None) -> tuple[DitTokens, DitTokens]:
         end_step = last_step(start_step, end_step, sigmas)
         check_solver(solver, isinstance(self.flow, RectifiedFlow))
-        device, wire = self.like().device, self.entered(wire, sigmas, start_step)
+        device, wire = self.compute_device, self.entered(wire, sigmas, start_step)
         model, kept = self.denoiser(wire, positive, negative, cfg), Inpainting(wire, self.flow, device, anew=solver == "ddim")
 
         def predict_x0(x: Tensor, sigma: Tensor) -> Tensor:
@@ -234,9 +251,20 @@ class Backbone(DitHandle):
             return self.unconditional
         return label_conditioning(find_class(label, self.model.conditions.classes, self.class_names, self.name))
 
+    @property
+    def compute_device(self) -> torch.device:
+        return self.device or compute_device(self.model)
+
+    def room(self, wire: AnyWire) -> tuple[float, float]:
+        """As much as the widest layer of a block, an MLP of 4·D values a token in float32, and what stands beside it, for [uncond, cond]."""
+        width = getattr(self.model.config, "width", 0)
+        rows, count, _ = (wire["tokens"]["tokens"] if "hidden" in wire else wire["tokens"]).shape
+        one = 16.0 * rows * count * width * 4
+        return 2 * one, one
+
     def like(self) -> Tensor:
         """An empty tensor of the type and place that the model computes in: the type of most of its weights, where that can be."""
-        sizes, place = Counter(), self.device or next(self.model.parameters()).device
+        sizes, place = Counter(), self.compute_device
         for weight in self.model.parameters():
             sizes[weight.dtype] += weight.numel()
         stored = max(sizes, key=sizes.get)
@@ -277,9 +305,10 @@ class Backbone(DitHandle):
     def begin(self, wire: DitTokens, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None = None) -> DitHidden:
         check_step(step, sigmas)
         wire = self.entered(wire, sigmas, step)
-        stages, kept = self.stages, Inpainting(wire, self.flow, self.like().device)
+        stages, device, home = self.stages, self.compute_device, wire["tokens"].device
         sides = self._sides(wire, positive, negative, negative is not None)
-        x, sigma = wire["tokens"].to(self.like().device), sigmas[step].float().to(self.like().device)
+        x, sigma = wire["tokens"].to(device), sigmas[step].float().to(device)
+        kept = Inpainting(wire, self.flow, device)
         latent, size = to_latent(kept.enter(x, sigma), wire), tuple(wire["size"])
         calls = together(parts_at(sides, sigma, latent), size)
         if not calls:
@@ -294,7 +323,11 @@ class Backbone(DitHandle):
             cut: DitTokens = {**wire, "tokens": to_tokens(cuts[0], wire), "grid": grid, "size": cuts[0].shape[-2:]}
             return {"hidden": hidden, "tokens": wire if call[0].prompt.area is None else cut}
 
+        kept_at_home = moved((latent, x, sigma, sides, calls), home)  # the wire, which holds this, lies there too
+
         def to_x0(prediction: Tensor, cfg: float) -> Tensor:
+            latent, x, sigma, sides, calls = moved(kept_at_home, device)
+            kept = Inpainting(wire, self.flow, device)
             given = iter(zip(calls, to_latent(prediction.to(latent), wire).split([len(call) * len(x) for call in calls])))
 
             def answer(latents: Tensor, _: Arguments) -> Tensor:

@@ -157,6 +157,7 @@ def take(plan: Plan, q: Tensor, k: Tensor, factor: float, mask: Tensor | None) -
     for start in range(0, len(plan.rows), plan.chunk):
         rows = plan.rows[start:start + plan.chunk]
         kept = slice(start, start + len(rows))
+        total, of_rows = k.new_zeros(len(rows), len(plan.columns)), k.new_zeros(len(rows))
         rows = slice(rows.start, rows.stop) if isinstance(rows, range) else rows
         for head in range(len(q)):  # one at a time, so that its scores stay in the cache
             scores = torch.mm(q[head, rows].float().mul(factor), k[head])
@@ -165,9 +166,10 @@ def take(plan: Plan, q: Tensor, k: Tensor, factor: float, mask: Tensor | None) -
                 part = part if len(part) == 1 else part[rows]
                 scores = scores.masked_fill_(~part, -torch.inf) if part.dtype == torch.bool else scores.add_(part)
             scores = scores.softmax(-1)
-            weights[kept].add_(scores[:, columns].cpu(), alpha=1 / len(q))
-            sums[kept].add_(scores.sum(-1).cpu(), alpha=1 / len(q))
+            total.add_(scores[:, columns], alpha=1 / len(q))
+            of_rows.add_(scores.sum(-1), alpha=1 / len(q))
             del scores  # before the next are computed
+        weights[kept], sums[kept] = total.cpu(), of_rows.cpu()  # once for all heads: the CPU waits for it
     return Rows(weights, sums)
 
 

@@ -56,7 +56,7 @@ def parity(dit: DitHandle, prediction: DitTokens, sigmas: Tensor, step: int, pos
         if name not in by_wires:
             return Parity(largest, f"{name}, which was left out")
     for name, value in prediction["trace"]:
-        if name not in native or not torch.equal(value, native[name]):
+        if name not in native or not torch.equal(value, native[name].to(value.device)):
             return Parity(largest, name)
     return Parity(largest, "")
 

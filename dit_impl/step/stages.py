@@ -17,6 +17,7 @@ from ..model.stages import Call, Hidden, TokenStages, only_itself, parse_blocks
 from ..sampling.flow import RectifiedFlow
 from ..sampling.level import clean
 from ..tokens.model_calls import hiddens_of, image_tokens, model_calls, with_calls
+from ..tokens.places import moved
 from ..tokens.select import rows_beside, token_mask
 from ..tokens.wire import check_cut_alike, same_format, to_latent, to_tokens, with_tokens
 from ..tokens.wire_types import AnyWire, DitHidden, DitTokens
@@ -47,15 +48,24 @@ def _shape(dit: DitHandle) -> tuple[int, int]:
 
 
 def checksum(tokens: Tensor) -> Tensor:
-    """A number [] that is the same for equal tensors and almost never the same for others. It depends on order and signs."""
-    flat = tokens.detach().double().flatten()
-    return flat @ torch.linspace(1, 2, len(flat), dtype=flat.dtype, device=flat.device)
+    """What is the same for equal tokens and almost never the same for others: [B, N, D] → [B, D]. It depends on order and signs.
+
+    One product in the tokens' own type: no float64, which some devices lack, and no copy of the tokens.
+    """
+    count = tokens.shape[1]
+    weights = torch.sin(torch.arange(1, count + 1, device=tokens.device, dtype=torch.float32) * 12.9898) / count
+    return weights.to(tokens.dtype) @ tokens.detach()
 
 
 def _after(wire: DitHidden, hiddens: list[Hidden], stage: str, name: str = "") -> DitHidden:
-    """The wire after a stage of each of its model calls, with the stage's name and checksum added to the trace."""
-    total = sum(checksum(hidden.x) for hidden in hiddens)
-    return {**with_calls(wire, hiddens), "done": wire["done"] | {stage}, "trace": (*wire["trace"], (name or stage, total))}
+    """The wire after a stage of each of its model calls, with the stage's name and checksums added to the trace."""
+    sums = torch.cat([checksum(hidden.x if hidden.x.dim() == 3 else hidden.x.flatten(2)).flatten() for hidden in hiddens])
+    return {**with_calls(wire, hiddens), "done": wire["done"] | {stage}, "trace": (*wire["trace"], (name or stage, sums))}
+
+
+def _brought(dit: DitHandle, wire: DitHidden) -> DitHidden:
+    """A wire with its hidden states where the model computes: between nodes they may lie elsewhere."""
+    return with_calls(wire, [moved(hidden, dit.compute_device) for hidden in hiddens_of(wire)])
 
 
 def _begun(dit: DitHandle, tokens: DitTokens, positive: Conditioning, negative: Conditioning | None, sigmas: Tensor, step: int) -> DitHidden:
@@ -80,7 +90,7 @@ def condition(dit: DitHandle, x: AnyWire, positive: Conditioning, negative: Cond
     begun = _begun(dit, x["tokens"], positive, negative, sigmas, step)
     if any(begun["call"].areas):
         raise StagesError("the conditioning has areas, which the model reads as pictures of their own: put Condition before Patch Embed")
-    given = x["hidden"].x
+    given = _brought(dit, x)["hidden"].x
     hiddens = [hidden.but(x=given.repeat(len(hidden.x) // len(given), 1, 1), index=x["hidden"].index) for hidden in hiddens_of(begun)]
     return _after({**begun, "done": x["done"], "trace": x["trace"]}, hiddens, "condition")
 
@@ -94,7 +104,8 @@ def patch_embed(dit: DitHandle, x: AnyWire) -> DitHidden:
         check(dit, x)
         if "patches" in x["done"]:
             raise StagesError("the patches are embedded already")
-        return _after(x, [dit.stages.patch_embed(hidden) for hidden in hiddens_of(x)], "patches")
+        with dit.running():
+            return _after(x, [dit.stages.patch_embed(hidden) for hidden in hiddens_of(_brought(dit, x))], "patches")
     dit.check_tokens(x)
     if not isinstance(dit, Backbone) or not isinstance(dit.flow, RectifiedFlow) or x.get("noise_mask") is not None:
         raise StagesError(f"{dit.name} can embed patches only after Condition: put Condition before Patch Embed")
@@ -113,7 +124,9 @@ def position_embed(dit: DitHandle, wire: DitHidden, mode: str = "model", seed: i
     check(dit, wire, "patches")
     if mode not in POSITION_MODES:
         raise StagesError(f"mode is one of {', '.join(POSITION_MODES)}, not {mode!r}")
-    return _after(wire, [_placed(dit, call["hidden"], call["tokens"]["grid"], mode, seed) for call in model_calls(wire)], "positions")
+    with dit.running():
+        return _after(wire, [_placed(dit, call["hidden"], call["tokens"]["grid"], mode, seed) for call in model_calls(_brought(dit, wire))],
+                      "positions")
 
 
 def _placed(dit: DitHandle, hidden: Hidden, grid: tuple[int, ...], mode: str, seed: int) -> Hidden:
@@ -153,12 +166,13 @@ def run_blocks(dit: DitHandle, wire: DitHidden, blocks: str = "all", strength: f
     every image token from reading other image tokens.
     """
     check(dit, wire, "condition", "patches")
+    wire = _brought(dit, wire)
     hiddens = hiddens_of(wire)
     if dit.stages.positions == "rotary" and hiddens[0].position is None:
         raise StagesError(f"{dit.name} has rotary positions, which its blocks need: put Position Embed before DiT Blocks")
     if graft is not None:
         check(dit, graft, "patches")
-        grafted = _grafted(wire, graft, mask).split([len(hidden.x) for hidden in hiddens])
+        grafted = _grafted(wire, _brought(dit, graft), mask).split([len(hidden.x) for hidden in hiddens])
         hiddens = [hidden.but(x=x) for hidden, x in zip(hiddens, grafted)]
     if attention not in ATTENTION_MODES:
         raise StagesError(f"attention is one of {', '.join(ATTENTION_MODES)}, not {attention!r}")
@@ -171,7 +185,8 @@ def run_blocks(dit: DitHandle, wire: DitHidden, blocks: str = "all", strength: f
                 for i in set(indices):
                     during.enter_context(stages.observe(i, look))
             return stages.run_blocks(hidden, indices, strength)
-    after = [run(hidden, call["tokens"]) for hidden, call in zip(hiddens, model_calls(wire))]
+    with dit.running():
+        after = [run(hidden, call["tokens"]) for hidden, call in zip(hiddens, model_calls(wire))]
     return _after(wire, after, "blocks", BLOCK.format(after[0].index - 1))
 
 
@@ -209,8 +224,9 @@ def final_layer(dit: DitHandle, wire: DitHidden) -> DitTokens:
     check(dit, wire, "condition", "patches")
     call: Call = wire["call"]
     canvas, areas, predictions = call.canvas or call.start or wire["tokens"], list(call.areas), []
-    for one in model_calls(wire):
-        answer = dit.stages.head(one["hidden"])
+    for one in model_calls(_brought(dit, wire)):
+        with dit.running():
+            answer = dit.stages.head(one["hidden"])
         parts = len(answer) // len(canvas["tokens"])
         here, areas = areas[:parts], areas[parts:]
         if answer.dim() == 3:
@@ -220,7 +236,7 @@ def final_layer(dit: DitHandle, wire: DitHidden) -> DitTokens:
             answer = to_latent(answer, one["tokens"])
         predictions.append(to_tokens(laid_out(answer.float(), canvas["size"], here), canvas))
     tokens = torch.cat(predictions) if len(predictions) > 1 else predictions[0]
-    trace = (*wire["trace"], ("final layer", checksum(tokens)))
+    trace = (*wire["trace"], ("final layer", checksum(tokens).flatten()))
     return {**clean(with_tokens(canvas, tokens)), "call": call, "guided": False, "trace": trace}
 
 
@@ -244,4 +260,4 @@ def sampler_step(dit: DitHandle, tokens: DitTokens, prediction: DitTokens, sigma
         raise StagesError("the prediction and the tokens are in different latent spaces: wire the same dit into both")
     if x0.shape != tokens["tokens"].shape:
         raise StagesError(f"the prediction has shape {list(x0.shape)}, the tokens {list(tokens['tokens'].shape)}")
-    return dit.advance({**tokens, **more}, x0, sigmas, step, solver)
+    return dit.advance({**tokens, **more}, x0.to(dit.compute_device), sigmas, step, solver)

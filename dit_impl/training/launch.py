@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 
 from ..errors import TrainingError
 from ..handle.backbone import Backbone
-from ..sources.adapter_layers import hollow_copy
+from ..model.copies import hollow_copy
 from ..sources.libraries import library
 from .loop import Alone, Objective
 

@@ -4,6 +4,8 @@ model_sampling patches, ControlNet, hooks, CFG functions, function wrappers, att
 Followed: comfy/samplers.py and comfy/sample.py of ComfyUI 0.33. Imported only where there is a MODEL.
 """
 
+from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import comfy.model_sampling
@@ -26,11 +28,9 @@ from ...dit_impl.sources.adapters import Adapter
 from ...dit_impl.tokens.other_sizes import Reading
 from ...dit_impl.tokens.wire import (
     CARRIED,
-    LatentFormat,
     fold_nested,
     identity_format,
     into_dit_space,
-    latent_format,
     out_of_dit_space,
     packed,
     same_format,
@@ -41,28 +41,13 @@ from ...dit_impl.tokens.wire import (
     with_row,
     without_row,
 )
-from ...dit_impl.tokens.wire_types import DitHidden, DitTokens, ModelCall, NoiseStart, Onward, without
+from ...dit_impl.tokens.wire_types import AnyWire, DitHidden, DitTokens, ModelCall, NoiseStart, Onward, without
 from . import adapted_model
+from .latent_space import read_latent_format
 from .model_calls import Answering, Listening, canvas_of, on_grid
 from .patched_model import ADAPTERS, PATCH_SIZE, patch_sizes_of, with_patch_sizes
-from .riders import check_stages, check_uncut, random_state, remembering, set_random_state, walk_keyframes, wrappers_of
+from .riders import check_stages, check_uncut, left_out_by_stages, random_state, remembering, set_random_state, walk_keyframes, wrappers_of
 from .stages import stages_of
-
-
-def read_latent_format(host_format) -> LatentFormat:
-    """ComfyUI's latent format as numbers a channel; where it is not (x − shift)·scale / std, bit for bit, as it is."""
-    channels = host_format.latent_channels
-
-    def values(name: str, default: float) -> Tensor:
-        found = getattr(host_format, name, None)
-        return torch.as_tensor(default if found is None else found, dtype=torch.float32).flatten().expand(channels).contiguous()
-    shift = values("latents_mean", 0.0) if hasattr(host_format, "latents_mean") else values("shift_factor", 0.0)
-    ours = latent_format(values("scale_factor", 1.0), shift, values("latents_std", 1.0))
-    probe = torch.linspace(-4, 4, channels * 12).view(1, channels, *[1] * (host_format.latent_dimensions - 2), 3, 4)
-    if not (torch.equal(into_dit_space(probe, ours), host_format.process_in(probe))
-            and torch.equal(out_of_dit_space(probe, ours), host_format.process_out(probe))):
-        return {**identity_format(channels), "host": host_format}
-    return ours
 
 
 def _film(tokens: Tensor, wire: DitTokens) -> Tensor:
@@ -132,8 +117,25 @@ class HandleOfModel(DitHandle):
         self.picture_size = 1024
         (own, *_), self.frame_patch = patch_sizes_of(model)
         self.taught = dict(model.model_options.get(ADAPTERS, {}))  # patch sizes that adapters brought
-        self.patch_sizes = (own, *self.taught)
+        self.patch_sizes, self.remark = (own, *self.taught), left_out_by_stages(model)
         self.previewer = None  # chosen anew for every run, as the user's setting may change
+
+    @property
+    def compute_device(self) -> torch.device:
+        return self.model.load_device
+
+    def room(self, wire: AnyWire) -> tuple[float, float]:
+        """By the model's own estimate, for [uncond, cond] and for one of them, as KSampler asks for."""
+        tokens = wire["tokens"] if "hidden" in wire else wire
+        return tuple(self.model.model.memory_required([count * len(tokens["tokens"]), tokens["channels"], *tokens["size"]]) for count in (2, 1))
+
+    @contextmanager
+    def running(self):
+        self.model.pre_run()
+        try:
+            yield
+        finally:
+            self.model.cleanup()
 
     @property
     def stages(self) -> Stages:
@@ -161,7 +163,7 @@ class HandleOfModel(DitHandle):
         return patched
 
     def check_conditioning(self, conditioning: Conditioning, what: str) -> None:
-        """Raise BackboneError for text of another width than the model reads, where a stage adapter knows it."""
+        """Raise BackboneError for text of a width that the model does not read, where a stage adapter knows it."""
         try:
             width = self.stages.context_width
         except StagesError:
@@ -292,9 +294,11 @@ class HandleOfModel(DitHandle):
         if not asked:
             raise StagesError("every conditioning is outside its range of steps here, so that the model is not asked; use DiT Denoise Step")
         canvas = canvas_of(wire, asked, stages.patch_size)
-        hiddens = [stages.condition(*call.args, **call.kwargs) for call in asked]
+        with self.running():
+            hiddens = [stages.condition(*call.args, **call.kwargs) for call in asked]
         seen = [on_grid(canvas, call.parts[0].x, canvas["patch_size"]) if call.parts[0].area else canvas for call in asked]
-        parts = [part for call in asked for part in call.parts]
+        # the wire, which holds them, lies at home
+        parts = [replace(part, x=part.x.to(wire["tokens"].device)) for call in asked for part in call.parts]
 
         def to_x0(prediction: Tensor, cfg: float) -> tuple[Tensor, Onward]:
             answers = to_latent(prediction, canvas).chunk(len(parts))

@@ -7,6 +7,7 @@ Followed: _calc_cond_batch and sampling_function of comfy/samplers.py, ComfyUI 0
 from collections import Counter
 from dataclasses import dataclass
 from typing import Callable
+from weakref import ref
 
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 import comfy.samplers
@@ -58,12 +59,16 @@ class _Step(comfy.samplers.Sampler):
         """Called by CFGGuider.inner_sample."""
         self.before(model_wrap, noise)
         self.guider, self.counted, options = model_wrap, Counter(), extra_args["model_options"]
-        add_wrapper_with_key(WrappersMP.APPLY_MODEL, "dit_blocks", lambda executor, x, t, *args, **kwargs: self.instead(
+        me = ref(self)  # the options ride on to the stages: they must not keep what was captured
+        add_wrapper_with_key(WrappersMP.APPLY_MODEL, "dit_blocks", lambda executor, x, t, *args, **kwargs: me().instead(
             lambda: executor(x, t, *args, **kwargs), x, t, {**dict(zip(APPLY_MODEL, args)), **kwargs}), options, is_model_options=True)
         model = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
         model.latent_image, model.noise = self.clean.to(noise), self.noise.to(noise)
         x = to_latent(self.wire["tokens"].to(noise), self.wire)
-        self.look(lambda: model(x, self.sigma.to(noise) * noise.new_ones(len(noise)), denoise_mask=denoise_mask, **extra_args), options)
+        try:
+            self.look(lambda: model(x, self.sigma.to(noise) * noise.new_ones(len(noise)), denoise_mask=denoise_mask, **extra_args), options)
+        finally:
+            self.guider = None  # whose options hold this sampler: a circle would keep what was captured
         return noise
 
     def look(self, x0: Callable[[], Tensor], options: dict) -> None:
@@ -136,7 +141,7 @@ class Answering(_Step):
         found = []
         for part in self.parts(x, rest["transformer_options"]):
             known, answer = self.answers.get(part.key, (None, None))
-            if known is None or not torch.equal(known.x, part.x):
+            if known is None or not torch.equal(known.x.to(part.x), part.x):
                 raise StagesError("a function on this MODEL asks the model for something else than Condition laid out, which the stages did "
                                   "not compute; use DiT Denoise or DiT Denoise Step")
             found.append(answer)

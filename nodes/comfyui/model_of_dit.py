@@ -18,6 +18,7 @@ from ...dit_impl.sampling.flow import RectifiedFlow
 from ...dit_impl.sampling.regions import refuse_what_is_not_taken
 from ...dit_impl.tokens.patch import patchify, token_grid, unpatchify
 from ...dit_impl.tokens.wire import into_dit_space, out_of_dit_space
+from . import host
 from .patched_model import PATCH_SIZE
 
 ASKED_FOR_X0 = "dit_blocks_asked_for_x0"  # in transformer_options: whether the model's sampling takes x0 as it is
@@ -129,6 +130,7 @@ def as_model(dit: DitHandle):
         raise ValueError(f"{dit.name} is a MODEL already: wire that")
     patcher = getattr(dit.model, "comfy_patcher", None)
     if patcher is None or not isinstance(patcher.model, ModelOfDit):
+        host.castable(dit.model)
         patcher = dit.model.comfy_patcher = comfy.model_patcher.CoreModelPatcher(
             ModelOfDit(dit), comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device())
     return patcher.clone()

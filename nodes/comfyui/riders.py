@@ -120,6 +120,12 @@ def check_uncut(model, cut: bool) -> None:
                             "with one patch size and without capture_blocks")
 
 
+def left_out_by_stages(model) -> str:
+    """What on a MODEL changes how fast it runs whole and does nothing in stages, in words; "" where there is nothing."""
+    return "stages run without this MODEL's torch.compile: only DiT Denoise and DiT Denoise Step use it" if "torch.compile" in wrappers_of(
+        model, WrappersMP.APPLY_MODEL) else ""
+
+
 def check_stages(model, size: tuple[int, ...], *conditionings: Conditioning) -> None:
     """Raise StagesError for what can't be done in stages."""
     if any(comfy.sampler_helpers.cond_has_hooks(conditioning) for conditioning in conditionings):
@@ -127,6 +133,8 @@ def check_stages(model, size: tuple[int, ...], *conditionings: Conditioning) -> 
     what = around_a_run(model)
     if what:
         raise StagesError(f"this MODEL carries {what}; {WHOLE}")
+    if model.get_additional_models_with_key("multigpu"):
+        raise StagesError("this MODEL runs on several GPUs, the stages on one: leave MultiGPU out, or use DiT Denoise or DiT Denoise Step")
     handler = model.model_options.get("context_handler")
     if handler is not None:
         frames = size[handler.dim - 2] if hasattr(handler, "dim") and 2 <= handler.dim < 2 + len(size) else None
