@@ -4,6 +4,7 @@ model_sampling patches, ControlNet, hooks, CFG functions, function wrappers, att
 Followed: comfy/samplers.py and comfy/sample.py of ComfyUI 0.33. Imported only where there is a MODEL.
 """
 
+from copy import copy
 from types import SimpleNamespace
 
 import comfy.model_sampling
@@ -21,7 +22,7 @@ from ...dit_impl.model.stages import Call, Stages
 from ...dit_impl.sampling.guidance import is_guided
 from ...dit_impl.sampling.level import clean, is_walked
 from ...dit_impl.sampling.solvers import check_solver
-from ...dit_impl.sampling.walk import Report, check_start, check_step, last_step, walk, with_noise
+from ...dit_impl.sampling.walk import Report, check_start, check_step, last_step, with_noise
 from ...dit_impl.sources.adapters import Adapter
 from ...dit_impl.tokens.other_sizes import Reading
 from ...dit_impl.tokens.wire import (
@@ -43,8 +44,9 @@ from ...dit_impl.tokens.wire_types import DitHidden, DitTokens, ModelCall, Noise
 from . import adapted_model
 from .model_calls import Answering, Listening, canvas_of, on_grid
 from .patched_model import ADAPTERS, PATCH_SIZE, patch_sizes_of, with_patch_sizes
-from .riders import check_stages, check_uncut, random_state, remembering, set_random_state, walk_keyframes, wrappers_of
+from .riders import check_stages, check_uncut, remembering, wrappers_of
 from .stages import stages_of
+from .token_samplers import GivenSampler, TokenSampler
 
 
 def read_latent_format(host_format) -> LatentFormat:
@@ -77,52 +79,12 @@ class Guider(comfy.samplers.CFGGuider):
         return super().predict_noise(x, timestep, model_options, seed)
 
 
-class TokenSampler(comfy.samplers.Sampler):
-    """A sampler that walks in token space, for ComfyUI's guider to run."""
-
-    def __init__(self, wire: DitTokens, clean: Tensor, noise: Tensor, solver: str, start_step: int, end_step: int, report: Report):
-        self.wire, self.clean, self.noise = wire, *((clean.squeeze(2), noise.squeeze(2)) if "nested" in wire else (clean, noise))
-        self.solver, self.start_step, self.end_step, self.report = solver, start_step, end_step, report
-        self.result: tuple[DitTokens, DitTokens] | None = None
-
-    def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
-        """Called by CFGGuider.inner_sample once the model is loaded and the conditioning made ready; keeps its answer in `result`."""
-        wire, device, sampling = self.wire, noise.device, model_wrap.inner_model.model_sampling
-
-        def latent(tokens: Tensor) -> Tensor:
-            made = to_latent(tokens, wire)
-            return made.squeeze(2) if "nested" in wire else made  # several tensors are packed as [B, 1, N]
-
-        def tokens_of(x: Tensor) -> Tensor:
-            return to_tokens(x.unsqueeze(2) if "nested" in wire else x, wire)
-        if not is_walked(wire) and not torch.equal(noise.to(self.noise), self.noise):  # a wrapper drew other noise, such as FreeNoise
-            highest = self.max_denoise(model_wrap, sigmas[self.start_step:])
-            x = sampling.noise_scaling(sigmas[self.start_step], noise.clone(), self.clean.to(noise), highest)
-            wire = {**wire, "tokens": tokens_of(x)}
-        model = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
-        model.latent_image, model.noise, seed = self.clean.to(noise), noise, wire.get("start", {}).get("seed")
-        if self.solver == "ddim" and seed is not None:  # as KSAMPLER.sample for ddim
-            model.noise = torch.randn(noise.shape, generator=torch.manual_seed(seed + 1), device="cpu").to(noise)
-        if "random" in wire:
-            set_random_state(wire["random"], device)
-        walk_keyframes(model_wrap, sigmas[:self.start_step], extra_args["model_options"])
-        ones, before = noise.new_ones(len(noise)), random_state(device)
-
-        def predict_x0(x: Tensor, sigma: Tensor) -> Tensor:
-            return tokens_of(model(latent(x), sigma * ones, denoise_mask=denoise_mask, **extra_args))
-        tokens, x0 = walk(predict_x0, wire, sigmas, self.solver, self.start_step, self.end_step, device, self.report)
-        after = random_state(device)
-        if "random" in wire or any(not torch.equal(old, new) for old, new in zip(before, after)):
-            tokens["random"] = after
-        self.result = tokens, x0
-        return sampling.inverse_noise_scaling(sigmas[self.end_step], latent(tokens["tokens"].to(noise)))
-
-
 class HandleOfModel(DitHandle):
     """What flows on a DIT wire for a MODEL. The MODEL is never changed: the guider patches, and restores, as for KSampler."""
 
-    def __init__(self, model):
-        self.model = model
+    def __init__(self, model, sampler: comfy.samplers.Sampler | None = None, guider: comfy.samplers.CFGGuider | None = None):
+        """sampler: what walks the steps in place of a solver. guider: over this MODEL, what makes x0 in place of prompts and cfg."""
+        self.model, self.sampler, self.guider = model, sampler, guider
         inner = model.model
         self.name = f"{type(inner).__name__} (MODEL)"
         host_format = model.get_model_object("latent_format")
@@ -154,7 +116,8 @@ class HandleOfModel(DitHandle):
         return adapted_model.as_backbone(self)
 
     def approximate(self, reading: Reading) -> "HandleOfModel":
-        patched = HandleOfModel(with_patch_sizes(self.model, {reading.patch_size}, lambda *_: reading.patch_size, reading.method))
+        model = with_patch_sizes(self.model, {reading.patch_size}, lambda *_: reading.patch_size, reading.method)
+        patched = HandleOfModel(model, self.sampler, self.guider)
         patched.taught.pop(reading.patch_size, None)  # which is not asked now
         patched.patch_sizes = (*patched.patch_sizes, reading.patch_size)
         return patched
@@ -171,6 +134,8 @@ class HandleOfModel(DitHandle):
                                     "use the CLIP that goes with this model")
 
     def away_from(self, negative: Conditioning | None, cfg: float) -> Conditioning | None:
+        if self.guider is not None:
+            return None
         found = super().away_from(negative, cfg)
         # a function on the MODEL may read it whatever the cfg is
         reads = self.model.model_options.get("disable_cfg1_optimization") or wrappers_of(self.model, WrappersMP.PREDICT_NOISE)
@@ -242,17 +207,20 @@ class HandleOfModel(DitHandle):
                 cfg: float = 1.0, solver: str = "euler", start_step: int = 0, end_step: int | None = None,
                 report: Report = lambda *_: None) -> tuple[DitTokens, DitTokens]:
         end_step = last_step(start_step, end_step, sigmas)
-        self._check_solver(solver)
+        if self.sampler is None:
+            self._check_solver(solver)
         check_uncut(self.model, is_walked(wire) or end_step < len(sigmas) - 1)
-        if solver == "ddim" and wire.get("noise_mask") is not None and "seed" not in wire.get("start", {}):
+        if solver == "ddim" and self.sampler is None and wire.get("noise_mask") is not None and "seed" not in wire.get("start", {}):
             raise ValueError("ddim draws what lies outside a noise mask by Add Noise's seed: use Add Noise")
         self.previewer = latent_preview.get_previewer(self.model.load_device, self.model.model.latent_format)
         wire, first = self.entered(wire, sigmas[start_step]), self._first_step(wire, sigmas, start_step)
-        sampler = TokenSampler(wire, *self._start(wire), solver, start_step - first, end_step - first, report)
-        guider = self._guider(wire, positive, negative)
-        guider.set_cfg(cfg)
+        if self.sampler is None:
+            levels, sampler = sigmas[first:], TokenSampler(wire, *self._start(wire), report, solver, start_step - first, end_step - first)
+        else:
+            levels, sampler = sigmas[start_step:end_step + 1], GivenSampler(wire, *self._start(wire), report, self.sampler)
+        guider = self._guider(wire, positive, negative, cfg)
         with remembering(self.model, wire.get("remembered")) as remembered:
-            latent = self._sample(guider, wire, sampler, sigmas[first:])
+            latent = self._sample(guider, wire, sampler, levels)
             tokens, x0 = sampler.result
             kept = remembered()
         if kept:
@@ -268,7 +236,7 @@ class HandleOfModel(DitHandle):
         stages, given = self.stages, tuple(filter(None, (positive, negative)))
         check_stages(self.model, wire["size"], *given)
         wire = self.entered(wire, sigmas[step])
-        guider = self._guider(wire, positive, negative)
+        guider = self._guider(wire, positive, negative, 1.0)
         first, start = self._first_step(wire, sigmas, step), self._start(wire)
 
         def run(sampler, cfg: float):
@@ -319,20 +287,30 @@ class HandleOfModel(DitHandle):
         start = wire.get("start") or dict.fromkeys(("clean", "noise"), torch.zeros_like(wire["tokens"]))
         return to_latent(start["clean"], wire), to_latent(start["noise"], wire)
 
-    def _guider(self, wire: DitTokens, positive: Conditioning, negative: Conditioning | None) -> comfy.samplers.CFGGuider:
-        """KSampler's own, for patches of the wire's size."""
+    def _guider(self, wire: DitTokens, positive: Conditioning, negative: Conditioning | None, cfg: float) -> comfy.samplers.CFGGuider:
+        """KSampler's own, or the one given, for patches of the wire's size."""
+        if self.guider is not None:
+            guider, model = copy(self.guider), self._reading(wire["patch_size"])
+            if model is not guider.model_patcher:
+                hooked = guider.model_patcher.is_dynamic() is False and model.is_dynamic()
+                guider.model_patcher = model.get_non_dynamic_delegate() if hooked else model
+                guider.model_options = guider.model_patcher.model_options
+            return guider
         conditionings = {"positive": positive, **({} if negative is None else {"negative": negative})}
         for what, conditioning in conditionings.items():
             self.check_conditioning(conditioning, f"{what} conditioning")
         guider = Guider(self._reading(wire["patch_size"]))
         guider.inner_set_conds(conditionings)
+        guider.set_cfg(cfg)
         return guider
 
     def _sample(self, guider: comfy.samplers.CFGGuider, wire: DitTokens, sampler: comfy.samplers.Sampler, sigmas: Tensor) -> Tensor:
         """Run a sampler as KSampler runs its own: → the LATENT that comes out."""
         clear, noise = self._start(wire)
         start = wire.get("start", {})
-        latent, seed = start.get("latent", clear), start.get("seed")
+        latent, seed = start.get("latent"), start.get("seed")
+        if latent is None:
+            latent = self._latent({**without(wire, "latent"), "tokens": start["clean"]}) if start else clear
         if seed is not None:  # as a side effect it seeds the generator that some patches draw from
             comfy.sample.prepare_noise(latent, seed, wire.get("batch_index"))
         noise = wire["nested"][1](unpacked(noise.clone(), wire)) if "nested" in wire else noise.clone()  # wrappers may change it in place
