@@ -38,17 +38,21 @@ class Schedule(io.ComfyNode):
             inputs=[
                 dit_input(),
                 io.Int.Input("steps", default=20, min=1, max=STEP_MAX, tooltip="How many steps."),
-                io.Combo.Input("scheduler", options=list(SCHEDULERS), default="simple", tooltip="How the levels are spaced."),
+                io.Combo.Input("scheduler", options=list(SCHEDULERS), default="simple",
+                               tooltip="How the levels are spaced: KSampler's nine, and linear. ddim_uniform and beta may have some steps more or "
+                                       "less."),
                 io.Float.Input("denoise", default=1.0, min=0.01, max=1.0, step=0.01,
                                tooltip="Below 1, only the last part of a longer schedule: to change a picture instead of making a new one."),
+                io.Boolean.Input("skip_penultimate", default=False, optional=True,
+                                 tooltip="Leave out the last level above 0 of a schedule with one step more, as KSampler does for uni_pc and dpm_2."),
             ],
             outputs=[io.Sigmas.Output("sigmas", display_name="sigmas", tooltip="The noise levels, steps + 1 of them, from high to low.")],
         )
 
     @classmethod
     @names_errors
-    def execute(cls, dit, steps, scheduler, denoise) -> io.NodeOutput:
-        return io.NodeOutput(dit.schedule(steps, scheduler, denoise))
+    def execute(cls, dit, steps, scheduler, denoise, skip_penultimate=False) -> io.NodeOutput:
+        return io.NodeOutput(dit.schedule(steps, scheduler, denoise, skip_penultimate))
 
 
 class AddNoise(io.ComfyNode):
@@ -91,7 +95,8 @@ def _denoise_inputs(*steps):
         io.Float.Input("cfg", default=3.0, min=0.0, max=100.0, step=0.1, round=0.01,
                        tooltip="Guidance: how strongly to move from negative towards positive. 1 does not use negative."),
         io.Combo.Input("solver", options=list(SOLVERS), default="euler",
-                       tooltip="The rule for moving to the next noise level. heun calls the model twice for each step. ddim is for DDPM models."),
+                       tooltip="The rule for moving to the next noise level. heun calls the model twice for each step. ddim is for DDPM models. "
+                               "euler_ancestral and dpmpp_2m_sde add noise by Add Noise's seed."),
         io.Conditioning.Input("negative", optional=True, tooltip="What the picture should not show. Needed if cfg is not 1, except for a "
                               "class-conditional DiT, which has a class for it."),
         patch_method_input(),

@@ -5,8 +5,9 @@
 
 import sys
 
-from host_model_check import out
-from host_models import MODELS, run_cases, start
+from host_model_check import inside, out
+from host_model_check import same as same_as_ksampler
+from host_models import MODELS, ksampler, run_cases, start
 from host_stages_check import lora
 import torch
 
@@ -50,10 +51,10 @@ def by_wires(made, denoise: float = 1.0, mask=None, dit=None, cuts=((0, 10000),)
     latent = {"samples": samples} | ({} if mask is None else {"noise_mask": mask})
     tokens, *_ = out(Patchify, latent=latent, patch_size=patch_size, dit=dit)
     tokens, _ = out(AddNoise, dit=dit, tokens=tokens, sigmas=sigmas, step=0, seed=SEED)
-    how = {"positive": positive, "cfg": 4.0, "solver": "euler", **given}
+    how, levels = {"positive": positive, "cfg": 4.0, "solver": "euler", **given}, sigmas.clone()
     for first, last in cuts:
         tokens, x0, shown, _ = out(Denoise, dit=dit, tokens=tokens, sigmas=sigmas, start_step=first, end_step=last, **how)
-        assert len(shown)
+        assert len(shown) and torch.equal(sigmas, levels)
     return tuple(out(Unpatchify, tokens=one)[0]["samples"] for one in (tokens, x0))
 
 
@@ -166,6 +167,54 @@ def the_pack_s_own_model(name=None, make=None):
          by_wires(filled, 0.6, MASK, dit=dit, sampler=select("dpmpp_sde"), guider=cfg_guider(filled)))
 
 
+def own_solvers(name, make):
+    """The pack's own solvers that are not in every other check: whole, step by step, by stages, inpainting, at odd sizes."""
+    for sampler in ("uni_pc", "res_multistep", "euler_ancestral", "dpmpp_2m_sde"):
+        made = make(batch=2)
+        for chain in (False, True):
+            same_as_ksampler(made, sampler=sampler, chain=chain, steps=6)
+            same_as_ksampler(made, sampler=sampler, chain=chain, denoise=0.6, steps=3, mask=MASK, scheduler="karras")
+        if sampler == "dpmpp_2m_sde":  # not by stages
+            continue
+        staged, expected = inside(*make(), sampler=sampler), ksampler(*make(), sampler=sampler)
+        if sampler == "uni_pc":  # the model's answer is for x itself, not for x there and back in the solver's scale
+            torch.testing.assert_close(staged, expected, atol=1e-3, rtol=1e-3)
+        else:
+            assert torch.equal(staged, expected), sampler
+
+
+def every_scheduler(name, make):
+    """Sigma Schedule gives KSampler's noise levels, for a MODEL and for a DIT of the pack's own."""
+    import comfy.samplers
+
+    from dit_blocks.nodes.denoise import Schedule
+    from dit_blocks.nodes.load import LoadEmbedded
+    from dit_blocks.nodes.model import FromModel, ToModel
+    own = out(LoadEmbedded)[0]
+    from dataclasses import replace
+
+    from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
+    owns = [own, replace(own, flow=DDPM()), replace(own, flow=RectifiedFlow(shift=1.0))]
+    pairs = [(out(FromModel, model=model)[0], model) for model in (MODELS[name]()[0] for name in ("sd3", "flux_dev", "pixart"))]
+    compared = 0
+    for dit in owns:
+        own.model.comfy_patcher = None
+        pairs.append((dit, out(ToModel, dit=dit)[0]))
+        for dit, model in pairs[-1:] if dit is not own else pairs:
+            for scheduler in comfy.samplers.SCHEDULER_NAMES:
+                for steps, denoise in ((1, 1.0), (2, 1.0), (7, 1.0), (20, 1.0), (30, 1.0), (7, 0.6), (20, 0.35)):
+                    for sampler in ("euler", "uni_pc"):
+                        how = dict(steps=steps, scheduler=scheduler, denoise=denoise)
+                        core = comfy.samplers.KSampler(model, device="cpu", sampler=sampler, **how).sigmas
+                        if not core.isfinite().all():
+                            continue
+                        (ours,) = out(Schedule, dit=dit, skip_penultimate=sampler == "uni_pc", **how)
+                        close = torch.allclose(ours, core, rtol=1e-6, atol=0) if len(ours) == len(core) else False
+                        assert torch.equal(ours, core) or (close and dit in owns), (dit.name, how, sampler, ours, core)
+                        compared += 1
+    assert compared > 500
+
+
 class Unlike:
     """A sampler that is no KSAMPLER."""
 
@@ -234,11 +283,13 @@ def leaves_all_as_it_was(name, make):
 
 SOME = ("sd3", "flux_dev", "pixart")
 CASES = {f"{name}: {title}": (check, name) for name in SOME for title, check in {
-    "every sampler": every_sampler, "sampler nodes": sampler_nodes, "every guider": every_guider, "parts": parts, "coarse": coarse}.items()}
+    "every sampler": every_sampler, "sampler nodes": sampler_nodes, "every guider": every_guider, "parts": parts}.items()}
+CASES |= {f"{name}: coarse": (coarse, name) for name in ("sd3", "flux_dev")}
 CASES |= {f"{name}: every guider": (every_guider, name) for name in ("wan", "z_image")}
 CASES |= {f"sd3: {title}": (check, "sd3") for title, check in {
     "refusals": refusals, "another kind": a_sampler_of_another_kind, "nothing is changed": leaves_all_as_it_was}.items()}
-CASES["the pack's own model"] = (the_pack_s_own_model, None)
+CASES |= {f"{name}: own solvers": (own_solvers, name) for name in ("sd3", "flux_dev", "pixart", "wan")}
+CASES |= {"the pack's own model": (the_pack_s_own_model, None), "every scheduler": (every_scheduler, None)}
 
 
 if __name__ == "__main__":

@@ -13,12 +13,13 @@ from ..model.conditioning import Arguments, Conditioning, batches, join, label_c
 from ..model.dit import DiT
 from ..model.mmdit import MMDiT
 from ..model.stages import Call, Stages, TokenStages
+from ..sampling.at import NoiseSpace, PredictX0
 from ..sampling.flow import Flow, RectifiedFlow
 from ..sampling.guidance import guided, is_guided
 from ..sampling.level import entered, standing
 from ..sampling.regions import Part, Prompt, average, has_area, parts_at, place, prompt, slices, together, with_opposites
 from ..sampling.schedules import schedule
-from ..sampling.solvers import PredictX0, check_solver
+from ..sampling.solvers import ONE_CALL, check_solver
 from ..sampling.walk import Inpainting, Report, check_step, last_step, walk, with_noise
 from ..tokens.other_sizes import Reading, choose_method
 from ..tokens.patch import token_grid
@@ -55,6 +56,11 @@ class DitHandle:
         """LATENT → DIT_TOKENS in this model's space; patch_size 0 is the model's own. Raises TokensError."""
         carried = {name: latent[name] for name in CARRIED if name in latent}
         return fold(latent["samples"], patch_size or self.patch_size, self.latent_format, self.frame_patch, **carried)
+
+    @property
+    def space(self) -> NoiseSpace:
+        """What solvers have to know of this model's noise."""
+        raise NotImplementedError
 
     def share_of_data(self, sigma: Tensor) -> Tensor:
         """The factor on the data in what the model sees at a noise level: [] → []."""
@@ -105,8 +111,8 @@ class DitHandle:
         """A handle on the same weights that reads patches of a size that is not native to it."""
         raise NotImplementedError
 
-    def schedule(self, steps: int, scheduler: str = "simple", denoise: float = 1.0) -> Tensor:
-        """Falling noise levels: → [steps + 1]. Raises ValueError."""
+    def schedule(self, steps: int, scheduler: str = "simple", denoise: float = 1.0, skip_penultimate: bool = False) -> Tensor:
+        """Falling noise levels: → [steps + 1], see `sampling.schedules`. Raises ValueError."""
         raise NotImplementedError
 
     def add_noise(self, wire: DitTokens, sigmas: Tensor, step: int, seed: int) -> tuple[DitTokens, DitTokens]:
@@ -136,9 +142,10 @@ class DitHandle:
         check_step(step, sigmas)
         if solver == "ddim" and wire.get("noise_mask") is not None:
             raise StagesError("ddim holds what lies outside a noise mask to other noise than the stages began with; use DiT Denoise Step")
-        if check_solver(solver).calls != 1:
-            raise ValueError(f"{solver} calls the model more than once a step; use DiT Denoise Step, or another solver")
-        tokens, x0 = walk(lambda *_: x0, self.entered(wire, sigmas[step]), sigmas, solver, step, step + 1, x0.device)
+        check_solver(solver)
+        if solver not in ONE_CALL:
+            raise ValueError(f"{solver} asks the model for more than the step's prediction; use DiT Denoise Step, or another solver")
+        tokens, x0 = walk(lambda *_: x0, self.entered(wire, sigmas[step]), sigmas, solver, step, step + 1, x0.device, space=self.space)
         return self.standing(tokens, sigmas[step + 1]), x0
 
     def picture(self, wire: DitTokens, tokens: Tensor) -> Tensor:
@@ -196,12 +203,13 @@ class Backbone(DitHandle):
             raise StagesError(f"{self.name} runs whole, by diffusers: for its stages load it as a MODEL and use DiT from MODEL")
         return TokenStages(self.model, self.name)
 
-    def schedule(self, steps: int, scheduler: str = "simple", denoise: float = 1.0) -> Tensor:
-        return schedule(self.flow, steps, scheduler, denoise)
+    def schedule(self, steps: int, scheduler: str = "simple", denoise: float = 1.0, skip_penultimate: bool = False) -> Tensor:
+        return schedule(self.flow, steps, scheduler, denoise, skip_penultimate)
 
     def add_noise(self, wire: DitTokens, sigmas: Tensor, step: int, seed: int) -> tuple[DitTokens, DitTokens]:
         check_step(step, sigmas)
         noisy, noise = with_noise(wire, seed, lambda clean, noise: self.flow.begin(clean, noise, sigmas[step].to(noise)))
+        noisy["start"]["sigma"] = sigmas[step].float().cpu()
         return self.standing(noisy, sigmas[step], walked=False), noise
 
     def denoise(self, wire: DitTokens, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None = None,
@@ -214,13 +222,17 @@ class Backbone(DitHandle):
 
         def predict_x0(x: Tensor, sigma: Tensor) -> Tensor:
             return kept.leave(model(kept.enter(x, sigma), sigma))
-        tokens, x0 = walk(predict_x0, wire, sigmas, solver, start_step, end_step, device, report)
+        tokens, x0 = walk(predict_x0, wire, sigmas, solver, start_step, end_step, device, report, self.space)
         return self.standing(tokens, sigmas[end_step]), x0
 
     def check_space(self, wire: dict) -> None:
         super().check_space(wire)
         if len(wire["size"]) != 2:
             raise BackboneError(f"{self.name} draws pictures, the tokens are of a latent with {wire['size'][0]} frames")
+
+    @property
+    def space(self) -> NoiseSpace:
+        return NoiseSpace(isinstance(self.flow, RectifiedFlow), self.flow.sigma_at(1e-4))
 
     def share_of_data(self, sigma: Tensor) -> Tensor:
         return 1 - sigma.float() if isinstance(self.flow, RectifiedFlow) else torch.ones_like(sigma)

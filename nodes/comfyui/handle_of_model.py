@@ -19,10 +19,12 @@ from torch import Tensor
 from ...dit_impl.errors import BackboneError, StagesError, TokensError
 from ...dit_impl.handle.backbone import Backbone, Conditioning, DitHandle
 from ...dit_impl.model.stages import Call, Stages
+from ...dit_impl.sampling.at import NoiseSpace
 from ...dit_impl.sampling.guidance import is_guided
 from ...dit_impl.sampling.level import clean, is_walked
+from ...dit_impl.sampling.schedules import part_of
 from ...dit_impl.sampling.solvers import check_solver
-from ...dit_impl.sampling.walk import Report, check_start, check_step, last_step, with_noise
+from ...dit_impl.sampling.walk import Report, check_start, check_step, first_step, last_step, with_noise
 from ...dit_impl.sources.adapters import Adapter
 from ...dit_impl.tokens.other_sizes import Reading
 from ...dit_impl.tokens.wire import (
@@ -156,15 +158,15 @@ class HandleOfModel(DitHandle):
             self.model, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal"))
         return {**super().fold({**latent, "samples": samples}, patch_size), "latent": samples}
 
-    def schedule(self, steps: int, scheduler: str = "simple", denoise: float = 1.0) -> Tensor:
-        if not 0 < denoise <= 1:
-            raise ValueError(f"denoise is above 0 and at most 1, not {denoise}")
-        sampling, count = self.model.get_model_object("model_sampling"), steps if denoise > 0.9999 else int(steps / denoise)
-        if scheduler == "linear":
-            sigmas = torch.linspace(float(sampling.sigma_max), 0, count + 1)
-        else:
-            sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, count)
-        return sigmas[-(steps + 1):]
+    def schedule(self, steps: int, scheduler: str = "simple", denoise: float = 1.0, skip_penultimate: bool = False) -> Tensor:
+        sampling = self.model.get_model_object("model_sampling")
+
+        def whole(count: int) -> Tensor:
+            if scheduler == "linear":
+                return torch.linspace(float(sampling.sigma_max), 0, count + 1)
+            levels = comfy.samplers.calculate_sigmas(sampling, scheduler, count)
+            return levels.nan_to_num(float(sampling.sigma_max))  # kl_optimal of one step divides by 0
+        return part_of(whole, steps, denoise, skip_penultimate)
 
     def add_noise(self, wire: DitTokens, sigmas: Tensor, step: int, seed: int) -> tuple[DitTokens, DitTokens]:
         check_step(step, sigmas)
@@ -185,6 +187,12 @@ class HandleOfModel(DitHandle):
         if latent is None or not torch.equal(to_tokens(into_dit_space(latent.float(), self.latent_format), wire), wire["tokens"]):
             latent = unfold(wire) if wire["tokens"].any() else to_latent(wire["tokens"], wire)
         return latent
+
+    @property
+    def space(self) -> NoiseSpace:
+        sampling = self.model.get_model_object("model_sampling")
+        return NoiseSpace(isinstance(sampling, comfy.model_sampling.CONST), float(sampling.percent_to_sigma(1e-4)),
+                          getattr(sampling, "noise_scale", 1.0))
 
     def share_of_data(self, sigma: Tensor) -> Tensor:
         ones, sampling = torch.ones(1), self.model.get_model_object("model_sampling")
@@ -213,11 +221,11 @@ class HandleOfModel(DitHandle):
         if solver == "ddim" and self.sampler is None and wire.get("noise_mask") is not None and "seed" not in wire.get("start", {}):
             raise ValueError("ddim draws what lies outside a noise mask by Add Noise's seed: use Add Noise")
         self.previewer = latent_preview.get_previewer(self.model.load_device, self.model.model.latent_format)
-        wire, first = self.entered(wire, sigmas[start_step]), self._first_step(wire, sigmas, start_step)
+        wire, first = self.entered(wire, sigmas[start_step]), first_step(wire, sigmas, start_step)
         if self.sampler is None:
-            levels, sampler = sigmas[first:], TokenSampler(wire, *self._start(wire), report, solver, start_step - first, end_step - first)
-        else:
-            levels, sampler = sigmas[start_step:end_step + 1], GivenSampler(wire, *self._start(wire), report, self.sampler)
+            levels, sampler = sigmas[first:], TokenSampler(wire, *self._start(wire), report, solver, self.space, start_step - first, end_step - first)
+        else:  # a copy, since core's uni_pc writes into them
+            levels, sampler = sigmas[start_step:end_step + 1].clone(), GivenSampler(wire, *self._start(wire), report, self.sampler)
         guider = self._guider(wire, positive, negative, cfg)
         with remembering(self.model, wire.get("remembered")) as remembered:
             latent = self._sample(guider, wire, sampler, levels)
@@ -237,7 +245,7 @@ class HandleOfModel(DitHandle):
         check_stages(self.model, wire["size"], *given)
         wire = self.entered(wire, sigmas[step])
         guider = self._guider(wire, positive, negative, 1.0)
-        first, start = self._first_step(wire, sigmas, step), self._start(wire)
+        first, start = first_step(wire, sigmas, step), self._start(wire)
 
         def run(sampler, cfg: float):
             guider.set_cfg(cfg)
@@ -279,7 +287,7 @@ class HandleOfModel(DitHandle):
         return [SimpleNamespace(comfy_patcher=self.model)]
 
     def _check_solver(self, solver: str) -> None:
-        check_solver(solver, isinstance(self.model.get_model_object("model_sampling"), comfy.model_sampling.CONST))
+        check_solver(solver, self.space.rectified)
 
     def _start(self, wire: DitTokens) -> tuple[Tensor, Tensor]:
         """Clean latent and noise that the tokens began with, in DiT space; zeros where that is unknown."""
@@ -318,14 +326,6 @@ class HandleOfModel(DitHandle):
             latent = wire["nested"][1](unpacked(latent, wire))
         return guider.sample(noise, latent, sampler, sigmas, denoise_mask=wire.get("noise_mask"), disable_pbar=True,
                              seed=0 if seed is None else seed)
-
-    def _first_step(self, wire: DitTokens, sigmas: Tensor, step: int) -> int:
-        """The step at which the run began that this one goes on with: KSampler knows its sigmas from there."""
-        begun = wire.get("start", {}).get("sigma")
-        if not is_walked(wire) or begun is None:
-            return step
-        places = (sigmas[:step].float().cpu() == begun).nonzero().flatten().tolist()
-        return places[0] if places else step
 
     def _reading(self, patch_size: int):
         """The MODEL, asked for patches of this size where an adapter brought them."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...dit_impl.errors import BackboneError
+from ...dit_impl.sampling.at import NoiseSpace
 from ...dit_impl.sampling.level import clean, is_walked
 from ...dit_impl.sampling.walk import Report, walk
 from ...dit_impl.tokens.wire import to_latent, to_tokens, with_tokens
@@ -55,9 +56,10 @@ class _InTokens(comfy.samplers.Sampler):
 class TokenSampler(_InTokens):
     """Walks in token space by a solver of the pack."""
 
-    def __init__(self, wire: DitTokens, clean: Tensor, noise: Tensor, report: Report, solver: str, start_step: int, end_step: int):
+    def __init__(self, wire: DitTokens, clean: Tensor, noise: Tensor, report: Report, solver: str, space: NoiseSpace, start_step: int,
+                 end_step: int):
         super().__init__(wire, clean, noise, report)
-        self.solver, self.start_step, self.end_step = solver, start_step, end_step
+        self.solver, self.space, self.start_step, self.end_step = solver, space, start_step, end_step
 
     def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
         """Called by CFGGuider.inner_sample once the model is loaded and the conditioning made ready."""
@@ -72,7 +74,7 @@ class TokenSampler(_InTokens):
 
         def predict_x0(x: Tensor, sigma: Tensor) -> Tensor:
             return self.tokens(model(self.latent(x), sigma * ones, denoise_mask=denoise_mask, **extra_args))
-        tokens, x0 = walk(predict_x0, wire, sigmas, self.solver, self.start_step, self.end_step, device, self.report)
+        tokens, x0 = walk(predict_x0, wire, sigmas, self.solver, self.start_step, self.end_step, device, self.report, self.space)
         self.ended(tokens, x0, before, device)
         return sampling.inverse_noise_scaling(sigmas[self.end_step], self.latent(tokens["tokens"].to(noise)))
 
@@ -89,7 +91,7 @@ class GivenSampler(_InTokens):
 
     def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
         """Called by CFGGuider.inner_sample once the model is loaded and the conditioning made ready. Raises BackboneError."""
-        device, steps, seen = noise.device, len(sigmas) - 1, []
+        device, steps, last, seen = noise.device, len(sigmas) - 1, sigmas[-1].clone(), []
         wire, before = self.begun(model_wrap, sigmas, noise), random_state(device)
 
         def report(step: int, x0: Tensor, x: Tensor, total: int) -> None:
@@ -97,8 +99,11 @@ class GivenSampler(_InTokens):
             self.report(min(step + 1, steps), steps, seen[0])
         start, ends = self.latent(wire["tokens"].to(noise)), []
         by = self._from(start, ends)
-        samples = by.sample(model_wrap, sigmas, extra_args, report, noise, latent_image, denoise_mask, disable_pbar)
-        end = ends[0] if ends else model_wrap.inner_model.model_sampling.noise_scaling(sigmas[-1], torch.zeros_like(samples), samples, False)
+        samples = by.sample(model_wrap, sigmas, extra_args, report, noise, self.clean.to(noise), denoise_mask, disable_pbar)
+        if last == 0:
+            end = samples
+        else:  # without what handing on to another run does to it
+            end = ends[0] if ends else model_wrap.inner_model.model_sampling.noise_scaling(last, torch.zeros_like(samples), samples, False)
         home = wire["tokens"].device
         tokens = with_tokens(wire, self.tokens(end).to(home))
         x0 = clean(with_tokens(wire, seen[0].to(home) if seen else tokens["tokens"]))
