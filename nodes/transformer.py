@@ -2,6 +2,7 @@
 
 from comfy_api.v0_0_2 import io
 
+from ..dit_impl.handle.block_plan import BlockPlan
 from ..dit_impl.sampling.solvers import ONE_CALL
 from ..dit_impl.step import stages as step_stages
 from ..dit_impl.step.guidance import guide
@@ -124,7 +125,7 @@ class RunBlocks(io.ComfyNode):
             inputs=[
                 dit_input(),
                 _hidden_input("Conditioned and embedded hidden states."),
-                io.String.Input("blocks", default="all", tooltip='Which blocks, in order: "all", "0-11", "0,2,4-7", "11-0". Empty: none.'),
+                io.String.Input("blocks", default="all", tooltip='Which blocks, in order: "all", "all but 7", "0-11", "0,2,4-7", "11-0". Empty: none.'),
                 io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.05, round=0.001,
                                tooltip="A factor on what each block adds to its input: 1 is normal, 0 skips it."),
                 HiddenSocket.Input("graft", optional=True,
@@ -144,6 +145,37 @@ class RunBlocks(io.ComfyNode):
         host.throw_if_interrupted()
         done = step_stages.run_blocks(dit, hidden, blocks, strength, graft, graft_mask, attention)
         return io.NodeOutput(done, ui={"dit_blocks": ({"kinds": dit.stages.kinds},)})
+
+
+class BlocksModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksBlocksModel",
+            display_name="DiT Blocks (MODEL)",
+            category=CATEGORY,
+            description="Choose which transformer blocks run in KSampler, and how strong, in all steps or from one percent of sampling to another. "
+                        "Put it between the loader and the sampler. A plan of all blocks at strength 1 changes nothing, bit for bit.",
+            search_aliases=["skip layer", "layer skip", "skip blocks", "SLG", "block weights"],
+            inputs=[
+                io.Model.Input("model", tooltip="Any diffusion transformer that ComfyUI has loaded. It is not changed."),
+                io.String.Input("blocks", default="all", tooltip='Which blocks, in order: "all but 7", "0-11", "0,2,4-7", "11-0". A part may have a '
+                                                                'strength of its own: "0-6,7*0.5,8-18". Empty: none.'),
+                io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.05, round=0.001,
+                               tooltip="A factor on what each of these blocks adds to its input: 1 is normal."),
+                io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.001, tooltip="Where in sampling it begins. 0 is the first step."),
+                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.001, tooltip="Where in sampling it ends. 1 is the last step."),
+            ],
+            outputs=[io.Model.Output("model_out", display_name="model", tooltip="The same model with a plan of its blocks.")],
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, model, blocks, strength, start_percent, end_percent) -> io.NodeOutput:
+        if start_percent > end_percent:
+            raise ValueError(f"start_percent {start_percent:g} is after end_percent {end_percent:g}")
+        from .comfyui.planned_blocks import with_block_plan  # there is no MODEL outside ComfyUI
+        return io.NodeOutput(with_block_plan(model, BlockPlan(blocks, strength, start_percent, end_percent)))
 
 
 class FinalLayer(io.ComfyNode):

@@ -43,6 +43,7 @@ class Extra(TypedDict, total=False):
     reference: Any                   # a reference latent
     context_latents: Any             # latents that go before the picture
     at_zero: Any                     # where tokens at time 0 begin
+    times: Any                       # what the model was called with
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,10 @@ class Stages:
 
     name: str  # for people
     positions = "2-D sin-cos"  # the kind of position embedding: "2-D sin-cos", "learned", "rotary" or "none"
+
+    def over(self, hidden: Hidden) -> "Stages":
+        """The stages as a step has them. Which blocks a model has may depend on what it is asked."""
+        return self
 
     @property
     def kinds(self) -> list[str]:
@@ -264,7 +269,7 @@ class TokenStages(Stages):
 
 
 def parse_blocks(text: str, count: int) -> list[int]:
-    """Block numbers from a text, for a model with `count` blocks: "all", "0-11", "0,2,4-7", "11-0". Raises StagesError."""
+    """Block numbers from a text, for a model with `count` blocks: "all", "0-11", "0,2,4-7", "11-0", "all but 7". Raises StagesError."""
     try:
         return parse_ranges(text, count, "block", "this model")
     except ValueError as error:
