@@ -89,16 +89,21 @@ class PositionEmbed(io.ComfyNode):
             node_id="DiTBlocksPositionEmbed",
             display_name="Position Embed",
             category=CATEGORY,
-            description="Tell the model where each patch is. Without positions, attention sees patches in no order. Models with rotary positions "
-                        "only take their own, because these act inside attention.",
+            description="Tell the model where each patch is. Without positions, attention sees patches in no order. Positions are added to the "
+                        "tokens, or (rotary) turn queries and keys inside attention.",
             search_aliases=["positional encoding", "位置嵌入", "sincos"],
             inputs=[
                 dit_input(),
                 _hidden_input("Embedded patches."),
                 io.Combo.Input("mode", options=list(step_stages.POSITION_MODES), default="model",
                                tooltip="model: the model's own. none: no positions. shuffled: its own in random order. 1-D: only the reading order. "
-                                       "scaled: the trained grid stretched over this one."),
+                                       "scaled: the trained grid stretched over this one. Only rotary: shifted; NTK, YaRN, DyPE, other ways to fit a larger grid."),
                 io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Seed of the shuffle."),
+                io.Float.Input("shift", default=8.0, min=-1000.0, max=1000.0, step=1.0, round=0.001, optional=True,
+                               tooltip="For shifted: by how many patches, down and to the right."),
+                io.Float.Input("scale", default=0.0, min=0.0, max=16.0, step=0.1, round=0.001, optional=True,
+                               tooltip="For scaled, NTK, YaRN and DyPE on rotary models: how many times the trained grid this one is. 1 changes "
+                                       "nothing. 0: as the sizes are."),
             ],
             outputs=[_hidden_output("Image tokens with positions.")],
         )
@@ -106,9 +111,9 @@ class PositionEmbed(io.ComfyNode):
     @classmethod
     @names_errors
     @keeps_gradients
-    def execute(cls, dit, hidden, mode, seed) -> io.NodeOutput:
+    def execute(cls, dit, hidden, mode, seed, shift=8.0, scale=0.0) -> io.NodeOutput:
         host.load(dit.modules())
-        return io.NodeOutput(step_stages.position_embed(dit, hidden, mode, seed))
+        return io.NodeOutput(step_stages.position_embed(dit, hidden, mode, seed, shift, scale))
 
 
 class RunBlocks(io.ComfyNode):

@@ -17,6 +17,7 @@ from ..tokens.numbers import parse_ranges
 from ..tokens.wire_types import DitTokens, Onward
 from . import mmdit
 from .blocks import onlooker
+from .rotary import Placing
 
 
 class Extra(TypedDict, total=False):
@@ -149,6 +150,15 @@ class Stages:
         Raises StagesError.
         """
         raise StagesError(f'mode "scaled": {self.name} stretches its own positions over every grid already: use mode "model"')
+
+    def placed(self, hidden: Hidden, tokens: int, placing: Placing) -> Hidden:
+        """`position_embed` of a model with rotary positions, the first `tokens` tokens of the picture placed otherwise. Raises StagesError."""
+        raise StagesError(f'the rotary positions of {self.name} can\'t be changed: only mode "model" is possible')
+
+    @property
+    def trained(self) -> int:
+        """The side, in tokens, of the grid that a model with rotary positions was trained on."""
+        raise NotImplementedError
 
     def observe(self, i: int, look: Look) -> AbstractContextManager:
         """A context in which block i calls `look` for each of its attentions. The result changes only if `look` returns a mask."""
