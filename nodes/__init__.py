@@ -15,13 +15,13 @@ from .steering import LoadSteeringVector, SaveSteeringVector, Steer, SteeringVec
 from .textbook import DiffusionLoss, NoiseAtTime, Trainable, TrainStep
 from .tokens import MixTokens, ReplaceTokens, RollTokens, ScaleTokens, ShuffleTokens, SwapTokens, TokenMap, TokenMask
 from .training import NewDiT, Train, TrainingScenes, TrainingSet
-from .transformer import Condition, FinalLayer, Guidance, PatchEmbed, PositionEmbed, RunBlocks, SamplerStep
+from .transformer import BlocksModel, Condition, FinalLayer, Guidance, PatchEmbed, PositionEmbed, RunBlocks, SamplerStep
 from .vae import EmptyLatent, VAEDecode, VAEEncode
 
 NODES = [LoadEmbedded, FromModel, ToModel, LoadDiffusers, LoadCheckpoint, SaveCheckpoint, ClassLabel, VAEEncode, VAEDecode, EmptyLatent,
          Patchify, PatchifyImage, Unpatchify, Schedule, AddNoise, DenoiseStep, Denoise,
          PatchSchedule, PatchRegions, PatchScheduleModel, Budget, Compare,
-         Condition, PatchEmbed, PositionEmbed, RunBlocks, FinalLayer, Guidance, SamplerStep,
+         Condition, PatchEmbed, PositionEmbed, RunBlocks, FinalLayer, Guidance, SamplerStep, BlocksModel,
          TokenMask, MixTokens, SwapTokens, RollTokens, ShuffleTokens, ScaleTokens, ReplaceTokens, TokenMap,
          SteeringVector, Steer, SaveSteeringVector, LoadSteeringVector,
          Parity, BlockAblation,

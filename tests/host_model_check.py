@@ -22,7 +22,7 @@ def out(node, **inputs) -> tuple:
 
 
 def wires(model, positive, negative, samples, sampler="euler", cfg=4.0, denoise=1.0, steps=4, seed=5, chain=False, mask=None, rows=None,
-          scheduler="simple", dit=None, **latent):
+          scheduler="simple", dit=None, skip_penultimate=False, **latent):
     """The same as `ksampler`, node by node. rows: of a patch schedule; dit: in place of the MODEL."""
     from dit_blocks.nodes.denoise import AddNoise, Denoise, DenoiseStep, Schedule
     from dit_blocks.nodes.model import FromModel
@@ -31,7 +31,7 @@ def wires(model, positive, negative, samples, sampler="euler", cfg=4.0, denoise=
     dit = dit or out(FromModel, model=model)[0]
     latent |= {"samples": samples} | ({} if mask is None else {"noise_mask": mask})
     tokens, _ = out(Patchify, latent=latent, patch_size=0, dit=dit)
-    (sigmas,) = out(Schedule, dit=dit, steps=steps, scheduler=scheduler, denoise=denoise)
+    (sigmas,) = out(Schedule, dit=dit, steps=steps, scheduler=scheduler, denoise=denoise, skip_penultimate=skip_penultimate)
     tokens, _ = out(AddNoise, dit=dit, tokens=tokens, sigmas=sigmas, step=0, seed=seed)
     common = {"dit": dit, "sigmas": sigmas, "positive": positive, "negative": negative, "cfg": cfg, "solver": sampler}
     if chain:
@@ -55,7 +55,7 @@ def same(made, mask=None, chain=False, batch_index=None, **how) -> None:
         comfy.sample.prepare_noise = kept
     before = samples.clone()
     more = {} if batch_index is None else {"batch_index": batch_index}
-    actual = wires(*made, mask=mask, chain=chain, **how, **more)
+    actual = wires(*made, mask=mask, chain=chain, skip_penultimate=how.get("sampler") == "uni_pc", **how, **more)
     assert torch.equal(expected, actual), f"differs by {(expected - actual).abs().max()}"
     assert torch.equal(before, samples) and expected.isfinite().all()
 
@@ -68,7 +68,7 @@ def inside(model, positive, negative, samples, sampler="euler", cfg=4.0, denoise
     from dit_blocks.nodes.transformer import Condition, FinalLayer, Guidance, PatchEmbed, PositionEmbed, RunBlocks, SamplerStep
     dit = dit or out(FromModel, model=model)[0]
     tokens, _ = out(Patchify, latent={"samples": samples} | ({} if mask is None else {"noise_mask": mask}), patch_size=0, dit=dit)
-    (sigmas,) = out(Schedule, dit=dit, steps=steps, scheduler="simple", denoise=denoise)
+    (sigmas,) = out(Schedule, dit=dit, steps=steps, scheduler="simple", denoise=denoise, skip_penultimate=sampler == "uni_pc")
     tokens, _ = out(AddNoise, dit=dit, tokens=tokens, sigmas=sigmas, step=0, seed=seed)
     negative = None if cfg == 1 else negative
     for step in range(steps):

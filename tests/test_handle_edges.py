@@ -75,7 +75,7 @@ def test_what_only_a_whole_model_can_do(backbone):
     assert backbone.reading(6).patch_sizes == (2, 4, 6) and backbone.reading(4) is backbone and backbone.reading(4, "resample").reading.method == "resample"
     sigmas, wire = backbone.schedule(4), backbone.fold({"samples": randn(1, 4, 8, 8)})
     assert line(ValueError, backbone.advance, wire, wire["tokens"], sigmas, 0, "heun") == \
-        "heun calls the model more than once a step; use DiT Denoise Step, or another solver"
+        "heun asks the model for more than the step's prediction; use DiT Denoise Step, or another solver"
     assert line(ScheduleError, backbone.advance, wire, wire["tokens"], sigmas, 4, "euler") == "step 4 is outside the schedule, whose steps are 0 to 3"
     assert line(ValueError, backbone.denoise, wire, sigmas, None, solver="ddim") == "ddim is for DDPM models; for a rectified flow the same step is euler"
 

@@ -203,6 +203,8 @@ def wrong(wire, **changes):
     (lambda s: {"sigmas": None}, "DiT Denoise: sigmas are a list of at least 2 noise levels, not None"),
     (lambda s: {"positive": [[torch.zeros(1, 5, 33), {}]]}, "DiT Denoise: positive conditioning has width 33, a small DiT reads width 32"),
     (lambda s: {"positive": [[torch.zeros(1, 5, 32), {}]]}, "DiT Denoise: positive conditioning has no pooled_output"),
+    (lambda s: {"sampler": object()}, "DiT Denoise: sampler is for ComfyUI's own samplers and guiders: run this workflow in ComfyUI"),
+    (lambda s: {"guider": object()}, "DiT Denoise: guider is for ComfyUI's own samplers and guiders: run this workflow in ComfyUI"),
     (lambda s: {"cfg": 4.0}, "DiT Denoise: cfg 4 needs a negative: wire one, or set cfg to 1"),
 ])
 def test_wrong_inputs_are_one_line_that_names_the_node(start, positive, change, message):

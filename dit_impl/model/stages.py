@@ -17,6 +17,7 @@ from ..tokens.numbers import parse_ranges
 from ..tokens.wire_types import DitTokens, Onward
 from . import mmdit
 from .blocks import onlooker
+from .rotary import Placing
 
 
 class Extra(TypedDict, total=False):
@@ -43,6 +44,7 @@ class Extra(TypedDict, total=False):
     reference: Any                   # a reference latent
     context_latents: Any             # latents that go before the picture
     at_zero: Any                     # where tokens at time 0 begin
+    times: Any                       # what the model was called with
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,10 @@ class Stages:
     name: str  # for people
     positions = "2-D sin-cos"  # the kind of position embedding: "2-D sin-cos", "learned", "rotary" or "none"
 
+    def over(self, hidden: Hidden) -> "Stages":
+        """The stages as a step has them. Which blocks a model has may depend on what it is asked."""
+        return self
+
     @property
     def kinds(self) -> list[str]:
         """The kind of each block, in order: "joint", "double", "single", "layer" …"""
@@ -144,6 +150,15 @@ class Stages:
         Raises StagesError.
         """
         raise StagesError(f'mode "scaled": {self.name} stretches its own positions over every grid already: use mode "model"')
+
+    def placed(self, hidden: Hidden, tokens: int, placing: Placing) -> Hidden:
+        """`position_embed` of a model with rotary positions, the first `tokens` tokens of the picture placed otherwise. Raises StagesError."""
+        raise StagesError(f'the rotary positions of {self.name} can\'t be changed: only mode "model" is possible')
+
+    @property
+    def trained(self) -> int:
+        """The side, in tokens, of the grid that a model with rotary positions was trained on."""
+        raise NotImplementedError
 
     def observe(self, i: int, look: Look) -> AbstractContextManager:
         """A context in which block i calls `look` for each of its attentions. The result changes only if `look` returns a mask."""
@@ -264,7 +279,7 @@ class TokenStages(Stages):
 
 
 def parse_blocks(text: str, count: int) -> list[int]:
-    """Block numbers from a text, for a model with `count` blocks: "all", "0-11", "0,2,4-7", "11-0". Raises StagesError."""
+    """Block numbers from a text, for a model with `count` blocks: "all", "0-11", "0,2,4-7", "11-0", "all but 7". Raises StagesError."""
     try:
         return parse_ranges(text, count, "block", "this model")
     except ValueError as error:

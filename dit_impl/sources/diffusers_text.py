@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from ..errors import CheckpointError
+from ..libraries import diffusers_part, library
 from ..model.conditioning import Conditioning
 from ..model.copies import compute_device
 from .checkpoints import listed
 from .diffusers_parts import Load, all_tensors, check_count, check_size, part_of, read_json, shards, variant_of
 from .layouts import Shapes
-from .libraries import diffusers_part, library
 from .stand_in import StandInCLIP, Tokens
 
 log = logging.getLogger(__name__)

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..libraries import diffusers_part
 from ..model.copies import compute_device
 from ..model.vae import VAEConfig
 from .checkpoints import listed
 from .diffusers_parts import Load, all_tensors, check_size, read_json, variant_of
 from .embedded import EmbeddedVAE
-from .libraries import diffusers_part
 
 STEM = "diffusion_pytorch_model"
 # Bytes of the largest activations: ComfyUI's measures of a KL-regularised autoencoder, for each pixel and byte of a number.

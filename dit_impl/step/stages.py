@@ -5,6 +5,7 @@ If the conditionings do not fit into one batch, a step calls the model several t
 """
 
 from contextlib import ExitStack
+from dataclasses import replace
 import math
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from ..errors import StagesError
 from ..handle.backbone import Backbone, Conditioning, DitHandle
 from ..model.position import resized, sincos_1d
+from ..model.rotary import Placing
 from ..model.stages import Call, Hidden, TokenStages, only_itself, parse_blocks
 from ..sampling.flow import RectifiedFlow
 from ..sampling.level import clean
@@ -25,7 +27,7 @@ from .guidance import wire_of_x0, x0_of
 
 BLOCK = "block {}"  # the name of the last block that was run, in a trace
 ATTENTION_MODES = ("full", "itself")
-POSITION_MODES = ("model", "none", "shuffled", "1-D", "scaled")
+POSITION_MODES = ("model", "none", "shuffled", "1-D", "scaled", "shifted", "NTK", "YaRN", "DyPE")
 
 
 def check(dit: DitHandle, wire: DitHidden, *needed: str) -> None:
@@ -114,30 +116,38 @@ def patch_embed(dit: DitHandle, x: AnyWire) -> DitHidden:
     return _after(wire, [dit.stages.patch_embed(raw)], "patches")
 
 
-def position_embed(dit: DitHandle, wire: DitHidden, mode: str = "model", seed: int = 0) -> DitHidden:
+def position_embed(dit: DitHandle, wire: DitHidden, mode: str = "model", seed: int = 0, shift: float = 0.0, scale: float = 0.0) -> DitHidden:
     """Add positions to the image tokens: DIT_HIDDEN → DIT_HIDDEN. Dosovitskiy et al. 2020 (ViT), §3.1; Peebles & Xie 2022, §3.2.
 
     mode: "model" adds the model's own positions; "none" adds nothing; "shuffled" adds the model's own in random order; "1-D" adds sines
-    and cosines of the token number alone; "scaled" stretches the grid that the model was trained on over this one. With rotary positions
-    only "model" is possible, because they are not added to tokens: they rotate queries and keys inside attention. Raises StagesError.
+    and cosines of the token number alone; "scaled" stretches the grid that the model was trained on over this one. Rotary positions are
+    not added to tokens: they rotate queries and keys inside attention. There "none" puts all patches in one place, "shifted" moves them by
+    `shift` patches, and "scaled", "NTK", "YaRN" and "DyPE" (see `model.rotary`) fit a grid that is `scale` times the trained one; 0: as the
+    sizes are, but not below 1. Raises StagesError.
     """
     check(dit, wire, "patches")
     if mode not in POSITION_MODES:
         raise StagesError(f"mode is one of {', '.join(POSITION_MODES)}, not {mode!r}")
+    if mode == "DyPE" and not wire["call"]:
+        raise StagesError("DyPE goes by the noise level: put Condition before Position Embed")
+    placing = Placing(mode, seed, shift, scale, time=min(1.0, wire["call"].sigma.item()) if wire["call"] else 1.0)
     with dit.running():
-        return _after(wire, [_placed(dit, call["hidden"], call["tokens"]["grid"], mode, seed) for call in model_calls(_brought(dit, wire))],
+        return _after(wire, [_placed(dit, call["hidden"], call["tokens"]["grid"], placing) for call in model_calls(_brought(dit, wire))],
                       "positions")
 
 
-def _placed(dit: DitHandle, hidden: Hidden, grid: tuple[int, ...], mode: str, seed: int) -> Hidden:
+def _placed(dit: DitHandle, hidden: Hidden, grid: tuple[int, ...], placing: Placing) -> Hidden:
     """`position_embed` of one model call."""
-    stages = dit.stages
+    stages, mode, seed = dit.stages, placing.mode, placing.seed
+    if mode != "model" and stages.positions == "rotary":
+        scale = placing.scale or max(1.0, max(grid[-2:]) / stages.trained)
+        return stages.placed(hidden, math.prod(grid), replace(placing, scale=scale, trained=stages.trained))
     own = stages.position_embed(hidden)
     if mode == "model":
         return own
-    if own.position is not None:
-        raise StagesError(f'{dit.name} has rotary positions, which are applied inside attention: '
-                          f'only mode "model" is possible, not "{mode}"')
+    if own.position is not None or mode not in POSITION_MODES[:5]:
+        raise StagesError(f'mode "{mode}" is for rotary positions, which {dit.name} has not' if own.position is None else
+                          f'{dit.name} has positions of its own kind inside attention: only mode "model" is possible, not "{mode}"')
     if mode == "none":
         return hidden
     count, width = hidden.x.shape[1:]

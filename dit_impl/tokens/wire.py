@@ -1,7 +1,7 @@
 """The DIT_TOKENS wire: made from latents and turned back into them. Its keys are named in wire_types.py."""
 
 import math
-from typing import cast
+from typing import Callable, cast
 
 import torch
 from torch import Tensor
@@ -130,6 +130,15 @@ def with_tokens(wire: DitTokens, tokens: Tensor, memory: SolverMemory | None = N
     changed["tokens"] = tokens
     if memory is not None:
         changed["memory"] = memory
+    return changed
+
+
+def map_memory(memory: SolverMemory, change: Callable[[Tensor], Tensor], all_of_it: bool = False) -> SolverMemory:
+    """A solver's memory with each of its tokens [B, N, C·p·p] changed; all_of_it: its noise levels too."""
+    of_level = change if all_of_it else lambda sigma: sigma
+    changed: SolverMemory = {**memory, "x0": change(memory["x0"]), "sigma": of_level(memory["sigma"])}
+    if "x" in memory:
+        changed |= {"x": change(memory["x"]), "earlier": tuple((change(x0), of_level(sigma)) for x0, sigma in memory["earlier"])}
     return changed
 
 

@@ -21,6 +21,10 @@ class SolverMemory(TypedDict):
     """What a multistep solver remembers from the step before."""
     x0: Tensor     # tokens [B, N, C·p·p]
     sigma: Tensor  # []
+    # of uni_pc
+    x: NotRequired[Tensor]  # tokens before its last move, in the solver's own scale
+    earlier: NotRequired[tuple[tuple[Tensor, Tensor], ...]]  # earlier x0 and their noise levels, the oldest first
+    count: NotRequired[int]  # steps taken
 
 
 class NoiseStart(TypedDict):
@@ -28,7 +32,7 @@ class NoiseStart(TypedDict):
     clean: Tensor  # tokens [B, N, C·p·p]
     noise: Tensor  # tokens [B, N, C·p·p]
     seed: NotRequired[int]
-    sigma: NotRequired[Tensor]   # []
+    sigma: NotRequired[Tensor]   # [], the noise level that it brought them to
     latent: NotRequired[Tensor]  # the clean tokens again, in the form that a MODEL's own sampling takes
 
 

@@ -5,6 +5,7 @@ Followed: comfy/samplers.py and comfy/sample.py of ComfyUI 0.33. Imported only w
 """
 
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -20,10 +21,12 @@ from torch import Tensor
 from ...dit_impl.errors import BackboneError, StagesError, TokensError
 from ...dit_impl.handle.backbone import Backbone, Conditioning, DitHandle
 from ...dit_impl.model.stages import Call, Stages
+from ...dit_impl.sampling.at import NoiseSpace
 from ...dit_impl.sampling.guidance import is_guided
 from ...dit_impl.sampling.level import check_level, clean, is_walked
+from ...dit_impl.sampling.schedules import part_of
 from ...dit_impl.sampling.solvers import check_solver
-from ...dit_impl.sampling.walk import Report, check_start, check_step, last_step, walk, with_noise
+from ...dit_impl.sampling.walk import Report, check_start, check_step, first_step, last_step, with_noise
 from ...dit_impl.sources.adapters import Adapter
 from ...dit_impl.tokens.other_sizes import Reading
 from ...dit_impl.tokens.wire import (
@@ -46,8 +49,9 @@ from . import adapted_model
 from .latent_space import read_latent_format
 from .model_calls import Answering, Listening, canvas_of, on_grid
 from .patched_model import ADAPTERS, PATCH_SIZE, patch_sizes_of, with_patch_sizes
-from .riders import check_stages, check_uncut, left_out_by_stages, random_state, remembering, set_random_state, walk_keyframes, wrappers_of
+from .riders import check_stages, check_uncut, left_out_by_stages, remembering, wrappers_of
 from .stages import stages_of
+from .token_samplers import GivenSampler, TokenSampler
 
 
 def _film(tokens: Tensor, wire: DitTokens) -> Tensor:
@@ -64,51 +68,12 @@ class Guider(comfy.samplers.CFGGuider):
         return super().predict_noise(x, timestep, model_options, seed)
 
 
-class TokenSampler(comfy.samplers.Sampler):
-    """A sampler that walks in token space, for ComfyUI's guider to run."""
-
-    def __init__(self, wire: DitTokens, clean: Tensor, noise: Tensor, solver: str, start_step: int, end_step: int, report: Report):
-        self.wire, self.clean, self.noise = wire, without_row(clean, wire), without_row(noise, wire)
-        self.solver, self.start_step, self.end_step, self.report = solver, start_step, end_step, report
-        self.result: tuple[DitTokens, DitTokens] | None = None
-
-    def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
-        """Called by CFGGuider.inner_sample once the model is loaded and the conditioning made ready; keeps its answer in `result`."""
-        wire, device, sampling = self.wire, noise.device, model_wrap.inner_model.model_sampling
-
-        def latent(tokens: Tensor) -> Tensor:
-            return without_row(to_latent(tokens, wire), wire)
-
-        def tokens_of(x: Tensor) -> Tensor:
-            return to_tokens(with_row(x, wire), wire)
-        if not is_walked(wire) and not torch.equal(noise.to(self.noise), self.noise):  # a wrapper drew other noise, such as FreeNoise
-            highest = self.max_denoise(model_wrap, sigmas[self.start_step:])
-            x = sampling.noise_scaling(sigmas[self.start_step], noise.clone(), self.clean.to(noise), highest)
-            wire = {**wire, "tokens": tokens_of(x)}
-        model = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
-        model.latent_image, model.noise, seed = self.clean.to(noise), noise, wire.get("start", {}).get("seed")
-        if self.solver == "ddim" and seed is not None:  # as KSAMPLER.sample for ddim
-            model.noise = torch.randn(noise.shape, generator=torch.manual_seed(seed + 1), device="cpu").to(noise)
-        if "random" in wire:
-            set_random_state(wire["random"], device)
-        walk_keyframes(model_wrap, sigmas[:self.start_step], extra_args["model_options"])
-        ones, before = noise.new_ones(len(noise)), random_state(device)
-
-        def predict_x0(x: Tensor, sigma: Tensor) -> Tensor:
-            return tokens_of(model(latent(x), sigma * ones, denoise_mask=denoise_mask, **extra_args))
-        tokens, x0 = walk(predict_x0, wire, sigmas, self.solver, self.start_step, self.end_step, device, self.report)
-        after = random_state(device)
-        if "random" in wire or any(not torch.equal(old, new) for old, new in zip(before, after)):
-            tokens["random"] = after
-        self.result = tokens, x0
-        return sampling.inverse_noise_scaling(sigmas[self.end_step], latent(tokens["tokens"].to(noise)))
-
-
 class HandleOfModel(DitHandle):
     """What flows on a DIT wire for a MODEL. The MODEL is never changed: the guider patches, and restores, as for KSampler."""
 
-    def __init__(self, model):
-        self.model = model
+    def __init__(self, model, sampler: comfy.samplers.Sampler | None = None, guider: comfy.samplers.CFGGuider | None = None):
+        """sampler: what walks the steps in place of a solver. guider: over this MODEL, what makes x0 in place of prompts and cfg."""
+        self.model, self.sampler, self.guider = model, sampler, guider
         inner = model.model
         self.name = f"{type(inner).__name__} (MODEL)"
         host_format = model.get_model_object("latent_format")
@@ -157,7 +122,8 @@ class HandleOfModel(DitHandle):
         return adapted_model.as_backbone(self)
 
     def approximate(self, reading: Reading) -> "HandleOfModel":
-        patched = HandleOfModel(with_patch_sizes(self.model, {reading.patch_size}, lambda *_: reading.patch_size, reading.method))
+        model = with_patch_sizes(self.model, {reading.patch_size}, lambda *_: reading.patch_size, reading.method)
+        patched = HandleOfModel(model, self.sampler, self.guider)
         patched.taught.pop(reading.patch_size, None)  # which is not asked now
         patched.patch_sizes = (*patched.patch_sizes, reading.patch_size)
         return patched
@@ -174,6 +140,8 @@ class HandleOfModel(DitHandle):
                                     "use the CLIP that goes with this model")
 
     def away_from(self, negative: Conditioning | None, cfg: float) -> Conditioning | None:
+        if self.guider is not None:
+            return None
         found = super().away_from(negative, cfg)
         # a function on the MODEL may read it whatever the cfg is
         reads = self.model.model_options.get("disable_cfg1_optimization") or wrappers_of(self.model, WrappersMP.PREDICT_NOISE)
@@ -198,15 +166,15 @@ class HandleOfModel(DitHandle):
             raise TokensError(f"a latent [B, C, L] is cut into its positions: patch_size is 0 or 1 for it, not {patch_size}")
         return {**super().fold({**latent, "samples": samples.unsqueeze(2)}, 1), "latent": samples, "line": True}
 
-    def schedule(self, steps: int, scheduler: str = "simple", denoise: float = 1.0) -> Tensor:
-        if not 0 < denoise <= 1:
-            raise ValueError(f"denoise is above 0 and at most 1, not {denoise}")
-        sampling, count = self.model.get_model_object("model_sampling"), steps if denoise > 0.9999 else int(steps / denoise)
-        if scheduler == "linear":
-            sigmas = torch.linspace(float(sampling.sigma_max), 0, count + 1)
-        else:
-            sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, count)
-        return sigmas[-(steps + 1):]
+    def schedule(self, steps: int, scheduler: str = "simple", denoise: float = 1.0, skip_penultimate: bool = False) -> Tensor:
+        sampling = self.model.get_model_object("model_sampling")
+
+        def whole(count: int) -> Tensor:
+            if scheduler == "linear":
+                return torch.linspace(float(sampling.sigma_max), 0, count + 1)
+            levels = comfy.samplers.calculate_sigmas(sampling, scheduler, count)
+            return levels.nan_to_num(float(sampling.sigma_max))  # kl_optimal of one step divides by 0
+        return part_of(whole, steps, denoise, skip_penultimate)
 
     def add_noise(self, wire: DitTokens, sigmas: Tensor, step: int, seed: int) -> tuple[DitTokens, DitTokens]:
         check_step(step, sigmas)
@@ -227,6 +195,12 @@ class HandleOfModel(DitHandle):
         if latent is None or not torch.equal(to_tokens(with_row(into_dit_space(latent.float(), self.latent_format), wire), wire), wire["tokens"]):
             latent = unfold(wire) if wire["tokens"].any() else without_row(to_latent(wire["tokens"], wire), wire)
         return latent
+
+    @property
+    def space(self) -> NoiseSpace:
+        sampling = self.model.get_model_object("model_sampling")
+        return NoiseSpace(isinstance(sampling, comfy.model_sampling.CONST), float(sampling.percent_to_sigma(1e-4)),
+                          getattr(sampling, "noise_scale", 1.0))
 
     def share_of_data(self, sigma: Tensor) -> Tensor:
         ones, sampling = torch.ones(1), self.model.get_model_object("model_sampling")
@@ -251,17 +225,20 @@ class HandleOfModel(DitHandle):
                 cfg: float = 1.0, solver: str = "euler", start_step: int = 0, end_step: int | None = None,
                 report: Report = lambda *_: None) -> tuple[DitTokens, DitTokens]:
         end_step = last_step(start_step, end_step, sigmas)
-        self._check_solver(solver)
+        if self.sampler is None:
+            self._check_solver(solver)
         check_uncut(self.model, is_walked(wire) or end_step < len(sigmas) - 1)
-        if solver == "ddim" and wire.get("noise_mask") is not None and "seed" not in wire.get("start", {}):
+        if solver == "ddim" and self.sampler is None and wire.get("noise_mask") is not None and "seed" not in wire.get("start", {}):
             raise ValueError("ddim draws what lies outside a noise mask by Add Noise's seed: use Add Noise")
         self.previewer = latent_preview.get_previewer(self.model.load_device, self.model.model.latent_format)
-        wire, first = self.entered(wire, sigmas, start_step), self._first_step(wire, sigmas, start_step)
-        sampler = TokenSampler(wire, *self._start(wire), solver, start_step - first, end_step - first, report)
-        guider = self._guider(wire, positive, negative)
-        guider.set_cfg(cfg)
+        wire, first = self.entered(wire, sigmas, start_step), first_step(wire, sigmas, start_step)
+        if self.sampler is None:
+            levels, sampler = sigmas[first:], TokenSampler(wire, *self._start(wire), report, solver, self.space, start_step - first, end_step - first)
+        else:  # a copy, since core's uni_pc writes into them
+            levels, sampler = sigmas[start_step:end_step + 1].clone(), GivenSampler(wire, *self._start(wire), report, self.sampler)
+        guider = self._guider(wire, positive, negative, cfg)
         with remembering(self.model, wire.get("remembered")) as remembered:
-            latent = self._sample(guider, wire, sampler, sigmas[first:])
+            latent = self._sample(guider, wire, sampler, levels)
             tokens, x0 = sampler.result
             kept = remembered()
         if kept:
@@ -277,8 +254,8 @@ class HandleOfModel(DitHandle):
         stages, given = self.stages, tuple(filter(None, (positive, negative)))
         check_stages(self.model, wire["size"], *given)
         wire = self.entered(wire, sigmas, step)
-        guider = self._guider(wire, positive, negative)
-        first, start = self._first_step(wire, sigmas, step), self._start(wire)
+        guider = self._guider(wire, positive, negative, 1.0)
+        first, start = first_step(wire, sigmas, step), self._start(wire)
 
         def run(sampler, cfg: float):
             guider.set_cfg(cfg)
@@ -322,7 +299,7 @@ class HandleOfModel(DitHandle):
         return [SimpleNamespace(comfy_patcher=self.model)]
 
     def _check_solver(self, solver: str) -> None:
-        check_solver(solver, isinstance(self.model.get_model_object("model_sampling"), comfy.model_sampling.CONST))
+        check_solver(solver, self.space.rectified)
 
     def _start(self, wire: DitTokens) -> tuple[Tensor, Tensor]:
         """Clean latent and noise that the tokens began with, in DiT space; zeros where that is unknown."""
@@ -330,20 +307,30 @@ class HandleOfModel(DitHandle):
         start = wire.get("start") or dict.fromkeys(("clean", "noise"), torch.zeros_like(wire["tokens"]))
         return to_latent(start["clean"], wire), to_latent(start["noise"], wire)
 
-    def _guider(self, wire: DitTokens, positive: Conditioning, negative: Conditioning | None) -> comfy.samplers.CFGGuider:
-        """KSampler's own, for patches of the wire's size."""
+    def _guider(self, wire: DitTokens, positive: Conditioning, negative: Conditioning | None, cfg: float) -> comfy.samplers.CFGGuider:
+        """KSampler's own, or the one given, for patches of the wire's size."""
+        if self.guider is not None:
+            guider, model = copy(self.guider), self._reading(wire["patch_size"])
+            if model is not guider.model_patcher:
+                hooked = guider.model_patcher.is_dynamic() is False and model.is_dynamic()
+                guider.model_patcher = model.get_non_dynamic_delegate() if hooked else model
+                guider.model_options = guider.model_patcher.model_options
+            return guider
         conditionings = {"positive": positive, **({} if negative is None else {"negative": negative})}
         for what, conditioning in conditionings.items():
             self.check_conditioning(conditioning, f"{what} conditioning")
         guider = Guider(self._reading(wire["patch_size"]))
         guider.inner_set_conds(conditionings)
+        guider.set_cfg(cfg)
         return guider
 
     def _sample(self, guider: comfy.samplers.CFGGuider, wire: DitTokens, sampler: comfy.samplers.Sampler, sigmas: Tensor) -> Tensor:
         """Run a sampler as KSampler runs its own: → the LATENT that comes out."""
         clear, noise = (without_row(one, wire) for one in self._start(wire))
         start = wire.get("start", {})
-        latent, seed = start.get("latent", clear), start.get("seed")
+        latent, seed = start.get("latent"), start.get("seed")
+        if latent is None:
+            latent = self._latent({**without(wire, "latent"), "tokens": start["clean"]}) if start else clear
         if seed is not None:  # as a side effect it seeds the generator that some patches draw from
             comfy.sample.prepare_noise(latent, seed, wire.get("batch_index"))
         noise = wire["nested"][1](unpacked(noise.clone(), wire)) if "nested" in wire else noise.clone()  # wrappers may change it in place
@@ -351,14 +338,6 @@ class HandleOfModel(DitHandle):
             latent = wire["nested"][1](unpacked(latent, wire))
         return guider.sample(noise, latent, sampler, sigmas, denoise_mask=wire.get("noise_mask"), disable_pbar=True,
                              seed=0 if seed is None else seed)
-
-    def _first_step(self, wire: DitTokens, sigmas: Tensor, step: int) -> int:
-        """The step at which the run began that this one goes on with: KSampler knows its sigmas from there."""
-        begun = wire.get("start", {}).get("sigma")
-        if not is_walked(wire) or begun is None:
-            return step
-        places = (sigmas[:step].float().cpu() == begun).nonzero().flatten().tolist()
-        return places[0] if places else step
 
     def _reading(self, patch_size: int):
         """The MODEL, asked for patches of this size where an adapter brought them."""

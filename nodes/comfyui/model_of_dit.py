@@ -62,6 +62,10 @@ class LatentTransformer(nn.Module):
         if context is not None:
             arguments["context"] = context
         prediction = unpatchify(self._run(patchify(x, p), token_grid(*size, p), p, timesteps, arguments), p, tuple(size))
+        return self.answered(prediction, x, timesteps, options)
+
+    def answered(self, prediction: Tensor, x: Tensor, timesteps: Tensor, options: dict) -> Tensor:
+        """The model's prediction as the sampling that asks for it takes it."""
         if self.answers_x0 and not options.get(ASKED_FOR_X0):  # another sampling asks for the velocity ε − x0 = (x − x0) / σ
             return (x - prediction) / (timesteps.to(x) / 1000).view(-1, 1, 1, 1)
         return prediction

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ....dit_impl.cost.arithmetic import CountedArchitecture
 from ....dit_impl.errors import StagesError
 from ....dit_impl.model.position import resized
+from ....dit_impl.model.rotary import Placing, moved, table
 from ....dit_impl.model.stages import Attention, Hidden, Look, Stages, joint_attention
 
 TRAINED = 128  # latent cells a side of the pictures that SD3, SD3.5 and AuraFlow were trained on: 1024 pixels
@@ -35,6 +36,8 @@ class ModelStages(Stages):
     """A MODEL's diffusion model by stages. Adapters fill in what is left open here."""
 
     upstream: str                 # the class followed
+    rotary = ""                   # the module that makes rotary tables
+    trained = TRAINED // 2        # tokens a side of the pictures that a rotary model was trained on
     rewritten: tuple[str, ...]    # its methods that the stages stand for
     needs: tuple[str, ...]        # attributes that the stages call
     reads_text: str               # the linear layer that text comes in by
@@ -66,6 +69,24 @@ class ModelStages(Stages):
     def context_width(self) -> int:
         """The width of the text tokens that the model reads."""
         return self.model.get_submodule(self.reads_text).in_features
+
+    def first_token(self, hidden: Hidden) -> int:
+        """Where the picture's tokens begin in what the rotary embedding is asked about."""
+        return hidden.context.shape[1]
+
+    def placed(self, hidden: Hidden, tokens: int, placing: Placing) -> Hidden:
+        """`position_embed` of rotary positions, with `tokens` tokens of the picture placed otherwise. Raises StagesError."""
+        embedder = self.model.get_submodule(self.rotary)
+        if not (hasattr(embedder, "theta") and hasattr(embedder, "axes_dim")):
+            raise StagesError(f"the rotary positions of {self.name} are made in a way that is not known: use mode \"model\"")
+        first, calls, own = self.first_token(hidden), count(), embedder.forward
+
+        def forward(ids: Tensor) -> Tensor:
+            if next(calls) == 0:  # later ones are of other pictures
+                ids = moved(ids, slice(first, first + tokens), placing)
+            return table(ids, embedder.axes_dim, embedder.theta, placing) if placing.changes_turns else own(ids)
+        with instead(embedder, "forward", forward):
+            return self.position_embed(hidden)
 
     def attentions(self, hidden: Hidden, tokens: int) -> list[Attention]:
         text, every = self.text_tokens(hidden), 0 if hidden.context is None else hidden.context.shape[1]
@@ -127,6 +148,21 @@ class ModelStages(Stages):
         hidden = self.condition(x, timesteps, context, **kwargs)
         hidden = self.position_embed(self.patch_embed(hidden))
         return self.head(self.run_blocks(hidden, range(len(self.kinds))))
+
+
+@contextmanager
+def instead(owner: nn.Module, name: str, value: object) -> Iterator[None]:
+    """While it lasts, an attribute of a module is another."""
+    missing = object()
+    own = vars(owner).get(name, missing)
+    vars(owner)[name] = value
+    try:
+        yield
+    finally:
+        if own is missing:
+            del vars(owner)[name]
+        else:
+            vars(owner)[name] = own
 
 
 def weights_of(layer: nn.Module) -> int:
