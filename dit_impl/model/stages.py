@@ -119,10 +119,19 @@ class Stages:
     name: str  # for people
     positions = "2-D sin-cos"  # the kind of position embedding: "2-D sin-cos", "learned", "rotary" or "none"
 
+    def over(self, hidden: Hidden) -> "Stages":
+        """The stages as a step has them. Which blocks a model has may depend on what it is asked."""
+        return self
+
     @property
     def kinds(self) -> list[str]:
         """The kind of each block, in order: "joint", "double", "single", "layer" …"""
         raise NotImplementedError
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The number of blocks and heads. It tells models with the same name apart, such as SD3 and SD3.5."""
+        return len(self.kinds), self.heads
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
@@ -134,8 +143,13 @@ class Stages:
         """The number of attention heads in a block."""
         raise NotImplementedError
 
-    def attentions(self, hidden: Hidden, tokens: int) -> list[Attention]:
-        """The attentions of a block that can be observed, in the order it computes them. tokens: the number of image tokens, N."""
+    def heads_of(self, block: int) -> int:
+        """The number of attention heads in this block, where blocks differ."""
+        return self.heads
+
+    def attentions(self, hidden: Hidden, tokens: int, block: int = 0) -> list[Attention]:
+        """The attentions of a block that can be observed, in the order it computes them. tokens: the number of image tokens, N. block: which,
+        where blocks differ."""
         raise NotImplementedError
 
     def scaled_positions(self, hidden: Hidden, grid: tuple[int, int]) -> Tensor:
@@ -172,12 +186,16 @@ class Stages:
         """Image tokens → the output of the whole model."""
         raise NotImplementedError
 
-    def run_blocks(self, hidden: Hidden, indices: Iterable[int], strength: float = 1.0) -> Hidden:
-        """Run blocks in the order given; each may run any number of times. strength: a factor on what each adds. Raises StagesError."""
-        indices = list(indices)
+    def check_blocks(self, indices: Sequence[int]) -> None:
+        """Raise StagesError for a block that there is not."""
         for i in indices:
             if not 0 <= i < len(self.kinds):
                 raise StagesError(f"{self.name} has blocks 0 to {len(self.kinds) - 1}, there is no block {i}")
+
+    def run_blocks(self, hidden: Hidden, indices: Iterable[int], strength: float = 1.0) -> Hidden:
+        """Run blocks in the order given; each may run any number of times. strength: a factor on what each adds. Raises StagesError."""
+        indices = list(indices)
+        self.check_blocks(indices)
         if not indices:
             return hidden
         # Blocks, and patches on them, may change their inputs in place, and ComfyUI caches ours.
@@ -215,7 +233,7 @@ class TokenStages(Stages):
     def heads(self) -> int:
         return self.model.config.heads
 
-    def attentions(self, hidden: Hidden, tokens: int) -> list[Attention]:
+    def attentions(self, hidden: Hidden, tokens: int, block: int = 0) -> list[Attention]:
         if not hasattr(self.model, "joint_blocks"):
             return [Attention({"image": range(tokens)}, {"image": range(tokens)}, tokens)]
         text, image = 0 if hidden.context is None else hidden.context.shape[1], {"image": range(tokens)}

@@ -48,7 +48,7 @@ def parity(dit: DitHandle, prediction: DitTokens, sigmas: Tensor, step: int, pos
     wire = step_stages.condition(dit, start, positive, negative, sigmas, step)
     wire = step_stages.position_embed(dit, step_stages.patch_embed(dit, wire))
     native = dict(wire["trace"])
-    for i in range(len(dit.stages.kinds)):
+    for i in range(len(dit.stages.over(wire["hidden"]).kinds)):
         wire = step_stages.run_blocks(dit, wire, str(i))
     native |= dict(wire["trace"][3:]) | dict(step_stages.final_layer(dit, wire)["trace"][-1:])
     by_wires = dict(prediction["trace"])
@@ -100,8 +100,8 @@ def ablate(dit: DitHandle, clean: DitTokens, sigmas: Tensor, levels: int, positi
     """
     negative = dit.away_from(negative, cfg)
     steps = sorted({round((k + 0.5) * (len(sigmas) - 1) / levels - 0.5) for k in range(levels)})
-    kinds, rows = dit.stages.kinds, []
-    report = reporter(len(steps) * len(kinds))
+    rows: list[Tensor] = []
+    report = None
     for row, step in enumerate(steps):
         noisy, _ = dit.add_noise(without(clean, "memory"), sigmas, step, seed)
         wire = step_stages.condition(dit, noisy, positive, negative, sigmas, step)
@@ -110,6 +110,8 @@ def ablate(dit: DitHandle, clean: DitTokens, sigmas: Tensor, levels: int, positi
         def x0_of(wire: DitHidden) -> Tensor:
             return guide(step_stages.final_layer(dit, wire), cfg)["tokens"]
         whole = x0_of(step_stages.run_blocks(dit, before))
+        kinds = dit.stages.over(before["hidden"]).kinds
+        report = report or reporter(len(steps) * len(kinds))
         changes = []
         for i in range(len(kinds)):
             after = step_stages.run_blocks(dit, before, in_words(list(range(i + 1, len(kinds)))))

@@ -32,7 +32,7 @@ def check(dit: DitHandle, wire: DitHidden, *needed: str) -> None:
     """Raise StagesError unless a DIT_HIDDEN comes from this model and has been through the stages `needed`."""
     if wire["model"] != dit.name:
         raise StagesError(f"the hidden states come from {wire['model']}, the dit is {dit.name}")
-    theirs, ours = wire.get("shape"), _shape(dit)
+    theirs, ours = wire.get("shape"), dit.stages.shape
     if theirs and theirs != ours:
         raise StagesError(f"the hidden states come from another model with the name {dit.name}: it has {theirs[0]} blocks with "
                           f"{theirs[1]} heads, the dit has {ours[0]} with {ours[1]}")
@@ -40,11 +40,6 @@ def check(dit: DitHandle, wire: DitHidden, *needed: str) -> None:
     for stage in needed:
         if stage not in wire["done"]:
             raise StagesError(f"the hidden states have not been through {stages[stage]}")
-
-
-def _shape(dit: DitHandle) -> tuple[int, int]:
-    """The number of blocks and heads. It tells models with the same name apart, such as SD3 and SD3.5."""
-    return len(dit.stages.kinds), dit.stages.heads
 
 
 def checksum(tokens: Tensor) -> Tensor:
@@ -70,7 +65,7 @@ def _brought(dit: DitHandle, wire: DitHidden) -> DitHidden:
 
 def _begun(dit: DitHandle, tokens: DitTokens, positive: Conditioning, negative: Conditioning | None, sigmas: Tensor, step: int) -> DitHidden:
     """A step that has begun, with the words of the text tokens if the CONDITIONING has them."""
-    begun: DitHidden = {**dit.begin(tokens, sigmas, step, positive, negative), "trace": (), "shape": _shape(dit)}
+    begun: DitHidden = {**dit.begin(tokens, sigmas, step, positive, negative), "trace": (), "shape": dit.stages.shape}
     if positive and "words" in positive[0][1]:
         begun["words"] = positive[0][1]["words"]
     return begun
@@ -110,7 +105,7 @@ def patch_embed(dit: DitHandle, x: AnyWire) -> DitHidden:
     if not isinstance(dit, Backbone) or not isinstance(dit.flow, RectifiedFlow) or x.get("noise_mask") is not None:
         raise StagesError(f"{dit.name} can embed patches only after Condition: put Condition before Patch Embed")
     raw = Hidden(x["tokens"].to(dit.like(), copy=True), None, None, None, 0, {"grid": x["grid"], "patch_size": x["patch_size"]})
-    wire: DitHidden = {"hidden": raw, "tokens": x, "done": frozenset(), "call": None, "model": dit.name, "shape": _shape(dit), "trace": ()}
+    wire: DitHidden = {"hidden": raw, "tokens": x, "done": frozenset(), "call": None, "model": dit.name, "shape": dit.stages.shape, "trace": ()}
     return _after(wire, [dit.stages.patch_embed(raw)], "patches")
 
 
@@ -176,14 +171,14 @@ def run_blocks(dit: DitHandle, wire: DitHidden, blocks: str = "all", strength: f
         hiddens = [hidden.but(x=x) for hidden, x in zip(hiddens, grafted)]
     if attention not in ATTENTION_MODES:
         raise StagesError(f"attention is one of {', '.join(ATTENTION_MODES)}, not {attention!r}")
-    stages, indices = dit.stages, parse_blocks(blocks, len(dit.stages.kinds))
+    indices = parse_blocks(blocks, len(dit.stages.over(hiddens[0]).kinds))
 
     def run(hidden: Hidden, tokens: DitTokens) -> Hidden:
+        stages = dit.stages.over(hidden)
         with ExitStack() as during:
             if attention == "itself":
-                look = only_itself(stages.attentions(hidden, tokens["tokens"].shape[1]))
                 for i in set(indices):
-                    during.enter_context(stages.observe(i, look))
+                    during.enter_context(stages.observe(i, only_itself(stages.attentions(hidden, tokens["tokens"].shape[1], i))))
             return stages.run_blocks(hidden, indices, strength)
     with dit.running():
         after = [run(hidden, call["tokens"]) for hidden, call in zip(hiddens, model_calls(wire))]

@@ -1,11 +1,13 @@
-"""The inner stages of the transformers that ComfyUI loads as MODEL: one adapter an architecture."""
+"""The inner stages of the transformers that ComfyUI loads as MODEL: an adapter each for some architectures, a generic way for all."""
 
 from torch import nn
 
 from ....dit_impl.errors import StagesError
+from ....dit_impl.model.stages import Stages
 from .auraflow import AuraFlowStages
 from .base import ModelStages, followed
 from .flux import FluxStages
+from .generic import GenericStages
 from .lumina import LuminaStages
 from .mmdit import MMDiTStages
 from .pixart import PixArtStages
@@ -16,10 +18,12 @@ ADAPTERS: tuple[type[ModelStages], ...] = (
     MMDiTStages, FluxStages, PixArtStages, AuraFlowStages, LuminaStages, QwenImageStages, WanStages)
 
 
-def stages_of(diffusion_model: nn.Module) -> ModelStages:
-    """The adapter over a loaded model.diffusion_model; StagesError where there is none that gives what its forward gives."""
+def stages_of(diffusion_model: nn.Module) -> Stages:
+    """The adapter over a loaded model.diffusion_model, where there is one that gives what its forward gives; else the generic way."""
     for adapter in ADAPTERS:
         if followed(diffusion_model, adapter.upstream):
-            return adapter(diffusion_model)
-    raise StagesError(f"{type(diffusion_model).__name__} has no stage adapter (there are for "
-                      f"{', '.join(adapter.name for adapter in ADAPTERS)}): only the whole-model step works")
+            try:
+                return adapter(diffusion_model)
+            except StagesError:  # its forward is another one
+                break
+    return GenericStages(diffusion_model)

@@ -67,7 +67,7 @@ class ModelStages(Stages):
         """The width of the text tokens that the model reads."""
         return self.model.get_submodule(self.reads_text).in_features
 
-    def attentions(self, hidden: Hidden, tokens: int) -> list[Attention]:
+    def attentions(self, hidden: Hidden, tokens: int, block: int = 0) -> list[Attention]:
         text, every = self.text_tokens(hidden), 0 if hidden.context is None else hidden.context.shape[1]
         return [joint_attention(text, range(every, every + tokens), every + hidden.x.shape[1])]
 
@@ -103,15 +103,7 @@ class ModelStages(Stages):
     @contextmanager
     def observe(self, i: int, look: Look):
         def begin(block, args, kwargs):
-            options, numbers = kwargs.get("transformer_options") or {}, count()
-            earlier = options.get(OVERRIDE)
-
-            def override(attend, *given, **how):
-                added = look(next(numbers), *queries_and_keys(*given, **how))
-                if added is not None:
-                    given, how = with_mask(added, *given, **how)
-                return earlier(attend, *given, **how) if earlier else attend(*given, **how)
-            return args, {**kwargs, "transformer_options": {**options, OVERRIDE: override}}
+            return args, {**kwargs, "transformer_options": observed(kwargs.get("transformer_options") or {}, look)}
         hook = self.blocks[i].register_forward_pre_hook(begin, with_kwargs=True)
         try:
             yield
@@ -127,6 +119,18 @@ class ModelStages(Stages):
         hidden = self.condition(x, timesteps, context, **kwargs)
         hidden = self.position_embed(self.patch_embed(hidden))
         return self.head(self.run_blocks(hidden, range(len(self.kinds))))
+
+
+def observed(options: dict, look: Look) -> dict:
+    """transformer_options of one run of a block whose attentions `look` observes."""
+    numbers, earlier = count(), options.get(OVERRIDE)
+
+    def override(attend, *given, **how):
+        added = look(next(numbers), *queries_and_keys(*given, **how))
+        if added is not None:
+            given, how = with_mask(added, *given, **how)
+        return earlier(attend, *given, **how) if earlier else attend(*given, **how)
+    return {**options, OVERRIDE: override}
 
 
 def weights_of(layer: nn.Module) -> int:
