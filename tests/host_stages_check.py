@@ -340,11 +340,12 @@ def skip_lists_are_read_by_core(name, make):
 
 
 def other_models_go_the_generic_way(name=None, make=None):
-    from dit_blocks.nodes.comfyui.stages import GenericStages, stages_of
     from comfy.ldm.flux.controlnet import ControlNetFlux
     from comfy.ldm.lumina.model import NextDiTPixelSpace
     from comfy.ldm.qwen_image.controlnet import QwenImageControlNetModel
     from comfy.ldm.wan.model import WanModel
+
+    from dit_blocks.nodes.comfyui.stages import GenericStages, stages_of
     for cls in (ControlNetFlux, NextDiTPixelSpace, QwenImageControlNetModel, *WanModel.__subclasses__()):
         assert isinstance(stages_of(cls.__new__(cls)), GenericStages), cls
     linear = torch.nn.Linear(2, 2)

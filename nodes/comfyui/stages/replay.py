@@ -392,8 +392,9 @@ class Replay:
                 args, kwargs = self._with_streams_in(k, *again, self._streams_out(k, out))
         return out
 
-    def _replay(self, state: State, changes: dict[int, Callable]):
-        """The model's answer, with changes at some slots. Those before the place where the run stands answer as they did."""
+    def _replay(self, state: State, changes: dict[int, Callable], fixed: Callable | None = None):
+        """The model's answer, with changes at some slots. Those before the place where the run stands answer as they did. fixed: called in the
+        place of blocks that the picture does not reach, which otherwise run once."""
         due = count()
 
         def counted(k: int, change: Callable) -> Callable:
@@ -414,7 +415,7 @@ class Replay:
         slots = {self.modules[k]: counted(k, change) for k, change in {**stubs, **changes}.items()}
         try:
             with in_one_line(self.call.name):
-                return self.call({**slots, **{self.call.model.get_submodule(path): remembered(path) for path in self.trace.fixed}})
+                return self.call({**slots, **{self.call.model.get_submodule(path): fixed or remembered(path) for path in self.trace.fixed}})
         except _Stop:
             return None
 

@@ -30,6 +30,7 @@ from .replay import (
     is_spoilt,
     layout_of,
     leaves,
+    with_leaves,
 )
 
 KEPT = 16  # traces of a model
@@ -280,7 +281,12 @@ def handed_on(call: Call, trace: Trace, instead_of: dict[int, Callable] | None =
             found[k + 1] = [spoilt_in(leaf) for leaf in leaves(out)]
             return out
         return hand_on
-    replay._replay(State(), {k: change(k) for k in range(len(trace.slots))})
+
+    def fixed(own, args, kwargs):
+        given, out = leaves((args, kwargs)), own(*args, **kwargs)
+        alike = (next((one for one in given if one is not None and leaf is not None and one.shape == leaf.shape), leaf) for leaf in leaves(out))
+        return with_leaves(out, alike)
+    replay._replay(State(), {k: change(k) for k in range(len(trace.slots))}, fixed)
     return found
 
 
