@@ -350,7 +350,7 @@ def other_models_go_the_generic_way(name=None, make=None):
         assert isinstance(stages_of(cls.__new__(cls)), GenericStages), cls
     linear = torch.nn.Linear(2, 2)
     assert isinstance(stages_of(linear), GenericStages)
-    refused(lambda: stages_of(linear).condition(torch.ones(1, 2, 4, 4), transformer_options={}), "Linear can't be taken apart so", "use DiT Denoise Step")
+    refused(lambda: stages_of(linear).condition(torch.ones(1, 2, 4, 4), transformer_options={}), "Linear can't be taken apart", "use DiT Denoise Step")
 
 
 CHECKS = {

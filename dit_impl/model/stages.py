@@ -43,6 +43,10 @@ class Extra(TypedDict, total=False):
     reference: Any                   # a reference latent
     context_latents: Any             # latents that go before the picture
     at_zero: Any                     # where tokens at time 0 begin
+    replay: Any                      # of a model without a stage adapter: how its forward runs again,
+    state: Any                       # where in it,
+    shown: Any                       # x as the forward gave it,
+    picture_tokens: int              # and how many of the picture's tokens x holds, 0 if it is not known which they are
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,9 @@ class Stages:
         """The attentions of a block that can be observed, in the order it computes them. tokens: the number of image tokens, N. block: which,
         where blocks differ."""
         raise NotImplementedError
+
+    def check_apart(self, what: str) -> None:
+        """Raise StagesError if the "patch embedding" or the "positions" can't be told apart from the rest of the model."""
 
     def scaled_positions(self, hidden: Hidden, grid: tuple[int, int]) -> Tensor:
         """The positions of the square grid that the model was trained on, stretched over another: (h, w) → [1, h·w, D].

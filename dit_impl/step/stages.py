@@ -130,6 +130,7 @@ def _placed(dit: DitHandle, hidden: Hidden, grid: tuple[int, ...], mode: str, se
     own = stages.position_embed(hidden)
     if mode == "model":
         return own
+    stages.check_apart("positions")
     if own.position is not None:
         raise StagesError(f'{dit.name} has rotary positions, which are applied inside attention: '
                           f'only mode "model" is possible, not "{mode}"')
@@ -178,7 +179,10 @@ def run_blocks(dit: DitHandle, wire: DitHidden, blocks: str = "all", strength: f
         with ExitStack() as during:
             if attention == "itself":
                 for i in set(indices):
-                    during.enter_context(stages.observe(i, only_itself(stages.attentions(hidden, tokens["tokens"].shape[1], i))))
+                    attentions = stages.attentions(hidden, tokens["tokens"].shape[1], i)
+                    if not any(one.queries.get("image") and one.keys.get("image") for one in attentions):
+                        raise StagesError(f'attention "itself": the image tokens of block {i} of {dit.name} do not read each other')
+                    during.enter_context(stages.observe(i, only_itself(attentions)))
             return stages.run_blocks(hidden, indices, strength)
     with dit.running():
         after = [run(hidden, call["tokens"]) for hidden, call in zip(hiddens, model_calls(wire))]

@@ -14,7 +14,8 @@ from ....dit_impl.errors import StagesError
 from ....dit_impl.model.stages import Attention, Hidden, Look, Stages
 from ..own_patch import own_patch
 from .base import observed, own_options
-from .replay import OPTIONS, Call, Replay, State, children_of_lists, is_replayed, watched, with_options
+from .call import OPTIONS, Call, children_of_lists, is_replayed, memory_of, watched, with_options
+from .replay import Replay, State
 from .seen import attention_of
 from .trace import trace_of
 
@@ -22,7 +23,7 @@ from .trace import trace_of
 class GenericStages(Stages):
     """A MODEL's diffusion model by stages, of any architecture. The blocks are known once a step has begun: see `over`."""
 
-    positions = "its own"
+    positions = "inside"  # its forward
 
     def __init__(self, model: nn.Module, replay: Replay | None = None):
         self.model, self.name, self.replay = model, type(model).__name__, replay
@@ -65,7 +66,12 @@ class GenericStages(Stages):
         return attention_of(self.replay, block).heads
 
     def attentions(self, hidden: Hidden, tokens: int, block: int = 0) -> list[Attention]:
-        return attention_of(hidden.extra["replay"], block).seen
+        seen = attention_of(hidden.extra["replay"], block).seen
+        spans = [span for one in seen for span in (one.queries.get("image"), one.keys.get("image")) if span]
+        if not spans or any(len(span) != tokens for span in spans):
+            path = hidden.extra["replay"].trace.slots[block].path
+            raise StagesError(f"it is not known where the picture's tokens are in the attention of block {block} of {self.name} ({path})")
+        return seen
 
     @contextmanager
     def observe(self, i: int, look: Look):
@@ -84,9 +90,12 @@ class GenericStages(Stages):
 
     def condition(self, *args, **kwargs) -> Hidden:
         kwargs = {**kwargs, OPTIONS: own_options(kwargs.get(OPTIONS) or {})}
-        call = Call(self.model, args, kwargs, self.name)
+        call = Call(self.model, args, kwargs, self.name, memory_of(self.model))
         replay = Replay(call, trace_of(call, own_patch(self.model, call.latent.shape[1], call.latent.dim() - 2)))
         return Hidden(call.latent, None, None, None, 0, {"replay": replay, "state": State(), OPTIONS: kwargs[OPTIONS]})
+
+    def check_apart(self, what: str) -> None:
+        raise StagesError(f"the {what} of {self.name} can't be told apart from the rest of its forward, which it has no stage adapter for")
 
     def patch_embed(self, hidden: Hidden) -> Hidden:
         return self._shown(hidden, hidden.extra["state"])
@@ -105,13 +114,14 @@ class GenericStages(Stages):
         answer = hidden.extra["replay"].head(self._state(hidden))
         if torch.is_tensor(answer):
             return answer
-        return torch.cat([one.flatten(1) for one in answer], dim=1).unsqueeze(1)  # as ComfyUI packs a film and its sound
+        return torch.cat([one.float().flatten(1) for one in answer], dim=1).unsqueeze(2)  # a film and its sound: each value is a token
 
     def _shown(self, hidden: Hidden, state: State) -> Hidden:
         """The hidden states at a state, with the picture's tokens where they are known."""
         replay = hidden.extra["replay"]
         x = replay.tokens(state)
-        return hidden.but(x=x, extra={"state": state, "shown": x, "placed": replay.layout(state) is not None})
+        layout = replay.layout(state)
+        return hidden.but(x=x, extra={"state": state, "shown": x, "picture_tokens": layout.count if layout else 0})
 
     def _state(self, hidden: Hidden) -> State:
         """The state that hidden states stand for: where a node has changed the picture's tokens, with those."""

@@ -5,144 +5,20 @@ once. `Trace` says which slots there are and what flows between them; `State` sa
 Slots before that place answer what they answered, or NaN if nobody reads it again.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-import inspect
 from itertools import count
 import math
 from typing import Any
-from weakref import WeakKeyDictionary
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ....dit_impl.errors import StagesError
-from ....dit_impl.model.stages import Look
-
-MARK = "dit_blocks_replay"  # in the options that a replay hands to the model: by it they are known among a block's inputs
-OPTIONS = "transformer_options"
-WHOLE = "use DiT Denoise Step"
-_missing = object()
-_depth = 0  # of replays that run
-watched: WeakKeyDictionary[nn.Module, list[Callable]] = WeakKeyDictionary()  # block → (args, kwargs) → the same with an observer in them
+from .call import WHOLE, Call, copied, filled, in_one_line, leaves, run_block, with_leaves
 
 
 class _Stop(BaseException):
     """The last block that was asked for has run."""
-
-
-# --- values -----------------------------------------------------------------------------------------------------------
-
-def leaves(value) -> list[Tensor | None]:
-    """The tensors inside, in order, and None where there is none. The model's options are left out."""
-    if value is None or torch.is_tensor(value):
-        return [value]
-    if isinstance(value, dict):
-        return [] if MARK in value else [leaf for one in value.values() for leaf in leaves(one)]
-    return [leaf for one in value for leaf in leaves(one)] if isinstance(value, (tuple, list)) else []
-
-
-def with_leaves(value, new: Iterator):
-    """The same structure with other leaves."""
-    if value is None or torch.is_tensor(value):
-        return next(new)
-    if isinstance(value, dict):
-        return value if MARK in value else {name: with_leaves(one, new) for name, one in value.items()}
-    if isinstance(value, (tuple, list)):
-        made = [with_leaves(one, new) for one in value]
-        return made if isinstance(value, list) else type(value)(*made) if hasattr(value, "_fields") else tuple(made)
-    return value
-
-
-def copied(value):
-    """The same with copies of its tensors, lists and dicts, which may be written to."""
-    return with_leaves(value, iter([leaf if leaf is None else leaf.clone() for leaf in leaves(value)]))
-
-
-def blank(value):
-    """The same with tensors that have a shape and no content."""
-    return with_leaves(value, iter([leaf if leaf is None else torch.empty_like(leaf, device="meta") for leaf in leaves(value)]))
-
-
-def filled(template, device: torch.device, spoilt: bool = True):
-    """The structure of a template, with NaN in its tensors or else with numbers of no meaning."""
-    def made(leaf: Tensor | None) -> Tensor | None:
-        if leaf is None:
-            return None
-        if not leaf.is_floating_point():
-            return torch.zeros(leaf.shape, dtype=leaf.dtype, device=device)
-        if spoilt:
-            return torch.full(leaf.shape, torch.nan, dtype=leaf.dtype, device=device)
-        return torch.linspace(-1, 1, leaf.numel(), device=device).to(leaf.dtype).reshape(leaf.shape)
-    return with_leaves(template, iter([made(leaf) for leaf in leaves(template)]))
-
-
-def is_spoilt(leaf: Tensor | None) -> bool:
-    return leaf is not None and leaf.is_floating_point() and bool(leaf.isnan().any())
-
-
-# --- modules ----------------------------------------------------------------------------------------------------------
-
-def children_of_lists(model: nn.Module) -> dict[str, nn.Module]:
-    """Path → module, for each child of a container."""
-    return {f"{path}.{name}" if path else name: child for path, module in model.named_modules()
-            if isinstance(module, (nn.ModuleList, nn.ModuleDict, nn.Sequential)) for name, child in module.named_children()}
-
-
-@contextmanager
-def in_one_line(name: str) -> Iterator[None]:
-    """Turn what goes wrong in a model's own code into StagesError. Errors of too little memory are left to ComfyUI."""
-    try:
-        yield
-    except (torch.cuda.OutOfMemoryError, StagesError):
-        raise
-    except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, AssertionError) as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise StagesError(f"{name} can't be taken apart so: {said[:160]}; {WHOLE}") from error
-
-
-@contextmanager
-def instead(changes: Mapping[nn.Module, Callable]) -> Iterator[None]:
-    """While it lasts, a module's forward is change(its own forward, args, kwargs)."""
-    global _depth
-    before = {module: vars(module).get("forward", _missing) for module in changes}
-    _depth += 1
-    try:
-        for module, change in changes.items():
-            vars(module)["forward"] = partial(lambda change, own, *args, **kwargs: change(own, args, kwargs), change, module.forward)
-        yield
-    finally:
-        _depth -= 1
-        for module, forward in before.items():
-            if forward is _missing:
-                vars(module).pop("forward", None)
-            else:
-                vars(module)["forward"] = forward
-
-
-def is_replayed() -> bool:
-    """Whether the forward that runs is a replay's."""
-    return _depth > 0
-
-
-def with_options(module: nn.Module, args: tuple, kwargs: dict, change: Callable[[dict], dict]) -> tuple[tuple, dict]:
-    """A block's inputs with other options; the same where it takes none."""
-    if OPTIONS in kwargs:
-        return args, {**kwargs, OPTIONS: change(kwargs[OPTIONS] or {})}
-    names = list(inspect.signature(type(module).forward).parameters)[1:]
-    place = names.index(OPTIONS) if OPTIONS in names else len(names)
-    if place < len(args):
-        return (*args[:place], change(args[place] or {}), *args[place + 1:]), kwargs
-    return args, {**kwargs, OPTIONS: change({})} if place < len(names) else kwargs
-
-
-def run_block(module: nn.Module, own: Callable, args: tuple, kwargs: dict):
-    """Run a block's own forward, with those who watch it."""
-    for watch in watched.get(module, ()):
-        args, kwargs = watch(args, kwargs)
-    return own(*args, **kwargs)
 
 
 # --- what a trace knows -----------------------------------------------------------------------------------------------
@@ -204,11 +80,12 @@ def _number(place: tuple[int, ...], grid: tuple[int, ...]) -> int:
 @dataclass(frozen=True, eq=False)
 class Slot:
     """A block as the forward calls it. answer: the structure of its output. streams: (input leaf, output leaf) of what flows through it.
-    picture: where the picture's tokens are in its output, if that is known."""
+    picture: where the picture's tokens are in its output, if that is known. unread: output leaves that nobody reads."""
     path: str
     answer: Any
     streams: tuple[tuple[int, int], ...] = ()
     picture: Layout | None = None
+    unread: frozenset[int] = frozenset()
 
     @property
     def list(self) -> str:
@@ -217,7 +94,7 @@ class Slot:
     @property
     def passes(self) -> bool:
         """Whether its inputs can stand for its outputs."""
-        streamed = {out for _, out in self.streams}
+        streamed = {out for _, out in self.streams} | self.unread
         return all(leaf is None or number in streamed for number, leaf in enumerate(leaves(self.answer)))
 
 
@@ -247,35 +124,6 @@ class State:
     outs: Mapping[int, Any] = field(default_factory=dict)
     entering: Tensor | None = None
     fixed: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Call:
-    """A call of a model, to be replayed."""
-    model: nn.Module
-    args: tuple
-    kwargs: dict
-    name: str
-
-    def __call__(self, changes: Mapping[nn.Module, Callable], **others):
-        """The model's answer with some of its modules changed, and with other arguments."""
-        kwargs = {**self.kwargs, **others}
-        options = {**(kwargs.get(OPTIONS) or {}), MARK: True, "prefetch_dynamic_vbars": False}
-        args, kwargs = copied((self.args, {**kwargs, OPTIONS: options}))
-        with instead(changes):
-            return self.model(*args, **{**kwargs, OPTIONS: dict(options)})
-
-    @property
-    def latent(self) -> Tensor:
-        """The picture's [B, C, …], which is the first of several."""
-        return self.args[0] if torch.is_tensor(self.args[0]) else self.args[0][0]
-
-    def with_context(self, text: Tensor) -> "Call":
-        return replace(self, kwargs={**self.kwargs, "context": text})
-
-    def with_latent(self, latent: Tensor) -> "Call":
-        first = latent if torch.is_tensor(self.args[0]) else [latent, *self.args[0][1:]]
-        return replace(self, args=(first, *self.args[1:]))
 
 
 # --- going on from a state --------------------------------------------------------------------------------------------
@@ -365,7 +213,7 @@ class Replay:
         self._replay(state, {k: look(k) for k in {*blocks, last}})
         streams = self._streams_out(last, state.outs[last])
         for k in blocks:
-            own, args, kwargs = copied_call(*seen[k])
+            own, args, kwargs = seen[k][0], *copied(seen[k][1:])
             args, kwargs = self._with_streams_in(k, args, kwargs, [one if one is None else one.clone() for one in streams])
             streams = self._streams_out(k, self._run(k, own, args, kwargs, 1, strength))
         return replace(state, outs={**state.outs, last: self._answered(last, streams, state.outs[last])})
@@ -383,7 +231,7 @@ class Replay:
             return self._passed(k, args, kwargs)
         for left in reversed(range(times)):
             before = [] if strength == 1 else [one if one is None else one.clone() for one in self._streams_in(k, args, kwargs)]
-            again = copied_call(own, args, kwargs)[1:] if left else None  # the block may change its inputs
+            again = copied((args, kwargs)) if left else None  # the block may change its inputs
             out = run_block(self.modules[k], own, args, kwargs)
             if strength != 1:
                 out = self._answered(k, [new if new is None or old is None else old + strength * (new - old)
@@ -414,7 +262,7 @@ class Replay:
         stubs = {k: (lambda k: lambda own, args, kwargs: self._answer(k, state))(k) for k in range(state.at)}
         slots = {self.modules[k]: counted(k, change) for k, change in {**stubs, **changes}.items()}
         try:
-            with in_one_line(self.call.name):
+            with in_one_line(f"{self.call.name} fails with its blocks so"):
                 return self.call({**slots, **{self.call.model.get_submodule(path): fixed or remembered(path) for path in self.trace.fixed}})
         except _Stop:
             return None
@@ -460,12 +308,8 @@ class Replay:
     def _answered(self, k: int, streams: Sequence[Tensor | None], like=None):
         """A slot's output with these streams. like: where it has more than streams."""
         slot = self.trace.slots[k]
-        found = leaves(slot.answer if like is None else like)
+        found = leaves(filled(slot.answer, self.call.latent.device) if like is None and slot.unread else slot.answer if like is None else like)
         for (_, place), stream in zip(slot.streams, streams, strict=True):
             if found[place] is not None:
                 found[place] = stream
         return with_leaves(slot.answer if like is None else like, iter(found))
-
-
-def copied_call(own: Callable, args: tuple, kwargs: dict) -> tuple[Callable, tuple, dict]:
-    return own, *copied((args, kwargs))

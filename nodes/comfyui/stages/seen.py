@@ -13,7 +13,8 @@ from torch import Tensor
 from ....dit_impl.errors import StagesError
 from ....dit_impl.model.stages import Attention
 from .base import OVERRIDE, queries_and_keys
-from .replay import Call, Replay, Trace, run_block, with_options
+from .call import Call, run_block, with_options
+from .replay import Replay, Trace
 from .trace import cells_of, grid_of, handed_on, probed_tokens, spoilt_latent
 
 _known: WeakKeyDictionary[Trace, dict[int, "Attentions"]] = WeakKeyDictionary()

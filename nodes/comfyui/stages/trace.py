@@ -12,26 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ....dit_impl.errors import StagesError
-from .replay import (
-    MARK,
-    OPTIONS,
-    WHOLE,
-    Call,
-    Layout,
-    Replay,
-    Slot,
-    State,
-    Trace,
-    blank,
-    children_of_lists,
-    copied,
-    filled,
-    in_one_line,
-    is_spoilt,
-    layout_of,
-    leaves,
-    with_leaves,
-)
+from .call import MARK, OPTIONS, WHOLE, Call, blank, children_of_lists, copied, filled, in_one_line, is_spoilt, leaves, with_leaves
+from .replay import Layout, Replay, Slot, State, Trace, layout_of
 
 KEPT = 16  # traces of a model
 _known: WeakKeyDictionary[nn.Module, OrderedDict[tuple, Trace]] = WeakKeyDictionary()
@@ -39,9 +21,9 @@ _known: WeakKeyDictionary[nn.Module, OrderedDict[tuple, Trace]] = WeakKeyDiction
 
 def trace_of(call: Call, patch: tuple[int, int, int]) -> Trace:
     """A model's trace for calls of this form. patch: frames, rows and columns of cells to a token. Raises StagesError."""
-    known, key = _known.setdefault(call.model, OrderedDict()), (signature((call.args, call.kwargs)), patch)
+    known, key = _known.setdefault(call.model, OrderedDict()), (signature((call.args, call.kwargs, call.memory)), patch)
     if key not in known:
-        with torch.random.fork_rng([call.latent.device] if call.latent.is_cuda else []), in_one_line(call.name):
+        with torch.random.fork_rng([call.latent.device] if call.latent.is_cuda else []), in_one_line(f"{call.name} can't be taken apart, as it fails where its blocks only answer"):
             made = _made(call, patch)
         known[key] = made
         while len(known) > KEPT:
@@ -76,11 +58,11 @@ def _made(call: Call, patch: tuple[int, int, int]) -> Trace:
     slots = [slot for slot, ours, reach in zip(single, weighs, reached) if ours and any(reach)]
     fixed = frozenset(slot.path for slot, ours, reach in zip(single, weighs, reached) if ours and not any(reach))
     if not slots:
-        why = "runs its blocks more than once in a call" if lists else "has no blocks that the picture passes"
-        raise StagesError(f"{call.name} {why}, so that it can't be taken apart; {WHOLE}")
+        raise StagesError(f"{call.name} has no blocks that it calls once each for the picture, so that it can't be taken apart; {WHOLE}")
     _check_replaced(call, modules, slots)
     sources = _sources(call, modules, slots)
     slots = _with_streams(call, modules, slots, [reach for reach, ours in zip(reached, weighs) if ours and any(reach)])
+    slots = [slot if slot.passes else replace(slot, unread=_unread(call, modules, slots, k)) for k, slot in enumerate(slots)]
     trace = Trace(patch, tuple(slots), fixed, tuple(sources))
     trace = _with_layouts(call, trace)
     _check(call, trace)
@@ -196,6 +178,9 @@ def _with_streams(call: Call, modules: dict[str, nn.Module], slots: list[Slot], 
             for number, leaf in enumerate(answers):
                 if leaf is None:
                     continue
+                if not leaf.numel():  # nothing flows, such as the sound of a film that has none
+                    taken += [(place, number) for place, shape in enumerate(inputs[following]) if shape == leaf.shape][:1]
+                    continue
                 found = _probed(call, modules, slots, Spoilt(outs=[(k, number)]))[0][following]
                 places = [place for place, spoilt in enumerate(found) if spoilt and inputs[following][place] == leaf.shape
                           and place not in {one for one, _ in taken}]
@@ -208,6 +193,13 @@ def _with_streams(call: Call, modules: dict[str, nn.Module], slots: list[Slot], 
         streams = known.get((slot.list, type(modules[slot.path])))
         made.append(replace(slot, streams=_by_shape(slot, inputs[k], reached[k]) if streams is None else streams))
     return made
+
+
+def _unread(call: Call, modules: dict[str, nn.Module], slots: list[Slot], k: int) -> frozenset[int]:
+    """Leaves of a slot's output that neither another slot nor the answer reads, beside those that flow on."""
+    others = {number for number, leaf in enumerate(leaves(slots[k].answer)) if leaf is not None} - {out for _, out in slots[k].streams}
+    probes = {number: _probed(call, modules, slots, Spoilt(outs=[(k, number)])) for number in others}
+    return frozenset(number for number, (reached, answer) in probes.items() if not answer and not any(map(any, reached)))
 
 
 def _by_shape(slot: Slot, inputs: list, reached: list[bool]) -> tuple[tuple[int, int], ...]:
@@ -259,11 +251,14 @@ def _with_layouts(call: Call, trace: Trace) -> Trace:
     places = probed_tokens(grid)
     marks = [handed_on(call.with_latent(spoilt_latent(call, [cells_of(place, patch)])), trace) for place in places]
 
-    def layout(tensors: list[list[Tensor | None]]) -> Layout | None:
-        found = (layout_of(leaf, each, places, grid, batch) for leaf, each in enumerate(zip(*tensors, strict=True)) if None not in each)
+    def layout(tensors: list[list[Tensor | None]], flowing: Iterable[int]) -> Layout | None:
+        first = set(flowing)
+        leaf_marks = sorted(enumerate(zip(*tensors, strict=True)), key=lambda one: one[0] not in first)
+        found = (layout_of(leaf, each, places, grid, batch) for leaf, each in leaf_marks if all(one is not None for one in each))
         return next((one for one in found if one), None)
-    slots = tuple(replace(slot, picture=layout([one[k + 1] for one in marks])) for k, slot in enumerate(trace.slots))
-    return replace(trace, slots=slots, entering=layout([one[0] for one in marks]))
+    slots = tuple(replace(slot, picture=layout([one[k + 1] for one in marks], (out for _, out in slot.streams)))
+                  for k, slot in enumerate(trace.slots))
+    return replace(trace, slots=slots, entering=layout([one[0] for one in marks], (place for place, _ in slots[0].streams)))
 
 
 def handed_on(call: Call, trace: Trace, instead_of: dict[int, Callable] | None = None) -> list[list[Tensor | None]]:
