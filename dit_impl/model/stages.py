@@ -193,6 +193,10 @@ class Stages:
         """Image tokens → the output of the whole model."""
         raise NotImplementedError
 
+    def can_leave_out(self, block: int) -> bool:
+        """Whether the blocks after this one can run without it."""
+        return True
+
     def check_blocks(self, indices: Sequence[int]) -> None:
         """Raise StagesError for a block that there is not."""
         for i in indices:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 import inspect
@@ -13,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ....dit_impl.errors import StagesError
+from ..memory import remembering
 
 MARK = "dit_blocks_replay"  # in the options that a replay hands to the model: by it they are known among a block's inputs
 OPTIONS = "transformer_options"
 WHOLE = "use DiT Denoise Step"
 _missing = object()
-_of_modules = vars(nn.Module()).keys()
 _depth = 0  # of replays that run
 watched: WeakKeyDictionary[nn.Module, list[Callable]] = WeakKeyDictionary()  # block → (args, kwargs) → the same with an observer in them
 
@@ -110,26 +109,6 @@ def instead(changes: Mapping[nn.Module, Callable]) -> Iterator[None]:
                 vars(module).pop("forward", None)
             else:
                 vars(module)["forward"] = forward
-
-
-def memory_of(model: nn.Module) -> dict[str, Any]:
-    """What a model keeps from one call to the next, in attributes of its own, such as keys and values of a prompt."""
-    return {name: copy(value) for name, value in vars(model).items()
-            if isinstance(value, (list, dict, set, tuple, Tensor, type(None))) and name not in _of_modules}
-
-
-@contextmanager
-def remembering(model: nn.Module, memory: Mapping[str, Any]) -> Iterator[None]:
-    """While it lasts, a model remembers this; afterwards what it did before."""
-    before = memory_of(model)
-    vars(model).update({name: copy(value) for name, value in memory.items()})
-    try:
-        yield
-    finally:
-        for name in memory_of(model):
-            if name not in before:
-                del vars(model)[name]
-        vars(model).update(before)
 
 
 def is_replayed() -> bool:

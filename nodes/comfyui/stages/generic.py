@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from ....dit_impl.errors import StagesError
 from ....dit_impl.model.stages import Attention, Hidden, Look, Stages
+from ..memory import memory_of
 from ..own_patch import own_patch
 from .base import observed, own_options
-from .call import OPTIONS, Call, children_of_lists, is_replayed, memory_of, watched, with_options
+from .call import OPTIONS, Call, children_of_lists, is_replayed, watched, with_options
 from .replay import Replay, State
 from .seen import attention_of
 from .trace import trace_of
@@ -44,6 +45,9 @@ class GenericStages(Stages):
     @property
     def kinds(self) -> list[str]:
         return [slot.list for slot in self._slots]
+
+    def can_leave_out(self, block: int) -> bool:
+        return self._slots[block].passes
 
     @property
     def blocks(self) -> Sequence[nn.Module]:

@@ -11,6 +11,7 @@ from itertools import count
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ....dit_impl.errors import StagesError

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ....dit_impl.errors import StagesError
-from .call import MARK, OPTIONS, WHOLE, Call, blank, children_of_lists, copied, filled, in_one_line, is_spoilt, leaves, with_leaves
+from .call import OPTIONS, WHOLE, Call, blank, children_of_lists, copied, filled, in_one_line, is_spoilt, leaves, with_leaves
 from .replay import Layout, Replay, Slot, State, Trace, layout_of
 
 KEPT = 16  # traces of a model
