@@ -36,7 +36,6 @@ def one_line(error: Exception) -> str:
     return text
 
 
-@cache
 def made(name: str):
     from host_zoo import ZOO
     return ZOO[name]()
@@ -54,12 +53,11 @@ def families() -> dict[str, list[str]]:
 class Tried:
     """The stages of one step, and what they refuse."""
 
-    def __init__(self, name: str):
+    def __init__(self, model, positive, negative, shape):
         from dit_blocks.dit_impl.step import stages as steps
         from dit_blocks.nodes.denoise import AddNoise, Schedule
         from dit_blocks.nodes.model import FromModel
-        model, self.positive, self.negative, shape = made(name)
-        self.steps, self.lines = steps, []
+        self.steps, self.lines, self.positive, self.negative = steps, [], positive, negative
         (self.dit,) = out(FromModel, model=model)
         (self.sigmas,) = out(Schedule, dit=self.dit, steps=4, scheduler="simple", denoise=1.0)
         self.clean = self.dit.fold(latents(shape, 2))
@@ -96,12 +94,12 @@ class Tried:
     def reverses(self, blocks: list[int]) -> None:
         self.answer(self.run(*range(blocks[0]), *blocks[::-1], *range(blocks[-1] + 1, len(self.kinds))))
 
-    def knows_tokens(self, wire) -> None:
+    def knows_tokens(self, wire, block: int) -> None:
         """By Token PCA, Token Similarity and a graft of the picture's own tokens, which changes nothing."""
         from dit_blocks.dit_impl.see import similarity
         assert similarity.pca(wire) and similarity.token_similarity(wire, 1)
         grafted = self.steps.run_blocks(self.dit, wire, "", graft=wire, mask=torch.ones(1, 8, 8))
-        assert torch.equal(self.answer(grafted), self.answer(wire))
+        assert torch.equal(self.answer(self.run(*range(block + 1, len(self.kinds)), wire=grafted)), self.whole)
 
     def shows_attention(self, block: int) -> None:
         from dit_blocks.dit_impl.see import attention_maps
@@ -123,29 +121,25 @@ class Tried:
         twice = self.among(count, [self.can(lambda i=i: self.answer(self.run(*range(i + 1), *range(i, count)))) for i in range(count)])
         early = self.among(count, [self.can(lambda i=i: self.answer(self.run(*range(i + 1)))) for i in range(count)])
         turned = self.among(len(several), [self.can(lambda one=one: self.reverses(one)) for one in several]) if several else "–"
-        known, wire = [self.can(lambda: self.knows_early(self.begun))], self.begun
+        known, wire = [self.can(lambda: self.knows_tokens(self.begun, -1))], self.begun
         for block in range(count):
             wire = self.run(block, wire=wire)
-            known.append(self.can(lambda wire=wire: self.knows_tokens(wire)))
+            known.append(self.can(lambda wire=wire, block=block: self.knows_tokens(wire, block)))
         seen = self.among(count, [self.can(lambda i=i: self.shows_attention(i)) for i in range(count)])
         itself = self.among(count, [self.can(lambda i=i: self.run(*range(i + 1), attention="itself")) for i in range(count)])
         tokens = "all" if all(known) else f"{sum(known)} of {count + 1}"
         blocks = ", ".join(f"{len(numbers)} {kind}" for kind, numbers in lists.items())
         return [blocks, left, twice, early, turned, tokens, "yes" if self.can(self.ablates) else "no", seen, itself]
 
-    def knows_early(self, wire) -> None:
-        from dit_blocks.dit_impl.see import similarity
-        assert similarity.pca(wire)
-
 
 @cache
-def row(family: str) -> list[str]:
-    names = families()[family]
+def row(family: str, *names: str) -> list[str]:
     from dit_blocks.nodes.comfyui.stages import GenericStages, stages_of
     shown = [family, ", ".join(names).replace("_", "\\_")]
-    kind = "generic" if isinstance(stages_of(made(names[0])[0].model.diffusion_model), GenericStages) else "by hand"
+    model, *conditionings, shape = made(names[0])
+    kind = "generic" if isinstance(stages_of(model.model.diffusion_model), GenericStages) else "by hand"
     try:
-        tried = Tried(names[0])
+        tried = Tried(model, *conditionings, shape)
     except ValueError as error:
         return [*shown, "none", *"–––––––––", one_line(error)]
     cells = tried.row()
@@ -154,7 +148,7 @@ def row(family: str) -> list[str]:
 
 
 def page() -> str:
-    return HEAD + "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row(family)) + " |\n" for family in families())
+    return HEAD + "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row(family, *names)) + " |\n" for family, names in families().items())
 
 
 def the_page(name=None, make=None) -> None:
@@ -172,9 +166,8 @@ def main(comfyui: str, packs: str, *only: str) -> None:
         if only[:1] == ("--page",):
             return print(page(), end="")
         if only[:1] == ("--rows",):
-            for family, names in families().items():
-                if len(only) == 1 or set(only) & set(names):
-                    print(json.dumps(row(family)), flush=True)
+            for name in only[1:]:
+                print(json.dumps(row(type(made(name)[0].model.diffusion_model).__name__, name)), flush=True)
             return None
     run_cases(CASES, *only)
 

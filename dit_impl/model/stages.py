@@ -43,7 +43,8 @@ class Extra(TypedDict, total=False):
     reference: Any                   # a reference latent
     context_latents: Any             # latents that go before the picture
     at_zero: Any                     # where tokens at time 0 begin
-    replay: Any                      # of a model without a stage adapter: how its forward runs again,
+    stages: Any                      # of a model without a stage adapter: its stages as this step has them,
+    replay: Any                      # how its forward runs again,
     state: Any                       # where in it,
     shown: Any                       # x as the forward gave it,
     picture_tokens: int              # and how many of the picture's tokens x holds, 0 if it is not known which they are
@@ -124,8 +125,8 @@ class Stages:
     positions = "2-D sin-cos"  # the kind of position embedding: "2-D sin-cos", "learned", "rotary" or "none"
 
     def over(self, hidden: Hidden) -> "Stages":
-        """The stages as a step has them. Which blocks a model has may depend on what it is asked."""
-        return self
+        """The stages that these hidden states go through. Which blocks a model has may depend on what it is asked."""
+        return hidden.extra.get("stages", self)
 
     @property
     def kinds(self) -> list[str]:

@@ -100,7 +100,7 @@ def patch_embed(dit: DitHandle, x: AnyWire) -> DitHidden:
         if "patches" in x["done"]:
             raise StagesError("the patches are embedded already")
         with dit.running():
-            return _after(x, [dit.stages.patch_embed(hidden) for hidden in hiddens_of(_brought(dit, x))], "patches")
+            return _after(x, [dit.stages.over(hidden).patch_embed(hidden) for hidden in hiddens_of(_brought(dit, x))], "patches")
     dit.check_tokens(x)
     if not isinstance(dit, Backbone) or not isinstance(dit.flow, RectifiedFlow) or x.get("noise_mask") is not None:
         raise StagesError(f"{dit.name} can embed patches only after Condition: put Condition before Patch Embed")
@@ -126,7 +126,7 @@ def position_embed(dit: DitHandle, wire: DitHidden, mode: str = "model", seed: i
 
 def _placed(dit: DitHandle, hidden: Hidden, grid: tuple[int, ...], mode: str, seed: int) -> Hidden:
     """`position_embed` of one model call."""
-    stages = dit.stages
+    stages = dit.stages.over(hidden)
     own = stages.position_embed(hidden)
     if mode == "model":
         return own
@@ -164,7 +164,7 @@ def run_blocks(dit: DitHandle, wire: DitHidden, blocks: str = "all", strength: f
     check(dit, wire, "condition", "patches")
     wire = _brought(dit, wire)
     hiddens = hiddens_of(wire)
-    if dit.stages.positions == "rotary" and hiddens[0].position is None:
+    if dit.stages.over(hiddens[0]).positions == "rotary" and hiddens[0].position is None:
         raise StagesError(f"{dit.name} has rotary positions, which its blocks need: put Position Embed before DiT Blocks")
     if graft is not None:
         check(dit, graft, "patches")
@@ -225,7 +225,7 @@ def final_layer(dit: DitHandle, wire: DitHidden) -> DitTokens:
     canvas, areas, predictions = call.canvas or call.start or wire["tokens"], list(call.areas), []
     for one in model_calls(_brought(dit, wire)):
         with dit.running():
-            answer = dit.stages.head(one["hidden"])
+            answer = dit.stages.over(one["hidden"]).head(one["hidden"])
         parts = len(answer) // len(canvas["tokens"])
         here, areas = areas[:parts], areas[parts:]
         if answer.dim() == 3:

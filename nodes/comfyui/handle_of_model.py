@@ -47,7 +47,7 @@ from .latent_space import read_latent_format
 from .model_calls import Answering, Listening, canvas_of, on_grid
 from .patched_model import ADAPTERS, PATCH_SIZE, patch_sizes_of, with_patch_sizes
 from .riders import check_stages, check_uncut, left_out_by_stages, random_state, remembering, set_random_state, walk_keyframes, wrappers_of
-from .stages import stages_of
+from .stages import begun, stages_of
 
 
 def _film(tokens: Tensor, wire: DitTokens) -> Tensor:
@@ -296,7 +296,7 @@ class HandleOfModel(DitHandle):
             raise StagesError("every conditioning is outside its range of steps here, so that the model is not asked; use DiT Denoise Step")
         canvas = canvas_of(wire, asked, stages.patch_size)
         with self.running():
-            hiddens = [stages.condition(*call.args, **call.kwargs) for call in asked]
+            hiddens = [begun(stages, call.args, call.kwargs) for call in asked]
         seen = [on_grid(canvas, call.parts[0].x, canvas["patch_size"]) if call.parts[0].area else canvas for call in asked]
         # the wire, which holds them, lies at home
         parts = [replace(part, x=part.x.to(wire["tokens"].device)) for call in asked for part in call.parts]

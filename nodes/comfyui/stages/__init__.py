@@ -3,7 +3,7 @@
 from torch import nn
 
 from ....dit_impl.errors import StagesError
-from ....dit_impl.model.stages import Stages
+from ....dit_impl.model.stages import Hidden, Stages
 from .auraflow import AuraFlowStages
 from .base import ModelStages, followed
 from .flux import FluxStages
@@ -27,3 +27,13 @@ def stages_of(diffusion_model: nn.Module) -> Stages:
             except StagesError:  # its forward is another one
                 break
     return GenericStages(diffusion_model)
+
+
+def begun(stages: Stages, args: tuple, kwargs: dict) -> Hidden:
+    """A model call's hidden states after Condition. What an adapter does not take goes the generic way. Raises StagesError."""
+    try:
+        return stages.condition(*args, **kwargs)
+    except StagesError:
+        if not isinstance(stages, ModelStages):
+            raise
+        return GenericStages(stages.model).condition(*args, **kwargs)

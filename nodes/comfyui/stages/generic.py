@@ -29,9 +29,6 @@ class GenericStages(Stages):
     def __init__(self, model: nn.Module, replay: Replay | None = None):
         self.model, self.name, self.replay = model, type(model).__name__, replay
 
-    def over(self, hidden: Hidden) -> "GenericStages":
-        return GenericStages(self.model, hidden.extra["replay"])
-
     @property
     def _slots(self):
         if self.replay is None:
@@ -96,7 +93,8 @@ class GenericStages(Stages):
         kwargs = {**kwargs, OPTIONS: own_options(kwargs.get(OPTIONS) or {})}
         call = Call(self.model, args, kwargs, self.name, memory_of(self.model))
         replay = Replay(call, trace_of(call, own_patch(self.model, call.latent.shape[1], call.latent.dim() - 2)))
-        return Hidden(call.latent, None, None, None, 0, {"replay": replay, "state": State(), OPTIONS: kwargs[OPTIONS]})
+        return Hidden(call.latent, None, None, None, 0, {
+            "stages": GenericStages(self.model, replay), "replay": replay, "state": State(), OPTIONS: kwargs[OPTIONS]})
 
     def check_apart(self, what: str) -> None:
         raise StagesError(f"the {what} of {self.name} can't be told apart from the rest of its forward, which it has no stage adapter for")

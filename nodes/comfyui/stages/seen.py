@@ -55,8 +55,8 @@ def _asked(replay: Replay, block: int) -> Attentions:
     for number, (heads, lengths, _) in enumerate(plain):
         sides = []
         for side in (0, 1):
-            found = {"image": _range([one[number][2][side] for one in picture if number < len(one)], numbers, total),
-                     "text": _range([one[number][2][side] for one in spoken if number < len(one)], [length // 2, length - 1], length)}
+            found = {kind: _range([one[number][2][side] for one in probes if number < len(one)], known, count, lengths[side])
+                     for kind, probes, known, count in (("image", picture, numbers, total), ("text", spoken, [length // 2, length - 1], length))}
             sides.append({kind: span for kind, span in found.items() if span})
         seen.append(Attention(*sides, lengths[1]))
     return Attentions(plain[0][0] if plain else 0, seen)
@@ -80,8 +80,10 @@ def _spoilt_row(text: Tensor, row: int) -> Tensor:
     return text
 
 
-def _range(rows: list[list[int]], numbers: list[int], total: int) -> range | None:
-    """Where `total` tokens stand, given in which row the tokens with these numbers do. None if that is unclear."""
+def _range(rows: list[list[int]], numbers: list[int], total: int, length: int) -> range | None:
+    """Where `total` tokens stand among so many, given in which rows NaN stand for the tokens with these numbers. None if that is unclear."""
+    if rows and total == length and all(len(row) == length for row in rows):  # a norm over all tokens has spread them
+        return range(total)
     if not rows or any(len(row) != 1 for row in rows):
         return None
     starts = {row[0] - number for row, number in zip(rows, numbers)}
