@@ -34,14 +34,6 @@ def flux():
                 dtype=torch.float32, operations=comfy.ops.disable_weight_init), {"y": torch.randn(2, 48)}
 
 
-def hunyuan_dit():
-    from comfy.ldm.hydit.models import HunYuanDiT
-    import comfy.ops
-    model = HunYuanDiT(depth=8, hidden_size=512, num_heads=8, in_channels=4, qk_norm=True, size_cond=True, use_style_cond=True, text_states_dim=32,
-                       text_states_dim_t5=32, dtype=torch.float32, operations=comfy.ops.disable_weight_init)
-    return model, {"text_embedding_mask": None}
-
-
 def wan():
     from comfy.ldm.wan.model import WanModel
     import comfy.ops

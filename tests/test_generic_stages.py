@@ -319,3 +319,19 @@ def test_another_order_is_refused(model, call):
     model.blocks = nn.ModuleList([model.blocks[1], model.blocks[0], model.blocks[2]])
     with pytest.raises(StagesError, match="in another order than when they were counted"):
         stages.head(hidden)
+
+
+class Drawing(Toy):
+    def forward(self, x, *args, **kwargs):
+        return super().forward(x + torch.randn(1) * 1e-3, *args, **kwargs)
+
+
+def test_random_numbers_are_refused_and_not_drawn(call):
+    before = torch.get_rng_state()
+    with pytest.raises(StagesError, match="Drawing, or a patch on it, draws random numbers"):
+        begun(Drawing().requires_grad_(False), call)
+    torch.set_rng_state(before)
+    model = Toy().requires_grad_(False)
+    before = torch.get_rng_state()
+    begun(model, call)
+    assert torch.equal(torch.get_rng_state(), before)

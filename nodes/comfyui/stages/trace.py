@@ -43,13 +43,18 @@ def signature(value) -> object:
 
 
 def _patches(options: dict) -> tuple:
-    """Which patches there are, by number and name."""
-    replaced = tuple((place, tuple(found)) for place, found in options.get("patches_replace", {}).items())
-    return tuple((place, len(found)) for place, found in options.get("patches", {}).items()), replaced
+    """Which patches there are, by their names."""
+    def named(patch: Callable) -> str:
+        return getattr(patch, "__qualname__", type(patch).__qualname__)
+    replaced = tuple((place, key, named(patch)) for place, found in options.get("patches_replace", {}).items() for key, patch in found.items())
+    return tuple((place, *map(named, found)) for place, found in options.get("patches", {}).items()), replaced
 
 
 def _made(call: Call, patch: tuple[int, int, int]) -> Trace:
+    before = _random_state(call.latent.device)
     modules, called, _ = _counted(call)
+    if any(not torch.equal(one, other) for one, other in zip(before, _random_state(call.latent.device))):
+        raise StagesError(f"{call.name}, or a patch on it, draws random numbers while it runs, and stages would draw others; {WHOLE}")
     how_often = Counter(path for path, _ in called)
     lists = {path.rpartition(".")[0] for path, times in how_often.items() if times > 1}  # a list of which one is called twice
     single = [Slot(path, answer) for path, answer in called if path.rpartition(".")[0] not in lists]
@@ -67,6 +72,11 @@ def _made(call: Call, patch: tuple[int, int, int]) -> Trace:
     trace = _with_layouts(call, trace)
     _check(call, trace)
     return trace
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    """Of the generators that a model draws from."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
 class Spoilt:
