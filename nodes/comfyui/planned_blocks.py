@@ -15,7 +15,7 @@ from ...dit_impl.handle.block_plan import BlockPlan, is_whole, runs, together
 from ...dit_impl.model.stages import Stages
 from ...dit_impl.tokens.numbers import MOST
 from .riders import PLANS
-from .stages import stages_of
+from .stages import begun, stages_of
 
 NODE = "DiT Blocks (MODEL)"
 
@@ -86,9 +86,9 @@ def _by_plans(module: nn.Module, plans: list[BlockPlan], args: tuple, kwargs: di
         count = _count(stages)
         if count is not None and is_whole(together(plans, count), count):
             return module.forward(*args, **kwargs)
-        hidden = stages.condition(*args, **kwargs)
-        hidden = stages.position_embed(stages.patch_embed(hidden))
+        hidden = begun(stages, args, kwargs)
         stages = stages.over(hidden)
+        hidden = stages.position_embed(stages.patch_embed(hidden))
         for blocks, strength in runs(together(plans, len(stages.kinds))):
             hidden = stages.run_blocks(hidden, blocks, strength)
         return stages.head(hidden)
