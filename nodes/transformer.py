@@ -150,7 +150,7 @@ class RunBlocks(io.ComfyNode):
         host.load(dit.modules(), *dit.room(hidden))
         host.throw_if_interrupted()
         done = step_stages.run_blocks(dit, hidden, blocks, strength, graft, graft_mask, attention)
-        return io.NodeOutput(done, ui={"dit_blocks": ({"kinds": dit.stages.kinds},)})
+        return io.NodeOutput(done, ui={"dit_blocks": ({"kinds": dit.stages.over(done["hidden"]).kinds},)})
 
 
 class BlocksModel(io.ComfyNode):

@@ -75,7 +75,7 @@ def inside(model, positive, negative, samples, sampler="euler", cfg=4.0, denoise
         (hidden,) = out(Condition, dit=dit, x=tokens, positive=positive, negative=negative, sigmas=sigmas, step=step)
         (hidden,) = out(PatchEmbed, dit=dit, x=hidden)
         (hidden,) = out(PositionEmbed, dit=dit, hidden=hidden, mode="model", seed=0)
-        for blocks in ("0", f"1-{len(dit.stages.kinds) - 1}"):
+        for blocks in ("0", f"1-{len(dit.stages.over(hidden['hidden']).kinds) - 1}"):
             (hidden,) = out(RunBlocks, dit=dit, hidden=hidden, blocks=blocks, strength=1.0)
         (prediction,) = out(FinalLayer, dit=dit, hidden=hidden)
         (prediction,) = out(Guidance, prediction=prediction, cfg=cfg)
@@ -219,22 +219,12 @@ def unet():
     return comfy.model_patcher.CoreModelPatcher(model, cpu, cpu), positive, negative, torch.randn(1, 4, 9, 7)
 
 
-def a_unet_has_steps_and_no_stages(name=None, make=None):
-    from dit_blocks.nodes.model import FromModel
-    from dit_blocks.nodes.patch import Patchify
-    from dit_blocks.nodes.transformer import Condition
-    made = model, positive, _, samples = unet()
+def a_unet_has_steps_and_stages(name=None, make=None):
+    made = unet()
     same(made)
     same(made, sampler="dpmpp_2m", denoise=0.6, chain=True)
     assert torch.equal(ksampler(*made), wires(*made, sampler="ddim"))
-    (dit,) = out(FromModel, model=model)
-    tokens, _ = out(Patchify, latent={"samples": samples}, patch_size=0, dit=dit)
-    try:
-        out(Condition, dit=dit, x=tokens, positive=positive, sigmas=dit.schedule(4), step=0)
-    except ValueError as error:
-        assert str(error).startswith("Condition: UNetModel has no stage adapter (there are for MMDiT, Flux,") and "\n" not in str(error)
-    else:
-        raise AssertionError("not refused")
+    assert torch.equal(ksampler(*made), inside(*made))
 
 
 def tokens_of_another_model(name=None, make=None):
@@ -334,7 +324,7 @@ SOME = {
 }
 CASES = {f"{name}: {title}": (check, name) for title, check in CHECKS.items() for name in MODELS}
 CASES |= {f"{name}: {title}": (check, name) for title, (check, names) in SOME.items() for name in names}
-CASES |= {"DiT to MODEL": (dit_to_model, None), "a UNet": (a_unet_has_steps_and_no_stages, None),
+CASES |= {"DiT to MODEL": (dit_to_model, None), "a UNet": (a_unet_has_steps_and_stages, None),
           "tokens of another model": (tokens_of_another_model, None)}
 
 

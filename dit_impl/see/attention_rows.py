@@ -99,9 +99,12 @@ def picture_tokens(wire: DitHidden) -> int:
     return wire["tokens"]["tokens"].shape[1]
 
 
-def find(dit: DitHandle, wire: DitHidden, queries: str, keys: str) -> tuple[int, Attention]:
-    """The attention in a block with these kinds of queries and keys ("text", "image"): → its number, the attention. Raises StagesError."""
-    attentions = dit.stages.attentions(wire["hidden"], picture_tokens(wire))
+def find(dit: DitHandle, wire: DitHidden, block: int, queries: str, keys: str) -> tuple[int, Attention]:
+    """The attention in this block with these kinds of queries and keys ("text", "image"): → its number, the attention. Raises StagesError."""
+    stages = dit.stages.over(wire["hidden"])
+    if not 0 <= block < len(stages.kinds):
+        raise StagesError(f"{dit.name} has blocks 0 to {len(stages.kinds) - 1}, there is no block {block}")
+    attentions = stages.attentions(wire["hidden"], picture_tokens(wire), block)
     for number, attention in enumerate(attentions):
         if attention.queries.get(queries) and attention.keys.get(keys):
             return number, attention
@@ -113,15 +116,15 @@ def find(dit: DitHandle, wire: DitHidden, queries: str, keys: str) -> tuple[int,
 def plan(dit: DitHandle, wire: DitHidden, block: int, head: int, queries: str, keys: str, rows: Sequence[int] | None = None,
          columns: Sequence[int] | None = None) -> Plan:
     """Plan a capture in one block. rows, columns: numbers among the tokens of their kind; None is all of them. Raises StagesError."""
-    stages, hidden = dit.stages, wire["hidden"]
-    if not 0 <= block < len(stages.kinds):
-        raise StagesError(f"{dit.name} has blocks 0 to {len(stages.kinds) - 1}, there is no block {block}")
-    if not MEAN <= head < stages.heads:
-        raise StagesError(f"{dit.name} has heads 0 to {stages.heads - 1}, and {MEAN} for their mean, there is no head {head}")
-    number, attention = find(dit, wire, queries, keys)
+    hidden = wire["hidden"]
+    stages = dit.stages.over(hidden)
+    number, attention = find(dit, wire, block, queries, keys)
+    heads = stages.heads_of(block)
+    if not MEAN <= head < heads:
+        raise StagesError(f"{dit.name} has heads 0 to {heads - 1}, and {MEAN} for their mean, there is no head {head}")
     chosen = [within(numbers, side[kind], kind, wire["tokens"]["grid"]) for numbers, side, kind in (
         (rows, attention.queries, queries), (columns, attention.keys, keys))]
-    return Plan(block, head, number, *chosen, attention.length, stages.heads if head == MEAN else 1, hidden.x.shape[-1] // stages.heads,
+    return Plan(block, head, number, *chosen, attention.length, heads if head == MEAN else 1, hidden.x.shape[-1] // heads,
                 hidden.x.dtype != torch.float32)
 
 
@@ -206,7 +209,7 @@ def capture(dit: DitHandle, wire: DitHidden, plans: Sequence[Plan]) -> tuple[Dit
             if number == 0:
                 of_one_call.run = next(runs)
             return look(number, *attention) if of_one_call.run == place else None
-        with dit.stages.observe(one.block, of_one_call):
+        with dit.stages.over(wire["hidden"]).observe(one.block, of_one_call):
             wire = step_stages.run_blocks(dit, wire, str(one.block))
         captured += seen or [unseen(dit, one)]
     return wire, captured

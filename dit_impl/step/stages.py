@@ -21,7 +21,7 @@ from ..sampling.level import clean
 from ..tokens.model_calls import hiddens_of, image_tokens, model_calls, with_calls
 from ..tokens.places import moved
 from ..tokens.select import rows_beside, token_mask
-from ..tokens.wire import check_cut_alike, same_format, to_latent, to_tokens, with_tokens
+from ..tokens.wire import check_cut_alike, same_format, to_latent, to_tokens, with_row, with_tokens
 from ..tokens.wire_types import AnyWire, DitHidden, DitTokens
 from .guidance import wire_of_x0, x0_of
 
@@ -34,7 +34,7 @@ def check(dit: DitHandle, wire: DitHidden, *needed: str) -> None:
     """Raise StagesError unless a DIT_HIDDEN comes from this model and has been through the stages `needed`."""
     if wire["model"] != dit.name:
         raise StagesError(f"the hidden states come from {wire['model']}, the dit is {dit.name}")
-    theirs, ours = wire.get("shape"), _shape(dit)
+    theirs, ours = wire.get("shape"), dit.stages.shape
     if theirs and theirs != ours:
         raise StagesError(f"the hidden states come from another model with the name {dit.name}: it has {theirs[0]} blocks with "
                           f"{theirs[1]} heads, the dit has {ours[0]} with {ours[1]}")
@@ -42,11 +42,6 @@ def check(dit: DitHandle, wire: DitHidden, *needed: str) -> None:
     for stage in needed:
         if stage not in wire["done"]:
             raise StagesError(f"the hidden states have not been through {stages[stage]}")
-
-
-def _shape(dit: DitHandle) -> tuple[int, int]:
-    """The number of blocks and heads. It tells models with the same name apart, such as SD3 and SD3.5."""
-    return len(dit.stages.kinds), dit.stages.heads
 
 
 def checksum(tokens: Tensor) -> Tensor:
@@ -72,7 +67,7 @@ def _brought(dit: DitHandle, wire: DitHidden) -> DitHidden:
 
 def _begun(dit: DitHandle, tokens: DitTokens, positive: Conditioning, negative: Conditioning | None, sigmas: Tensor, step: int) -> DitHidden:
     """A step that has begun, with the words of the text tokens if the CONDITIONING has them."""
-    begun: DitHidden = {**dit.begin(tokens, sigmas, step, positive, negative), "trace": (), "shape": _shape(dit)}
+    begun: DitHidden = {**dit.begin(tokens, sigmas, step, positive, negative), "trace": (), "shape": dit.stages.shape}
     if positive and "words" in positive[0][1]:
         begun["words"] = positive[0][1]["words"]
     return begun
@@ -107,12 +102,12 @@ def patch_embed(dit: DitHandle, x: AnyWire) -> DitHidden:
         if "patches" in x["done"]:
             raise StagesError("the patches are embedded already")
         with dit.running():
-            return _after(x, [dit.stages.patch_embed(hidden) for hidden in hiddens_of(_brought(dit, x))], "patches")
+            return _after(x, [dit.stages.over(hidden).patch_embed(hidden) for hidden in hiddens_of(_brought(dit, x))], "patches")
     dit.check_tokens(x)
     if not isinstance(dit, Backbone) or not isinstance(dit.flow, RectifiedFlow) or x.get("noise_mask") is not None:
         raise StagesError(f"{dit.name} can embed patches only after Condition: put Condition before Patch Embed")
     raw = Hidden(x["tokens"].to(dit.like(), copy=True), None, None, None, 0, {"grid": x["grid"], "patch_size": x["patch_size"]})
-    wire: DitHidden = {"hidden": raw, "tokens": x, "done": frozenset(), "call": None, "model": dit.name, "shape": _shape(dit), "trace": ()}
+    wire: DitHidden = {"hidden": raw, "tokens": x, "done": frozenset(), "call": None, "model": dit.name, "shape": dit.stages.shape, "trace": ()}
     return _after(wire, [dit.stages.patch_embed(raw)], "patches")
 
 
@@ -138,7 +133,9 @@ def position_embed(dit: DitHandle, wire: DitHidden, mode: str = "model", seed: i
 
 def _placed(dit: DitHandle, hidden: Hidden, grid: tuple[int, ...], placing: Placing) -> Hidden:
     """`position_embed` of one model call."""
-    stages, mode, seed = dit.stages, placing.mode, placing.seed
+    stages, mode, seed = dit.stages.over(hidden), placing.mode, placing.seed
+    if mode != "model":
+        stages.check_apart("positions")
     if mode != "model" and stages.positions == "rotary":
         scale = placing.scale or max(1.0, max(grid[-2:]) / stages.trained)
         return stages.placed(hidden, math.prod(grid), replace(placing, scale=scale, trained=stages.trained))
@@ -178,7 +175,7 @@ def run_blocks(dit: DitHandle, wire: DitHidden, blocks: str = "all", strength: f
     check(dit, wire, "condition", "patches")
     wire = _brought(dit, wire)
     hiddens = hiddens_of(wire)
-    if dit.stages.positions == "rotary" and hiddens[0].position is None:
+    if dit.stages.over(hiddens[0]).positions == "rotary" and hiddens[0].position is None:
         raise StagesError(f"{dit.name} has rotary positions, which its blocks need: put Position Embed before DiT Blocks")
     if graft is not None:
         check(dit, graft, "patches")
@@ -186,14 +183,17 @@ def run_blocks(dit: DitHandle, wire: DitHidden, blocks: str = "all", strength: f
         hiddens = [hidden.but(x=x) for hidden, x in zip(hiddens, grafted)]
     if attention not in ATTENTION_MODES:
         raise StagesError(f"attention is one of {', '.join(ATTENTION_MODES)}, not {attention!r}")
-    stages, indices = dit.stages, parse_blocks(blocks, len(dit.stages.kinds))
+    indices = parse_blocks(blocks, len(dit.stages.over(hiddens[0]).kinds))
 
     def run(hidden: Hidden, tokens: DitTokens) -> Hidden:
+        stages = dit.stages.over(hidden)
         with ExitStack() as during:
             if attention == "itself":
-                look = only_itself(stages.attentions(hidden, tokens["tokens"].shape[1]))
                 for i in set(indices):
-                    during.enter_context(stages.observe(i, look))
+                    attentions = stages.attentions(hidden, tokens["tokens"].shape[1], i)
+                    if not any(one.queries.get("image") and one.keys.get("image") for one in attentions):
+                        raise StagesError(f'attention "itself": the image tokens of block {i} of {dit.name} do not read each other')
+                    during.enter_context(stages.observe(i, only_itself(attentions)))
             return stages.run_blocks(hidden, indices, strength)
     with dit.running():
         after = [run(hidden, call["tokens"]) for hidden, call in zip(hiddens, model_calls(wire))]
@@ -236,9 +236,11 @@ def final_layer(dit: DitHandle, wire: DitHidden) -> DitTokens:
     canvas, areas, predictions = call.canvas or call.start or wire["tokens"], list(call.areas), []
     for one in model_calls(_brought(dit, wire)):
         with dit.running():
-            answer = dit.stages.head(one["hidden"])
+            answer = dit.stages.over(one["hidden"]).head(one["hidden"])
         parts = len(answer) // len(canvas["tokens"])
         here, areas = areas[:parts], areas[parts:]
+        if "line" in one["tokens"]:
+            answer = with_row(answer, one["tokens"])
         if answer.dim() == 3:
             if not any(here):
                 predictions.append(answer)

@@ -333,6 +333,9 @@ class StagesWithAdapters:
     def __init__(self, stages: Stages, transformer: nn.Module, adapters: Mapping[int, tuple[Adapter, AppliedAdapter]]):
         self.stages, self.transformer, self.adapters = stages, transformer, adapters
 
+    def over(self, hidden: Hidden) -> "StagesWithAdapters":
+        return self
+
     def __getattr__(self, name: str):
         return getattr(self.stages, name)
 

@@ -50,7 +50,7 @@ from .latent_space import read_latent_format
 from .model_calls import Answering, Listening, canvas_of, on_grid
 from .patched_model import ADAPTERS, PATCH_SIZE, patch_sizes_of, with_patch_sizes
 from .riders import check_stages, check_uncut, left_out_by_stages, remembering, wrappers_of
-from .stages import stages_of
+from .stages import begun, stages_of
 from .token_samplers import GivenSampler, TokenSampler
 
 
@@ -263,7 +263,8 @@ class HandleOfModel(DitHandle):
             return sampler
 
         def same_noise(_, noise: Tensor) -> None:
-            if not is_walked(wire) and not torch.equal(noise.to(start[1]), start[1]):
+            given = with_row(noise, wire)
+            if not is_walked(wire) and not torch.equal(given.to(start[1]), start[1]):
                 raise StagesError("a wrapper on this MODEL begins with other noise than Add Noise drew, such as FreeNoise; use DiT Denoise")
         with remembering(self.model, wire.get("remembered")):
             listening = Listening(self.model.model.diffusion_model, wire, start, sigmas[step], same_noise)
@@ -272,7 +273,7 @@ class HandleOfModel(DitHandle):
             raise StagesError("every conditioning is outside its range of steps here, so that the model is not asked; use DiT Denoise Step")
         canvas = canvas_of(wire, asked, stages.patch_size)
         with self.running():
-            hiddens = [stages.condition(*call.args, **call.kwargs) for call in asked]
+            hiddens = [begun(stages, call.args, call.kwargs) for call in asked]
         seen = [on_grid(canvas, call.parts[0].x, canvas["patch_size"]) if call.parts[0].area else canvas for call in asked]
         # the wire, which holds them, lies at home
         parts = [replace(part, x=part.x.to(wire["tokens"].device)) for call in asked for part in call.parts]

@@ -88,7 +88,7 @@ class ModelStages(Stages):
         with instead(embedder, "forward", forward):
             return self.position_embed(hidden)
 
-    def attentions(self, hidden: Hidden, tokens: int) -> list[Attention]:
+    def attentions(self, hidden: Hidden, tokens: int, block: int = 0) -> list[Attention]:
         text, every = self.text_tokens(hidden), 0 if hidden.context is None else hidden.context.shape[1]
         return [joint_attention(text, range(every, every + tokens), every + hidden.x.shape[1])]
 
@@ -124,15 +124,7 @@ class ModelStages(Stages):
     @contextmanager
     def observe(self, i: int, look: Look):
         def begin(block, args, kwargs):
-            options, numbers = kwargs.get("transformer_options") or {}, count()
-            earlier = options.get(OVERRIDE)
-
-            def override(attend, *given, **how):
-                added = look(next(numbers), *queries_and_keys(*given, **how))
-                if added is not None:
-                    given, how = with_mask(added, *given, **how)
-                return earlier(attend, *given, **how) if earlier else attend(*given, **how)
-            return args, {**kwargs, "transformer_options": {**options, OVERRIDE: override}}
+            return args, {**kwargs, "transformer_options": observed(kwargs.get("transformer_options") or {}, look)}
         hook = self.blocks[i].register_forward_pre_hook(begin, with_kwargs=True)
         try:
             yield
@@ -163,6 +155,18 @@ def instead(owner: nn.Module, name: str, value: object) -> Iterator[None]:
             del vars(owner)[name]
         else:
             vars(owner)[name] = own
+
+
+def observed(options: dict, look: Look) -> dict:
+    """transformer_options of one run of a block whose attentions `look` observes."""
+    numbers, earlier = count(), options.get(OVERRIDE)
+
+    def override(attend, *given, **how):
+        added = look(next(numbers), *queries_and_keys(*given, **how))
+        if added is not None:
+            given, how = with_mask(added, *given, **how)
+        return earlier(attend, *given, **how) if earlier else attend(*given, **how)
+    return {**options, OVERRIDE: override}
 
 
 def weights_of(layer: nn.Module) -> int:

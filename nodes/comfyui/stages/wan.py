@@ -38,7 +38,7 @@ class WanStages(ModelStages):
     def first_token(self, hidden: Hidden) -> int:
         return hidden.extra["img_offset"]
 
-    def attentions(self, hidden: Hidden, tokens: int) -> list[Attention]:
+    def attentions(self, hidden: Hidden, tokens: int, block: int = 0) -> list[Attention]:
         offset, shown = hidden.extra["img_offset"], hidden.extra["image_context"] or 0
         image, text = range(offset, offset + tokens), range(hidden.context.shape[1] - shown)
         own = Attention({"image": image}, {"image": image}, hidden.x.shape[1])
