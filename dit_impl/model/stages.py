@@ -46,9 +46,9 @@ class Extra(TypedDict, total=False):
     at_zero: Any                     # where tokens at time 0 begin
     times: Any                       # what the model was called with
     stages: Any                      # of a model without a stage adapter: its stages as this step has them,
-    replay: Any                      # how its forward runs again,
+    call: Any                        # the call of its forward that runs again,
     state: Any                       # where in it,
-    shown: Any                       # x as the forward gave it,
+    shown: Any                       # x as the forward gave it, where the state does not hold it,
     picture_tokens: int              # and how many of the picture's tokens x holds, 0 if it is not known which they are
 
 

@@ -21,7 +21,7 @@ from ..sampling.level import clean
 from ..tokens.model_calls import hiddens_of, image_tokens, model_calls, with_calls
 from ..tokens.places import moved
 from ..tokens.select import rows_beside, token_mask
-from ..tokens.wire import check_cut_alike, same_format, to_latent, to_tokens, with_tokens
+from ..tokens.wire import check_cut_alike, same_format, to_latent, to_tokens, with_row, with_tokens
 from ..tokens.wire_types import AnyWire, DitHidden, DitTokens
 from .guidance import wire_of_x0, x0_of
 
@@ -239,6 +239,8 @@ def final_layer(dit: DitHandle, wire: DitHidden) -> DitTokens:
             answer = dit.stages.over(one["hidden"]).head(one["hidden"])
         parts = len(answer) // len(canvas["tokens"])
         here, areas = areas[:parts], areas[parts:]
+        if "line" in one["tokens"]:
+            answer = with_row(answer, one["tokens"])
         if answer.dim() == 3:
             if not any(here):
                 predictions.append(answer)

@@ -263,8 +263,8 @@ class HandleOfModel(DitHandle):
             return sampler
 
         def same_noise(_, noise: Tensor) -> None:
-            given = with_row(noise, wire).to(start[1])
-            if not is_walked(wire) and not torch.equal(given, start[1]):
+            given = with_row(noise, wire)
+            if not is_walked(wire) and not torch.equal(given.to(start[1]), start[1]):
                 raise StagesError("a wrapper on this MODEL begins with other noise than Add Noise drew, such as FreeNoise; use DiT Denoise")
         with remembering(self.model, wire.get("remembered")):
             listening = Listening(self.model.model.diffusion_model, wire, start, sigmas[step], same_noise)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...dit_impl.errors import StagesError
 from ...dit_impl.tokens.patch import token_grid
-from ...dit_impl.tokens.wire import to_latent, to_tokens
+from ...dit_impl.tokens.wire import to_latent, to_tokens, with_row, without_row
 from ...dit_impl.tokens.wire_types import DitTokens
 
 APPLY_MODEL = ("c_concat", "c_crossattn", "control", "transformer_options")  # of BaseModel.apply_model, after x and t
@@ -53,7 +53,7 @@ class _Step(comfy.samplers.Sampler):
     def __init__(self, wire: DitTokens, start: tuple[Tensor, Tensor], sigma: Tensor, before: Callable = lambda *_: None):
         """before(guider, noise): called first."""
         self.wire, self.sigma, self.before = wire, sigma, before
-        self.clean, self.noise = map(self.handed, start)
+        self.clean, self.noise = (without_row(one, wire) for one in start)
         self.counted: Counter = Counter()
 
     def handed(self, latent: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class _Step(comfy.samplers.Sampler):
             lambda: executor(x, t, *args, **kwargs), x, t, {**dict(zip(APPLY_MODEL, args)), **kwargs}), options, is_model_options=True)
         model = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
         model.latent_image, model.noise = self.clean.to(noise), self.noise.to(noise)
-        x = self.handed(to_latent(self.wire["tokens"].to(noise), self.wire))
+        x = without_row(to_latent(self.wire["tokens"].to(noise), self.wire), self.wire)
         try:
             self.look(lambda: model(x, self.sigma.to(noise) * noise.new_ones(len(noise)), denoise_mask=denoise_mask, **extra_args), options)
         finally:
@@ -89,7 +89,7 @@ class _Step(comfy.samplers.Sampler):
     def parts(self, x: Tensor, options: dict) -> list[Part]:
         """The parts of a batch, each known by its conditioning and by how often that was asked before."""
         found, which = [], list(zip(options["cond_or_uncond"], options["uuids"]))
-        for one, latent in zip(which, self.kept(x).chunk(len(which))):
+        for one, latent in zip(which, with_row(x, self.wire).chunk(len(which))):
             found.append(Part((*one, self.counted[one]), latent, self._area(*one)))
             self.counted[one] += 1
         return found
@@ -144,7 +144,7 @@ class Answering(_Step):
         self.answers, self.model_sampling, self.x0 = answers, model_sampling, None
 
     def look(self, x0, options):
-        self.x0 = to_tokens(self.kept(x0()), self.wire)
+        self.x0 = to_tokens(with_row(x0(), self.wire), self.wire)
 
     def instead(self, apply_model, x, t, rest):
         found = []
@@ -154,7 +154,7 @@ class Answering(_Step):
                 raise StagesError("a function on this MODEL asks the model for something else than Condition laid out, which the stages did "
                                   "not compute; use DiT Denoise or DiT Denoise Step")
             found.append(answer)
-        return self.model_sampling.calculate_denoised(t, self.handed(torch.cat(found)).to(x), x)
+        return self.model_sampling.calculate_denoised(t, without_row(torch.cat(found), self.wire).to(x), x)
 
 
 def canvas_of(wire: DitTokens, asked: list[Asked], patch_size: int) -> DitTokens:

@@ -14,14 +14,15 @@ from .pixart import PixArtStages
 from .qwen_image import QwenImageStages
 from .wan import WanStages
 
+OWN = f"{__package__.rpartition('.')[0]}.model_of_dit.LatentTransformer"  # of a DIT that DiT to MODEL made a MODEL of
 ADAPTERS: tuple[type[ModelStages], ...] = (
     MMDiTStages, FluxStages, PixArtStages, AuraFlowStages, LuminaStages, QwenImageStages, WanStages)
 
 
 def stages_of(diffusion_model: nn.Module) -> Stages:
     """The adapter over a loaded model.diffusion_model, where there is one that gives what its forward gives; else the generic way."""
-    if type(diffusion_model).__name__ == "LatentTransformer":
-        from .own import OwnStages  # which needs ComfyUI, where the others do not
+    if followed(diffusion_model, OWN):
+        from .own import OwnStages  # which needs ComfyUI
         return OwnStages(diffusion_model)
     for adapter in ADAPTERS:
         if followed(diffusion_model, adapter.upstream):

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from ....dit_impl.errors import StagesError
 from ....dit_impl.model.stages import Attention, Hidden, Look, Stages
+from ....dit_impl.tokens.places import moved
 from ..memory import memory_of
 from ..own_patch import own_patch
 from .base import observed, own_options
 from .call import OPTIONS, Call, children_of_lists, is_replayed, watched, with_options
-from .replay import Replay, State
-from .seen import attention_of
+from .replay import Replay, Slot, State, Trace
+from .seen import attention_of, known
 from .trace import trace_of
 
 
@@ -26,14 +27,18 @@ class GenericStages(Stages):
 
     positions = "inside"  # its forward
 
-    def __init__(self, model: nn.Module, replay: Replay | None = None):
-        self.model, self.name, self.replay = model, type(model).__name__, replay
+    def __init__(self, model: nn.Module, trace: Trace | None = None):
+        self.model, self.name, self.trace = model, type(model).__name__, trace
 
     @property
-    def _slots(self):
-        if self.replay is None:
+    def _slots(self) -> tuple[Slot, ...]:
+        if self.trace is None:
             raise StagesError(f"the blocks of {self.name} are known after Condition only")
-        return self.replay.trace.slots
+        return self.trace.slots
+
+    def _replay(self, hidden: Hidden) -> Replay:
+        trace = hidden.extra["stages"].trace
+        return Replay(moved(hidden.extra["call"], trace.device), trace)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -64,13 +69,15 @@ class GenericStages(Stages):
         return self.heads_of(0)
 
     def heads_of(self, block: int) -> int:
-        return attention_of(self.replay, block).heads
+        if self.trace is None or block not in known(self.trace):
+            raise StagesError(f"the heads of {self.name} are known once its attention was seen")
+        return known(self.trace)[block].heads
 
     def attentions(self, hidden: Hidden, tokens: int, block: int = 0) -> list[Attention]:
-        seen = attention_of(hidden.extra["replay"], block).seen
+        seen = attention_of(self._replay(hidden), block).seen
         spans = [span for one in seen for span in (one.queries.get("image"), one.keys.get("image")) if span]
         if not spans or any(len(span) != tokens for span in spans):
-            path = hidden.extra["replay"].trace.slots[block].path
+            path = hidden.extra["stages"].trace.slots[block].path
             raise StagesError(f"it is not known where the picture's tokens are in the attention of block {block} of {self.name} ({path})")
         return seen
 
@@ -92,9 +99,9 @@ class GenericStages(Stages):
     def condition(self, *args, **kwargs) -> Hidden:
         kwargs = {**kwargs, OPTIONS: own_options(kwargs.get(OPTIONS) or {})}
         call = Call(self.model, args, kwargs, self.name, memory_of(self.model))
-        replay = Replay(call, trace_of(call, own_patch(self.model, call.latent.shape[1], call.latent.dim() - 2)))
+        trace = trace_of(call, own_patch(self.model, call.latent.shape[1], call.latent.dim() - 2))
         return Hidden(call.latent, None, None, None, 0, {
-            "stages": GenericStages(self.model, replay), "replay": replay, "state": State(), OPTIONS: kwargs[OPTIONS]})
+            "stages": GenericStages(self.model, trace), "call": call, "state": State(), OPTIONS: kwargs[OPTIONS]})
 
     def check_apart(self, what: str) -> None:
         raise StagesError(f"the {what} of {self.name} can't be told apart from the rest of its forward, which it has no stage adapter for")
@@ -106,26 +113,28 @@ class GenericStages(Stages):
         return hidden
 
     def run_blocks(self, hidden: Hidden, indices: Iterable[int], strength: float = 1.0) -> Hidden:
-        replay, indices = hidden.extra["replay"], list(indices)
+        indices = list(indices)
         self.over(hidden).check_blocks(indices)
         if not indices:
             return hidden
-        return self._shown(hidden.but(index=indices[-1] + 1), replay.run(self._state(hidden), indices, strength))
+        return self._shown(hidden.but(index=indices[-1] + 1), self._replay(hidden).run(self._state(hidden), indices, strength))
 
     def head(self, hidden: Hidden) -> Tensor:
-        answer = hidden.extra["replay"].head(self._state(hidden))
+        answer = self._replay(hidden).head(self._state(hidden))
         if torch.is_tensor(answer):
             return answer
         return torch.cat([one.float().flatten(1) for one in answer], dim=1).unsqueeze(2)  # a film and its sound: each value is a token
 
     def _shown(self, hidden: Hidden, state: State) -> Hidden:
         """The hidden states at a state, with the picture's tokens where they are known."""
-        replay = hidden.extra["replay"]
-        x = replay.tokens(state)
-        layout = replay.layout(state)
-        return hidden.but(x=x, extra={"state": state, "shown": x, "picture_tokens": layout.count if layout else 0})
+        replay = self._replay(hidden)
+        x, layout = replay.tokens(state), replay.layout(state)
+        return hidden.but(x=x, extra={"state": state, "shown": None if state.at and layout else x, "picture_tokens": layout.count if layout else 0})
 
     def _state(self, hidden: Hidden) -> State:
         """The state that hidden states stand for: where a node has changed the picture's tokens, with those."""
-        state, shown = hidden.extra["state"], hidden.extra.get("shown")
-        return state if shown is None or hidden.x is shown else hidden.extra["replay"].with_tokens(state, hidden.x)
+        state, replay = hidden.extra["state"], self._replay(hidden)
+        shown = replay.tokens(state) if state.at and replay.layout(state) else hidden.extra.get("shown")
+        if shown is None or hidden.x is shown or torch.equal(hidden.x, shown.to(hidden.x)):
+            return state
+        return replay.with_tokens(state, hidden.x)

@@ -101,11 +101,12 @@ class Slot:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """What a model does in a call. patch: frames, rows and columns of cells to a token. slots: in the order of the calls. fixed: blocks that the picture does not reach, such as the text's own.
+    """What a model does in a call. device: where it computes. patch: frames, rows and columns of cells to a token. slots: in the order of the calls. fixed: blocks that the picture does not reach, such as the text's own.
 
     sources: for each slot, and last for the answer, the slots whose outputs it reads, other blocks not counted between them. entering: where
     the picture's tokens are in the inputs of slot 0, if that is known.
     """
+    device: torch.device
     patch: tuple[int, int, int]
     slots: tuple[Slot, ...]
     fixed: frozenset[str]

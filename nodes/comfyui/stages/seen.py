@@ -27,16 +27,21 @@ class Attentions:
     seen: list[Attention]
 
 
+def known(trace: Trace) -> dict[int, Attentions]:
+    """What has been seen of a model's blocks."""
+    return _known.setdefault(trace, {})
+
+
 def attention_of(replay: Replay, block: int) -> Attentions:
     """What attentions a block computes. Raises StagesError if none shows itself."""
-    known = _known.setdefault(replay.trace, {})
-    if block not in known:
-        known[block] = _asked(replay, block)
-    if not known[block].seen:
+    found = known(replay.trace)
+    if block not in found:
+        found[block] = _asked(replay, block)
+    if not found[block].seen:
         slot = replay.trace.slots[block]
         raise StagesError(f"the attention of block {block} of {replay.call.name} ({slot.path}) can't be seen: it has none, or does not hand "
                           "its options on to it")
-    return known[block]
+    return found[block]
 
 
 def _asked(replay: Replay, block: int) -> Attentions:

@@ -68,7 +68,7 @@ def _made(call: Call, patch: tuple[int, int, int]) -> Trace:
     sources = _sources(call, modules, slots)
     slots = _with_streams(call, modules, slots, [reach for reach, ours in zip(reached, weighs) if ours and any(reach)])
     slots = [slot if slot.passes else replace(slot, unread=_unread(call, modules, slots, k)) for k, slot in enumerate(slots)]
-    trace = Trace(patch, tuple(slots), fixed, tuple(sources))
+    trace = Trace(call.latent.device, patch, tuple(slots), fixed, tuple(sources))
     trace = _with_layouts(call, trace)
     _check(call, trace)
     return trace
