@@ -20,7 +20,7 @@ SteeringSocket = io.Custom("DIT_STEERING")
 TokensOrHiddenSocket = io.Custom(f"{TokensSocket.io_type},{HiddenSocket.io_type}")  # an output is of the same kind as the input
 
 STEP_MAX = 10000
-_TRAVELS = (TokensSocket.io_type, HiddenSocket.io_type, TokensOrHiddenSocket.io_type, "LATENT", "IMAGE", "MASK", "CONDITIONING", "SIGMAS")
+_TRAVELS = (TokensSocket.io_type, HiddenSocket.io_type, TokensOrHiddenSocket.io_type, "LATENT", "IMAGE", "MASK")
 _KINDS = {TokensSocket.io_type: "tokens", HiddenSocket.io_type: "hidden states", TokensOrHiddenSocket.io_type: "tokens or hidden states"}
 
 

@@ -76,7 +76,7 @@ def table(ids: Tensor, widths: list[int], theta: float, placing: Placing) -> Ten
     parts = []
     for axis, width in enumerate(widths[:ids.shape[-1]]):
         rates = turns(width, theta, placing if axis in AXES else Placing("scaled"))
-        angle = ids[..., axis].double().cpu()[..., None] * rates
+        angle = ids[..., axis].cpu().double()[..., None] * rates
         parts.append(torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=-1).unflatten(-1, (2, 2)))
     sharper = 0.1 * math.log(placing.scale) + 1 if placing.mode == "YaRN" and placing.scale > 1 else 1.0
     return (torch.cat(parts, dim=-3) * sharper).float().to(ids.device).unsqueeze(1)

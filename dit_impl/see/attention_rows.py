@@ -52,10 +52,11 @@ class Plan:
 
     @property
     def work_bytes(self) -> int:
-        """Scratch memory: scores of one head and their softmax, with queries or picked columns beside them, and copied keys."""
+        """Scratch memory: rows that are summed over heads, scores of one head and their softmax, with queries or picked columns beside them, and
+        copied keys."""
         picked = 0 if isinstance(self.columns, range) else len(self.columns)
         scores = self.keys + max(self.keys, self.head_dim, picked)
-        return 4 * (self.chunk * scores + self.copies * self.heads * self.keys * self.head_dim)
+        return self.chunk * self.row_bytes + 4 * (self.chunk * scores + self.copies * self.heads * self.keys * self.head_dim)
 
     @property
     def map_bytes(self) -> int:

@@ -7,15 +7,16 @@ import torch
 from torch import Tensor
 
 Value = TypeVar("Value")
-# a host's own, which must be where it put them
-LEFT = ("transformer_options", "remembered", "random")
+# a host's own, which must be where it put them, and numbers that go with no tensor
+LEFT = ("transformer_options", "remembered", "random", "latent_format")
 
 
 def moved(value: Value, device: torch.device) -> Value:
-    """The same wire, or anything that holds tensors, with them on this device. What lies there already is handed on as it is, and so is
-    what records gradients."""
+    """The same wire, or anything that holds tensors, with them on this device. What lies there already is handed on as it is, and so are
+    single numbers in main memory, which go with tensors of any device, and what records gradients."""
     if isinstance(value, Tensor):
-        return value if value.device == device or value.requires_grad else value.to(device)
+        stays = value.device == device or value.requires_grad or value.dim() == 0 and value.device.type == "cpu"
+        return value if stays else value.to(device)
     if isinstance(value, dict):
         changed = {key: one if key in LEFT else moved(one, device) for key, one in value.items()}
         return changed if any(changed[key] is not one for key, one in value.items()) else value
