@@ -21,7 +21,7 @@ from ..sampling.level import clean
 from ..tokens.model_calls import hiddens_of, image_tokens, model_calls, with_calls
 from ..tokens.places import moved
 from ..tokens.select import rows_beside, token_mask
-from ..tokens.wire import check_cut_alike, same_format, to_latent, to_tokens, with_row, with_tokens
+from ..tokens.wire import check_cut_alike, packed, same_format, to_latent, to_tokens, with_row, with_tokens
 from ..tokens.wire_types import AnyWire, DitHidden, DitTokens
 from .guidance import wire_of_x0, x0_of
 
@@ -237,6 +237,8 @@ def final_layer(dit: DitHandle, wire: DitHidden) -> DitTokens:
     for one in model_calls(_brought(dit, wire)):
         with dit.running():
             answer = dit.stages.over(one["hidden"]).head(one["hidden"])
+        if not torch.is_tensor(answer):  # a film and its sound: each value is a token
+            answer = packed([part.float() for part in answer]).transpose(1, 2)
         parts = len(answer) // len(canvas["tokens"])
         here, areas = areas[:parts], areas[parts:]
         if "line" in one["tokens"]:

@@ -120,10 +120,7 @@ class GenericStages(Stages):
         return self._shown(hidden.but(index=indices[-1] + 1), self._replay(hidden).run(self._state(hidden), indices, strength))
 
     def head(self, hidden: Hidden) -> Tensor:
-        answer = self._replay(hidden).head(self._state(hidden))
-        if torch.is_tensor(answer):
-            return answer
-        return torch.cat([one.float().flatten(1) for one in answer], dim=1).unsqueeze(2)  # a film and its sound: each value is a token
+        return self._replay(hidden).head(self._state(hidden))
 
     def _shown(self, hidden: Hidden, state: State) -> Hidden:
         """The hidden states at a state, with the picture's tokens where they are known."""
