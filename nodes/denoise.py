@@ -188,7 +188,7 @@ class Denoise(io.ComfyNode):
         def capture(step, wire, guidance):
             blocks.append(by_block(dit, wire, sigmas, step, positive, negative, guidance))
         plan = patch_schedule or _one_size(tokens, patch_method)
-        facts = {"size": tokens["size"][-2:], "shape": shape_of(dit), "batch": len(tokens["tokens"])}
+        facts = {"size": tokens["size"][-2:], "shape": shape_of(dit), "native": dit.patch_sizes, "batch": len(tokens["tokens"])}
         tokens, x0, approximate = _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step, plan,
                                        lambda wire, x0: pictures.append(dit.picture(wire, x0)), quick_look,
                                        capture if capture_blocks else None)

@@ -219,4 +219,6 @@ class SamplerStep(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, dit, tokens, prediction, sigmas, step, solver) -> io.NodeOutput:
-        return io.NodeOutput(*step_stages.sampler_step(dit, tokens, prediction, sigmas, step, solver))
+        moved, x0 = step_stages.sampler_step(dit, tokens, prediction, sigmas, step, solver)
+        host.reporter(1)(1, dit.preview(x0, x0["tokens"]))
+        return io.NodeOutput(moved, x0)

@@ -111,12 +111,13 @@ def test_the_boxes_speak_chinese(page):
         page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'zh')")  # which loads the workflow again
         expect(page, "grid", "64 个 token，每个 256 个值")
         expect(page, "trajectory", "20 步")
-        made = page.evaluate("""(() => {
+        made = page.evaluate("""(async () => {
             const node = LiteGraph.createNode("DiTBlocksTokenPCA");
             app.graph.add(node);
-            return node.widgets.find(({ name }) => name === "language").value;
+            const { output } = await app.graphToPrompt();
+            return [node.widgets.find(({ name }) => name === "language").value, output[node.id].inputs.language];
         })()""")
-        assert made == "中文"
+        assert made == ["auto", "中文"]
     finally:
         page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'en')")
         expect(page, "grid", "64 tokens of 256 values")
