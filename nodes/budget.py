@@ -18,7 +18,7 @@ class Budget(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DiTBlocksBudget",
-            display_name="Budget",
+            display_name="Patch Budget",
             category=CATEGORY,
             description="What a step costs at a patch size: tokens, FLOPs and memory, with and without patches. Only arithmetic: no model runs.",
             search_aliases=["FLOPs", "tokens", "cost", "why patches"],

@@ -18,7 +18,7 @@ from .wires import (
     tokens_or_hidden_input,
 )
 
-CATEGORY = "DiT Blocks/inside"
+CATEGORY = "DiT Blocks/stages"
 
 
 def _hidden_input(tooltip: str = "Hidden states from the stage before."):
@@ -34,7 +34,7 @@ class Condition(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DiTBlocksCondition",
-            display_name="Condition",
+            display_name="DiT Condition",
             category=CATEGORY,
             description="Begin a step: lay out its batch [uncond, cond] as KSampler does, and embed time and text. Put it first to get the same "
                         "result as KSampler, bit for bit.",
@@ -69,7 +69,7 @@ class PatchEmbed(io.ComfyNode):
             description="Multiply each raw patch by one learned matrix: its p·p·C values become a vector of the model's width. It holds what the "
                         "patch shows, not where it is.",
             search_aliases=["patch embedding", "块嵌入", "x_embedder"],
-            inputs=[dit_input(), tokens_or_hidden_input("Hidden states after Condition, or raw tokens to condition later.")],
+            inputs=[dit_input(), tokens_or_hidden_input("Hidden states after DiT Condition, or raw tokens to condition later.")],
             outputs=[_hidden_output("Image tokens of the model's width, without positions.")],
         )
 
@@ -156,7 +156,7 @@ class FinalLayer(io.ComfyNode):
             description="Turn image tokens back into patch values, by a norm and one linear map: the model's prediction for each conditioning.",
             search_aliases=["output head", "proj_out", "输出层"],
             inputs=[dit_input(), _hidden_input("Hidden states after the last block that should run.")],
-            outputs=[TokensSocket.Output("prediction", display_name="prediction", tooltip="The prediction for the whole batch, for Guidance.")],
+            outputs=[TokensSocket.Output("prediction", display_name="prediction", tooltip="The prediction for the whole batch, for DiT Guidance.")],
         )
 
     @classmethod
@@ -172,7 +172,7 @@ class Guidance(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DiTBlocksGuidance",
-            display_name="Guidance",
+            display_name="DiT Guidance",
             category=CATEGORY,
             description="Classifier-free guidance: move from the unconditional prediction towards the conditional one and beyond. For a MODEL its "
                         "own CFG functions are used.",

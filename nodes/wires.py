@@ -76,7 +76,7 @@ def _check_kinds(cls, inputs: dict) -> None:
         if kind == TokensSocket.io_type and "hidden" in wire:
             raise ValueError(f"{socket.id} takes raw tokens, these are hidden states: put Final Layer before this node")
         if kind == HiddenSocket.io_type and "hidden" not in wire:
-            raise ValueError(f"{socket.id} takes hidden states, these are raw tokens: put Condition or Patch Embed before this node")
+            raise ValueError(f"{socket.id} takes hidden states, these are raw tokens: put DiT Condition or Patch Embed before this node")
 
 
 def _what(wire: object) -> str:

@@ -232,7 +232,7 @@ def a_unet_has_steps_and_no_stages(name=None, make=None):
     try:
         out(Condition, dit=dit, x=tokens, positive=positive, sigmas=dit.schedule(4), step=0)
     except ValueError as error:
-        assert str(error).startswith("Condition: UNetModel has no stage adapter (there are for MMDiT, Flux,") and "\n" not in str(error)
+        assert str(error).startswith("DiT Condition: UNetModel has no stage adapter (there are for MMDiT, Flux,") and "\n" not in str(error)
     else:
         raise AssertionError("not refused")
 

@@ -151,7 +151,7 @@ class Browser:
         for vue in (False, True):
             host.post("/settings/Comfy.VueNodes.Enabled", vue)
             page = browser.new_page(viewport={"width": 1600, "height": 1000})
-            page.goto(host.url)
+            page.goto(f"{host.url}/?again")  # not as a new browser, which is sent to an example
             page.wait_for_function("window.app?.extensionManager?.workflow?.activeWorkflow && app.canvas", timeout=90_000)
             self.pages.append(page)
 

@@ -34,6 +34,10 @@ NOISY = "Noisy tokens"
 TRAIN = [(6, one) for one in ("name", "steps", "batch", "learning_rate")]
 
 LAYOUTS: dict[str, dict] = {
+    "start_here": {
+        "subgraphs": {"Model, latent, schedule": ([1, 3, 5, 7], []), "Unpatchify, decode": ([10, 11], [])},
+        "columns": [("", 330, [4]), ("1 Prompt", 226, ["Model, latent, schedule", 2]), ("2 Patchify", 230, [6, 8]), ("3 Denoise", 230, [9]),
+                    ("4 Picture", 226, ["Unpatchify, decode", 12])]},
     "text_to_image": {"columns": [("", 250, [4, 1]), ("1 Encode", 250, [2, 3, 5]), ("2 Patchify", 250, [6, 7]), ("3 Denoise", 250, [8, 9]),
                                   ("4 Decode", 242, [10, 11, 12])]},
     "learn_01_pixels_to_latents": {
@@ -42,12 +46,12 @@ LAYOUTS: dict[str, dict] = {
                     ("3 What it holds", 500, [9, 11])]},
     "learn_02_latents_to_patches": {
         "subgraphs": {"Also p = 4 and p = 8": ([9, 12, 15, 16], [])},
-        "columns": [("", 260, [1, 3]), ("1 Encode", 226, [4, 5, "Also p = 4 and p = 8"]), ("2 Patchify", 240, [6, 21]), ("3 Tokens", 250, [23, 25]),
-                    ("4 What it costs", 266, [22, 17])]},
+        "columns": [("", 310, [1, 3]), ("1 Encode", 226, [4, 5, "Also p = 4 and p = 8"]), ("2 Patchify", 230, [6, 21]), ("3 Tokens", 226, [23, 25]),
+                    ("4 What it costs", 250, [22, 17])]},
     "learn_03_patch_embedding": {
         "subgraphs": {"Latent and caption": ([5, 7, 8], [])},
-        "columns": [("", 260, [1, 3]), ("1 Encode", 230, [4, "Latent and caption", 9]), ("2 Patches", 240, [6, 12]),
-                    ("3 Filters", 256, [11, 14]), ("4 Embedded", 256, [10, 13])]},
+        "columns": [("", 260, [1, 3]), ("1 Encode", 230, [4, "Latent and caption", 9]), ("2 Patchify", 236, [6]),
+                    ("3 Its matrix", 240, [11, 14]), ("4 What it answers to", 276, [10, 16])]},
     "learn_04_positions": {
         "subgraphs": {"A picture, encoded": ([4, 5], []), "Another picture": ([13, 14, 15], []), "Empty prompt, schedule": ([6, 7], [])},
         "columns": [("", 260, [1, 3]), ("1 Patchify", 240, ["A picture, encoded", 8, "Another picture", "Empty prompt, schedule"]),
@@ -55,8 +59,8 @@ LAYOUTS: dict[str, dict] = {
     "learn_05_time_and_text": {
         "subgraphs": {"Noise, and eight steps": ([6, 7, 8, 9, 15], []), "Decode": ([12, 13], []),
                       "Told three noise levels": ([16, 17, 18, 20, 21, 22, 24, 25, 26], [(16, "step"), (20, "step"), (24, "step")])},
-        "columns": [("", 270, [1, 3]), ("1 Denoise", 240, [4, 5, "Noise, and eight steps", "Decode", "Told three noise levels"]),
-                    ("2 Text", 280, [10]), ("3 Time", 240, [14, 19]), ("", 240, [23, 27])]},
+        "columns": [("", 310, [1, 3]), ("1 Denoise", 226, [4, 5, "Noise, and eight steps", "Decode", "Told three noise levels"]),
+                    ("2 Text", 256, [10]), ("3 Time", 225, [14, 19]), ("", 225, [23, 27])]},
     "learn_06_one_step": {
         "subgraphs": {"Noise, and eight steps": ([6, 7, 8, 9, 10], []), "Decode": ([18, 19, 21, 22, 24, 25], [])},
         "columns": [("", 270, [1, 3]), ("1 Embed", 240, [4, 5, "Noise, and eight steps", 11, 12]), ("2 Blocks", 240, [13, 14, 15, 16]),
@@ -95,10 +99,9 @@ LAYOUTS: dict[str, dict] = {
     "flux_dev": {"columns": [("", 256, [1, 2, 4]), ("1 Encode", 256, [3, 5, 6, 7]), ("2 Patchify", 236, [8, 9, 10]), ("3 Denoise", 246, [11, 12]),
                              ("4 Decode", 246, [13, 14, 15])]},
     "exploded_step": {
-        "subgraphs": {"Steps 0 to 5": ([1, 2, 3, 4, 5, 6, 7, 8], [(2, "text"), (7, "seed")]), "Decode x0": ([19, 20], []),
-                      "The rest": ([18, 22, 23], [])},
-        "columns": [("", 270, [9, "Steps 0 to 5"]), ("1 Embed", 236, [10, 11, 12]), ("2 Blocks", 236, [13, 14]), ("3 Step", 236, [15, 16, 17]),
-                    ("4 Pictures", 262, ["Decode x0", 21, "The rest", 24])]},
+        "subgraphs": {"Steps 0 to 5": ([1, 2, 3, 4, 5, 6, 7, 8], [(2, "text"), (7, "seed")]), "Decode both": ([18, 19, 20, 22, 23], [])},
+        "columns": [("", 270, [9, "Steps 0 to 5"]), ("1 Embed", 236, [10, 11, 12]), ("2 Blocks", 236, [13, 14]), ("3 Step", 236, [15, 16, 17, "Decode both"]),
+                    ("4 Pictures", 262, [21, 24])]},
     "denoise_loop": {
         "subgraphs": {"Noisy tokens and prompts": ([1, 2, 3, 5, 6, 7, 8], [(2, "text"), (6, "patch_size"), (8, "seed")]),
                       "One step, as stages": ([10, 11, 12, 13, 14, 15, 16], [(13, "blocks")])},
@@ -129,9 +132,8 @@ LAYOUTS: dict[str, dict] = {
             "Five predictions": (["Steps 0 to 2", "Both prompts at once", "The prompt", "The empty prompt", "The weaker model", "The other prompt"], []),
             **{name: ([first, *range(second, second + 3)], [(first, "cfg")]) for name, first, second in (
                 ("No guidance", 15, 16), ("CFG", 30, 31), ("CFG of two branches", 45, 46), ("Autoguidance", 55, 56), ("Halfway", 66, 67))}},
-        "columns": [("", 300, [9, "Five predictions"]), ("1 Guide, step, decode", 240, ["No guidance", "CFG", "CFG of two branches", "Autoguidance",
-                                                                                       "Halfway"]),
-                    ("2 None, CFG", 234, [19, 34]), ("3 Two branches, auto", 234, [49, 59]), ("4 Halfway", 234, [70])]},
+        "columns": [("", 280, [9, "Five predictions"]), ("1 Guide, step, decode", 232, ["No guidance", "CFG", "CFG of two branches"]),
+                    ("", 232, ["Autoguidance", "Halfway", 70]), ("2 None, CFG", 236, [19, 34]), ("3 Two branches, auto", 236, [49, 59])]},
     "train_from_scratch": {
         "subgraphs": {"Train": ([6], TRAIN)},
         "columns": [("", 280, [1, 2, 5]), ("1 A model and pictures", 270, [3, 4]), ("2 Train", 340, ["Train", 7]), ("3 Filters", 400, [8, 9])]},
