@@ -1,7 +1,7 @@
-"""Lay out the example workflows anew: `python tests/browser/lay_out.py [EXAMPLE ...]`.
+"""Lay out the example workflows anew: `python tests/browser/lay_out.py [--wires] [EXAMPLE ...]`.
 
 Nodes get the sizes that they really need, as measured in the browser in both renderers, in the columns of layouts.py; wires that would
-pass behind nodes get reroutes. Playwright and Chromium are needed.
+pass behind nodes get reroutes (with --wires, only these are made anew). Playwright and Chromium are needed.
 """
 
 import json
@@ -155,10 +155,10 @@ class Browser:
             page.wait_for_function("window.app?.extensionManager?.workflow?.activeWorkflow && app.canvas", timeout=90_000)
             self.pages.append(page)
 
-    def ask(self, graph: dict, question: str, renderers: int = 2) -> list:
-        """What both renderers answer of a graph, or only the canvas."""
+    def ask(self, graph: dict, question: str) -> list:
+        """What both renderers answer of a graph."""
         answers = []
-        for page in self.pages[:renderers]:
+        for page in self.pages:
             page.evaluate("graph => app.loadGraphData(graph)", graph)
             page.wait_for_timeout(900)
             answers.append(page.evaluate(question))
@@ -220,24 +220,25 @@ def boxes(graph: dict) -> dict[int, Box]:
     return {node["id"]: (node["pos"][0], node["pos"][1] - TITLE, node["size"][0], node["size"][1] + TITLE) for node in graph["nodes"]}
 
 
-def wire(graph: dict, sockets: dict[str, list]) -> float:
+def wire(graph: dict, sockets: list[dict[str, list]]) -> float:
     """Reroutes for wires that would pass behind nodes: → how long wires still do, in pixels."""
     around, reroutes, extensions, known, left = boxes(graph), [], [], {}, 0.0
     bounds = min(b[0] for b in around.values()), min(b[1] for b in around.values())
     size = max(b[0] + b[2] for b in around.values()) - bounds[0], max(b[1] + b[3] for b in around.values()) - bounds[1]
     ways = Ways(list(around.values()), (*bounds, *size))
     pairs = {link[0]: (link[1], link[2], link[3]) for link in graph["links"]}
+
     def length(id_):
-        source, target = sockets[str(id_)]
+        source, target = sockets[0][str(id_)]
         return abs(target[0] - source[0]) + abs(target[1] - source[1])
     for id_ in sorted(pairs, key=length):
         origin, slot, target = pairs[id_]
         others = [box for key, box in around.items() if key not in (origin, target)]
-        source, end = (tuple(one) for one in sockets[str(id_)])
+        ends = [(tuple(one[str(id_)][0]), tuple(one[str(id_)][1])) for one in sockets]
         mine = [around[origin], around[target]]
         inset = [(x + 20, y + 6, w - 40, h - 12) for x, y, w, h in mine]
-        stops = route((origin, slot), source, end, others + inset, ways)
-        left += behind(curve(source, end, stops), others)
+        stops = route((origin, slot), ends, others + inset, ways)
+        left += max(behind(curve(*both, stops), others) for both in ends)
         parent = None
         for i, stop in enumerate(stops):
             key = (origin, slot, tuple((round(x), round(y)) for x, y in stops[:i + 1]))
@@ -281,6 +282,14 @@ def inside(subgraph: dict, sizes: dict) -> None:
         subgraph[key]["bounding"] = [x, -30, 140, 40 + 20 * len(subgraph[ends])]
 
 
+def wire_anew(browser: Browser, path: Path) -> None:
+    """Only the wires."""
+    graph = json.loads(path.read_text(encoding="utf-8"))
+    left = wire(graph, browser.ask(graph, SOCKETS))
+    path.write_text(json.dumps(graph, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    print(f"{path.stem}: {len(graph['extra'].get('reroutes', ()))} reroutes, {round(left)} px behind nodes", flush=True)
+
+
 def lay_out(browser: Browser, path: Path) -> None:
     graph = json.loads(path.read_text(encoding="utf-8"))
     layout = LAYOUTS[path.stem]
@@ -306,8 +315,7 @@ def lay_out(browser: Browser, path: Path) -> None:
         inside(subgraph, measured(browser, flat, dict.fromkeys((node["id"] for node in flat["nodes"]), 260)))
     tall = place(graph, columns, sizes, HEIGHT)
     wide = sum(width for _, width, _ in columns) + GUTTER * (len(columns) - 1)
-    (canvas,) = browser.ask(graph, SOCKETS, 1)
-    left = wire(graph, canvas)
+    left = wire(graph, browser.ask(graph, SOCKETS))
     path.write_text(json.dumps(graph, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     if tall > HEIGHT:
         print([(title, [(id_, round(sizes[id_][1])) for id_ in ids]) for title, _, ids in columns])
@@ -340,8 +348,9 @@ def main(names: list[str]) -> None:
         read_nodes(host.get("/object_info"))
         chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
         browser = Browser(chromium, host)
-        for name in names or LAYOUTS:
-            lay_out(browser, EXAMPLES / f"{name}.json")
+        act = wire_anew if "--wires" in names else lay_out
+        for name in [name for name in names if name != "--wires"] or LAYOUTS:
+            act(browser, EXAMPLES / f"{name}.json")
         chromium.close()
         host.stop()
 

@@ -50,8 +50,8 @@ LAYOUTS: dict[str, dict] = {
                     ("4 What it costs", 250, [22, 17])]},
     "learn_03_patch_embedding": {
         "subgraphs": {"Latent and caption": ([5, 7, 8], [])},
-        "columns": [("", 260, [1, 3]), ("1 Encode", 230, [4, "Latent and caption", 9]), ("2 Patchify", 236, [6]),
-                    ("3 Its matrix", 240, [11, 14]), ("4 What it answers to", 276, [10, 16])]},
+        "columns": [("", 310, [1, 3]), ("1 Encode", 226, [4, "Latent and caption", 9]), ("2 Patchify", 226, [6]),
+                    ("3 Its matrix", 226, [11, 14]), ("4 What it answers to", 254, [10, 16])]},
     "learn_04_positions": {
         "subgraphs": {"A picture, encoded": ([4, 5], []), "Another picture": ([13, 14, 15], []), "Empty prompt, schedule": ([6, 7], [])},
         "columns": [("", 260, [1, 3]), ("1 Patchify", 240, ["A picture, encoded", 8, "Another picture", "Empty prompt, schedule"]),
@@ -73,8 +73,8 @@ LAYOUTS: dict[str, dict] = {
         "columns": [("", 280, [1, 3]), ("1 A model and pictures", 250, [4, 5]), ("2 Train", 300, ["Train", 8]), ("3 Before and after", 464, [7])]},
     "one_step_at_a_time": {
         "subgraphs": {NOISY: ([5, 6, 7, 8], [(8, "seed")]), "Steps 4 to 7": ([13, 14, 15, 16], [])},
-        "columns": [("", 260, [4, 1, 2, 3, NOISY]), ("1 Steps 0 and 1", 240, [9, 10]), ("2 Steps 2 and 3", 240, [11, 12]),
-                    ("3 The rest", 240, ["Steps 4 to 7", 17, 18]), ("4 The picture", 262, [19])]},
+        "columns": [("", 260, [4, 1, 2, 3]), ("1 Noise, step 0", 240, [NOISY, 9]), ("2 Steps 1 and 2", 240, [10, 11]),
+                    ("3 Step 3, the rest", 240, [12, "Steps 4 to 7"]), ("4 Decode", 262, [17, 18, 19])]},
     "image_round_trip": {"columns": [("", 300, [1, 2]), ("1 Encode", 300, [3, 4]), ("2 Patchify", 300, [5]), ("3 Decode", 300, [6, 7, 8])]},
     "image_to_image": {
         "subgraphs": {"The first picture": ([2, 6, 7, 8, 10, 11, 12, 13], [(2, "text"), (10, "seed")])},

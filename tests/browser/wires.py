@@ -108,29 +108,42 @@ class Ways:
         return [self.point(cell) for cell in corners]
 
 
-def route(socket, source: Point, target: Point, boxes: list[Box], ways: Ways, allowed: float = 4) -> list[Point]:
-    """The fewest reroutes with which a wire runs in front of empty space; `boxes` are the nodes that it is not tied to."""
-    if behind(curve(source, target), boxes, 2) <= allowed:
+def route(socket, ends: list[tuple[Point, Point]], boxes: list[Box], ways: Ways, allowed: float = 4) -> list[Point]:
+    """The fewest reroutes with which a wire runs in front of empty space.
+
+    ends: of the wire, in each renderer. boxes: the nodes that it is not tied to.
+    """
+    def hidden(stops: list[Point]) -> float:
+        return max(behind(curve(source, target, stops), boxes, 2) for source, target in ends)
+
+    source, target = ends[0]
+    if hidden([]) <= allowed:
         return []
     corners = ways.find(socket, source, target)
     if not corners:
         return []
-    dense = []  # a second stop beside a corner keeps the curve in its lane
-    for i, (here, corner, after) in enumerate(zip([source, *corners], corners, [*corners[1:], target])):
-        for other, near in ((here, min(24, math.dist(here, corner) / 3)), (after, min(24, math.dist(after, corner) / 3))):
-            length = math.dist(other, corner) or 1
-            dense.append(tuple(c + (o - c) * near / length for c, o in zip(corner, other)))
-    best, kept = None, list(dense)
-    for stops in (corners, dense):
-        kept, worth = list(stops), behind(curve(source, target, stops), boxes, 2)
+
+    def beside(*distances: float) -> list[Point]:
+        """Stops before and behind each corner, which keep the curve in its lane."""
+        stops = []
+        for here, corner, after in zip([source, *corners], corners, [*corners[1:], target]):
+            for other, behind_it in ((here, False), (after, True)):
+                length = math.dist(other, corner) or 1
+                for distance, share in sorted(zip(distances, (0.2, 0.45)), reverse=not behind_it):
+                    stops.append(tuple(c + (o - c) * min(distance / length, share) for c, o in zip(corner, other)))
+        return stops
+
+    best = None
+    for stops in (corners, beside(24), beside(14, 40)):
+        kept, worth = list(stops), hidden(stops)
         least = max(worth, allowed)
         i = 0
         while i < len(kept):  # leave out what is not needed
             fewer = kept[:i] + kept[i + 1:]
-            if behind(curve(source, target, fewer), boxes, 2) <= least:
+            if hidden(fewer) <= least:
                 kept = fewer
             else:
                 i += 1
-        found = (max(behind(curve(source, target, kept), boxes, 2), allowed), len(kept), kept)
+        found = (max(hidden(kept), allowed), len(kept), kept)
         best = found if best is None or found[:2] < best[:2] else best
     return best[2]
