@@ -256,7 +256,7 @@ class ContentAndPlace(io.ComfyNode):
             category=CATEGORY,
             description="Split embedded tokens into content (what a patch shows) and place (where it is). Shows norms and similarity maps of both, "
                         "and the picture that the model predicts if one of them is removed, shuffled, or taken from another picture.",
-            search_aliases=["patch embedding", "position embedding", "ablate positions", "位置嵌入"],
+            search_aliases=["patch embedding", "position embedding", "ablate positions", "位置嵌入", "content against place", "content and position"],
             is_output_node=True,
             inputs=[
                 dit_input(),

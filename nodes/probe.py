@@ -18,7 +18,7 @@ class Parity(io.ComfyNode):
             category=CATEGORY,
             description="Compare the prediction from your wires with the whole model's own, for the same tokens: how large the difference is, and "
                         "after which stage it begins.",
-            search_aliases=["compare", "bit-exact", "parity badge"],
+            search_aliases=["compare", "bit-exact", "parity badge", "parity", "compare with KSampler", "一致性"],
             is_output_node=True,
             inputs=[
                 dit_input(),

@@ -64,7 +64,7 @@ class NoiseAtTime(io.ComfyNode):
             category=CATEGORY,
             description="Add noise to clean tokens at one time, random or chosen, as in training. Rectified flow: x = (1 − σ)·x0 + "
                         "σ·ε. DDPM: z_t = √ᾱ_t·z0 + √(1−ᾱ_t)·ε.",
-            search_aliases=["forward process", "q_sample", "add noise", "random timestep"],
+            search_aliases=["forward process", "q_sample", "add noise", "random timestep", "noise at a time"],
             inputs=[
                 dit_input(),
                 tokens_input("Clean tokens of training pictures, from Patchify."),

@@ -38,7 +38,7 @@ class Condition(io.ComfyNode):
             category=CATEGORY,
             description="Begin a step: lay out its batch [uncond, cond] as KSampler does, and embed time and text. Put it first to get the same "
                         "result as KSampler, bit for bit.",
-            search_aliases=["timestep embedding", "adaLN"],
+            search_aliases=["timestep embedding", "adaLN", "conditioning", "time embedding", "条件"],
             inputs=[
                 dit_input(),
                 tokens_or_hidden_input("Tokens at the noise level of the step, or hidden states from Patch Embed."),
@@ -90,7 +90,7 @@ class PositionEmbed(io.ComfyNode):
             category=CATEGORY,
             description="Tell the model where each patch is. Without positions, attention sees patches in no order. Models with rotary positions "
                         "only take their own, because these act inside attention.",
-            search_aliases=["positional encoding", "位置嵌入", "sincos"],
+            search_aliases=["positional encoding", "位置嵌入", "sincos", "position embedding", "positional", "位置编码"],
             inputs=[
                 dit_input(),
                 _hidden_input("Embedded patches."),
@@ -119,7 +119,7 @@ class RunBlocks(io.ComfyNode):
             category=CATEGORY,
             description="Run transformer blocks, any of them in any order: skip, repeat, reverse or weaken them. Before they run, tokens of another "
                         "run can replace these (graft).",
-            search_aliases=["layer skip", "transformer blocks", "SLG", "PAG", "perturbed attention"],
+            search_aliases=["layer skip", "transformer blocks", "SLG", "PAG", "perturbed attention", "skip block", "flux blocks", "跳过块"],
             has_intermediate_output=True,
             inputs=[
                 dit_input(),
@@ -176,7 +176,7 @@ class Guidance(io.ComfyNode):
             category=CATEGORY,
             description="Classifier-free guidance: move from the unconditional prediction towards the conditional one and beyond. For a MODEL its "
                         "own CFG functions are used.",
-            search_aliases=["CFG", "classifier-free guidance"],
+            search_aliases=["CFG", "classifier-free guidance", "引导"],
             inputs=[
                 TokensSocket.Input("prediction", tooltip="From Final Layer."),
                 io.Float.Input("cfg", default=3.0, min=-100.0, max=100.0, step=0.1, round=0.01, tooltip="How far to move. 1 is the "

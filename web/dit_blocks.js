@@ -8,6 +8,7 @@ function reportElement() {
   const element = document.createElement("div");
   element.className = "dit-blocks-report";
   Object.assign(element.style, {
+    position: "relative",
     fontSize: "12px",
     lineHeight: "1.35",
     padding: "4px 8px",

@@ -26,7 +26,7 @@ export const CHINESE = {
   "run once to see the model's blocks": "运行一次即可看到模型的块",
   "blocks {has}": "块 {has}",
   "blocks {has}; runs {count}: {numbers}": "块 {has}；运行 {count} 个：{numbers}",
-  "cost: of the Denoise that takes these sigmas, where its model is known": "开销：取用此噪声日程的 DiT Denoise 的开销，知道其模型时显示",
+  "cost: of the Denoise that takes these sigmas, where its model is known": "开销：取用此噪声调度的 DiT Denoise 的开销，知道其模型时显示",
   "cost: known after a run where the model's shape is": "开销：若知道模型的形状，运行后显示",
   "run to walk through x0, step by step": "运行后可逐步查看 x0",
   "x0 at step {step}, σ = {sigma}": "第 {step} 步的 x0，σ = {sigma}",

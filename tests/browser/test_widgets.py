@@ -241,3 +241,12 @@ def test_wires_have_colours_of_their_own(page):
     dots = page.evaluate("""["DIT", "DIT_TOKENS", "DIT_HIDDEN"].map(type =>
         getComputedStyle(document.documentElement).getPropertyValue(`--color-datatype-${type}`).trim())""")
     assert dots == colours[:3]
+
+
+def test_an_error_is_told_on_its_node_and_in_a_toast(page, host):
+    turn(page, "DiTBlocksDenoise", "start_step", 30)
+    page.evaluate("app.queuePrompt(0)")
+    expect(page, "error", "DiT Denoise: ")
+    told = page.locator(".dit-blocks-trajectory .dit-blocks-error").inner_text()
+    sync_api.expect(page.locator(".p-toast-message").filter(has_text=told).first).to_be_visible()
+    assert "\n" not in told
