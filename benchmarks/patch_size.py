@@ -6,6 +6,8 @@ that times compare. Accuracy is the verifier's, dB are against p = 2 of the same
 """
 
 import argparse
+from collections.abc import Callable
+from itertools import chain
 import json
 import math
 from pathlib import Path
@@ -19,6 +21,7 @@ from dit_blocks.dit_impl.sources.embedded import load_embedded
 from dit_blocks.dit_impl.training.default_model import scenes
 from dit_blocks.dit_impl.training.default_model.evaluate import BATCH, CFG, STEPS, draw_prompts
 from dit_blocks.dit_impl.training.default_model.reader import read_scene, same_scene
+from dit_blocks.standalone.sweep.drive import each_in
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("benchmarks/RESULTS.md", "docs/nodes.md", "docs/zh/nodes.md",
@@ -42,21 +45,25 @@ ROWS = """2
 4 until 50%, then 2 by pi_resize"""
 
 
-def measure(prompts: int) -> list[dict]:
-    """→ a dict a row: name, accuracy, flops and seconds (ratios to p = 2), decibels against p = 2 (None for itself)."""
+def measure(prompts: int, each: Callable = map) -> list[dict]:
+    """→ a dict a row: name, accuracy, flops and seconds (ratios to p = 2), decibels against p = 2 (None for itself). each: draws batches."""
     dit, *_ = load_embedded()
     rows, wanted = parse_rows(ROWS), scenes.held_out()[0][:prompts]
     sigmas = dit.schedule(STEPS)
     right, seconds, errors = ({name: [] for name, _ in rows} for _ in range(3))
-    for start in range(0, len(wanted), BATCH):
-        batch = wanted[start:start + BATCH]
-        captions, reference = [scenes.caption(scene) for scene in batch], None
+
+    def draw(start: int) -> list[tuple[str, float, list[bool], list[float]]]:
+        batch, reference, drawn = wanted[start:start + BATCH], None, []
         for name, plan in rows:
-            pictures, took = draw_prompts(captions, plan, seed=start)
+            pictures, took = draw_prompts([scenes.caption(scene) for scene in batch], plan, seed=start)
             reference = pictures if reference is None else reference
-            seconds[name].append(took / len(batch))
-            right[name] += [same_scene(read_scene(picture), scene) for picture, scene in zip(pictures, batch)]
-            errors[name] += (pictures - reference).square().mean((1, 2, 3)).tolist()
+            drawn.append((name, took / len(batch), [same_scene(read_scene(picture), scene) for picture, scene in zip(pictures, batch)],
+                          (pictures - reference).square().mean((1, 2, 3)).tolist()))
+        return drawn
+    for name, took, found, off in chain.from_iterable(each(draw, range(0, len(wanted), BATCH))):
+        seconds[name].append(took)
+        right[name] += found
+        errors[name] += off
     macs = {name: cost(dit, plan, sigmas, (256, 256), 1, CFG != 1)[1] for name, plan in rows}
     own = rows[0][0]
     return [{"name": name, "accuracy": round(sum(right[name]) / len(wanted), 4), "flops": round(macs[name] / macs[own], 4),
@@ -110,9 +117,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one object, last")
     parser.add_argument("--plot", type=Path, help="write a plot there")
     parser.add_argument("--write", action="store_true", help="write the figures into the documentation, and its plot")
+    parser.add_argument("--workers", type=int, default=0, help="draw in so many processes by Ray (0: in this one)")
     options = parser.parse_args()
-    with torch.inference_mode():
-        rows = measure(options.prompts)
+    with torch.inference_mode(), each_in(options.workers) as each:
+        rows = measure(options.prompts, each)
     if options.plot:
         plot(rows, options.plot)
     if options.write:

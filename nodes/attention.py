@@ -71,7 +71,7 @@ class AttentionMap(io.ComfyNode):
     @names_errors
     @keeps_gradients
     def execute(cls, dit, hidden, block, head, direction, query, word, language, every_query=False) -> io.NodeOutput:
-        host.load(dit.modules())
+        host.load(dit.modules(), *dit.room(hidden))
         host.throw_if_interrupted()
         asked = Question(block, head, direction, query, word, every_query)
         after, seen = attention_maps.attention_map(dit, hidden, asked, host.free_memory())
@@ -120,7 +120,7 @@ class AttentionSteps(io.ComfyNode):
                 start_step=0, end_step=STEP_MAX) -> io.NodeOutput:
         dit.away_from(negative, cfg)  # refuse guidance without a negative before anything is loaded
         report = host.reporter(last_step(start_step, end_step, sigmas) - start_step)
-        host.load(dit.modules())
+        host.load(dit.modules(), *dit.room(tokens))
         host.throw_if_interrupted()
         tokens, x0, answers = attention_maps.over_steps(
             dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step, Question(block, head, direction, query, word), at_steps,
@@ -157,7 +157,7 @@ class PositionSimilarity(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, dit, x, query, language) -> io.NodeOutput:
-        host.load(dit.modules())
+        host.load(dit.modules(), *dit.room(x))
         compared = position_similarity.compare_positions(dit, x, query)
         picture, text = position_similarity.drawing(compared, dit.name, language), position_similarity.described(compared, language)
         shown = ui.PreviewImage(picture, cls=cls).as_dict() | ui.PreviewText(text).as_dict()

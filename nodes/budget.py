@@ -95,7 +95,7 @@ class Compare(io.ComfyNode):
     def execute(cls, dit, latent, sigmas, positive, vae, rows, seed, cfg, solver, negative=None, language="English") -> io.NodeOutput:
         dit.away_from(negative, cfg)  # refuse guidance without a negative before anything is loaded
         plans = compare.parse_rows(rows)
-        host.load(dit.modules())
+        host.load(dit.modules(), *dit.room(dit.fold(latent)))
         runs = compare.compare(dit, decoder(vae), latent, plans, sigmas, seed, positive, negative, cfg, solver,
                                host.reporter(len(plans) * (len(sigmas) - 1)))
         words = "\n\n".join(f"{run.label}\n{run.caption(runs[0], language)}" for run in runs)

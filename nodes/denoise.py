@@ -39,17 +39,21 @@ class Schedule(io.ComfyNode):
             inputs=[
                 dit_input(),
                 io.Int.Input("steps", default=20, min=1, max=STEP_MAX, tooltip="How many steps."),
-                io.Combo.Input("scheduler", options=list(SCHEDULERS), default="simple", tooltip="How the levels are spaced."),
+                io.Combo.Input("scheduler", options=list(SCHEDULERS), default="simple",
+                               tooltip="How the levels are spaced: KSampler's nine, and linear. ddim_uniform and beta may have some steps more or "
+                                       "less."),
                 io.Float.Input("denoise", default=1.0, min=0.01, max=1.0, step=0.01,
                                tooltip="Below 1, only the last part of a longer schedule: to change a picture instead of making a new one."),
+                io.Boolean.Input("skip_penultimate", default=False, optional=True,
+                                 tooltip="Leave out the last level above 0 of a schedule with one step more, as KSampler does for uni_pc and dpm_2."),
             ],
             outputs=[io.Sigmas.Output("sigmas", display_name="sigmas", tooltip="The noise levels, steps + 1 of them, from high to low.")],
         )
 
     @classmethod
     @names_errors
-    def execute(cls, dit, steps, scheduler, denoise) -> io.NodeOutput:
-        return io.NodeOutput(dit.schedule(steps, scheduler, denoise))
+    def execute(cls, dit, steps, scheduler, denoise, skip_penultimate=False) -> io.NodeOutput:
+        return io.NodeOutput(dit.schedule(steps, scheduler, denoise, skip_penultimate))
 
 
 class AddNoise(io.ComfyNode):
@@ -93,7 +97,8 @@ def _denoise_inputs(*steps):
         io.Float.Input("cfg", default=3.0, min=0.0, max=100.0, step=0.1, round=0.01,
                        tooltip="Guidance: how strongly to move from negative towards positive. 1 does not use negative."),
         io.Combo.Input("solver", options=list(SOLVERS), default="euler",
-                       tooltip="The rule for moving to the next noise level. heun calls the model twice for each step. ddim is for DDPM models."),
+                       tooltip="The rule for moving to the next noise level. heun calls the model twice for each step. ddim is for DDPM models. "
+                               "euler_ancestral and dpmpp_2m_sde add noise by Add Noise's seed."),
         io.Conditioning.Input("negative", optional=True, tooltip="What the picture should not show. Needed if cfg is not 1, except for a "
                               "class-conditional DiT, which has a class for it."),
         patch_method_input(),
@@ -107,32 +112,48 @@ def _denoise_outputs():
     ]
 
 
-def _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step, plan, seen=lambda wire, x0: None, quick_look=False,
+def _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step, plan, seen=lambda *_: None, quick_look=False,
          before=None):
-    """→ tokens, x0, a note on approximate patch sizes. seen(wire, x0) is called after every step, before(step, wire, cfg) before it."""
+    """→ tokens, x0, a note on approximate patch sizes. seen(done, wire, x0) is called after every step, before(step, wire, cfg) before it."""
     dit.away_from(negative, cfg)  # refuse guidance without a negative before anything is loaded
     report = host.reporter(last_step(start_step, end_step, sigmas) - start_step)
-    host.load(dit.modules())
+    host.load(dit.modules(), *dit.room(tokens))
     host.throw_if_interrupted()
     if quick_look:
         report(0, patch_schedule.quick_look(dit, tokens, sigmas, positive, negative, cfg, start_step, end_step))
 
     def tell(done, wire, x0):
-        seen(wire, x0)
+        seen(done, wire, x0)
         report(done, dit.preview(wire, x0))
     done = patch_schedule.denoise_by_schedule(dit, tokens, plan, sigmas, positive, negative, cfg, solver, start_step, end_step, tell, before)
     check_finite(done[0]["tokens"], "model's answer")
     return done
 
 
-def _remarks(approximate: str, *conditionings) -> tuple[str, ...]:
-    """Notes on a run for the user: approximate patch sizes, and words that the text encoder does not know."""
+def _remarks(approximate: str, *conditionings, ignored_cfg: float = 0) -> tuple[str, ...]:
+    """Notes on a run for the user: approximate patch sizes, words that the text encoder does not know, a cfg that a GUIDER replaced."""
     ignored = [word for one in conditionings for _, said in one or () for word in said.get("ignored", ())]
-    return tuple(filter(None, (approximate, ignored and f"words ignored, because the text encoder does not know them: {', '.join(ignored)}")))
+    return tuple(filter(None, (approximate, ignored and f"words ignored, because the text encoder does not know them: {', '.join(ignored)}",
+                               ignored_cfg and f"cfg {ignored_cfg:g} is not used: the guider has its own")))
 
 
 def _one_size(tokens, patch_method) -> PatchSchedule:
     return PatchSchedule((Row(tokens["patch_size"]),), patch_method)
+
+
+def _given(dit, tokens, sigmas, start_step, end_step, positive, negative, plan, capture_blocks, sampler, guider):
+    """The dit as one that this SAMPLER, this GUIDER or both sample. Raises ValueError where they can't."""
+    what = "sampler" if sampler is not None else "guider"
+    if host.management is None:
+        raise ValueError(f"{what} is for ComfyUI's own samplers and guiders: run this workflow in ComfyUI, or leave {what} unwired")
+    if capture_blocks:
+        raise ValueError(f"capture_blocks reads single steps from the inside, without the {what}: turn it off, or leave {what} unwired")
+    sizes = plan.stretches(sigmas, start_step, last_step(start_step, end_step, sigmas))
+    if sampler is not None and len(sizes) > 1:
+        raise ValueError(f"a sampler takes its steps without a break, and the patch_schedule changes the size from {sizes[0][0]} to {sizes[1][0]} "
+                         "on the way: use Patch Schedule (MODEL) before DiT from MODEL, or leave sampler unwired")
+    from .comfyui.any_sampler import sampled_by  # there is no SAMPLER outside ComfyUI
+    return sampled_by(dit, sampler, guider, positive, negative)
 
 
 class DenoiseStep(io.ComfyNode):
@@ -173,7 +194,11 @@ class Denoise(io.ComfyNode):
                  io.Boolean.Input("quick_look", default=False, optional=True,
                                   tooltip="First show a rough picture, made with the coarsest patches in 4 steps."),
                  io.Boolean.Input("capture_blocks", default=False, optional=True,
-                                  tooltip="Also compute x0 after every block, for a second slider on the node. Every step then runs twice.")],
+                                  tooltip="Also compute x0 after every block, for a second slider on the node. Every step then runs twice."),
+                 io.Sampler.Input("sampler", optional=True, tooltip="From KSamplerSelect or another sampler node of ComfyUI. It takes all the "
+                                  "steps, in place of solver."),
+                 io.Guider.Input("guider", optional=True, tooltip="From CFGGuider or another guider of ComfyUI, over the same model. Its prompts "
+                                 "and its cfg count, not this node's.")],
             outputs=[*_denoise_outputs(), io.Image.Output("trajectory", display_name="trajectory", tooltip="x0 after each step as a small "
                                                           "picture, with a pixel for each latent cell. The slider on the node shows them."),
                      io.Image.Output("by_block", display_name="by_block", tooltip="With capture_blocks: x0 after each block, step by step. "
@@ -184,23 +209,26 @@ class Denoise(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, dit, tokens, sigmas, start_step, end_step, positive, cfg, solver, negative=None, patch_method="auto",
-                patch_schedule=None, quick_look=False, capture_blocks=False) -> io.NodeOutput:
-        pictures, blocks = [], []
+                patch_schedule=None, quick_look=False, capture_blocks=False, sampler=None, guider=None) -> io.NodeOutput:
+        pictures, blocks = {}, []
 
         def capture(step, wire, guidance):
             blocks.append(by_block(dit, wire, sigmas, step, positive, negative, guidance))
         plan = patch_schedule or _one_size(tokens, patch_method)
         facts = {"size": tokens["size"][-2:], "shape": shape_of(dit), "native": dit.patch_sizes, "batch": len(tokens["tokens"])}
+        if sampler is not None or guider is not None:
+            dit = _given(dit, tokens, sigmas, start_step, end_step, positive, negative, plan, capture_blocks, sampler, guider)
         tokens, x0, approximate = _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step, plan,
-                                       lambda wire, x0: pictures.append(dit.picture(wire, x0)), quick_look,
+                                       lambda done, wire, x0: pictures.update({done: dit.picture(wire, x0)}), quick_look,
                                        capture if capture_blocks else None)
-        trajectory = torch.stack(pictures)
+        pictures = pictures or {1: dit.picture(x0, x0["tokens"])}  # a SAMPLER may say nothing on its way
+        trajectory = torch.stack(list(pictures.values()))
         places = torch.linspace(0, len(pictures) - 1, min(len(pictures), FRAMES)).round().long()
-        steps = (places + start_step).tolist()
+        steps = [start_step - 1 + list(pictures)[place] for place in places]
         facts |= {"steps": steps, "sigmas": sigmas[steps].tolist(), "schedule": len(sigmas) - 1, "blocks": list(blocks[0]) if blocks else []}
         inside = torch.stack([torch.stack(list(step.values())) for step in blocks]) if blocks else trajectory[:, None]
         facts["trajectory"] = _strip(inside[places])
-        facts["remarks"] = remarks = _remarks(approximate, positive, negative)
+        facts["remarks"] = remarks = _remarks(approximate, positive, negative, ignored_cfg=guider is not None and cfg != guider.cfg and cfg)
         shown = {"text": remarks, "dit_blocks": (facts,)}  # every item of a list needs the same keys
         return io.NodeOutput(tokens, x0, trajectory, inside.flatten(0, 1), ui=shown)
 

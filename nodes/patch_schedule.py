@@ -1,5 +1,7 @@
 """A patch size for each step, for DiT Denoise and for a MODEL."""
 
+from dataclasses import replace
+
 from comfy_api.v0_0_2 import io
 
 from ..dit_impl.handle.patch_schedule import parse_schedule
@@ -11,7 +13,8 @@ CATEGORY = "DiT Blocks/patch size"
 def _rows_input():
     return io.String.Input("rows", default="4 until 50%, then 2", multiline=True,
                            tooltip="Each row is a patch size and where it ends: '4 until 50%' of the steps, or '4 until sigma 0.6'. The last "
-                                   "row is a size alone. Coarse patches must come first.")
+                                   "row is a size alone. Coarse patches must come first. '4 with 2 on 25%' splits the patches with most "
+                                   "detail, '4 with 2 on the mask' those under the mask.")
 
 
 def _coarse_cfg_input():
@@ -34,14 +37,49 @@ class PatchSchedule(io.ComfyNode):
                 _rows_input(),
                 patch_method_input(),
                 _coarse_cfg_input(),
+                io.Mask.Input("mask", optional=True, tooltip="For rows such as '4 with 2 on the mask': where patches are fine."),
             ],
             outputs=[PatchScheduleSocket.Output("patch_schedule", display_name="patch_schedule", tooltip="For DiT Denoise.")],
         )
 
     @classmethod
     @names_errors
-    def execute(cls, rows, patch_method="auto", coarse_cfg=1.0) -> io.NodeOutput:
-        return io.NodeOutput(parse_schedule(rows, patch_method, coarse_cfg))
+    def execute(cls, rows, patch_method="auto", coarse_cfg=1.0, mask=None) -> io.NodeOutput:
+        return io.NodeOutput(replace(parse_schedule(rows, patch_method, coarse_cfg), mask=mask))
+
+
+class PatchRegions(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksPatchRegions",
+            display_name="Patch Regions",
+            category=CATEGORY,
+            description="Choose where patches are fine: under a mask, or where the picture so far has most detail. Coarse and fine patches stand "
+                        "in one sequence, so that tokens go where they matter.",
+            search_aliases=["mixed patch sizes", "adaptive patches", "quadtree", "faster", "patch size"],
+            inputs=[
+                io.Int.Input("coarse", default=4, min=1, max=64, tooltip="The patch size everywhere else, and of the steps before."),
+                io.Int.Input("fine", default=2, min=1, max=64, tooltip="The patch size where it matters. It divides coarse."),
+                io.Combo.Input("where", options=["detail", "mask"], default="detail",
+                               tooltip="detail: the patches whose x0 of the step before varies most. mask: the patches that the mask touches."),
+                io.Float.Input("share", default=0.25, min=0.0, max=1.0, step=0.05, round=0.001,
+                               tooltip="By detail: how many of the coarse patches are split. A mask has its own size."),
+                io.Float.Input("start_percent", default=0.3, min=0.0, max=1.0, step=0.05, round=0.001,
+                               tooltip="From which part of the steps on. Before, all patches are coarse."),
+                io.Mask.Input("mask", optional=True, tooltip="Where patches are fine, for the whole picture: painted, or from Token Mask."),
+            ],
+            outputs=[PatchScheduleSocket.Output("patch_schedule", display_name="patch_schedule", tooltip="For DiT Denoise.")],
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, coarse, fine, where, share, start_percent, mask=None) -> io.NodeOutput:
+        if where == "mask" and mask is None:
+            raise ValueError("where is mask, and no mask is wired: wire one, or choose detail")
+        before = f"{coarse} until {100 * start_percent:g}%, then " if start_percent else ""
+        plan = parse_schedule(f"{before}{coarse} with {fine} on {'the mask' if where == 'mask' else f'{100 * share:g}%'}", "native")
+        return io.NodeOutput(replace(plan, mask=mask))
 
 
 class PatchScheduleModel(io.ComfyNode):

@@ -205,7 +205,7 @@ class Trajectory(io.ComfyNode):
                 language="English") -> io.NodeOutput:
         dit.away_from(negative, cfg)  # refuse guidance without a negative before anything is loaded
         report_step = host.reporter(last_step(start_step, end_step, sigmas) - start_step)
-        host.load(dit.modules())
+        host.load(dit.modules(), *dit.room(tokens))
         host.throw_if_interrupted()
         chosen, end, _ = trajectory.moments(dit, tokens, sigmas, positive, negative, cfg, solver, at_steps, start_step, end_step,
                                             lambda done, wire, x0: report_step(done, dit.preview(wire, x0)))
@@ -284,7 +284,7 @@ class ContentAndPlace(io.ComfyNode):
     @names_errors
     def execute(cls, dit, tokens, sigmas, step, positive, vae, query, cfg, seed, negative=None, other=None, language="English") -> io.NodeOutput:
         dit.away_from(negative, cfg)  # refuse guidance without a negative before anything is loaded
-        host.load(dit.modules())
+        host.load(dit.modules(), *dit.room(tokens))
         host.throw_if_interrupted()
         answer = content_place.take_and_replace(dit, tokens, sigmas, step, positive, negative, cfg, seed, query, other)
         decoded = content_place.pictures(answer, decoder(vae))

@@ -36,7 +36,7 @@ class Parity(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, dit, prediction, sigmas, step, positive, cfg, negative=None) -> io.NodeOutput:
-        host.load(dit.modules())
+        host.load(dit.modules(), *dit.room(prediction))
         parity = probe.parity(dit, prediction, sigmas, step, positive, negative, cfg)
         return io.NodeOutput(parity.largest, ui=ui.PreviewText(str(parity)))
 
@@ -77,6 +77,6 @@ class BlockAblation(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, dit, tokens, sigmas, positive, cfg, levels, skip, seed, negative=None, language="English") -> io.NodeOutput:
-        host.load(dit.modules())
+        host.load(dit.modules(), *dit.room(tokens))
         ablation = probe.ablate(dit, tokens, sigmas, levels, positive, negative, cfg, seed, host.reporter)
         return io.NodeOutput(probe.bar_chart(ablation, language), *ablation.skip_lists(skip), ablation.ranked())

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
+import json
 from pathlib import Path
 import tomllib
 from typing import Annotated
@@ -15,11 +16,16 @@ from ..dit_impl.step.stages import block_plan
 LONGEST = 400  # letters of an error line, at most
 
 
+async def asked(request):
+    """The JSON in a request's body, whatever charset the request claims. Raises ValueError, RecursionError."""
+    return json.loads(await request.read())
+
+
 async def cost(request):
     """POST a question → what steps cost. See `cost.answers.Question`."""
     from aiohttp import web
     try:
-        return web.json_response(answers.cost_answer(await request.json()))
+        return web.json_response(answers.cost_answer(await asked(request)))
     except (ValueError, RecursionError) as error:
         return web.json_response({"error": str(error)[:LONGEST]}, status=400)
 
@@ -35,7 +41,7 @@ async def blocks(request):
     """POST a question → the blocks that DiT Blocks runs. See `step.stages.block_plan`."""
     from aiohttp import web
     try:
-        question = read(BlocksQuestion, await request.json(), "a question")
+        question = read(BlocksQuestion, await asked(request), "a question")
         kinds = embedded_kinds() if question.kinds == "embedded" else list(question.kinds)
         return web.json_response(block_plan(kinds, question.blocks))
     except (ValueError, RecursionError) as error:

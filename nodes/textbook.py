@@ -49,6 +49,7 @@ class Trainable(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, dit, scope) -> io.NodeOutput:
+        host.load(dit.modules())  # the copy is made where it computes
         learning = textbook.learner(dit, scope)
         count = sum(parameter.numel() for parameter in learning.trained.values())
         whole = sum(parameter.numel() for parameter in learning.model.parameters())

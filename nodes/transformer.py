@@ -2,6 +2,7 @@
 
 from comfy_api.v0_0_2 import io
 
+from ..dit_impl.handle.block_plan import BlockPlan
 from ..dit_impl.sampling.solvers import ONE_CALL
 from ..dit_impl.step import stages as step_stages
 from ..dit_impl.step.guidance import guide
@@ -55,8 +56,9 @@ class Condition(io.ComfyNode):
     @names_errors
     @keeps_gradients
     def execute(cls, dit, x, positive, sigmas, step, negative=None) -> io.NodeOutput:
-        host.load(dit.modules())
-        return io.NodeOutput(step_stages.condition(dit, x, positive, negative, sigmas, step))
+        host.load(dit.modules(), *dit.room(x))
+        begun = step_stages.condition(dit, x, positive, negative, sigmas, step)
+        return io.NodeOutput(begun, ui={"text": (dit.remark,)} if dit.remark else None)
 
 
 class PatchEmbed(io.ComfyNode):
@@ -77,7 +79,7 @@ class PatchEmbed(io.ComfyNode):
     @names_errors
     @keeps_gradients
     def execute(cls, dit, x) -> io.NodeOutput:
-        host.load(dit.modules())
+        host.load(dit.modules(), *dit.room(x))
         return io.NodeOutput(step_stages.patch_embed(dit, x))
 
 
@@ -88,16 +90,21 @@ class PositionEmbed(io.ComfyNode):
             node_id="DiTBlocksPositionEmbed",
             display_name="Position Embed",
             category=CATEGORY,
-            description="Tell the model where each patch is. Without positions, attention sees patches in no order. Models with rotary positions "
-                        "only take their own, because these act inside attention.",
+            description="Tell the model where each patch is. Without positions, attention sees patches in no order. Positions are added to the "
+                        "tokens, or (rotary) turn queries and keys inside attention.",
             search_aliases=["positional encoding", "位置嵌入", "sincos", "position embedding", "positional", "位置编码"],
             inputs=[
                 dit_input(),
                 _hidden_input("Embedded patches."),
                 io.Combo.Input("mode", options=list(step_stages.POSITION_MODES), default="model",
                                tooltip="model: the model's own. none: no positions. shuffled: its own in random order. 1-D: only the reading order. "
-                                       "scaled: the trained grid stretched over this one."),
+                                       "scaled: the trained grid stretched over this one. Only rotary: shifted; NTK, YaRN, DyPE, other ways to fit a larger grid."),
                 io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Seed of the shuffle."),
+                io.Float.Input("shift", default=8.0, min=-1000.0, max=1000.0, step=1.0, round=0.001, optional=True,
+                               tooltip="For shifted: by how many patches, down and to the right."),
+                io.Float.Input("scale", default=0.0, min=0.0, max=16.0, step=0.1, round=0.001, optional=True,
+                               tooltip="For scaled, NTK, YaRN and DyPE on rotary models: how many times the trained grid this one is. 1 changes "
+                                       "nothing. 0: as the sizes are."),
             ],
             outputs=[_hidden_output("Image tokens with positions.")],
         )
@@ -105,9 +112,9 @@ class PositionEmbed(io.ComfyNode):
     @classmethod
     @names_errors
     @keeps_gradients
-    def execute(cls, dit, hidden, mode, seed) -> io.NodeOutput:
-        host.load(dit.modules())
-        return io.NodeOutput(step_stages.position_embed(dit, hidden, mode, seed))
+    def execute(cls, dit, hidden, mode, seed, shift=8.0, scale=0.0) -> io.NodeOutput:
+        host.load(dit.modules(), *dit.room(hidden))
+        return io.NodeOutput(step_stages.position_embed(dit, hidden, mode, seed, shift, scale))
 
 
 class RunBlocks(io.ComfyNode):
@@ -124,7 +131,7 @@ class RunBlocks(io.ComfyNode):
             inputs=[
                 dit_input(),
                 _hidden_input("Conditioned and embedded hidden states."),
-                io.String.Input("blocks", default="all", tooltip='Which blocks, in order: "all", "0-11", "0,2,4-7", "11-0". Empty: none.'),
+                io.String.Input("blocks", default="all", tooltip='Which blocks, in order: "all", "all but 7", "0-11", "0,2,4-7", "11-0". Empty: none.'),
                 io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.05, round=0.001,
                                tooltip="A factor on what each block adds to its input: 1 is normal, 0 skips it."),
                 HiddenSocket.Input("graft", optional=True,
@@ -140,10 +147,41 @@ class RunBlocks(io.ComfyNode):
     @names_errors
     @keeps_gradients
     def execute(cls, dit, hidden, blocks, strength, graft=None, graft_mask=None, attention="full") -> io.NodeOutput:
-        host.load(dit.modules())
+        host.load(dit.modules(), *dit.room(hidden))
         host.throw_if_interrupted()
         done = step_stages.run_blocks(dit, hidden, blocks, strength, graft, graft_mask, attention)
-        return io.NodeOutput(done, ui={"dit_blocks": ({"kinds": dit.stages.kinds},)})
+        return io.NodeOutput(done, ui={"dit_blocks": ({"kinds": dit.stages.over(done["hidden"]).kinds},)})
+
+
+class BlocksModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksBlocksModel",
+            display_name="DiT Blocks (MODEL)",
+            category=CATEGORY,
+            description="Choose which transformer blocks run in KSampler, and how strong, in all steps or from one percent of sampling to another. "
+                        "Put it between the loader and the sampler. A plan of all blocks at strength 1 changes nothing, bit for bit.",
+            search_aliases=["skip layer", "layer skip", "skip blocks", "SLG", "block weights"],
+            inputs=[
+                io.Model.Input("model", tooltip="Any diffusion transformer that ComfyUI has loaded. It is not changed."),
+                io.String.Input("blocks", default="all", tooltip='Which blocks, in order: "all but 7", "0-11", "0,2,4-7", "11-0". A part may have a '
+                                                                'strength of its own: "0-6,7*0.5,8-18". Empty: none.'),
+                io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.05, round=0.001,
+                               tooltip="A factor on what each of these blocks adds to its input: 1 is normal."),
+                io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.001, tooltip="Where in sampling it begins. 0 is the first step."),
+                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.001, tooltip="Where in sampling it ends. 1 is the last step."),
+            ],
+            outputs=[io.Model.Output("model_out", display_name="model", tooltip="The same model with a plan of its blocks.")],
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, model, blocks, strength, start_percent, end_percent) -> io.NodeOutput:
+        if start_percent > end_percent:
+            raise ValueError(f"start_percent {start_percent:g} is after end_percent {end_percent:g}")
+        from .comfyui.planned_blocks import with_block_plan  # there is no MODEL outside ComfyUI
+        return io.NodeOutput(with_block_plan(model, BlockPlan(blocks, strength, start_percent, end_percent)))
 
 
 class FinalLayer(io.ComfyNode):
@@ -163,7 +201,7 @@ class FinalLayer(io.ComfyNode):
     @names_errors
     @keeps_gradients
     def execute(cls, dit, hidden) -> io.NodeOutput:
-        host.load(dit.modules())
+        host.load(dit.modules(), *dit.room(hidden))
         return io.NodeOutput(step_stages.final_layer(dit, hidden))
 
 

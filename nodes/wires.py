@@ -7,6 +7,8 @@ import torch
 
 from ..dit_impl.drawing.charts import LANGUAGES
 from ..dit_impl.tokens.other_sizes import METHODS
+from ..dit_impl.tokens.places import moved
+from .comfyui import host
 
 DitSocket = io.Custom("DIT")
 TokensSocket = io.Custom("DIT_TOKENS")
@@ -14,26 +16,43 @@ HiddenSocket = io.Custom("DIT_HIDDEN")
 TrainingSetSocket = io.Custom("DIT_TRAINING_SET")
 LossSocket = io.Custom("DIT_LOSS")
 PatchScheduleSocket = io.Custom("DIT_PATCH_SCHEDULE")
+SteeringSocket = io.Custom("DIT_STEERING")
 TokensOrHiddenSocket = io.Custom(f"{TokensSocket.io_type},{HiddenSocket.io_type}")  # an output is of the same kind as the input
 
 STEP_MAX = 10000
+_TRAVELS = (TokensSocket.io_type, HiddenSocket.io_type, TokensOrHiddenSocket.io_type, "LATENT", "IMAGE", "MASK")
 _KINDS = {TokensSocket.io_type: "tokens", HiddenSocket.io_type: "hidden states", TokensOrHiddenSocket.io_type: "tokens or hidden states"}
 
 EDITORS = "auto"  # the language widget where it follows the editor
 
 
 def names_errors(execute):
-    """Decorator: put the node's display name before the message of a ValueError, so that a user sees where it comes from."""
+    """Decorator: put the node's display name before the message of a ValueError, so that a user sees where it comes from, and hand on what
+    the node gives where the host keeps what lies between nodes."""
     @wraps(execute)
     def named(cls, *args, **kwargs):
         try:
             _check_kinds(cls, kwargs)
             if kwargs.get("language") == EDITORS:  # the editor puts its own in the place of this
                 kwargs["language"] = LANGUAGES[0]
-            return execute(cls, *args, **kwargs)
+            return _at_home(cls, execute(cls, *args, **kwargs))
         except ValueError as error:
             raise ValueError(f"{schema_of(cls).display_name}: {error}") from error
     return named
+
+
+def _at_home(cls, given: io.NodeOutput) -> io.NodeOutput:
+    """A node's outputs on the host's device for what lies between nodes; latents and pictures in its type."""
+    if given.result is None:
+        return given
+    made = list(given.result)
+    for place, (socket, value) in enumerate(zip(schema_of(cls).outputs, made)):
+        if socket.io_type in _TRAVELS:
+            made[place] = moved(value, host.home())
+        if socket.io_type in ("LATENT", "IMAGE"):
+            made[place] = host.in_home_type(made[place])
+    given.args = tuple(made)
+    return given
 
 
 def schema_of(cls) -> io.Schema:

@@ -76,7 +76,19 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("model", choices=["embedded"])
     evaluate.add_argument("--prompts", type=Path, help="a file of prompts, one a line, in place of the held-out ones")
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
+    evaluate.add_argument("--workers", type=int, default=0, metavar="N", help="draw in so many processes by Ray (0: in this one)")
     evaluate.set_defaults(command=_evaluate)
+
+    sweep = commands.add_parser("sweep", help="run a workflow over many values of its widgets; started again, it goes on where it was")
+    sweep.add_argument("sweep", type=Path, help="a TOML file: workflow, [grid] or [[entry]], [workers] and [sheet]")
+    sweep.add_argument("--out", type=Path, help="folder for the results, in place of the one that the file names")
+    sweep.add_argument("--comfyui", metavar="URL", action="append", default=[],
+                       help="queue the cells in a running ComfyUI, with its own models; several for several of them")
+    sweep.add_argument("--again", action="store_true", help="run the cells that failed once more")
+    sweep.add_argument("--input", type=Path, default=Path("input"), help="folder that LoadImage reads from (./input)")
+    sweep.add_argument("--models", type=Path, default=Path("models"),
+                       help="folder of models, with diffusers and diffusion_models in it (./models)")
+    sweep.set_defaults(command=_sweep)
 
     train = commands.add_parser("train", help="train a model; started again, it goes on where it was; also under accelerate launch")
     train.add_argument("config", type=Path, help="a TOML file: [model], [set] and [train], or the default model's recipe")
@@ -196,9 +208,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         _check_is_file(arguments.prompts, "--prompts ")
     from ..dit_impl.training.default_model.evaluate import evaluate_embedded
 
-    with _progress_line() as progress, _mistakes_are_the_users():
+    from .sweep.drive import each_in
+
+    with _progress_line() as progress, _mistakes_are_the_users(), each_in(arguments.workers) as each:
         progress.begin("eval")
-        measures = evaluate_embedded(arguments.prompts, progress.step)
+        measures = evaluate_embedded(arguments.prompts, progress.step, each)
     print(json.dumps(measures) if arguments.json else _table(measures))
     return DONE
 
@@ -226,6 +240,19 @@ def _train(arguments: argparse.Namespace) -> int:
 
             print(visible(str(train_by(read_toml(arguments.config), arguments.config.parent, read_folder, pack.free_ram()))))
     return DONE
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    _check_is_file(arguments.sweep)
+    from .sweep import command
+
+    try:
+        with _mistakes_are_the_users():
+            failed = command.sweep(arguments.sweep, arguments.out, arguments.input.absolute(), arguments.models.absolute(), arguments.comfyui,
+                                   arguments.again)
+    except ImportError as error:
+        raise command.needs(error) from error
+    return NODE_FAILED if failed else DONE
 
 
 @contextmanager

@@ -26,7 +26,7 @@ def adapter_for(model, patch_size, change=0.05, rank=2):
         objective = Distilling(dit_of(model), patch_size, rank)
         with torch.no_grad():
             for parameter in objective.trained.values():
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * change)
+                parameter.add_((torch.randn(parameter.shape, generator=generator) * change).to(parameter))
         return objective.adapter()
 
 

@@ -63,11 +63,13 @@ def random_weights(module: nn.Module, seed: int = 0) -> dict[str, Tensor]:
 
 def load(cls: type, config: dict, undetected: dict | None = None, extra: dict | None = None, dtype: torch.dtype | None = None):
     """→ ModelPatcher, by core's loader. `undetected` are sizes that core does not read off the weights but takes as known."""
+    import comfy.memory_management
     import comfy.model_detection
     import comfy.ops
     import comfy.sd
     undetected = undetected or {}
-    module = cls(**config, **undetected, dtype=torch.float32, device="meta", operations=comfy.ops.disable_weight_init)
+    with patch.object(comfy.memory_management, "aimdo_enabled", False):  # with dynamic VRAM, layers have no weights before they are loaded
+        module = cls(**config, **undetected, dtype=torch.float32, device="meta", operations=comfy.ops.disable_weight_init)
     weights = random_weights(module) | (extra or {})
     if dtype:
         weights = {name: value.to(dtype) for name, value in weights.items()}

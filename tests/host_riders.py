@@ -3,10 +3,9 @@ of ComfyUI is imported before it is asked for."""
 
 import importlib
 
-import torch
-
 from host_model_check import lora, unet
 from host_models import MODELS, conditioning
+import torch
 
 
 def extra(module: str, node: str, model, *args, **kwargs):

@@ -205,27 +205,35 @@ def a_wrapper_is_refused(name, make):
 def a_missing_attribute_is_refused(name, make):
     from comfyui_version import __version__
     model = make()[0]
-    diffusion_model = model.model.diffusion_model
-    for attribute in stages_of(model).needs:
+    diffusion_model, adapter = model.model.diffusion_model, type(stages_of(model))
+    for attribute in adapter.needs:
         if attribute in diffusion_model._modules:
             module = diffusion_model._modules.pop(attribute)
-            refused(lambda: stages_of(model), type(diffusion_model).__name__, attribute, __version__)
+            refused(lambda: adapter(diffusion_model), type(diffusion_model).__name__, attribute, __version__)
+            assert is_generic(model)
             diffusion_model._modules[attribute] = module
-    stages_of(model)
+    assert not is_generic(model)
+
+
+def is_generic(model) -> bool:
+    from dit_blocks.nodes.comfyui.stages import GenericStages
+    return isinstance(stages_of(model), GenericStages)
 
 
 def another_forward_is_refused(name, make):
     model = make()[0]
-    diffusion_model = model.model.diffusion_model
-    for method in stages_of(model).rewritten:
+    diffusion_model, adapter = model.model.diffusion_model, type(stages_of(model))
+    for method in adapter.rewritten:
         cls = type(diffusion_model)
         diffusion_model.__class__ = type("Other", (cls,), {method: lambda self, *args, **kwargs: None})
-        refused(lambda: stages_of(model), f"Other.{method}", "use DiT Denoise Step")
+        refused(lambda: adapter(diffusion_model), f"Other.{method}", "use DiT Denoise Step")
+        assert is_generic(model)
         diffusion_model.__class__ = type("Same", (cls,), {})
-        stages_of(model)
+        assert not is_generic(model)
         diffusion_model.__class__ = cls
         setattr(diffusion_model, method, lambda *args, **kwargs: None)
-        refused(lambda: stages_of(model), method)
+        refused(lambda: adapter(diffusion_model), method)
+        assert is_generic(model)
         delattr(diffusion_model, method)
 
 
@@ -331,23 +339,18 @@ def skip_lists_are_read_by_core(name, make):
     assert relative(guided + 1.5 * (cond - skipped), x0) < 1e-5 and relative(guided, x0) > 1e-3
 
 
-def other_models_are_refused(name=None, make=None):
-    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-    import comfy.ops
-
-    from dit_blocks.nodes.comfyui.stages import ADAPTERS, stages_of
-    unet = UNetModel(image_size=8, in_channels=4, model_channels=32, out_channels=4, num_res_blocks=[1], channel_mult=(1,), num_heads=2,
-                     use_spatial_transformer=True, transformer_depth=[1], transformer_depth_middle=1, transformer_depth_output=[1, 1],
-                     context_dim=16, device="meta", operations=comfy.ops.disable_weight_init)
-    for model in (unet, torch.nn.Linear(2, 2)):
-        refused(lambda: stages_of(model), f"{type(model).__name__} has no stage adapter (there are for MMDiT, Flux, ",
-                "only the whole-model step works", *(adapter.name for adapter in ADAPTERS))
+def other_models_go_the_generic_way(name=None, make=None):
     from comfy.ldm.flux.controlnet import ControlNetFlux
     from comfy.ldm.lumina.model import NextDiTPixelSpace
     from comfy.ldm.qwen_image.controlnet import QwenImageControlNetModel
     from comfy.ldm.wan.model import WanModel
+
+    from dit_blocks.nodes.comfyui.stages import GenericStages, stages_of
     for cls in (ControlNetFlux, NextDiTPixelSpace, QwenImageControlNetModel, *WanModel.__subclasses__()):
-        refused(lambda: stages_of(cls.__new__(cls)), f"{cls.__name__}.", "use DiT Denoise Step")
+        assert isinstance(stages_of(cls.__new__(cls)), GenericStages), cls
+    linear = torch.nn.Linear(2, 2)
+    assert isinstance(stages_of(linear), GenericStages)
+    refused(lambda: stages_of(linear).condition(torch.ones(1, 2, 4, 4), transformer_options={}), "Linear can't be taken apart", "use DiT Denoise Step")
 
 
 CHECKS = {
@@ -380,7 +383,7 @@ SOME = {  # checks of some models
 }
 CASES = {f"{name}: {title}": (check, name) for title, check in CHECKS.items() for name in MODELS}
 CASES |= {f"{name}: {title}": (check, name) for title, (check, names) in SOME.items() for name in names}
-CASES["other models are refused"] = (other_models_are_refused, None)
+CASES["other models"] = (other_models_go_the_generic_way, None)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,8 @@
 from types import SimpleNamespace as NS
 
 import comfy.supported_models as SM
-import torch
-
 from host_zoo import P48, arch, build, pair, rnd
+import torch
 
 
 @arch

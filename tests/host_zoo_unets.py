@@ -1,9 +1,8 @@
 """Small random models for host_zoo_check.py: UNets, Stable Cascade, Flux and its kin. Import it once ComfyUI is started."""
 
 import comfy.supported_models as SM
-import torch
-
 from host_zoo import P48, arch, build, pair, rnd
+import torch
 
 
 def unet(cls, state=None, over=None, ctx=16, temporal=False, **cfg):

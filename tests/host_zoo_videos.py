@@ -190,8 +190,8 @@ def wan21_scail2():
 @arch
 def wandancer():
     return (build(SM.WAN22_WanDancer, {**WAN, "model_type": "i2v", "in_dim": 36, "audio_inject_layers": [0, 1], "music_dim": 32,
-        "music_heads": 2, "music_latent_dim": 32}), *pair(32, clip_vision_output=CV, concat_latent_image=rnd(1, 16, 3, 10, 8, seed=8),
-        audio_embed=rnd(1, 24, 35, seed=9)), (16, 3, 10, 8))
+        "music_heads": 2, "music_latent_dim": 32}), *pair(32, clip_vision_output=CV, concat_latent_image=rnd(1, 16, 3, 8, 8, seed=8),
+        audio_embed=rnd(1, 24, 35, seed=9)), (16, 3, 8, 8))
 
 
 @arch

@@ -7,7 +7,7 @@ import torch
 
 from dit_blocks.dit_impl.cost import answers
 from dit_blocks.dit_impl.cost.arithmetic import FluxArchitecture, architecture, budget
-from dit_blocks.dit_impl.handle.patch_schedule import denoise_by_schedule, parse_schedule
+from dit_blocks.dit_impl.handle.patch_schedule import denoise_by_schedule, parse_schedule, step_at
 from dit_blocks.dit_impl.step.by_block import BLOCKS
 from dit_blocks.nodes.denoise import Denoise
 
@@ -21,10 +21,10 @@ def test_only_steps_coarser_than_the_finest_take_more_guidance(rows, factors, cf
         assert plan.guidance(size, cfg) == (cfg * factor if cfg != 1 else 1)  # cfg 1 is no guidance, and stays none
 
 
-def tokens_of(backbone, size=2):
+def tokens_of(backbone, size=2, step=0):
     sigmas = backbone.schedule(6)
     latent = {"samples": torch.randn(1, 4, 8, 16, generator=torch.Generator().manual_seed(0))}
-    return sigmas, backbone.add_noise(backbone.fold(latent, size), sigmas, 0, seed=3)[0]
+    return sigmas, backbone.add_noise(backbone.fold(latent, size), sigmas, step, seed=3)[0]
 
 
 def test_fine_steps_are_guided_as_asked_whatever_the_coarse_ones_take(backbone, positive, negative):
@@ -40,11 +40,19 @@ def test_fine_steps_are_guided_as_asked_whatever_the_coarse_ones_take(backbone, 
 
 
 def test_each_step_is_told_the_guidance_it_takes(backbone, positive, negative):
-    sigmas, tokens = tokens_of(backbone)
+    sigmas, tokens = tokens_of(backbone, step=1)
     told = []
     denoise_by_schedule(backbone, tokens, parse_schedule("4 until 50%, then 2", coarse_cfg=1.5), sigmas, positive, negative, 2.0, "euler", 1, 5,
             before=lambda step, wire, cfg: told.append((step, wire["patch_size"], cfg)))
     assert told == [(1, 4, 3.0), (2, 4, 3.0), (3, 2, 2.0), (4, 2, 2.0)]
+
+
+def test_a_step_is_found_by_its_noise_level_on_schedules_that_fall_and_that_rise():
+    for sigmas in (torch.linspace(1, 0, 9), torch.linspace(0.0001, 1, 9)):
+        assert [step_at(sigma, sigmas) for sigma in sigmas[:-1].tolist()] == list(range(8))
+        between = ((sigmas[2] + sigmas[3]) / 2).item()  # where a solver of two calls asks
+        assert step_at(between, sigmas) == 3
+    assert step_at(0.5, torch.tensor([1.0, 0.5, 0.5, 0.0])) == 1
 
 
 # --- what showing every block costs ---------------------------------------------------------------------------------
@@ -64,7 +72,7 @@ def heads_counted(**how) -> tuple[int, int]:
 
 @pytest.mark.parametrize("solver", ["euler", "heun"])
 def test_captured_blocks_cost_what_is_run(backbone, positive, negative, solver):
-    sigmas, tokens = tokens_of(backbone)
+    sigmas, tokens = tokens_of(backbone, step=1)
     shape, how = architecture(backbone), {"start_step": 1, "end_step": 6, "solver": solver}
     plan = parse_schedule("2")
     flops = {}

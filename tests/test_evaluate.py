@@ -6,10 +6,9 @@ import random
 import pytest
 import torch
 
+from dit_blocks.dit_impl.handle.patch_schedule import parse_schedule
 from dit_blocks.dit_impl.sources.embedded import load_embedded
-from dit_blocks.dit_impl.tokens import mixed
-from dit_blocks.dit_impl.training.default_model import evaluate, evaluate_mixed, scenes, things
-from dit_blocks.dit_impl.training.default_model.evaluate_mixed import Split
+from dit_blocks.dit_impl.training.default_model import evaluate, scenes, things
 
 RED = scenes.Scene((scenes.Thing("large", "red", "circle", "left"),), "navy")
 
@@ -23,28 +22,12 @@ def test_a_background_is_uneven_where_nothing_stands():
     assert evaluate.unevenness([RED], (picture + 0.02 * noise)[None]) == pytest.approx(0.02, rel=0.05)
 
 
-def test_what_has_most_detail_gets_the_finest_patches():
-    picture = torch.zeros(2, 4, 32, 32)
-    picture[0, :, 8:16, 16:24], picture[1, :, 24:32, 0:8] = (torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
-    mix = evaluate_mixed.by_detail(picture, Split((8, 4, 2), (1 / 16, 1.0)))
-    assert mix.counts == {8: 15, 2: 16}
-    marks = mixed.scatter({p: torch.full((2, n, 4 * p * p), float(p)) for p, n in mix.counts.items()}, mix)
-    assert (marks[0, :, 8:16, 16:24] == 2).all() and (marks[1, :, 24:32, 0:8] == 2).all() and (marks == 2).float().mean() == 1 / 16
-
-
 def test_a_quarter_split_after_three_tenths_of_the_steps_has_so_many_tokens():
-    split = Split((4, 2), (0.25,))
-    assert evaluate_mixed.token_share(split, 32, 2) == pytest.approx((0.3 * 64 + 0.7 * (48 + 64)) / 256)
-
-
-def test_drawing_with_one_size_is_the_plain_way_and_costs_less_the_coarser():
-    parts = load_embedded()
-    prompt = [scenes.caption(RED)]
-    mixed_way = evaluate_mixed.draw_mixed(prompt, Split((8,), ()), evaluate.STEPS, evaluate.CFG, 3, parts)
-    plain, _ = evaluate.draw_prompts(prompt, evaluate.parse_schedule("8"), 3)
-    torch.testing.assert_close(mixed_way, plain, atol=1e-5, rtol=0)
-    costs = [evaluate_mixed.flops(Split(*how), 10, parts) for how in (((8,), ()), ((8, 4, 2), (0.5, 0.5)), ((2,), ()))]
-    assert costs == sorted(costs) and costs[0] < 0.3 * costs[2]
+    dit = load_embedded()[0]
+    spent = {name: evaluate.spent(dit, parse_schedule(rows)) for name, rows in evaluate.MIXED.items()}
+    assert spent["4-2"]["tokens"] == pytest.approx((0.3 * 64 + 0.7 * (48 + 64)) / 256)
+    assert spent["8-4-2"]["tokens"] == pytest.approx((0.3 * 16 + 0.7 * (8 + 16 + 64)) / 256)
+    assert spent["8-4-2"]["flops"] < spent["4-2"]["flops"] < 0.6 and evaluate.spent(dit, parse_schedule("2")) == {"flops": 1, "tokens": 1}
 
 
 def test_things_are_measured_where_model_and_machine_know_them(monkeypatch, tmp_path):

@@ -75,7 +75,7 @@ def test_what_only_a_whole_model_can_do(backbone):
     assert backbone.reading(6).patch_sizes == (2, 4, 6) and backbone.reading(4) is backbone and backbone.reading(4, "resample").reading.method == "resample"
     sigmas, wire = backbone.schedule(4), backbone.fold({"samples": randn(1, 4, 8, 8)})
     assert line(ValueError, backbone.advance, wire, wire["tokens"], sigmas, 0, "heun") == \
-        "heun calls the model more than once a step; use DiT Denoise Step, or another solver"
+        "heun asks the model for more than the step's prediction; use DiT Denoise Step, or another solver"
     assert line(ScheduleError, backbone.advance, wire, wire["tokens"], sigmas, 4, "euler") == "step 4 is outside the schedule, whose steps are 0 to 3"
     assert line(ValueError, backbone.denoise, wire, sigmas, None, solver="ddim") == "ddim is for DDPM models; for a rectified flow the same step is euler"
 
@@ -101,7 +101,7 @@ def test_a_picture_is_the_linear_map_of_the_first_latent(backbone):
 
 @pytest.mark.parametrize("text,says", [
     (" ,;\n", "the patch schedule is empty: write rows such as '4 until 50%, then 2'"),
-    ("4 until noon, then 2", "a row is a patch size and where it ends, as in '4 until 50%' or '4 until sigma 0.6', not '4 until noon'"),
+    ("4 until noon, then 2", "a row is a patch size and where it ends, as in '4 until 50%', '4 until sigma 0.6' or '4 with 2 on 25%', not '4 until noon'"),
     ("4 until 50%", "the patch schedule does not cover the last steps: end it with a size alone, as in 'then 4'"),
     ("8 until 20%, 4, then 2", "patch size 4 has no end, and rows follow it: write '4 until 50%'"),
     ("0", "a patch size is at least 1 and a share at most 100%, not 0 until 0%"),
@@ -136,7 +136,7 @@ def test_rows_that_end_before_the_last_step_go_on():
 
 def test_a_schedule_says_what_was_not_native_and_tells_each_step(backbone, positive):
     sigmas = backbone.schedule(6)
-    tokens = backbone.add_noise(backbone.fold({"samples": randn(1, 4, 8, 16)}), sigmas, 0, 3)[0]
+    tokens = backbone.add_noise(backbone.fold({"samples": randn(1, 4, 8, 16)}), sigmas, 1, 3)[0]
     told = []
     wire, x0, said = denoise_by_schedule(backbone, tokens, parse_schedule("8 until 34%, 4 until 67%, then 2"), sigmas, positive, None, 1.0, "euler", 1, 6,
                                          lambda done, wire, x0: told.append((done, wire["patch_size"], x0.shape[1])))

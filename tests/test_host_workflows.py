@@ -71,3 +71,16 @@ def test_standalone_says_which_nodes_it_lacks(name, tmp_path, capsys):
     assert main(["run", str(EXAMPLES / f"{name}.json"), "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert "\n" not in said.strip() and ("KSampler" if name == "ksampler_parity" else "Loader") in said
+
+
+def test_a_sweep_queues_its_cells_in_a_running_comfyui(host, tmp_path):
+    """KSampler over DiT to MODEL and the wires, in ComfyUI: a front-end workflow, a good value and one that ComfyUI refuses."""
+    file = tmp_path / "sweep.toml"
+    file.write_text(f'workflow = "{(EXAMPLES / "ksampler_parity.json").as_posix()}"\n[grid]\n"KSampler.seed" = [1, 2]\n"KSampler.steps" = [2, 0]\n')
+    assert main(["sweep", str(file), "--comfyui", host.url]) == 1
+    rows = [json.loads(line) for line in (tmp_path / "sweep" / "cells.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 4
+    for row in rows:
+        right = row["cell"]["KSampler.steps"] == 2
+        assert bool(row["pictures"]) == right and ("steps" in row["error"]) != right, row
+    assert (tmp_path / "sweep" / "sheet.png").is_file() and (tmp_path / "sweep" / "cells.parquet").is_file()

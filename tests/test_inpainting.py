@@ -138,7 +138,7 @@ def test_a_mask_without_the_clean_tokens_is_refused_before_a_step(backbone, posi
 def test_add_noise_remembers_what_it_began_from(backbone):
     sigmas, clean, noisy = masked(backbone, torch.ones(1, *SIZE))
     again, noise = backbone.add_noise(clean, sigmas, 1, seed=3)
-    assert noisy["start"].keys() == {"clean", "noise", "seed"} and again["start"]["seed"] == 3
+    assert noisy["start"].keys() == {"clean", "noise", "seed", "sigma"} and again["start"]["seed"] == 3
     assert torch.equal(again["start"]["clean"], clean["tokens"]) and torch.equal(again["start"]["noise"], noise["tokens"])
     torch.testing.assert_close(again["tokens"], sigmas[1] * noise["tokens"] + (1 - sigmas[1]) * clean["tokens"])
     assert "memory" not in again and "start" not in noise

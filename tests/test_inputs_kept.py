@@ -17,8 +17,9 @@ from dit_blocks.nodes import NODES
 from dit_blocks.standalone import pack
 from dit_blocks.standalone.folders import Folders, current, use
 
-NOTHING_WIRED = {"LoadEmbedded", "LoadDiffusers", "LoadCheckpoint", "PatchSchedule"}
-NEED_COMFYUI = {"FromModel", "ToModel", "PatchScheduleModel"}  # take or give a MODEL: host_model_check.py, host_patch_check.py
+NOTHING_WIRED = {"LoadEmbedded", "LoadDiffusers", "LoadCheckpoint", "LoadSteeringVector"}
+# take or give a MODEL: host_model_check.py, host_patch_check.py, host_blocks_check.py
+NEED_COMFYUI = {"FromModel", "ToModel", "PatchScheduleModel", "BlocksModel"}
 CLASSES = {cls.define_schema().node_id.removeprefix("DiTBlocks"): cls for cls in NODES}
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
@@ -63,6 +64,10 @@ class Kit:
 
     def after(self, hidden: dict) -> dict:
         return run("RunBlocks", dit=self.dit, hidden=hidden)[0]
+
+    @property
+    def vector(self):
+        return run("SteeringVector", towards=self.hidden, away=self.hidden)[0]
 
     @property
     def at_step_1(self) -> dict:
@@ -144,6 +149,11 @@ CASES = {
     "ReplaceTokens": [*wires(dict(fill="mean"), dict(fill="zeros", mask="mask"), dict(fill="one token")),
                       lambda k: dict(x=k.hidden, source=k.alone), lambda k: dict(x=k.walked, source=k.tokens, mask=k.mask)],
     "TokenMap": wires({}, dict(show="norm")),
+    "PatchSchedule": [lambda k: dict(rows="4 with 2 on the mask", mask=k.mask)],
+    "PatchRegions": [lambda k: dict(where="mask", mask=k.mask), lambda k: dict(where="detail")],
+    "SteeringVector": [lambda k: dict(towards=k.hidden, away=k.hidden), lambda k: dict(towards=k.hidden, away=k.hidden, mask=k.mask, more=k.vector)],
+    "Steer": [lambda k: dict(hidden=k.hidden, vector=k.vector), lambda k: dict(hidden=k.hidden, vector=k.vector, rows="positive", mask=k.mask)],
+    "SaveSteeringVector": [lambda k: dict(vector=k.vector)],
     "Parity": [lambda k: dict(prediction=k.branch, cfg=1.0, **k.common), lambda k: dict(prediction=k.at_step_1, step=1, **k.guided)],
     "BlockAblation": [lambda k: dict(tokens=k.clean, cfg=2.0, levels=1, **k.guided), lambda k: dict(tokens=k.walked, levels=1, **k.common)],
     "AttentionMap": [lambda k: dict(dit=k.dit, hidden=k.hidden)],

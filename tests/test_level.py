@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dit_blocks.dit_impl.sampling.level import clean, entered, handed_on, is_walked, standing
-from dit_blocks.dit_impl.tokens.wire import fold, fold_nested, noise_like, to_latent, unfold, unpacked
+from dit_blocks.dit_impl.tokens.wire import fold, fold_nested, noise_like, to_latent, unfold, unpacked, with_row, without_row
 
 
 def wire(*shape):
@@ -60,3 +60,13 @@ def test_a_latent_of_several_tensors_is_cut_into_values_and_laid_out_again():
     generator = torch.Generator().manual_seed(3)
     drawn = [torch.randn(one.shape, generator=generator) for one in (film, sound)]  # as ComfyUI draws for each in turn
     assert all(torch.equal(a, b) for a, b in zip(unpacked(noise_like(tokens, 3), tokens), drawn))
+
+
+def test_a_latent_of_one_dimension_is_one_row_of_tokens():
+    sound = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0))
+    tokens = {**fold(sound.unsqueeze(2), 1), "line": True}
+    assert torch.equal(tokens["tokens"], sound.mT) and torch.equal(unfold(tokens), sound)
+    assert torch.equal(without_row(with_row(sound, tokens), tokens), sound)
+    drawn = torch.randn(sound.shape, generator=torch.Generator().manual_seed(3))  # as ComfyUI draws it
+    assert torch.equal(without_row(to_latent(noise_like(tokens, 3), tokens), tokens), drawn)
+    assert with_row(sound, fold(sound.unsqueeze(2), 1)) is sound

@@ -12,7 +12,7 @@ import torch
 
 import dit_blocks
 from dit_blocks.dit_impl.errors import LibraryError
-from dit_blocks.dit_impl.sources.libraries import OLDEST, diffusers_part, library
+from dit_blocks.dit_impl.libraries import OLDEST, diffusers_part, library
 from dit_blocks.dit_impl.training.sets import from_latents
 from dit_blocks.nodes.textbook import NoiseAtTime, Trainable
 from dit_blocks.nodes.training import Train

@@ -35,10 +35,14 @@ def latent():
 @pytest.fixture
 def start(backbone):
     """sigmas and noisy tokens of a small model."""
+    return start_of(backbone)
+
+
+def start_of(backbone, step=0):
     (empty,) = out(EmptyLatent, dit=backbone, width=64, height=64, batch_size=1)
     (sigmas,) = out(Schedule, dit=backbone, steps=8, scheduler="simple", denoise=1.0)
     tokens, _ = out(Patchify, latent=empty, patch_size=0, dit=backbone)
-    noisy, _ = out(AddNoise, dit=backbone, tokens=tokens, sigmas=sigmas, step=0, seed=1)
+    noisy, _ = out(AddNoise, dit=backbone, tokens=tokens, sigmas=sigmas, step=step, seed=1)
     return {"dit": backbone, "tokens": noisy, "sigmas": sigmas}
 
 
@@ -88,7 +92,8 @@ def test_eight_steps_equal_one_denoise(start, positive, negative):
         assert torch.equal(tokens["tokens"], whole["tokens"]) and torch.equal(x0["tokens"], whole_x0["tokens"])
 
 
-def test_the_trajectory_is_x0_after_each_step(start, positive):
+def test_the_trajectory_is_x0_after_each_step(backbone, positive):
+    start = start_of(backbone, 2)
     start["dit"].latent_rgb = torch.rand(5, 3)
     common = {"positive": positive, "cfg": 1.0, "solver": "euler"}
     answer = Denoise.execute(**start, **common, start_step=2, end_step=7)
@@ -103,7 +108,8 @@ def test_the_trajectory_is_x0_after_each_step(start, positive):
 
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
 @pytest.mark.parametrize("solver", ["euler", "dpmpp_2m"])
-def test_blocks_are_captured_and_change_nothing(start, positive, negative, solver, cfg):
+def test_blocks_are_captured_and_change_nothing(backbone, positive, negative, solver, cfg):
+    start = start_of(backbone, 1)
     common = {"positive": positive, "negative": negative, "cfg": cfg, "solver": solver, "start_step": 1, "end_step": 5}
     plain = Denoise.execute(**start, **common)
     seen = Denoise.execute(**start, **common, capture_blocks=True)
@@ -166,7 +172,7 @@ def test_progress_preview_and_cancel(start, positive):
     start["dit"].latent_rgb = torch.rand(5, 3)
     try:
         host.listen(lambda done, of, picture: seen.append((done, of, picture and picture.size)))
-        out(Denoise, **start, positive=positive, cfg=1.0, solver="euler", start_step=2, end_step=5)
+        out(Denoise, **start_of(start["dit"], 2), positive=positive, cfg=1.0, solver="euler", start_step=2, end_step=5)
         assert seen == [(i, 3, (256, 256)) for i in (1, 2, 3)]
         seen.clear()
         host.listen(lambda *progress: seen.append(progress), lambda: len(seen) >= 2)
@@ -197,6 +203,8 @@ def wrong(wire, **changes):
     (lambda s: {"sigmas": None}, "DiT Denoise: sigmas are a list of at least 2 noise levels, not None"),
     (lambda s: {"positive": [[torch.zeros(1, 5, 33), {}]]}, "DiT Denoise: positive conditioning has width 33, a small DiT reads width 32"),
     (lambda s: {"positive": [[torch.zeros(1, 5, 32), {}]]}, "DiT Denoise: positive conditioning has no pooled_output"),
+    (lambda s: {"sampler": object()}, "DiT Denoise: sampler is for ComfyUI's own samplers and guiders: run this workflow in ComfyUI"),
+    (lambda s: {"guider": object()}, "DiT Denoise: guider is for ComfyUI's own samplers and guiders: run this workflow in ComfyUI"),
     (lambda s: {"cfg": 4.0}, "DiT Denoise: cfg 4 needs a negative: wire one, or set cfg to 1"),
 ])
 def test_wrong_inputs_are_one_line_that_names_the_node(start, positive, change, message):
@@ -240,7 +248,8 @@ def test_ddim_is_refused_on_a_flow_and_runs_on_a_ddpm(start, positive):
         out(Denoise, **start, positive=positive, cfg=1.0, solver="ddim", start_step=0, end_step=8)
     start["dit"].flow = DDPM()
     (sigmas,) = out(Schedule, dit=start["dit"], steps=4, scheduler="karras", denoise=1.0)
-    tokens, x0, *_ = out(Denoise, **{**start, "sigmas": sigmas}, positive=positive, cfg=1.0, solver="ddim", start_step=0, end_step=4)
+    noisy, _ = out(AddNoise, dit=start["dit"], tokens=start["tokens"], sigmas=sigmas, step=0, seed=1)
+    tokens, x0, *_ = out(Denoise, dit=start["dit"], tokens=noisy, sigmas=sigmas, positive=positive, cfg=1.0, solver="ddim", start_step=0, end_step=4)
     assert torch.isfinite(tokens["tokens"]).all() and torch.equal(tokens["tokens"], x0["tokens"])
 
 

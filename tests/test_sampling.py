@@ -1,24 +1,33 @@
 """Solvers and schedules against exact answers, diffusers' schedulers and the levels that ComfyUI prints."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 
 from dit_blocks.dit_impl.errors import ScheduleError
 from dit_blocks.dit_impl.handle.backbone import Backbone
+from dit_blocks.dit_impl.sampling.at import At, NoiseSpace
 from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
+from dit_blocks.dit_impl.sampling.noise import StepNoise
 from dit_blocks.dit_impl.sampling.schedules import SCHEDULERS, schedule
-from dit_blocks.dit_impl.sampling.solvers import SOLVERS, step
+from dit_blocks.dit_impl.sampling.solvers import SOLVERS, Memory, step
 from dit_blocks.dit_impl.tokens.wire import fold, noise_like, unfold
 
+NOISY = [name for name, solver in SOLVERS.items() if solver.adds_noise]
+EXACT = [name for name in SOLVERS if name not in NOISY and name != "uni_pc"]  # which ends a little above 0
+needs_its_noise = [pytest.param(name, marks=pytest.mark.skipif(name == "dpmpp_2m_sde" and not find_spec("torchsde"), reason="no torchsde"))
+                   for name in SOLVERS]
 
-def walk(solver, predict_x0, x, sigmas):
+
+def walk(solver, predict_x0, x, sigmas, **space):
     memory = None
-    for sigma, following in zip(sigmas[:-1], sigmas[1:]):
-        x, x0, memory = step(solver, predict_x0, x, sigma, following, memory)
+    for i in range(len(sigmas) - 1):
+        x, x0, memory = step(solver, At(predict_x0, sigmas, i, **space), x, memory)
     return x
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", EXACT)
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_a_constant_velocity_lands_exactly(solver, scheduler):
     generator = torch.Generator().manual_seed(0)
@@ -29,7 +38,7 @@ def test_a_constant_velocity_lands_exactly(solver, scheduler):
     torch.testing.assert_close(landed, data, atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize("solver,order", [("euler", 1), ("heun", 2), ("dpmpp_2m", 2)])
+@pytest.mark.parametrize("solver,order", [("euler", 1), ("heun", 2), ("dpmpp_2m", 2), ("res_multistep", 2), ("uni_pc", 2)])
 def test_solvers_have_their_order(solver, order):
     """Data ~ N(1, 0.5²) under noise σ: x0 is known, and so is the path; twice the steps divide the error by 2^order."""
     def predict_x0(x, sigma):
@@ -40,8 +49,83 @@ def test_solvers_have_their_order(solver, order):
     errors = []
     for steps in (64, 128):
         sigmas = torch.linspace(start.log(), end.log(), steps + 1, dtype=torch.float64).exp()
-        errors.append((walk(solver, predict_x0, x, sigmas) - exact).abs().max().item())
+        errors.append((walk(solver, predict_x0, x, sigmas, space=NoiseSpace(False)) - exact).abs().max().item())
     assert errors[0] / errors[1] > 0.85 * 2 ** order
+
+
+class Fresh:
+    """Noise that is new at every call."""
+
+    def __init__(self, like):
+        self.like, self.generator = like, torch.Generator().manual_seed(0)
+
+    def gaussian(self, *_):
+        return torch.randn(self.like.shape, generator=self.generator, dtype=self.like.dtype)
+    brownian = gaussian
+
+
+@pytest.mark.parametrize("rectified", [True, False])
+@pytest.mark.parametrize("solver", NOISY)
+def test_new_noise_keeps_the_law_of_what_is_sampled(solver, rectified):
+    """Data ~ N(1, 0.5²): x0 is known, and so is the law of x at every noise level, whatever noise was added on the way."""
+    sigmas = torch.linspace(0.99, 0.3, 200, dtype=torch.float64) if rectified else torch.linspace(1.6, -1, 200, dtype=torch.float64).exp()
+
+    def law(s):
+        share = 1 - s if rectified else torch.ones_like(s)
+        return share, share ** 2 * 0.25 + s ** 2
+
+    def predict_x0(x, s):
+        share, variance = law(s)
+        return 1 + 0.25 * share / variance * (x - share)
+    share, variance = law(sigmas[0])
+    x = share + variance.sqrt() * torch.randn(40_000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    there = walk(solver, predict_x0, x, sigmas, space=NoiseSpace(rectified), noise=Fresh(x))
+    share, variance = law(sigmas[-1])
+    assert abs(there.mean() - share) < 0.02 and abs(there.std() / variance.sqrt() - 1) < 0.02
+    assert abs(torch.corrcoef(torch.stack([x, there]))[0, 1]) < 0.75  # much of the first noise is gone
+
+
+def test_uni_pc_ends_beside_zero():
+    """At σ = 0.001, as in ComfyUI: x there, as if it were data."""
+    data, noise = torch.randn(2, 2, 3, 4, generator=torch.Generator().manual_seed(0))
+    for space in (NoiseSpace(False), NoiseSpace(True)):
+        share = (lambda s: 1 - s) if space.rectified else (lambda s: 1)
+        sigmas = schedule(RectifiedFlow(shift=3.0), 7, "simple")
+        predict_x0 = lambda x, s: (x - s * noise) / (share(s) or 1)  # noqa: E731
+        x = share(sigmas[1]) * data + sigmas[1] * noise
+        landed = walk("uni_pc", predict_x0, x, sigmas[1:], space=space)
+        torch.testing.assert_close(landed, data, atol=5e-3, rtol=0)
+
+
+def test_a_solver_s_noise_needs_a_seed_and_a_falling_schedule(backbone, positive):
+    start, sigmas = noisy(backbone, 2)
+    for solver in NOISY:
+        unseeded = {**start, "start": {name: value for name, value in start["start"].items() if name != "seed"}}
+        with pytest.raises(ValueError, match=f"^{solver} draws noise by Add Noise's seed: use Add Noise before it$"):
+            backbone.denoise(unseeded, sigmas, positive, None, 1.0, solver)
+        with pytest.raises(ValueError, match=f"^{solver} adds noise on its way, and can't find a picture's noise on a schedule that rises"):
+            rising = sigmas.flip(0)[1:]
+            backbone.denoise(backbone.add_noise(fold(torch.zeros(2, 4, 8, 8), 2), rising, 0, 5)[0], rising, positive, None, 1.0, solver)
+
+
+def test_each_step_has_noise_of_its_own_by_its_seed(backbone, positive):
+    start, sigmas = noisy(backbone, 2)
+    steps = [backbone.denoise(start, sigmas, positive, None, 1.0, "euler_ancestral")[0]["tokens"] for _ in range(2)]
+    other, _ = noisy(backbone, 2, seed=6)
+    elsewhere = {**start, "start": other["start"]}
+    assert torch.equal(*steps) and not torch.equal(steps[0], backbone.denoise(elsewhere, sigmas, positive, None, 1.0, "euler_ancestral")[0]["tokens"])
+    noise = StepNoise(start, sigmas, torch.device("cpu"))
+    drawn = [noise.gaussian(i) for i in (0, 1, 2)]
+    assert torch.equal(noise.gaussian(1), drawn[1]) and not any(torch.equal(a, b) for a, b in zip(drawn, drawn[1:]))
+
+
+def test_tokens_changed_between_steps_begin_uni_pc_anew(backbone, positive):
+    start, sigmas = noisy(backbone, 2)
+    third, _ = backbone.denoise(start, sigmas, positive, None, 1.0, "uni_pc", 0, 3)
+    changed = {**third, "tokens": third["tokens"] + 0.1}
+    with_memory, without_it = (backbone.denoise(one, sigmas, positive, None, 1.0, "uni_pc", 3, 8)[0]["tokens"]
+                               for one in (changed, {key: value for key, value in changed.items() if key != "memory"}))
+    assert torch.equal(with_memory, without_it) and with_memory.isfinite().all()
 
 
 def test_ddim_is_diffusers_ddim():
@@ -102,7 +186,7 @@ def test_schedules_fall_to_zero(flow, scheduler):
 
 
 @pytest.mark.parametrize("flow", [RectifiedFlow(shift=3.0), DDPM()], ids=["flow", "ddpm"])
-@pytest.mark.parametrize("solver", [name for name in SOLVERS if name != "ddim"])
+@pytest.mark.parametrize("solver", [name for name in needs_its_noise if name.values != ("ddim",)])
 def test_more_steps_than_noise_levels_are_walked(backbone, positive, flow, solver):
     """Neighbours in such a schedule are equal, where a step is none."""
     backbone.flow = flow
@@ -111,7 +195,10 @@ def test_more_steps_than_noise_levels_are_walked(backbone, positive, flow, solve
     few = torch.tensor([0.9, 0.6, 0.6, 0.6, 0.3, 0.0])
     start = backbone.add_noise(fold(torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), 2), few, 0, 1)[0]
     of = [backbone.denoise(start, sigmas, positive, None, 1.0, solver)[0]["tokens"] for sigmas in (few, torch.tensor([0.9, 0.6, 0.3, 0.0]))]
-    torch.testing.assert_close(*of, atol=2e-2 if solver == "dpmpp_2m" else 1e-6, rtol=1e-2)  # which begins anew after a step that is none
+    if solver in NOISY:  # the noise of a step goes by its number
+        assert all(one.isfinite().all() for one in of)
+    else:  # a multistep solver begins anew after a step that is none
+        torch.testing.assert_close(*of, atol={"dpmpp_2m": 2e-2, "res_multistep": 2e-2, "uni_pc": 0.1}.get(solver, 1e-6), rtol=1e-2)
 
 
 def test_one_as_a_float_node_gives_it(backbone, positive):
@@ -125,7 +212,7 @@ def test_one_as_a_float_node_gives_it(backbone, positive):
 
 
 @pytest.mark.parametrize("flow", [RectifiedFlow(shift=3.0), DDPM()], ids=["flow", "ddpm"])
-@pytest.mark.parametrize("solver", [name for name in SOLVERS if name != "ddim"])
+@pytest.mark.parametrize("solver", [name for name in SOLVERS if name not in ("ddim", *NOISY)])
 def test_a_rising_schedule_finds_the_noise_of_a_picture(backbone, positive, flow, solver):
     backbone.flow = flow
     clean = fold(torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), 2)
@@ -142,16 +229,29 @@ def test_a_rising_schedule_finds_the_noise_of_a_picture(backbone, positive, flow
     assert torch.equal(chain["tokens"], there["tokens"])
 
 
-def test_going_back_a_step_begins_a_multistep_solver_anew(backbone, positive):
+def test_a_step_that_the_tokens_do_not_stand_at_is_refused(backbone, positive):
     start, sigmas = noisy(backbone, 2)
-    third, _ = backbone.denoise(start, sigmas, positive, None, 1.0, "dpmpp_2m", 0, 3)
-    for step in (2, 1):  # the one just taken, and the one before
-        again, _ = backbone.denoise(third, sigmas, positive, None, 1.0, "dpmpp_2m", step, step + 1)
-        fresh, _ = backbone.denoise({key: value for key, value in third.items() if key != "memory"}, sigmas, positive, None, 1.0, "dpmpp_2m", step, step + 1)
-        assert again["tokens"].isfinite().all() and torch.equal(again["tokens"], fresh["tokens"])
-    on, _ = backbone.denoise(third, sigmas, positive, None, 1.0, "dpmpp_2m", 3, 4)
-    alone, _ = backbone.denoise({key: value for key, value in third.items() if key != "memory"}, sigmas, positive, None, 1.0, "dpmpp_2m", 3, 4)
-    assert not torch.equal(on["tokens"], alone["tokens"])
+    third, x0 = backbone.denoise(start, sigmas, positive, None, 1.0, "dpmpp_2m", 0, 3)
+    for step in (0, 2, 4):
+        line = f"step {step} begins at noise level {sigmas[step]:.4g}, the tokens stand at 0.625: set step to 3"
+        for wrong in (lambda: backbone.denoise(third, sigmas, positive, None, 1.0, "euler", step, step + 1),
+                      lambda: backbone.begin(third, sigmas, step, positive),
+                      lambda: backbone.advance(third, x0["tokens"], sigmas, step, "euler")):
+            with pytest.raises(ScheduleError, match=line):
+                wrong()
+    with pytest.raises(ScheduleError, match="the tokens stand at 0.625: use the schedule that they were made with"):
+        backbone.denoise(third, torch.linspace(1, 0, 4), positive, None, 1.0, "euler", 1, 2)
+    backbone.denoise(third, torch.linspace(0.6251, 0, 4), positive, None, 1.0, "euler", 0, 1)
+
+
+@pytest.mark.parametrize("solver", ["dpmpp_2m", "res_multistep"])
+def test_a_multistep_solver_uses_what_it_carries_only_if_it_is_of_an_earlier_step(solver):
+    x, x0, before = torch.randn(3, 1, 4, 8, generator=torch.Generator().manual_seed(0))
+    at = At(lambda *_: x0, torch.tensor([0.75, 0.6, 0.0]), 0)
+    fresh, *_ = step(solver, at, x, None)
+    for level, counts in ((0.9, True), (0.75, False), (0.6, False)):
+        moved, *_ = step(solver, at, x, Memory(before, torch.tensor(level)))
+        assert moved.isfinite().all() and torch.equal(moved, fresh) != counts
 
 
 def test_ddim_holds_what_is_masked_to_the_noise_of_the_next_seed(backbone, positive, monkeypatch):
@@ -185,7 +285,7 @@ def noisy(backbone, patch_size, size=(9, 12), seed=5):
     return backbone.add_noise(fold(torch.zeros(2, 4, *size), patch_size), sigmas, 0, seed)[0], sigmas
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", needs_its_noise)
 @pytest.mark.parametrize("patch_size", [2, 4])
 def test_a_chain_of_steps_equals_one_run(backbone, positive, negative, solver, patch_size):
     backbone.flow = DDPM() if solver == "ddim" else backbone.flow
@@ -249,7 +349,7 @@ def test_report_is_called_after_every_step_and_can_stop(backbone, positive):
     (dict(sigmas=torch.tensor([0.0, 0.5, 1.0])), "sigmas that rise, from a picture to its noise, begin above 0: core's Flip Sigmas makes"),
     (dict(sigmas=torch.tensor([1.0, -0.5])), "sigmas are 0 or more, one is -0.5$"),
     (dict(sigmas=torch.tensor([1.0, float("nan"), 0])), "NaN"),
-    (dict(solver="magic"), "solver is one of euler, heun, dpmpp_2m, ddim, not 'magic'"),
+    (dict(solver="magic"), "solver is one of euler, heun, dpmpp_2m, ddim, uni_pc, res_multistep, euler_ancestral, dpmpp_2m_sde, not 'magic'"),
 ])
 def test_what_can_t_be_sampled_is_one_clear_line(backbone, positive, change, message):
     start, sigmas = noisy(backbone, 2)

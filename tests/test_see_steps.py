@@ -11,6 +11,7 @@ from dit_blocks.dit_impl.cost import arithmetic
 from dit_blocks.dit_impl.drawing import charts
 from dit_blocks.dit_impl.errors import StagesError
 from dit_blocks.dit_impl.model.mmdit import MMDiT
+from dit_blocks.dit_impl.model.stages import Stages
 from dit_blocks.dit_impl.sampling.flow import RectifiedFlow
 from dit_blocks.dit_impl.see import content_place, report, similarity, trajectory
 from dit_blocks.dit_impl.sources.embedded import load_embedded
@@ -253,7 +254,7 @@ def test_maps_and_norms_are_of_the_clean_picture(backbone, positive):
     assert not torch.equal(answers[0].noisy["tokens"], answers[1].noisy["tokens"])
 
 
-class Rotary:
+class Rotary(Stages):
     positions = "rotary"
 
 

@@ -72,6 +72,11 @@ def test_questions_of_the_editor_are_answered_in_short(server, path, body):
     assert status == 400 and len(answer["error"]) <= 400
 
 
+@pytest.mark.parametrize("path", ["/dit_blocks/cost", "/dit_blocks/blocks", "/prompt"])
+def test_a_charset_that_nobody_knows_is_no_error_of_the_server(server, path):
+    assert asked(server, "POST", path, data=b"{}", headers={"Content-Type": "x/y; charset=zz"})[0] == 400
+
+
 @pytest.mark.parametrize("preview", ["webp;²", "webp;99999999999", "jpeg;-1", "webp;", ";", "avif;x", "webp;٣"])
 @pytest.mark.parametrize("mode", ["I;16", "L", "LA", "P", "1", "CMYK", "F", "RGBA"])
 def test_previews_of_any_picture(server, mode, preview):

@@ -80,6 +80,7 @@ def test_nothing_of_an_adapter_is_built_before_its_shapes_are_known(dit, monkeyp
 
 @pytest.mark.parametrize("told, why", [
     ({"depth": 10 ** 6}, "has 2 blocks where its architecture has 1000000"), ({"width": 2 ** 40}, "wrong shape|no model of width"),
+    ({"width": 2 ** 64}, "no model of width"), ({"in_channels": 2 ** 62}, "no model of width"),
     ({"patch_sizes": list(range(1, 10 ** 5))}, "patch_sizes are"), ({"heads": 10 ** 9}, "does not divide"), ({"in_channels": 10 ** 9}, "wrong shape"),
     ({"classes": 10 ** 9}, "wrong shape|unexpected|missing")])
 def test_the_architecture_of_a_file(dit, tmp_path, told, why):

@@ -16,7 +16,7 @@ from dit_blocks import comfy_entrypoint
 
 ROOT = Path(dit_blocks.__file__).parent
 LAYERS = {"dit_impl": {"dit_impl"}, "nodes": {"nodes", "dit_impl"}, "standalone": {"standalone", "nodes", "dit_impl"}}
-ROOMS = ("errors", "reading", "drawing", "tokens", "model", "sampling", "handle", "step", "sources", "cost", "see", "training")  # bottom up
+ROOMS = ("errors", "libraries", "reading", "drawing", "tokens", "model", "sampling", "handle", "step", "sources", "cost", "see", "training")  # bottom up
 FILES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
 
 

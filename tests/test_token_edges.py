@@ -49,7 +49,7 @@ def test_ranges_are_read_in_the_order_written(text, numbers):
 @pytest.mark.parametrize("text,says", [
     ("5", "this model has blocks 0 to 4, there is no block 5"), ("7-9", "this model has blocks 0 to 4, there is no block 7"),
     ("9-7", "this model has blocks 0 to 4, there is no block 7"), ("2-9", "this model has blocks 0 to 4, there is no block 5"),
-    ("x-1", 'blocks are numbers and ranges such as "0-11", "0,2,4-7", "11-0" or "all", not \'x-1\'')])
+    ("x-1", 'blocks are numbers and ranges such as "0-11", "0,2,4-7", "11-0", "all" or "all but 7", not \'x-1\'')])
 def test_ranges_that_are_none_say_what_there_is(text, says):
     assert line(ValueError, parse_ranges, text, 5, "block", "this model") == says
 

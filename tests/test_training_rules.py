@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from dit_blocks.dit_impl.sources.adapters import fingerprint
+from dit_blocks.dit_impl.sources.fingerprints import alike, fingerprint, likeness
 from dit_blocks.dit_impl.training.loop import Alone, Draws, Settings, train
 from dit_blocks.dit_impl.training.objectives import Denoising, training_copy
 from dit_blocks.dit_impl.training.sets import TrainingSet
@@ -193,3 +193,13 @@ def test_a_fingerprint_is_of_names_and_shapes_and_not_of_the_type_they_are_kept_
     (weight,) = state.values()
     assert fingerprint({name: value.bfloat16() for name, value in state.items()}) == fingerprint(state)
     assert len({fingerprint(one) for one in (state, {"other": weight}, {"layer.0.weight": weight.view(6, 8)})}) == 3
+
+
+def test_a_likeness_knows_the_same_weights_in_another_type_and_no_other_weights():
+    state = {key: value * 0.02 for key, value in weights_like((64, 48), (30, 17), (9,), (128, 16)).items()}
+    other = {key: value.flip(0) for key, value in state.items()}
+    for kind in (torch.bfloat16, torch.float16, torch.float8_e4m3fn):
+        as_kind = likeness({key: value.to(kind) for key, value in state.items()})
+        assert alike(likeness(state), as_kind) and not alike(likeness(other), as_kind)
+        assert not alike(likeness({key: value for key, value in list(state.items())[:2]}), as_kind)
+    assert not alike(likeness(state), likeness(state)) and not alike("", likeness(state)) and not alike("float32:AA", likeness(state))

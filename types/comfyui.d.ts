@@ -21,7 +21,7 @@ interface ComfyNode extends GraphNode {
   addDOMWidget(name: string, type: string, element: HTMLElement, options?: DOMWidgetOptions): Widget;
 }
 
-declare const LiteGraph: { createNode(type: string): ComfyNode };
+declare const LiteGraph: { createNode(type: string): ComfyNode; registered_node_types: Record<string, unknown> };
 
 declare module "*/scripts/app.js" {
   export const app: App;

@@ -50,6 +50,10 @@ export const CHINESE = {
   "changed inside": "内部有改动",
   "{widgets} changed": "{widgets} 有改动",
   "not with {value}": "{value} 时不可",
+  "not with {value} wired": "接有 {value} 时不可",
+  "the number of steps is not known": "不知道有多少步",
+  "Explode into a loop of stages": "展开为各阶段的循环",
+  "Explode its first step into stages": "把第一步展开为各阶段",
 };
 
 let chinese = false;

@@ -17,9 +17,10 @@ from ..sampling.solvers import check_solver, model_calls
 from ..sampling.walk import last_step
 from ..sources.embedded import load_embedded
 from ..step.by_block import BLOCKS
+from ..tokens.mixed import Mixture, counts_of
 from ..tokens.other_sizes import METHODS, choose_method
 from ..tokens.patch import token_grid
-from .arithmetic import ARCHITECTURES, Architecture, Budget, architecture, budget
+from .arithmetic import ARCHITECTURES, Architecture, Budget, architecture, budget, budget_of_mix
 
 LARGEST_PATCH = 64
 LARGEST_SIDE = 4096  # of a latent, in cells
@@ -88,9 +89,21 @@ def read_shape(given: object) -> Architecture:
     return read(ARCHITECTURES[kind], {name: value for name, value in given.items() if name != "kind"}, f"a {kind} shape", "a shape's ")
 
 
-def of_step(shape: Architecture, size: tuple[int, int], patch_size: int, batch: int = 1, guided: bool | None = None) -> Budget:
-    """The cost of a model call for a latent of (H, W) cells. guided: None is as usual for the model."""
+def of_step(shape: Architecture, size: tuple[int, int], patch_size: int | Mixture, batch: int = 1, guided: bool | None = None,
+            mask: Tensor | None = None) -> Budget:
+    """The cost of a model call for a latent of (H, W) cells. guided: None is as usual for the model. mask: where patches are fine."""
+    if isinstance(patch_size, Mixture):
+        return budget_of_mix(shape, counts_of(patch_size, size, mask), batch, guided=guided)
     return budget(shape, size[1] * shape.downscale, size[0] * shape.downscale, patch_size, batch, guided=guided)
+
+
+def coarsest(sizes: int | Mixture) -> int:
+    return sizes.patch_size if isinstance(sizes, Mixture) else sizes
+
+
+def tokens_of(sizes: int | Mixture, size: tuple[int, int], mask: Tensor | None = None) -> int:
+    """Image tokens of a latent of (H, W) cells."""
+    return sum(counts_of(sizes, size, mask).values()) if isinstance(sizes, Mixture) else math.prod(token_grid(*size, sizes))
 
 
 def patch_sizes(size: tuple[int, int]) -> range:
@@ -133,10 +146,10 @@ def of_walk(shape: Architecture, size: tuple[int, int], plan: PatchSchedule, sig
     """
     end_step = last_step(start_step, end_step, sigmas)
 
-    def flops(p: int, start: int, stop: int, guidance: float) -> int:
-        if p > min(size):
-            raise ValueError(f"patch_size {p} does not fit into a latent of {size[0]}×{size[1]} cells")
-        step = of_step(shape, size, p, batch, is_guided(guidance))
+    def flops(p: int | Mixture, start: int, stop: int, guidance: float) -> int:
+        if coarsest(p) > min(size):
+            raise ValueError(f"patch_size {coarsest(p)} does not fit into a latent of {size[0]}×{size[1]} cells")
+        step = of_step(shape, size, p, batch, is_guided(guidance), plan.mask)
         # capturing runs each step once more, with a final layer after every block that is shown
         captured = step.macs + step.head * (min(shape.depth, BLOCKS) - 1) if capture_blocks else 0
         return 2 * (model_calls(solver, sigmas, start, stop) * step.macs + (stop - start) * captured)
@@ -145,8 +158,8 @@ def of_walk(shape: Architecture, size: tuple[int, int], plan: PatchSchedule, sig
     for p, start, stop in plan.stretches(sigmas, start_step, end_step):
         guidance = plan.guidance(p, cfg)
         total += flops(p, start, stop, guidance)
-        tokens = math.prod(token_grid(*size, p))
-        stretches.append({"patch_size": p, "steps": stop - start, "tokens": tokens, "flops": flops(p, start, start + 1, guidance)})
+        tokens = tokens_of(p, size, plan.mask)
+        stretches.append({"patch_size": p if isinstance(p, int) else str(p), "steps": stop - start, "tokens": tokens, "flops": flops(p, start, start + 1, guidance)})
     own = flops(min(shape.patch_size, *size), start_step, end_step, cfg)
     return {"steps": end_step - start_step, "flops": total, "share": total / own, "batch": batch, "stretches": stretches}
 

@@ -4,7 +4,9 @@ A matrix [a, b] on n tokens is n·a·b multiply-adds (MACs), and a FLOP count is
 left out, as torch's flop counter leaves them out. The DiT paper's "Gflops" are multiply-adds.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+import math
 from typing import Annotated, ClassVar
 
 from ..errors import BackboneError, StagesError
@@ -30,6 +32,7 @@ class Architecture:
     text = 0       # text tokens that are usual
     registers = 0  # learned tokens that go with the text
     head = 1       # values that the final layer gives for each value of a patch
+    vector_macs = 0  # what one more vector that modulates image tokens costs: each patch size in a sequence has its own
 
     name: str
     width: Positive
@@ -110,6 +113,10 @@ class MMDiTArchitecture(Architecture):
     def head_macs(self, n: int, patch_size: int) -> int:
         cells, share = n * patch_size ** 2, self.detail // 4  # each cell reads its own part of the token, then runs a small network
         return super().head_macs(n, patch_size) + cells * (self.width * share + self.detail * (2 * self.channels + share))
+
+    @property
+    def vector_macs(self) -> int:
+        return (6 * self.blocks + 3 * self.dual + 3) * self.width ** 2
 
     def sequence(self, n: int, t: int) -> int:
         return n + t
@@ -247,11 +254,24 @@ def budget(shape: Architecture, width: int = 1024, height: int = 1024, patch_siz
     size = height // shape.downscale, width // shape.downscale
     if min(size) < 1 or p < 1 or batch < 1:
         raise ValueError(f"a picture of {width}×{height} pixels in patches of {p} leaves no token")
-    (h, w), passes = token_grid(*size, p), batch * (2 if (shape.guided if guided is None else guided) else 1)
-    n, t, values = h * w, shape.text if text is None else text, shape.channels * p * p
-    embedding, head = n * shape.width * values, shape.head_macs(n, p)
+    grid = token_grid(*size, p)
+    return _budget(shape, grid, {p: math.prod(grid)}, batch, text, guided, bytes_each)
+
+
+def budget_of_mix(shape: Architecture, counts: Mapping[int, int], batch: int = 1, text: int | None = None, guided: bool | None = None,
+                  bytes_each: int = 2) -> Budget:
+    """Cost of one step with patches of several sizes in one sequence. counts: how many patches a picture has, by patch size."""
+    return _budget(shape, (1, sum(counts.values())), counts, batch, text, guided, bytes_each)
+
+
+def _budget(shape: Architecture, grid: tuple[int, int], counts: Mapping[int, int], batch: int, text: int | None, guided: bool | None,
+            bytes_each: int) -> Budget:
+    passes, t, n = batch * (2 if (shape.guided if guided is None else guided) else 1), shape.text if text is None else text, sum(counts.values())
+    embedding = sum(count * shape.width * shape.channels * p * p for p, count in counts.items())
+    head = sum(shape.head_macs(count, p) for p, count in counts.items())
     weights, attention = shape.macs(n, t)
-    return Budget(shape.name, (h, w), values, n + t, passes * attention, passes * (weights + embedding + head), passes * head,
+    weights += (len(counts) - 1) * shape.vector_macs
+    return Budget(shape.name, grid, shape.channels * max(counts) ** 2, n + t, passes * attention, passes * (weights + embedding + head), passes * head,
                   shape.parameters * bytes_each, passes * shape.sequence(n, t) * 6 * shape.width * bytes_each)
 
 

@@ -1,4 +1,4 @@
-"""A DIT handle: a model together with what its latents, times and patches mean. The nodes ask nothing else of it."""
+"""A transformer of this library as a DIT handle."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -10,144 +10,24 @@ from torch import Tensor, nn
 from ..errors import BackboneError, StagesError
 from ..model.blocks import COMPUTED
 from ..model.conditioning import Arguments, Conditioning, batches, join, label_conditioning
+from ..model.copies import compute_device
 from ..model.dit import DiT
 from ..model.mmdit import MMDiT
 from ..model.stages import Call, Stages, TokenStages
+from ..sampling.at import NoiseSpace, PredictX0
 from ..sampling.flow import Flow, RectifiedFlow
 from ..sampling.guidance import guided, is_guided
-from ..sampling.level import entered, standing
 from ..sampling.regions import Part, Prompt, average, has_area, parts_at, place, prompt, slices, together, with_opposites
 from ..sampling.schedules import schedule
-from ..sampling.solvers import PredictX0, check_solver
+from ..sampling.solvers import check_solver
 from ..sampling.walk import Inpainting, Report, check_step, last_step, walk, with_noise
-from ..tokens.other_sizes import Reading, choose_method
+from ..tokens.other_sizes import Reading
 from ..tokens.patch import token_grid
-from ..tokens.wire import CARRIED, LatentFormat, fold, grey_picture, same_format, to_latent, to_tokens, unfold
-from ..tokens.wire_types import DitHidden, DitTokens, ModelCall
+from ..tokens.places import moved
+from ..tokens.wire import LatentFormat, to_latent, to_tokens, unfold
+from ..tokens.wire_types import AnyWire, DitHidden, DitTokens, ModelCall
 from .class_names import find_class
-
-
-class DitHandle:
-    """What flows on a DIT wire, whatever holds the weights.
-
-    name: for messages. patch_sizes: those the model can read, its own first. frame_patch: frames to a patch, for videos.
-    """
-    name: str
-    latent_format: LatentFormat
-    patch_sizes: tuple[int, ...]
-    frame_patch: int = 1
-    learns = False  # whether what is computed with it is recorded, for Train Step
-    unconditional: Conditioning | None = None  # what guidance goes away from where no negative is given
-
-    @property
-    def patch_size(self) -> int:
-        return self.patch_sizes[0]
-
-    @property
-    def channels(self) -> int:
-        return len(self.latent_format["scale"])
-
-    def modules(self) -> list[nn.Module]:
-        """What must be on the device that computes before `denoise`."""
-        return []
-
-    def fold(self, latent: dict, patch_size: int = 0) -> DitTokens:
-        """LATENT → DIT_TOKENS in this model's space; patch_size 0 is the model's own. Raises TokensError."""
-        carried = {name: latent[name] for name in CARRIED if name in latent}
-        return fold(latent["samples"], patch_size or self.patch_size, self.latent_format, self.frame_patch, **carried)
-
-    def share_of_data(self, sigma: Tensor) -> Tensor:
-        """The factor on the data in what the model sees at a noise level: [] → []."""
-        raise NotImplementedError
-
-    def entered(self, wire: DitTokens, sigma: Tensor) -> DitTokens:
-        """Tokens of a latent at a noise level as KSampler (Advanced) takes them; tokens that stand on a schedule as they are."""
-        return entered(wire, sigma, self.share_of_data(sigma))
-
-    def standing(self, wire: DitTokens, sigma: Tensor, walked: bool = True) -> DitTokens:
-        """The wire with where its tokens stand."""
-        return standing(wire, sigma, self.share_of_data(sigma), walked)
-
-    def class_conditioning(self, label: str) -> Conditioning:
-        """A class by its number or name, or no class for an empty label. Raises BackboneError."""
-        raise BackboneError(f"{self.name} reads text, not a class label: use CLIP Text Encode")
-
-    def away_from(self, negative: Conditioning | None, cfg: float) -> Conditioning | None:
-        """What guidance goes away from: the negative, or the model's own no-class; None for cfg 1. Raises BackboneError where it lacks."""
-        if not is_guided(cfg):
-            return None
-        if negative is None and self.unconditional is None:
-            raise BackboneError(f"cfg {cfg:g} needs a negative: wire one, or set cfg to 1")
-        return self.unconditional if negative is None else negative
-
-    def check_space(self, wire: DitTokens) -> None:
-        """Raise BackboneError unless these tokens, of whatever patch size, are cut from this model's latents."""
-        if wire["channels"] != self.channels:
-            raise BackboneError(f"{self.name} has latents of {self.channels} channels, the tokens come from {wire['channels']}")
-        if not same_format(wire["latent_format"], self.latent_format):
-            raise BackboneError(f"the tokens are not in the latent space of {self.name}: wire its dit into Patchify")
-
-    def check_tokens(self, wire: DitTokens) -> None:
-        """Raise BackboneError unless this model can read these tokens."""
-        self.check_space(wire)
-        if wire["patch_size"] not in self.patch_sizes:
-            sizes = ", ".join(map(str, self.patch_sizes))
-            raise BackboneError(f"{self.name} knows patch sizes {sizes}, the tokens have patch_size {wire['patch_size']}")
-        if not torch.isfinite(wire["tokens"]).all():
-            raise BackboneError("the tokens hold values that are NaN or infinite")
-
-    def reading(self, patch_size: int, method: str = "auto") -> "DitHandle":
-        """A handle on the same weights that reads patches of this size by this method, itself where they are native. Raises BackboneError."""
-        chosen = choose_method(self.patch_sizes, patch_size, method, self.name)
-        return self if chosen == "native" else self.approximate(Reading(chosen, self.patch_size, patch_size, self.frame_patch))
-
-    def approximate(self, reading: Reading) -> "DitHandle":
-        """A handle on the same weights that reads patches of a size that is not native to it."""
-        raise NotImplementedError
-
-    def schedule(self, steps: int, scheduler: str = "simple", denoise: float = 1.0) -> Tensor:
-        """Falling noise levels: → [steps + 1]. Raises ValueError."""
-        raise NotImplementedError
-
-    def add_noise(self, wire: DitTokens, sigmas: Tensor, step: int, seed: int) -> tuple[DitTokens, DitTokens]:
-        """Bring clean tokens to the noise level of a step: → (noisy tokens, the noise) on the wire. Raises ScheduleError."""
-        raise NotImplementedError
-
-    def denoise(self, wire: DitTokens, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None = None,
-                cfg: float = 1.0, solver: str = "euler", start_step: int = 0, end_step: int | None = None,
-                report: Report = lambda *_: None) -> tuple[DitTokens, DitTokens]:
-        """Steps start_step … end_step − 1: → (tokens at sigmas[end_step], the last x0) on the wire.
-
-        A chain of shorter calls equals one long call bit for bit. Raises ScheduleError, BackboneError, ValueError.
-        """
-        raise NotImplementedError
-
-    @property
-    def stages(self) -> Stages:
-        """The transformer in stages. Raises StagesError where it can only be run whole."""
-        raise NotImplementedError
-
-    def begin(self, wire: DitTokens, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None = None) -> DitHidden:
-        """Begin a step by stages: tokens at the step's noise level → DIT_HIDDEN with no stage done. Raises ScheduleError, BackboneError."""
-        raise NotImplementedError
-
-    def advance(self, wire: DitTokens, x0: Tensor, sigmas: Tensor, step: int, solver: str) -> tuple[DitTokens, DitTokens]:
-        """End a step: the solver's move from its tokens, given x0 [B, N, C·p·p]: → (tokens, x0) on the wire. Raises ValueError."""
-        check_step(step, sigmas)
-        if solver == "ddim" and wire.get("noise_mask") is not None:
-            raise StagesError("ddim holds what lies outside a noise mask to other noise than the stages began with; use DiT Denoise Step")
-        if check_solver(solver).calls != 1:
-            raise ValueError(f"{solver} calls the model more than once a step; use DiT Denoise Step, or another solver")
-        tokens, x0 = walk(lambda *_: x0, self.entered(wire, sigmas[step]), sigmas, solver, step, step + 1, x0.device)
-        return self.standing(tokens, sigmas[step + 1]), x0
-
-    def picture(self, wire: DitTokens, tokens: Tensor) -> Tensor:
-        """A rough picture of the first in a batch of clean tokens, a pixel for each latent cell: [B, N, C·p·p] → [H, W, 3] in 0..1."""
-        return grey_picture(wire, tokens)
-
-    def preview(self, wire: DitTokens, x0: Tensor) -> Tensor | None:
-        """What is shown while steps go on: [B, N, C·p·p] → [H, W, 3] in 0..1, or None where the user wants none."""
-        return self.picture(wire, x0)
+from .dit_handle import DitHandle
 
 
 def _towards(sides: list[Tensor], cfg: float) -> Tensor:
@@ -196,12 +76,13 @@ class Backbone(DitHandle):
             raise StagesError(f"{self.name} runs whole, by diffusers: for its stages load it as a MODEL and use DiT from MODEL")
         return TokenStages(self.model, self.name)
 
-    def schedule(self, steps: int, scheduler: str = "simple", denoise: float = 1.0) -> Tensor:
-        return schedule(self.flow, steps, scheduler, denoise)
+    def schedule(self, steps: int, scheduler: str = "simple", denoise: float = 1.0, skip_penultimate: bool = False) -> Tensor:
+        return schedule(self.flow, steps, scheduler, denoise, skip_penultimate)
 
     def add_noise(self, wire: DitTokens, sigmas: Tensor, step: int, seed: int) -> tuple[DitTokens, DitTokens]:
         check_step(step, sigmas)
         noisy, noise = with_noise(wire, seed, lambda clean, noise: self.flow.begin(clean, noise, sigmas[step].to(noise)))
+        noisy["start"]["sigma"] = sigmas[step].float().cpu()
         return self.standing(noisy, sigmas[step], walked=False), noise
 
     def denoise(self, wire: DitTokens, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None = None,
@@ -209,18 +90,22 @@ class Backbone(DitHandle):
                 report: Report = lambda *_: None) -> tuple[DitTokens, DitTokens]:
         end_step = last_step(start_step, end_step, sigmas)
         check_solver(solver, isinstance(self.flow, RectifiedFlow))
-        device, wire = self.like().device, self.entered(wire, sigmas[start_step])
+        device, wire = self.compute_device, self.entered(wire, sigmas, start_step)
         model, kept = self.denoiser(wire, positive, negative, cfg), Inpainting(wire, self.flow, device, anew=solver == "ddim")
 
         def predict_x0(x: Tensor, sigma: Tensor) -> Tensor:
             return kept.leave(model(kept.enter(x, sigma), sigma))
-        tokens, x0 = walk(predict_x0, wire, sigmas, solver, start_step, end_step, device, report)
+        tokens, x0 = walk(predict_x0, wire, sigmas, solver, start_step, end_step, device, report, self.space)
         return self.standing(tokens, sigmas[end_step]), x0
 
     def check_space(self, wire: dict) -> None:
         super().check_space(wire)
         if len(wire["size"]) != 2:
             raise BackboneError(f"{self.name} draws pictures, the tokens are of a latent with {wire['size'][0]} frames")
+
+    @property
+    def space(self) -> NoiseSpace:
+        return NoiseSpace(isinstance(self.flow, RectifiedFlow), self.flow.sigma_at(1e-4))
 
     def share_of_data(self, sigma: Tensor) -> Tensor:
         return 1 - sigma.float() if isinstance(self.flow, RectifiedFlow) else torch.ones_like(sigma)
@@ -232,9 +117,20 @@ class Backbone(DitHandle):
             return self.unconditional
         return label_conditioning(find_class(label, self.model.conditions.classes, self.class_names, self.name))
 
+    @property
+    def compute_device(self) -> torch.device:
+        return self.device or compute_device(self.model)
+
+    def room(self, wire: AnyWire) -> tuple[float, float]:
+        """As much as the widest layer of a block, an MLP of 4·D values a token in float32, and what stands beside it, for [uncond, cond]."""
+        width = getattr(self.model.config, "width", 0)
+        rows, count, _ = (wire["tokens"]["tokens"] if "hidden" in wire else wire["tokens"]).shape
+        one = 16.0 * rows * count * width * 4
+        return 2 * one, one
+
     def like(self) -> Tensor:
         """An empty tensor of the type and place that the model computes in: the type of most of its weights, where that can be."""
-        sizes, place = Counter(), self.device or next(self.model.parameters()).device
+        sizes, place = Counter(), self.compute_device
         for weight in self.model.parameters():
             sizes[weight.dtype] += weight.numel()
         stored = max(sizes, key=sizes.get)
@@ -274,10 +170,11 @@ class Backbone(DitHandle):
 
     def begin(self, wire: DitTokens, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None = None) -> DitHidden:
         check_step(step, sigmas)
-        wire = self.entered(wire, sigmas[step])
-        stages, kept = self.stages, Inpainting(wire, self.flow, self.like().device)
+        wire = self.entered(wire, sigmas, step)
+        stages, device, home = self.stages, self.compute_device, wire["tokens"].device
         sides = self._sides(wire, positive, negative, negative is not None)
-        x, sigma = wire["tokens"].to(self.like().device), sigmas[step].float().to(self.like().device)
+        x, sigma = wire["tokens"].to(device), sigmas[step].float().to(device)
+        kept = Inpainting(wire, self.flow, device)
         latent, size = to_latent(kept.enter(x, sigma), wire), tuple(wire["size"])
         calls = together(parts_at(sides, sigma, latent), size)
         if not calls:
@@ -292,7 +189,11 @@ class Backbone(DitHandle):
             cut: DitTokens = {**wire, "tokens": to_tokens(cuts[0], wire), "grid": grid, "size": cuts[0].shape[-2:]}
             return {"hidden": hidden, "tokens": wire if call[0].prompt.area is None else cut}
 
+        kept_at_home = moved((latent, x, sigma, sides, calls), home)  # the wire, which holds this, lies there too
+
         def to_x0(prediction: Tensor, cfg: float) -> Tensor:
+            latent, x, sigma, sides, calls = moved(kept_at_home, device)
+            kept = Inpainting(wire, self.flow, device)
             given = iter(zip(calls, to_latent(prediction.to(latent), wire).split([len(call) * len(x) for call in calls])))
 
             def answer(latents: Tensor, _: Arguments) -> Tensor:
@@ -308,6 +209,10 @@ class Backbone(DitHandle):
 
     def approximate(self, reading: Reading) -> "Backbone":
         return Approximate(**{part.name: getattr(self, part.name) for part in fields(Backbone)}, reading=reading)
+
+    @property
+    def mixes(self) -> bool:
+        return bool(self.facts.get("mixes"))
 
     def _sides(self, wire: DitTokens, positive: Conditioning, negative: Conditioning | None, both: bool) -> list[list[Prompt]]:
         """The prompts of positive, and of negative if `both` are asked for, for these tokens. Raises BackboneError."""

@@ -1,6 +1,6 @@
 """A patch size for each step: coarse patches first, for the layout of the picture, then fine ones for detail. FlexiDiT (2025), §3.3."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import re
 from typing import Callable
 
@@ -9,20 +9,31 @@ from torch import Tensor
 
 from ..errors import ScheduleError
 from ..sampling.guidance import is_guided
-from ..sampling.walk import last_step
+from ..sampling.walk import last_step, rises
+from ..tokens.mixed import Mixture, Split
 from ..tokens.other_sizes import choose_method, repatch
 from ..tokens.wire_types import DitTokens, without
 from .backbone import Conditioning, DitHandle
+from .by_regions import by_regions
 
-_ROW = re.compile(r"(?P<p>\d+)(?:\s+until\s+(?:(?P<share>\d+(?:\.\d+)?)\s*%|sigma\s+(?P<sigma>\d+(?:\.\d+)?)))?")
+_ROW = re.compile(r"(?P<p>\d+)(?P<splits>(?:\s+with\s+\d+\s+on\s+(?:the\s+mask|\d+(?:\.\d+)?\s*%))*)(?:\s+until\s+(?:(?P<share>\d+(?:\.\d+)?)\s*%|sigma\s+(?P<sigma>\d+(?:\.\d+)?)))?")
+
+_SPLIT = re.compile(r"with\s+(?P<p>\d+)\s+on\s+(?:the\s+mask|(?P<share>\d+(?:\.\d+)?)\s*%)")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A patch size and where it ends: at a share of the steps, at a noise level, or at the end of the schedule (neither is set)."""
+    """A patch size and where it ends: at a share of the steps, at a noise level, or at the end of the schedule (neither is set). splits:
+    which of the patches are split into finer ones."""
     patch_size: int
     share: float | None = None
     sigma: float | None = None
+    splits: tuple[Split, ...] = ()
+
+    @property
+    def sizes(self) -> int | Mixture:
+        """The patch size, or several sizes in one sequence."""
+        return Mixture(self.patch_size, self.splits) if self.splits else self.patch_size
 
     @property
     def last(self) -> bool:
@@ -31,7 +42,8 @@ class Row:
 
 @dataclass(frozen=True)
 class PatchSchedule:
-    """Rows in order. method: how patch sizes without weights of their own are read, see `tokens.other_sizes`.
+    """Rows in order. method: how patch sizes without weights of their own are read, see `tokens.other_sizes`. mask [B or 1, h, w]: where rows
+    that say so have finer patches.
 
     coarse_cfg: a factor on cfg for all patch sizes but the finest. Coarse steps need a little more guidance (FlexiDiT, §4.2: 5.0 where fine
     steps have 4.5).
@@ -39,17 +51,18 @@ class PatchSchedule:
     rows: tuple[Row, ...]
     method: str = "auto"
     coarse_cfg: float = 1.0
+    mask: Tensor | None = field(default=None, compare=False)
 
-    def patch_size(self, sigma: float, step: int, steps: int) -> int:
-        """The patch size of a step, from its noise level, its number, and how many steps there are."""
+    def patch_size(self, sigma: float, step: int, steps: int) -> int | Mixture:
+        """The patch size of a step, or several, from its noise level, its number, and how many steps there are."""
         for row in self.rows:
             if row.last or (row.share is not None and step < row.share * steps - 1e-6) or (row.sigma is not None and sigma > row.sigma):
-                return row.patch_size
-        return self.rows[-1].patch_size
+                return row.sizes
+        return self.rows[-1].sizes
 
-    def stretches(self, sigmas: Tensor, start: int, stop: int) -> list[tuple[int, int, int]]:
-        """Steps start … stop − 1, grouped into stretches with the same patch size: (patch size, first step, step to stop before) each."""
-        found: list[tuple[int, int, int]] = []
+    def stretches(self, sigmas: Tensor, start: int, stop: int) -> list[tuple[int | Mixture, int, int]]:
+        """Steps start … stop − 1, grouped into stretches of the same size: (patch size or sizes, first step, step to stop before) each."""
+        found: list[tuple[int | Mixture, int, int]] = []
         for step in range(start, stop):
             size = self.patch_size(sigmas[step].item(), step, len(sigmas) - 1)
             if found and found[-1][0] == size:
@@ -60,22 +73,38 @@ class PatchSchedule:
 
     @property
     def finest(self) -> int:
-        return min(row.patch_size for row in self.rows)
+        return min(finest(row.sizes) for row in self.rows)
 
-    def guidance(self, patch_size: int, cfg: float) -> float:
-        """cfg for a step with this patch size."""
-        return cfg * self.coarse_cfg if patch_size > self.finest and is_guided(cfg) else cfg
+    def guidance(self, patch_size: int | Mixture, cfg: float) -> float:
+        """cfg for a step with this patch size, or with several of which the finest decides."""
+        return cfg * self.coarse_cfg if finest(patch_size) > self.finest and is_guided(cfg) else cfg
+
+
+def finest(sizes: int | Mixture) -> int:
+    """The patch size by which tokens lie on the wire."""
+    return sizes.finest if isinstance(sizes, Mixture) else sizes
+
+
+def step_at(sigma: float, sigmas: Tensor) -> int:
+    """The number of the step that a noise level between sigmas[0] and sigmas[-1] belongs to, whether they fall or rise."""
+    behind = sigmas[:-1] < sigma * (1 - 1e-6) if rises(sigmas) else sigmas[:-1] > sigma * (1 + 1e-6)
+    return int(behind.sum())
 
 
 def parse_schedule(text: str, method: str = "auto", coarse_cfg: float = 1.0) -> PatchSchedule:
-    """`4 until 50%, then 2` or `4 until sigma 0.6; 2`, also with a line for each row → PatchSchedule. Raises ScheduleError."""
+    """`4 until 50%, then 2`, `4 until sigma 0.6; 2` or `4 until 30%, then 4 with 2 on 25%`, also with a line for each row → PatchSchedule.
+
+    Raises ScheduleError.
+    """
     rows = []
     for written in filter(None, (part.strip() for part in re.split(r"[,;\n]|\bthen\b", text.lower()))):
         match = _ROW.fullmatch(written)
         if not match:
-            raise ScheduleError(f"a row is a patch size and where it ends, as in '4 until 50%' or '4 until sigma 0.6', not {written!r}")
+            raise ScheduleError("a row is a patch size and where it ends, as in '4 until 50%', '4 until sigma 0.6' or '4 with 2 on 25%', "
+                                f"not {written!r}")
         share, sigma = match["share"], match["sigma"]
-        rows.append(Row(int(match["p"]), share and float(share) / 100, sigma and float(sigma)))
+        splits = tuple(Split(int(one["p"]), one["share"] and float(one["share"]) / 100) for one in _SPLIT.finditer(match["splits"]))
+        rows.append(Row(int(match["p"]), share and float(share) / 100, sigma and float(sigma), splits))
     if not rows:
         raise ScheduleError("the patch schedule is empty: write rows such as '4 until 50%, then 2'")
     if not rows[-1].last:
@@ -88,6 +117,11 @@ def parse_schedule(text: str, method: str = "auto", coarse_cfg: float = 1.0) -> 
         if row.patch_size < 1 or not 0 <= (row.share or 0) <= 1:
             raise ScheduleError("a patch size is at least 1 and a share at most 100%, not "
                                 f"{row.patch_size} until {100 * (row.share or 0):g}%")
+        for coarse, one in zip((row.patch_size, *(split.patch_size for split in row.splits)), row.splits):
+            if one.patch_size < 1 or coarse % one.patch_size or coarse == one.patch_size:
+                raise ScheduleError(f"patches of {coarse} are split into a size that divides it, not into {one.patch_size}")
+            if one.share is not None and one.share > 1:
+                raise ScheduleError(f"a share is at most 100%, not {100 * one.share:g}%")
     for kind, sign in (("share", 1), ("sigma", -1)):
         ends = [getattr(row, kind) for row in rows if getattr(row, kind) is not None]
         if any(sign * b <= sign * a for a, b in zip(ends, ends[1:])):
@@ -128,9 +162,10 @@ def denoise_by_schedule(
     stretches = plan.stretches(sigmas, start_step, last_step(start_step, end_step, sigmas))
     if before:  # one step at a time; the result is the same, bit for bit
         stretches = [(size, step, step + 1) for size, start, stop in stretches for step in range(start, stop)]
-    handles = [dit.reading(size, plan.method) for size, *_ in stretches]  # all of them first, so that an error comes before the work
+    handles = [by_regions(dit, size, plan.mask) if isinstance(size, Mixture) else dit.reading(size, plan.method)
+               for size, *_ in stretches]  # all of them first, so that an error comes before the work
     for (size, start, stop), handle in zip(stretches, handles):
-        wire = repatch(wire, size)
+        wire = repatch(wire, finest(size))
         handle.check_tokens(wire)
         guidance = plan.guidance(size, cfg)
         if before:
@@ -139,5 +174,12 @@ def denoise_by_schedule(
         def tell(done: int, _: int, x0: Tensor, first=start - start_step, wire=wire) -> None:
             report(first + done, wire, x0)
         wire, x0 = handle.denoise(wire, sigmas, positive, negative, guidance, solver, start, stop, tell)
-    methods = {size: choose_method(dit.patch_sizes, size, plan.method) for size, *_ in stretches}
-    return wire, x0, ", ".join(f"p = {size} by {method}" for size, method in methods.items() if method != "native")
+    return wire, x0, ", ".join(dict.fromkeys(filter(None, (_remark(dit, size, plan.method) for size, *_ in stretches))))
+
+
+def _remark(dit: DitHandle, size: int | Mixture, method: str) -> str:
+    """What is not the model's own way of reading patches, in words."""
+    if isinstance(size, Mixture):
+        return "" if dit.mixes else f"p = {size}, which this model was not trained on"
+    chosen = choose_method(dit.patch_sizes, size, method)
+    return "" if chosen == "native" else f"p = {size} by {chosen}"

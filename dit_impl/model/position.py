@@ -59,7 +59,7 @@ def table_coordinates(table: Tensor) -> tuple[int, float, float]:
 
     Raises ValueError if no evenly spaced grid gives this table.
     """
-    side, width = math.isqrt(len(table)), table.shape[1]
+    side, width, table = math.isqrt(len(table)), table.shape[1], table.cpu()  # float64, which some devices lack
     if side < 1 or side ** 2 != len(table) or width < 4 or width % 4:
         raise ValueError(f"{len(table)} positions of width {width} are not a square 2-D sine-cosine table")
     entries = table.reshape(side, side, width)

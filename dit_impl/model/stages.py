@@ -17,6 +17,7 @@ from ..tokens.numbers import parse_ranges
 from ..tokens.wire_types import DitTokens, Onward
 from . import mmdit
 from .blocks import onlooker
+from .rotary import Placing
 
 
 class Extra(TypedDict, total=False):
@@ -43,6 +44,12 @@ class Extra(TypedDict, total=False):
     reference: Any                   # a reference latent
     context_latents: Any             # latents that go before the picture
     at_zero: Any                     # where tokens at time 0 begin
+    times: Any                       # what the model was called with
+    stages: Any                      # of a model without a stage adapter: its stages as this step has them,
+    call: Any                        # the call of its forward that runs again,
+    state: Any                       # where in it,
+    shown: Any                       # x as the forward gave it, where the state does not hold it,
+    picture_tokens: int              # and how many of the picture's tokens x holds, 0 if it is not known which they are
 
 
 @dataclass(frozen=True)
@@ -119,10 +126,19 @@ class Stages:
     name: str  # for people
     positions = "2-D sin-cos"  # the kind of position embedding: "2-D sin-cos", "learned", "rotary" or "none"
 
+    def over(self, hidden: Hidden) -> "Stages":
+        """The stages that these hidden states go through. Which blocks a model has may depend on what it is asked."""
+        return hidden.extra.get("stages", self)
+
     @property
     def kinds(self) -> list[str]:
         """The kind of each block, in order: "joint", "double", "single", "layer" …"""
         raise NotImplementedError
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The number of blocks and heads. It tells models with the same name apart, such as SD3 and SD3.5."""
+        return len(self.kinds), self.heads
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
@@ -134,9 +150,17 @@ class Stages:
         """The number of attention heads in a block."""
         raise NotImplementedError
 
-    def attentions(self, hidden: Hidden, tokens: int) -> list[Attention]:
-        """The attentions of a block that can be observed, in the order it computes them. tokens: the number of image tokens, N."""
+    def heads_of(self, block: int) -> int:
+        """The number of attention heads in this block, where blocks differ."""
+        return self.heads
+
+    def attentions(self, hidden: Hidden, tokens: int, block: int = 0) -> list[Attention]:
+        """The attentions of a block that can be observed, in the order it computes them. tokens: the number of image tokens, N. block: which,
+        where blocks differ."""
         raise NotImplementedError
+
+    def check_apart(self, what: str) -> None:
+        """Raise StagesError if the "patch embedding" or the "positions" can't be told apart from the rest of the model."""
 
     def scaled_positions(self, hidden: Hidden, grid: tuple[int, int]) -> Tensor:
         """The positions of the square grid that the model was trained on, stretched over another: (h, w) → [1, h·w, D].
@@ -144,6 +168,15 @@ class Stages:
         Raises StagesError.
         """
         raise StagesError(f'mode "scaled": {self.name} stretches its own positions over every grid already: use mode "model"')
+
+    def placed(self, hidden: Hidden, tokens: int, placing: Placing) -> Hidden:
+        """`position_embed` of a model with rotary positions, the first `tokens` tokens of the picture placed otherwise. Raises StagesError."""
+        raise StagesError(f'the rotary positions of {self.name} can\'t be changed: only mode "model" is possible')
+
+    @property
+    def trained(self) -> int:
+        """The side, in tokens, of the grid that a model with rotary positions was trained on."""
+        raise NotImplementedError
 
     def observe(self, i: int, look: Look) -> AbstractContextManager:
         """A context in which block i calls `look` for each of its attentions. The result changes only if `look` returns a mask."""
@@ -172,12 +205,20 @@ class Stages:
         """Image tokens → the output of the whole model."""
         raise NotImplementedError
 
-    def run_blocks(self, hidden: Hidden, indices: Iterable[int], strength: float = 1.0) -> Hidden:
-        """Run blocks in the order given; each may run any number of times. strength: a factor on what each adds. Raises StagesError."""
-        indices = list(indices)
+    def can_leave_out(self, block: int) -> bool:
+        """Whether the blocks after this one can run without it."""
+        return True
+
+    def check_blocks(self, indices: Sequence[int]) -> None:
+        """Raise StagesError for a block that there is not."""
         for i in indices:
             if not 0 <= i < len(self.kinds):
                 raise StagesError(f"{self.name} has blocks 0 to {len(self.kinds) - 1}, there is no block {i}")
+
+    def run_blocks(self, hidden: Hidden, indices: Iterable[int], strength: float = 1.0) -> Hidden:
+        """Run blocks in the order given; each may run any number of times. strength: a factor on what each adds. Raises StagesError."""
+        indices = list(indices)
+        self.check_blocks(indices)
         if not indices:
             return hidden
         # Blocks, and patches on them, may change their inputs in place, and ComfyUI caches ours.
@@ -215,7 +256,7 @@ class TokenStages(Stages):
     def heads(self) -> int:
         return self.model.config.heads
 
-    def attentions(self, hidden: Hidden, tokens: int) -> list[Attention]:
+    def attentions(self, hidden: Hidden, tokens: int, block: int = 0) -> list[Attention]:
         if not hasattr(self.model, "joint_blocks"):
             return [Attention({"image": range(tokens)}, {"image": range(tokens)}, tokens)]
         text, image = 0 if hidden.context is None else hidden.context.shape[1], {"image": range(tokens)}
@@ -264,7 +305,7 @@ class TokenStages(Stages):
 
 
 def parse_blocks(text: str, count: int) -> list[int]:
-    """Block numbers from a text, for a model with `count` blocks: "all", "0-11", "0,2,4-7", "11-0". Raises StagesError."""
+    """Block numbers from a text, for a model with `count` blocks: "all", "0-11", "0,2,4-7", "11-0", "all but 7". Raises StagesError."""
     try:
         return parse_ranges(text, count, "block", "this model")
     except ValueError as error:

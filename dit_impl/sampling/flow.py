@@ -136,8 +136,8 @@ class DDPM:
 
     def time(self, sigma: Tensor) -> Tensor:
         """Noise level → the nearest training time in log σ, 0..steps−1."""
-        table = self.sigmas.log().to(sigma.device)
-        return (sigma.double().log()[..., None] - table).abs().argmin(-1)
+        table = self.sigmas.log().float().to(sigma.device)  # float32: some devices have no float64
+        return (sigma.float().log()[..., None] - table).abs().argmin(-1)
 
     def begin(self, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """x where sampling begins, at noise level sigma []: [B, …] → same. At the highest, its variance is all that the model was taught."""

@@ -7,7 +7,10 @@ comfy/model_sampling.py, `inverse_noise_scaling` and `noise_scaling` with no noi
 import torch
 from torch import Tensor
 
+from ..errors import ScheduleError
 from ..tokens.wire_types import DitTokens, without
+
+SAME = 1e-3  # noise levels that differ by less than this share of themselves count as one
 
 
 def standing(wire: DitTokens, sigma: Tensor, share: Tensor, walked: bool = True) -> DitTokens:
@@ -26,6 +29,18 @@ def clean(wire: DitTokens) -> DitTokens:
 def is_walked(wire: DitTokens) -> bool:
     """Whether a step was taken since noise was added."""
     return "level" in wire and wire["level"]["walked"]
+
+
+def check_level(wire: DitTokens, sigmas: Tensor, step: int) -> None:
+    """Raise ScheduleError if the tokens stand at another noise level than the step begins with: the picture would be wrong."""
+    if "level" not in wire:
+        return
+    stands, begins = wire["level"]["sigma"], sigmas.detach().float().cpu()
+    far = (begins - stands).abs() > SAME * stands
+    if far[step]:
+        fitting = [i for i in range(len(begins) - 1) if not far[i]]
+        advice = f"set step to {fitting[0]}" if fitting else "use the schedule that they were made with"
+        raise ScheduleError(f"step {step} begins at noise level {begins[step]:.4g}, the tokens stand at {stands:.4g}: {advice}")
 
 
 def entered(wire: DitTokens, sigma: Tensor, share: Tensor) -> DitTokens:

@@ -150,10 +150,10 @@ def _inside(a: Area, b: Area) -> bool:
 
 def parts_at(sides: list[list[Prompt]], sigma: Tensor, x: Tensor) -> list[Part]:
     """The prompts that count at a noise level [], in order, defaults last. x: the latent [B, C, H, W]."""
-    parts, defaults = [], []
+    parts, defaults, level = [], [], sigma.item()
     for side, prompts in enumerate(sides):
         for one in prompts:
-            if not (sigma > one.start or sigma < one.end):
+            if not (level > one.start or level < one.end):
                 (defaults if one.default else parts).append(Part(side, one, _weight(one, x)))
     for side in sorted({part.side for part in defaults}):
         left = x.new_ones(len(x), 1, *x.shape[-2:])

@@ -7,11 +7,12 @@ from torch import Tensor
 
 from ..errors import ScheduleError
 from ..tokens.select import mask_tokens
-from ..tokens.wire import noise_like, with_tokens
-from ..tokens.wire_types import DitTokens, without
+from ..tokens.wire import map_memory, noise_like, to_latent, to_tokens, with_tokens
+from ..tokens.wire_types import DitTokens, SolverMemory, without
+from .at import At, Memory, NoiseSpace, PredictX0
 from .flow import Flow
-from .level import clean
-from .solvers import Memory, PredictX0
+from .level import clean, is_walked
+from .noise import StepNoise
 from .solvers import step as solver_step
 
 Report = Callable[[int, int, Tensor], None]  # (done, of, x0)
@@ -97,19 +98,44 @@ def check_start(wire: DitTokens) -> None:
         raise ValueError("the tokens have a noise mask, but not the clean tokens and the noise it needs: use Add Noise")
 
 
-def walk(predict_x0: PredictX0, wire: DitTokens, sigmas: Tensor, solver: str, start_step: int, end_step: int,
-         device: torch.device, report: Report = lambda *_: None) -> tuple[DitTokens, DitTokens]:
+def first_step(wire: DitTokens, sigmas: Tensor, step: int) -> int:
+    """The step at which the run began that this one goes on with."""
+    begun = wire.get("start", {}).get("sigma")
+    if not is_walked(wire) or begun is None:
+        return step
+    places = (sigmas[:step].float().cpu() == begun).nonzero().flatten().tolist()
+    return places[0] if places else step
+
+
+def walk(predict_x0: PredictX0, wire: DitTokens, sigmas: Tensor, solver: str, start_step: int, end_step: int, device: torch.device,
+         report: Report = lambda *_: None, space: NoiseSpace = NoiseSpace()) -> tuple[DitTokens, DitTokens]:
     """Steps start_step … end_step − 1 of a schedule: → (tokens at sigmas[end_step], the last x0) on the wire.
 
     `report` is called after every step. A chain of shorter walks equals one long walk bit for bit, since what a multistep
-    solver carries travels on the wire. Raises ValueError for an unknown solver.
+    solver carries travels on the wire, and noise is drawn by the step's number. Raises ValueError for an unknown solver.
     """
-    carried = wire.get("memory")
-    memory = Memory(carried["x0"].to(device), carried["sigma"].to(device)) if carried else None
-    x, levels = wire["tokens"].to(device), sigmas.float().to(device)
+    memory = _read(wire.get("memory"), device)
+    x, first = wire["tokens"].to(device), first_step(wire, sigmas, start_step)
+    run = sigmas[first:].float().to(device)
+    noise = StepNoise(wire, run, device) if "seed" in wire.get("start", {}) else None
+
+    def by_cells(function: Callable[..., Tensor], *tokens: Tensor) -> Tensor:
+        return to_tokens(function(*(to_latent(one, wire) for one in tokens)), wire)
     for i in range(start_step, end_step):
-        x, x0, memory = solver_step(solver, predict_x0, x, levels[i], levels[i + 1], memory)
+        x, x0, memory = solver_step(solver, At(predict_x0, run, i - first, space, noise, by_cells), x, memory)
         report(i + 1 - start_step, end_step - start_step, x0)
     home = wire["tokens"].device
-    kept = {"x0": memory.x0.to(home), "sigma": memory.sigma.to(home)}
-    return with_tokens(wire, x.to(home), kept), clean(with_tokens(wire, x0.to(home)))
+    return with_tokens(wire, x.to(home), _written(memory, home)), clean(with_tokens(wire, x0.to(home)))
+
+
+def _read(carried: SolverMemory | None, device: torch.device) -> Memory | None:
+    """What a solver remembers, from the wire."""
+    return Memory(**map_memory(carried, lambda tensor: tensor.to(device), all_of_it=True)) if carried else None
+
+
+def _written(memory: Memory, device: torch.device) -> SolverMemory:
+    """What a solver remembers, for the wire: only what it uses."""
+    kept: SolverMemory = {"x0": memory.x0, "sigma": memory.sigma}
+    if memory.x is not None:
+        kept |= {"x": memory.x, "earlier": memory.earlier, "count": memory.count}
+    return map_memory(kept, lambda tensor: tensor.to(device), all_of_it=True)

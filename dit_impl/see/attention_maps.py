@@ -86,7 +86,7 @@ def plan_capture(dit: DitHandle, wire: DitHidden, question: Question) -> tuple[P
     if question.direction not in DIRECTIONS:
         raise StagesError(f"direction is one of {', '.join(DIRECTIONS)}, not {question.direction!r}")
     queries, keys = DIRECTIONS[question.direction]
-    _, attention = find(dit, wire, queries, keys)
+    _, attention = find(dit, wire, question.block, queries, keys)
     words = None
     if question.word.strip() and "text" in (queries, keys):
         words = places_of(question.word, dit, wire, len((attention.queries if queries == "text" else attention.keys)["text"]))
@@ -165,7 +165,7 @@ def over_steps(dit: DitHandle, tokens: DitTokens, sigmas: Tensor, positive: Cond
     def tell(done: int, shown: DitTokens, x0: Tensor) -> None:
         now[0] = start_step + done
         report(done, shown, x0)
-    with dit.stages.observe(capture_plan.block, lambda *seen: look(*seen) if now[0] in wanted else None):
+    with dit.stages.over(wire["hidden"]).observe(capture_plan.block, lambda *seen: look(*seen) if now[0] in wanted else None):
         one_size = PatchSchedule((Row(tokens["patch_size"]),))
         tokens, x0, _ = patch_schedule.denoise_by_schedule(dit, tokens, one_size, sigmas, positive, negative, cfg, solver, start_step, end_step, tell)
     if len(captured) < len(wanted):

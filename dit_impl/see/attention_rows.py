@@ -52,10 +52,11 @@ class Plan:
 
     @property
     def work_bytes(self) -> int:
-        """Scratch memory: scores of one head and their softmax, with queries or picked columns beside them, and copied keys."""
+        """Scratch memory: rows that are summed over heads, scores of one head and their softmax, with queries or picked columns beside them, and
+        copied keys."""
         picked = 0 if isinstance(self.columns, range) else len(self.columns)
         scores = self.keys + max(self.keys, self.head_dim, picked)
-        return 4 * (self.chunk * scores + self.copies * self.heads * self.keys * self.head_dim)
+        return self.chunk * self.row_bytes + 4 * (self.chunk * scores + self.copies * self.heads * self.keys * self.head_dim)
 
     @property
     def map_bytes(self) -> int:
@@ -99,9 +100,12 @@ def picture_tokens(wire: DitHidden) -> int:
     return wire["tokens"]["tokens"].shape[1]
 
 
-def find(dit: DitHandle, wire: DitHidden, queries: str, keys: str) -> tuple[int, Attention]:
-    """The attention in a block with these kinds of queries and keys ("text", "image"): → its number, the attention. Raises StagesError."""
-    attentions = dit.stages.attentions(wire["hidden"], picture_tokens(wire))
+def find(dit: DitHandle, wire: DitHidden, block: int, queries: str, keys: str) -> tuple[int, Attention]:
+    """The attention in this block with these kinds of queries and keys ("text", "image"): → its number, the attention. Raises StagesError."""
+    stages = dit.stages.over(wire["hidden"])
+    if not 0 <= block < len(stages.kinds):
+        raise StagesError(f"{dit.name} has blocks 0 to {len(stages.kinds) - 1}, there is no block {block}")
+    attentions = stages.attentions(wire["hidden"], picture_tokens(wire), block)
     for number, attention in enumerate(attentions):
         if attention.queries.get(queries) and attention.keys.get(keys):
             return number, attention
@@ -113,15 +117,15 @@ def find(dit: DitHandle, wire: DitHidden, queries: str, keys: str) -> tuple[int,
 def plan(dit: DitHandle, wire: DitHidden, block: int, head: int, queries: str, keys: str, rows: Sequence[int] | None = None,
          columns: Sequence[int] | None = None) -> Plan:
     """Plan a capture in one block. rows, columns: numbers among the tokens of their kind; None is all of them. Raises StagesError."""
-    stages, hidden = dit.stages, wire["hidden"]
-    if not 0 <= block < len(stages.kinds):
-        raise StagesError(f"{dit.name} has blocks 0 to {len(stages.kinds) - 1}, there is no block {block}")
-    if not MEAN <= head < stages.heads:
-        raise StagesError(f"{dit.name} has heads 0 to {stages.heads - 1}, and {MEAN} for their mean, there is no head {head}")
-    number, attention = find(dit, wire, queries, keys)
+    hidden = wire["hidden"]
+    stages = dit.stages.over(hidden)
+    number, attention = find(dit, wire, block, queries, keys)
+    heads = stages.heads_of(block)
+    if not MEAN <= head < heads:
+        raise StagesError(f"{dit.name} has heads 0 to {heads - 1}, and {MEAN} for their mean, there is no head {head}")
     chosen = [within(numbers, side[kind], kind, wire["tokens"]["grid"]) for numbers, side, kind in (
         (rows, attention.queries, queries), (columns, attention.keys, keys))]
-    return Plan(block, head, number, *chosen, attention.length, stages.heads if head == MEAN else 1, hidden.x.shape[-1] // stages.heads,
+    return Plan(block, head, number, *chosen, attention.length, heads if head == MEAN else 1, hidden.x.shape[-1] // heads,
                 hidden.x.dtype != torch.float32)
 
 
@@ -157,6 +161,7 @@ def take(plan: Plan, q: Tensor, k: Tensor, factor: float, mask: Tensor | None) -
     for start in range(0, len(plan.rows), plan.chunk):
         rows = plan.rows[start:start + plan.chunk]
         kept = slice(start, start + len(rows))
+        total, of_rows = k.new_zeros(len(rows), len(plan.columns)), k.new_zeros(len(rows))
         rows = slice(rows.start, rows.stop) if isinstance(rows, range) else rows
         for head in range(len(q)):  # one at a time, so that its scores stay in the cache
             scores = torch.mm(q[head, rows].float().mul(factor), k[head])
@@ -165,9 +170,10 @@ def take(plan: Plan, q: Tensor, k: Tensor, factor: float, mask: Tensor | None) -
                 part = part if len(part) == 1 else part[rows]
                 scores = scores.masked_fill_(~part, -torch.inf) if part.dtype == torch.bool else scores.add_(part)
             scores = scores.softmax(-1)
-            weights[kept].add_(scores[:, columns].cpu(), alpha=1 / len(q))
-            sums[kept].add_(scores.sum(-1).cpu(), alpha=1 / len(q))
+            total.add_(scores[:, columns], alpha=1 / len(q))
+            of_rows.add_(scores.sum(-1), alpha=1 / len(q))
             del scores  # before the next are computed
+        weights[kept], sums[kept] = total.cpu(), of_rows.cpu()  # once for all heads: the CPU waits for it
     return Rows(weights, sums)
 
 
@@ -204,7 +210,7 @@ def capture(dit: DitHandle, wire: DitHidden, plans: Sequence[Plan]) -> tuple[Dit
             if number == 0:
                 of_one_call.run = next(runs)
             return look(number, *attention) if of_one_call.run == place else None
-        with dit.stages.observe(one.block, of_one_call):
+        with dit.stages.over(wire["hidden"]).observe(one.block, of_one_call):
             wire = step_stages.run_blocks(dit, wire, str(one.block))
         captured += seen or [unseen(dit, one)]
     return wire, captured

@@ -7,11 +7,12 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-from ..cost.arithmetic import architecture, budget
+from ..cost.answers import of_step, tokens_of
+from ..cost.arithmetic import architecture
 from ..drawing import charts
 from ..errors import BackboneError, ScheduleError
 from ..handle.backbone import Conditioning, DitHandle
-from ..handle.patch_schedule import PatchSchedule, denoise_by_schedule, parse_schedule
+from ..handle.patch_schedule import PatchSchedule, denoise_by_schedule, finest, parse_schedule
 from ..sampling.guidance import is_guided
 from ..tokens.other_sizes import METHODS
 from ..tokens.wire import unfold
@@ -63,11 +64,11 @@ def cost(dit: DitHandle, plan: PatchSchedule, sigmas: Tensor, size: tuple[int, i
     except BackboneError:
         shape = None
     tokens = macs = 0
-    cells = [length // dit.downscale for length in size]
+    cells = size[0] // dit.downscale, size[1] // dit.downscale
     for p, start, stop in plan.stretches(sigmas, 0, len(sigmas) - 1):
-        tokens += (stop - start) * batch * -(-cells[0] // p) * -(-cells[1] // p)
+        tokens += (stop - start) * batch * tokens_of(p, cells, plan.mask)
         if shape:
-            macs += (stop - start) * budget(shape, size[1], size[0], p, batch, guided=guided).macs
+            macs += (stop - start) * of_step(shape, cells, p, batch, guided, plan.mask).macs
     return tokens, macs
 
 
@@ -75,15 +76,18 @@ def compare(dit: DitHandle, decode: Callable[[Tensor], Tensor], latent: dict, ro
             positive: Conditioning, negative: Conditioning | None, cfg: float, solver: str,
             report: Callable[[int, Tensor | None], None] = lambda *_: None) -> list[Run]:
     """Draw the picture once for each row: → a Run each. decode: latent → [B, H, W, 3]. Raises as `DitHandle.denoise` does."""
-    runs, steps = [], len(sigmas) - 1
+    runs, drawn, steps = [], [], len(sigmas) - 1
     for number, (label, plan) in enumerate(rows):
-        clean = dit.fold(latent, plan.rows[0].patch_size)
+        clean = dit.fold(latent, finest(plan.rows[0].sizes))
         noisy, _ = dit.add_noise(clean, sigmas, 0, seed)
         began = time.perf_counter()
         tokens, *_ = denoise_by_schedule(dit, noisy, plan, sigmas, positive, negative, cfg, solver, 0, steps,
                              lambda done, wire, x0, before=number * steps: report(before + done, dit.preview(wire, x0)))
-        seconds, image = time.perf_counter() - began, decode(unfold(tokens))
-        spent = cost(dit, plan, sigmas, tuple(length * dit.downscale for length in clean["size"][-2:]), len(image), is_guided(cfg))
+        drawn.append((label, plan, unfold(tokens).cpu(), time.perf_counter() - began, clean["size"][-2:]))
+    # only now, as a host may take the model off its device to make room for the VAE
+    for label, plan, latents, seconds, size in drawn:
+        image = decode(latents)
+        spent = cost(dit, plan, sigmas, tuple(length * dit.downscale for length in size), len(image), is_guided(cfg))
         error = (image - runs[0].image).square().mean() if runs else torch.tensor(0.0)
         runs.append(Run(label, image, seconds, *spent, (-10 * error.log10()).item()))
     return runs

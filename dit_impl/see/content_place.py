@@ -60,6 +60,7 @@ def take_apart(dit: DitHandle, wire: DitHidden) -> Parts:
     """DIT_HIDDEN after DiT Condition or Patch Embed → its parts. Raises StagesError if the model does not add positions to tokens."""
     if "patches" not in wire["done"]:
         wire = step_stages.patch_embed(dit, wire)
+    dit.stages.over(wire["hidden"]).check_apart("positions")
     if "positions" in wire["done"]:
         raise StagesError("the positions are added already: wire the hidden states from before Position Embed")
     if dit.stages.positions == "none":

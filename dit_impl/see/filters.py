@@ -70,6 +70,7 @@ def _asked_stages(dit: DitHandle, tokens: Tensor, p: int) -> Tensor:
     """The same for a MODEL. Some embedders take a latent, with or without frames, others take raw tokens. Raises BackboneError."""
     try:
         stages = dit.stages
+        stages.check_apart("patch embedding")
     except StagesError as error:
         raise BackboneError(f"the patch embedding of {dit.name} is not known: {error}") from None
     kind = next((w.dtype for w in stages.model.parameters() if w.dtype in (torch.float32, torch.float16, torch.bfloat16)), torch.float32)

@@ -58,7 +58,8 @@ def rotary_table(position: object, name: str) -> Tensor:
 
 def positions_of(dit: DitHandle, x: AnyWire) -> tuple[Tensor, str]:
     """The model's position vector for each image token: DIT_TOKENS or DIT_HIDDEN → vectors [N, D], their kind. Raises StagesError."""
-    stages = dit.stages
+    stages = dit.stages.over(x["hidden"]) if "hidden" in x else dit.stages
+    stages.check_apart("positions")
     if stages.positions == "none":
         raise StagesError(f"{dit.name} has no positions")
     if "hidden" not in x:

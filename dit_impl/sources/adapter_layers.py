@@ -1,7 +1,6 @@
 """What is new in a model that is taught one more patch size: embedding, head, patch-size vector, and low-rank additions to attention and
 MLP. All else is the model's own, and stays as it is. FlexiDiT (Anagnostidis et al. 2025), §3.2."""
 
-import copy
 from dataclasses import replace
 import math
 import re
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 import torch.nn.functional as F
 
 from ..errors import BackboneError
+from ..model.copies import shared_copy
 from ..model.dit import DiT
 from ..model.mmdit import MMDiT
 from ..tokens.other_sizes import resize_embedding, resize_head
@@ -46,23 +46,6 @@ class PatchVector(nn.Module):
 
     def forward(self, index: Tensor) -> Tensor:
         return self.vector.expand(len(index), -1)
-
-
-def shared_copy(module: nn.Module) -> nn.Module:
-    """A module of the same layers over the same weights. Its layers are its own, so what is put in one's place leaves the other alone."""
-    shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()}
-    return copy.deepcopy(module, shared | {id(b): b for b in module.buffers()} | _hosted(module))
-
-
-def hollow_copy(module: nn.Module) -> nn.Module:
-    """A module of the same layers without numbers in them: for counting."""
-    return copy.deepcopy(module, {id(t): nn.Parameter(t.detach().to("meta"), t.requires_grad) if isinstance(t, nn.Parameter) else t.to("meta")
-                                  for t in (*module.parameters(), *module.buffers())} | _hosted(module))
-
-
-def _hosted(module: nn.Module) -> dict[int, None]:
-    """What a host has put on a module that is of that module only, as no copy should have it."""
-    return {id(module.comfy_patcher): None} if hasattr(module, "comfy_patcher") else {}
 
 
 def with_weights(linear: nn.Module, weight: Tensor, bias: Tensor | None = None) -> nn.Module:

@@ -6,7 +6,6 @@ MLP have the adapter merged into them; all other weights are shared. FlexiDiT (A
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-import hashlib
 import json
 from pathlib import Path
 from typing import Annotated
@@ -17,15 +16,16 @@ from torch import Tensor, nn
 
 from ..errors import BackboneError, CheckpointError, LayoutError
 from ..handle.backbone import Backbone, DitHandle
+from ..model.copies import hollow_copy, shared_copy
 from ..model.dit import DiT
 from ..model.mmdit import MMDiT, Streams
 from ..reading import Between, check_value
-from .adapter_layers import extended, hollow_copy, merge, new_parameters, shared_copy
+from .adapter_layers import extended, merge, new_parameters
 from .atomic import replace_atomically
 from .checkpoints import METADATA_KEY, check, listed, read_safetensors
+from .fingerprints import alike, fingerprint, likeness
 
 KEY = "patch_size_adapter"  # in a file's metadata
-SAMPLED = 1024  # values of each weight that a fingerprint looks at
 _Positive = Annotated[int, Between(1)]
 _KINDS = {"patch_size": _Positive, "start": _Positive, "rank": _Positive, "wide_rank": Annotated[int, Between(0)], "base": str, "name": str,
           "architecture": dict, "facts": dict}
@@ -35,7 +35,8 @@ _KINDS = {"patch_size": _Positive, "start": _Positive, "rank": _Positive, "wide_
 class Adapter:
     """What was taught. start: the model's size that it began from; rank: of the low-rank additions, wide_rank: of those to embedding and
     head, 0 where all their weights were learnt. base: `fingerprint` of the model it is for; name, architecture: that model's. facts: of the
-    training, for people to read. weights: by the names they have in an `extended` model."""
+    training, for people to read. weights: by the names they have in an `extended` model. likeness: of the model's weights, which also knows
+    them in another number type; "" in older files."""
     patch_size: int
     start: int
     rank: int
@@ -45,6 +46,7 @@ class Adapter:
     architecture: Mapping
     facts: Mapping
     weights: Mapping[str, Tensor]
+    likeness: str = ""
 
     @property
     def size(self) -> int:
@@ -58,17 +60,6 @@ class Adapter:
         return f"patch size {self.patch_size} for {self.name}: {self.size:,} parameters{share}" + (f"; {told}" if told else "")
 
 
-def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """A name that a model's weights have and others do not, whatever type they are kept in: every weight's key and shape and some 1,024 of
-    its values."""
-    found = hashlib.sha256()
-    for key, value in sorted(state.items()):
-        values = value.detach().flatten()
-        sample = values[::max(1, len(values) // SAMPLED)].float().cpu()
-        found.update(f"{key} {list(value.shape)}".encode() + sample.numpy().tobytes())
-    return found.hexdigest()[:32]
-
-
 def base_state(model: nn.Module) -> Mapping[str, Tensor]:
     """The weights that a model's fingerprint is of."""
     return model.base_state() if hasattr(model, "base_state") else model.state_dict()
@@ -79,7 +70,7 @@ def check_adapter(adapter: Adapter, state: Mapping[str, Tensor], sizes: tuple[in
     """Raise CheckpointError unless an adapter is for the model of these weights and patch sizes, and its weights have the shapes that are
     wanted. `shapes` is asked last, when the rest of the adapter is known to fit."""
     p, found = adapter.patch_size, fingerprint(state)
-    if found != adapter.base:
+    if found != adapter.base and not (adapter.likeness and alike(adapter.likeness, likeness(state))):
         raise CheckpointError(f"the adapter for patch size {p} is for {adapter.name or 'another model'} ({adapter.base[:8]}), "
                               f"not for {name} ({found[:8]})")
     if p in sizes or adapter.start not in sizes:
@@ -229,7 +220,8 @@ def load_adapter(path: Path) -> Adapter:
         raise CheckpointError(f"{path}: no patch-size adapter{what}; its metadata has no {KEY!r}")
     try:
         account = dict(json.loads(metadata[KEY]))
-        adapter = Adapter(**{name: check_value(name, account[name], kind) for name, kind in _KINDS.items()}, weights=tensors)
+        adapter = Adapter(**{name: check_value(name, account[name], kind) for name, kind in _KINDS.items()}, weights=tensors,
+                          likeness=check_value("likeness", account.get("likeness", ""), str))
         _check_numbers(adapter)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)

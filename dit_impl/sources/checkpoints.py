@@ -164,7 +164,7 @@ def skeleton(config: Config, ops=nn) -> MMDiT | DiT:
     try:
         with without_storage():
             return (MMDiT if isinstance(config, MMDiTConfig) else DiT)(config, ops)
-    except RuntimeError as error:  # sizes past what a tensor can have
+    except (RuntimeError, TypeError, OverflowError) as error:  # sizes past what a tensor, or torch's numbers, can have
         raise LayoutError(f"no model of width {config.width}: {' '.join(str(error).split())[:100]}") from None
 
 

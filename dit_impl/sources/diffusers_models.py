@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..libraries import diffusers_part
 from ..model.conditioning import TextConditions
 from ..reading import Between, check_value
 from ..tokens.patch import patchify, unpatchify
 from .checkpoints import METADATA_KEY, load_strictly, read_safetensors
 from .diffusers_parts import check_count
 from .layouts import Shapes
-from .libraries import diffusers_part
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from ..errors import CheckpointError
+from ..libraries import diffusers_part, library
 from ..model.conditioning import Conditioning
+from ..model.copies import compute_device
 from .checkpoints import listed
 from .diffusers_parts import Load, all_tensors, check_count, check_size, part_of, read_json, shards, variant_of
 from .layouts import Shapes
-from .libraries import diffusers_part, library
 from .stand_in import StandInCLIP, Tokens
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ class DiffusersCLIP(StandInCLIP):
         pipeline = self._read()
         self._load([self.encoders])
         texts = {name: " ".join(tokens[name]) for name in self.text.encoders}
-        ((states, extras),) = self.text.encode(pipeline, texts, next(self.encoders.parameters()).device)
+        ((states, extras),) = self.text.encode(pipeline, texts, compute_device(self.encoders))
         return [[states.float().cpu(), {name: value if value is None else value.float().cpu() for name, value in extras.items()}]]
 
     @property

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..libraries import diffusers_part
+from ..model.copies import compute_device
 from ..model.vae import VAEConfig
 from .checkpoints import listed
 from .diffusers_parts import Load, all_tensors, check_size, read_json, variant_of
 from .embedded import EmbeddedVAE
-from .libraries import diffusers_part
 
 STEM = "diffusion_pytorch_model"
 # Bytes of the largest activations: ComfyUI's measures of a KL-regularised autoencoder, for each pixel and byte of a number.
@@ -27,14 +28,16 @@ class KLVAE(nn.Module):
         self.config = VAEConfig(c.latent_channels, downscale=2 ** (len(c.block_out_channels) - 1))
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """The posterior's mean: [B, 3, H, W] → [B, C, H/8, W/8] on the CPU."""
-        weight = next(self.parameters())
-        return self.autoencoder.encode(pixels.to(weight)).latent_dist.mode().float().cpu()
+        """The posterior's mean: [B, 3, H, W] → [B, C, H/8, W/8], float32."""
+        return self.autoencoder.encode(self._there(pixels)).latent_dist.mode().float()
 
     def decode(self, latent: Tensor) -> Tensor:
-        """[B, C, h, w] → [B, 3, 8h, 8w] on the CPU."""
-        weight = next(self.parameters())
-        return self.autoencoder.decode(latent.to(weight)).sample.float().cpu()
+        """[B, C, h, w] → [B, 3, 8h, 8w], float32."""
+        return self.autoencoder.decode(self._there(latent)).sample.float()
+
+    def _there(self, x: Tensor) -> Tensor:
+        """Where and in what it computes."""
+        return x.to(compute_device(self), next(self.parameters()).dtype)
 
 
 class DiffusersVAE(EmbeddedVAE):

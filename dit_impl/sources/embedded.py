@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, StandInError
 from ..handle.backbone import Backbone
+from ..model.copies import compute_device
 from ..model.mmdit import MMDiT
 from ..model.text import TextConfig, TextEncoder, Tokenizer
 from ..model.vae import VAE, VAEConfig
@@ -108,7 +109,7 @@ class EmbeddedCLIP(StandInCLIP):
     def conditioning(self, tokens: dict[str, list]) -> list:
         """Token numbers → CONDITIONING: [[states [1, T, E], {"pooled_output": [1, E], "words": [T], "ignored": […]}]], which names the tokens."""
         ids = torch.tensor([[i for i, _ in row] for row in tokens["words"]])
-        states, pooled = self.encoder(ids, self.layers)
+        states, pooled = (one.cpu() for one in self.encoder(ids.to(compute_device(self.encoder)), self.layers))
         words = [self.encoder.config.vocabulary[i] for i in ids[0].tolist()]
         return [[states, {"pooled_output": pooled, "words": words, "ignored": tokens.get("ignored", [])}]]
 
@@ -134,7 +135,7 @@ class EmbeddedVAE(StandIn):
             pixels = pixels.expand(-1, -1, -1, 3)
         cut = pixels[:, top:top + height, left:left + width, :3]
         with torch.no_grad():
-            return self.vae.encode(cut.movedim(-1, 1).float() * 2 - 1)
+            return self.vae.encode((cut.movedim(-1, 1).float() * 2 - 1).to(compute_device(self.vae))).to(pixels.device)
 
     def decode(self, latent: Tensor) -> Tensor:
         """[B, C, h, w] → [B, 8h, 8w, 3] in 0..1."""
@@ -142,7 +143,7 @@ class EmbeddedVAE(StandIn):
             raise ValueError(f"this VAE decodes latents of {self.latent_channels} channels, not {list(latent.shape)}")
         check_finite(latent, "latent")
         with torch.no_grad():
-            return (self.vae.decode(latent.float()).movedim(1, -1) / 2 + 0.5).clamp(0, 1)
+            return (self.vae.decode(latent.float().to(compute_device(self.vae))).movedim(1, -1) / 2 + 0.5).clamp(0, 1).to(latent.device)
 
     def get_sd(self) -> NoReturn:
         raise StandInError(f"the VAE of {self.of} is no VAE that ComfyUI's loaders know: it comes with its DIT's own loader")
@@ -165,7 +166,8 @@ class EmbeddedVAE(StandIn):
 def default_backbone(model: MMDiT, space: LatentFormat, latent_rgb: Tensor | None = None, name: str = NAME,
                      downscale: int = 8) -> Backbone:
     """The default model's transformer as a DIT. Its VAE knows the `latent_rgb`."""
-    return Backbone(model, space, RectifiedFlow(model.config.prediction, shift=2.0), name, downscale, 256, latent_rgb)
+    facts = {"mixes": "patches of several sizes in one sequence"} if model.config.detail else {}
+    return Backbone(model, space, RectifiedFlow(model.config.prediction, shift=2.0), name, downscale, 256, latent_rgb, facts=facts)
 
 
 Parts = tuple[Backbone, EmbeddedCLIP, EmbeddedVAE]

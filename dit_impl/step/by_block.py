@@ -19,7 +19,7 @@ def by_block(dit: DitHandle, tokens: DitTokens, sigmas: Tensor, step: int, posit
     """
     wire = step_stages.condition(dit, tokens, positive, dit.away_from(negative, cfg), sigmas, step)
     wire = step_stages.position_embed(dit, step_stages.patch_embed(dit, wire))
-    count = len(dit.stages.kinds)
+    count = len(dit.stages.over(wire["hidden"]).kinds)
     shown = set(torch.linspace(0, count - 1, min(count, BLOCKS)).round().int().tolist())
     pictures = {}
     for block in range(count):

@@ -25,7 +25,7 @@ def guide(prediction: DitTokens, cfg: float, negative: DitTokens | None = None) 
             raise StagesError(f"prediction and negative have shapes {list(conditional.shape)} and {list(unconditional.shape)}")
         if not same_format(prediction["latent_format"], negative["latent_format"]):
             raise StagesError("prediction and negative are in different latent spaces: both must come from models that use the same VAE")
-        x0 = guided(conditional, unconditional, cfg)
+        x0 = guided(conditional, unconditional.to(conditional.device), cfg)
     else:
         x0, more = x0_of(prediction, "prediction", cfg)
     if prediction["guided"]:

@@ -1,6 +1,7 @@
 """Two tests of a model by its stages: whether the wires compute what the model computes, and which blocks matter most."""
 
 from dataclasses import dataclass
+import math
 from typing import Callable
 
 import torch
@@ -48,7 +49,7 @@ def parity(dit: DitHandle, prediction: DitTokens, sigmas: Tensor, step: int, pos
     wire = step_stages.condition(dit, start, positive, negative, sigmas, step)
     wire = step_stages.position_embed(dit, step_stages.patch_embed(dit, wire))
     native = dict(wire["trace"])
-    for i in range(len(dit.stages.kinds)):
+    for i in range(len(dit.stages.over(wire["hidden"]).kinds)):
         wire = step_stages.run_blocks(dit, wire, str(i))
     native |= dict(wire["trace"][3:]) | dict(step_stages.final_layer(dit, wire)["trace"][-1:])
     by_wires = dict(prediction["trace"])
@@ -56,14 +57,15 @@ def parity(dit: DitHandle, prediction: DitTokens, sigmas: Tensor, step: int, pos
         if name not in by_wires:
             return Parity(largest, f"{name}, which was left out")
     for name, value in prediction["trace"]:
-        if name not in native or not torch.equal(value, native[name]):
+        if name not in native or not torch.equal(value, native[name].to(value.device)):
             return Parity(largest, name)
     return Parity(largest, "")
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """change [levels, blocks]: how much x0 changes without a block, relative to its size. sigmas [levels]. kinds: of the blocks."""
+    """change [levels, blocks]: how much x0 changes without a block, relative to its size; NaN for a block that can't be left out. sigmas
+    [levels]. kinds: of the blocks."""
     change: Tensor
     sigmas: Tensor
     kinds: list[str]
@@ -74,20 +76,24 @@ class Ablation:
 
     @property
     def ranking(self) -> list[int]:
-        """The numbers of all blocks, those that matter least first."""
-        return self.change.mean(0).argsort(stable=True).tolist()
+        """The numbers of all blocks that can be left out, those that matter least first."""
+        mean = self.change.mean(0)
+        return [i for i in mean.argsort(stable=True).tolist() if not mean[i].isnan()]
 
     def ranked(self) -> str:
         """A line for each block, those that matter least first: number, kind, mean change."""
         mean = self.change.mean(0).tolist()
-        return "\n".join(f"{i} {self.kinds[i]} {mean[i]:.2%}" for i in self.ranking)
+        stays = [i for i in range(len(mean)) if i not in self.ranking]
+        return "\n".join([*(f"{i} {self.kinds[i]} {mean[i]:.2%}" for i in self.ranking), *(f"{i} {self.kinds[i]} can't be left out" for i in stays)])
 
     def skip_lists(self, count: int) -> tuple[str, str, str]:
         """The least important blocks as double and single layers of core's SkipLayerGuidanceDiT, and all others for DiT Blocks."""
-        skipped = self.least(count)
-        first_single = self.kinds.index("single") if "single" in self.kinds else len(self.kinds)
+        skipped, lists = self.least(count), list(dict.fromkeys(self.kinds))
+        first_single = next((i for i, kind in enumerate(self.kinds) if kind.startswith("single")), len(self.kinds))
         double = ", ".join(str(i) for i in skipped if i < first_single)
         single = ", ".join(str(i - first_single) for i in skipped if i >= first_single)
+        if len(lists) > 2 or len(lists) == 2 and not lists[1].startswith("single"):  # core's node has no numbers for other lists
+            double = single = ""
         return double, single, in_words([i for i in range(len(self.kinds)) if i not in skipped])
 
 
@@ -100,8 +106,8 @@ def ablate(dit: DitHandle, clean: DitTokens, sigmas: Tensor, levels: int, positi
     """
     negative = dit.away_from(negative, cfg)
     steps = sorted({round((k + 0.5) * (len(sigmas) - 1) / levels - 0.5) for k in range(levels)})
-    kinds, rows = dit.stages.kinds, []
-    report = reporter(len(steps) * len(kinds))
+    rows: list[Tensor] = []
+    report = None
     for row, step in enumerate(steps):
         noisy, _ = dit.add_noise(without(clean, "memory"), sigmas, step, seed)
         wire = step_stages.condition(dit, noisy, positive, negative, sigmas, step)
@@ -110,14 +116,21 @@ def ablate(dit: DitHandle, clean: DitTokens, sigmas: Tensor, levels: int, positi
         def x0_of(wire: DitHidden) -> Tensor:
             return guide(step_stages.final_layer(dit, wire), cfg)["tokens"]
         whole = x0_of(step_stages.run_blocks(dit, before))
+        kinds = dit.stages.over(before["hidden"]).kinds
+        report = report or reporter(len(steps) * len(kinds))
         changes = []
         for i in range(len(kinds)):
+            if not dit.stages.over(before["hidden"]).can_leave_out(i):
+                changes.append(torch.tensor(torch.nan))
+                before = step_stages.run_blocks(dit, before, str(i)) if i < len(kinds) - 1 else before
+                report(row * len(kinds) + i + 1)
+                continue
             after = step_stages.run_blocks(dit, before, in_words(list(range(i + 1, len(kinds)))))
             changes.append((x0_of(after) - whole).square().mean().sqrt() / whole.square().mean().sqrt())
             if i < len(kinds) - 1:
                 before = step_stages.run_blocks(dit, before, str(i))
             report(row * len(kinds) + i + 1)
-        rows.append(torch.stack(changes).float().cpu())
+        rows.append(torch.stack([change.float().cpu() for change in changes]))
     return Ablation(torch.stack(rows), sigmas[steps], kinds)
 
 
@@ -127,16 +140,21 @@ def bar_chart(ablation: Ablation, language: str = "English", width: int = 704, h
     picture, draw = charts.canvas(width, height)
     mean, face = ablation.change.mean(0), charts.font(charts.TEXT, language == "中文")
     left, bottom, top = 60, height - 56, 44
-    room, highest = (width - left - 16) / len(mean), max(ablation.change.max().item(), 1e-9)
+    room, highest = (width - left - 16) / len(mean), max(ablation.change.nan_to_num().max().item(), 1e-9)
     draw.text((left, 8), charts.in_language(WORDS["title"], language), fill=charts.INK, font=face)
     draw.text((left - 6, top), f"{highest:.2g}", fill=charts.FAINT, font=face, anchor="rm")
     draw.line([(left, bottom), (width - 16, bottom)], fill=charts.FAINT)
     every = max(1, -(-int(face.getlength("00 ")) // max(1, int(room))))  # numbers must not touch
     for i, value in enumerate(mean.tolist()):
         x = left + i * room
+        if math.isnan(value):  # a number and no bar
+            draw.text((x + room / 2, bottom - 4), "–", fill=charts.FAINT, font=face, anchor="ms")
+            value, levels = 0.0, []
+        else:
+            levels = ablation.change[:, i].tolist()
         level = lambda share: bottom - share / highest * (bottom - top)  # noqa: E731
         draw.rectangle([x + room * 0.15, level(value), x + room * 0.85, bottom], fill=charts.CURVES[0])
-        for one in ablation.change[:, i].tolist():
+        for one in levels:
             draw.line([(x + room * 0.15, level(one)), (x + room * 0.85, level(one))], fill=charts.CURVES[5], width=3)
         if i % every == 0:
             draw.text((x + room / 2, bottom + 6), str(i), fill=charts.INK, font=face, anchor="ma")

@@ -5,6 +5,7 @@ If the conditionings do not fit into one batch, a step calls the model several t
 """
 
 from contextlib import ExitStack
+from dataclasses import replace
 import math
 
 import torch
@@ -13,25 +14,27 @@ from torch import Tensor
 from ..errors import StagesError
 from ..handle.backbone import Backbone, Conditioning, DitHandle
 from ..model.position import resized, sincos_1d
+from ..model.rotary import Placing
 from ..model.stages import Call, Hidden, TokenStages, only_itself, parse_blocks
 from ..sampling.flow import RectifiedFlow
 from ..sampling.level import clean
 from ..tokens.model_calls import hiddens_of, image_tokens, model_calls, with_calls
+from ..tokens.places import moved
 from ..tokens.select import rows_beside, token_mask
-from ..tokens.wire import check_cut_alike, same_format, to_latent, to_tokens, with_tokens
+from ..tokens.wire import check_cut_alike, packed, same_format, to_latent, to_tokens, with_row, with_tokens
 from ..tokens.wire_types import AnyWire, DitHidden, DitTokens
 from .guidance import wire_of_x0, x0_of
 
 BLOCK = "block {}"  # the name of the last block that was run, in a trace
 ATTENTION_MODES = ("full", "itself")
-POSITION_MODES = ("model", "none", "shuffled", "1-D", "scaled")
+POSITION_MODES = ("model", "none", "shuffled", "1-D", "scaled", "shifted", "NTK", "YaRN", "DyPE")
 
 
 def check(dit: DitHandle, wire: DitHidden, *needed: str) -> None:
     """Raise StagesError unless a DIT_HIDDEN comes from this model and has been through the stages `needed`."""
     if wire["model"] != dit.name:
         raise StagesError(f"the hidden states come from {wire['model']}, the dit is {dit.name}")
-    theirs, ours = wire.get("shape"), _shape(dit)
+    theirs, ours = wire.get("shape"), dit.stages.shape
     if theirs and theirs != ours:
         raise StagesError(f"the hidden states come from another model with the name {dit.name}: it has {theirs[0]} blocks with "
                           f"{theirs[1]} heads, the dit has {ours[0]} with {ours[1]}")
@@ -41,26 +44,30 @@ def check(dit: DitHandle, wire: DitHidden, *needed: str) -> None:
             raise StagesError(f"the hidden states have not been through {stages[stage]}")
 
 
-def _shape(dit: DitHandle) -> tuple[int, int]:
-    """The number of blocks and heads. It tells models with the same name apart, such as SD3 and SD3.5."""
-    return len(dit.stages.kinds), dit.stages.heads
-
-
 def checksum(tokens: Tensor) -> Tensor:
-    """A number [] that is the same for equal tensors and almost never the same for others. It depends on order and signs."""
-    flat = tokens.detach().double().flatten()
-    return flat @ torch.linspace(1, 2, len(flat), dtype=flat.dtype, device=flat.device)
+    """What is the same for equal tokens and almost never the same for others: [B, N, D] → [B, D]. It depends on order and signs.
+
+    One product in the tokens' own type: no float64, which some devices lack, and no copy of the tokens.
+    """
+    count = tokens.shape[1]
+    weights = torch.sin(torch.arange(1, count + 1, device=tokens.device, dtype=torch.float32) * 12.9898) / count
+    return weights.to(tokens.dtype) @ tokens.detach()
 
 
 def _after(wire: DitHidden, hiddens: list[Hidden], stage: str, name: str = "") -> DitHidden:
-    """The wire after a stage of each of its model calls, with the stage's name and checksum added to the trace."""
-    total = sum(checksum(hidden.x) for hidden in hiddens)
-    return {**with_calls(wire, hiddens), "done": wire["done"] | {stage}, "trace": (*wire["trace"], (name or stage, total))}
+    """The wire after a stage of each of its model calls, with the stage's name and checksums added to the trace."""
+    sums = torch.cat([checksum(hidden.x if hidden.x.dim() == 3 else hidden.x.flatten(2)).flatten() for hidden in hiddens])
+    return {**with_calls(wire, hiddens), "done": wire["done"] | {stage}, "trace": (*wire["trace"], (name or stage, sums))}
+
+
+def _brought(dit: DitHandle, wire: DitHidden) -> DitHidden:
+    """A wire with its hidden states where the model computes: between nodes they may lie elsewhere."""
+    return with_calls(wire, [moved(hidden, dit.compute_device) for hidden in hiddens_of(wire)])
 
 
 def _begun(dit: DitHandle, tokens: DitTokens, positive: Conditioning, negative: Conditioning | None, sigmas: Tensor, step: int) -> DitHidden:
     """A step that has begun, with the words of the text tokens if the CONDITIONING has them."""
-    begun: DitHidden = {**dit.begin(tokens, sigmas, step, positive, negative), "trace": (), "shape": _shape(dit)}
+    begun: DitHidden = {**dit.begin(tokens, sigmas, step, positive, negative), "trace": (), "shape": dit.stages.shape}
     if positive and "words" in positive[0][1]:
         begun["words"] = positive[0][1]["words"]
     return begun
@@ -80,7 +87,7 @@ def condition(dit: DitHandle, x: AnyWire, positive: Conditioning, negative: Cond
     begun = _begun(dit, x["tokens"], positive, negative, sigmas, step)
     if any(begun["call"].areas):
         raise StagesError("the conditioning has areas, which the model reads as pictures of their own: put DiT Condition before Patch Embed")
-    given = x["hidden"].x
+    given = _brought(dit, x)["hidden"].x
     hiddens = [hidden.but(x=given.repeat(len(hidden.x) // len(given), 1, 1), index=x["hidden"].index) for hidden in hiddens_of(begun)]
     return _after({**begun, "done": x["done"], "trace": x["trace"]}, hiddens, "condition")
 
@@ -94,37 +101,50 @@ def patch_embed(dit: DitHandle, x: AnyWire) -> DitHidden:
         check(dit, x)
         if "patches" in x["done"]:
             raise StagesError("the patches are embedded already")
-        return _after(x, [dit.stages.patch_embed(hidden) for hidden in hiddens_of(x)], "patches")
+        with dit.running():
+            return _after(x, [dit.stages.over(hidden).patch_embed(hidden) for hidden in hiddens_of(_brought(dit, x))], "patches")
     dit.check_tokens(x)
     if not isinstance(dit, Backbone) or not isinstance(dit.flow, RectifiedFlow) or x.get("noise_mask") is not None:
         raise StagesError(f"{dit.name} can embed patches only after DiT Condition: put DiT Condition before Patch Embed")
     raw = Hidden(x["tokens"].to(dit.like(), copy=True), None, None, None, 0, {"grid": x["grid"], "patch_size": x["patch_size"]})
-    wire: DitHidden = {"hidden": raw, "tokens": x, "done": frozenset(), "call": None, "model": dit.name, "shape": _shape(dit), "trace": ()}
+    wire: DitHidden = {"hidden": raw, "tokens": x, "done": frozenset(), "call": None, "model": dit.name, "shape": dit.stages.shape, "trace": ()}
     return _after(wire, [dit.stages.patch_embed(raw)], "patches")
 
 
-def position_embed(dit: DitHandle, wire: DitHidden, mode: str = "model", seed: int = 0) -> DitHidden:
+def position_embed(dit: DitHandle, wire: DitHidden, mode: str = "model", seed: int = 0, shift: float = 0.0, scale: float = 0.0) -> DitHidden:
     """Add positions to the image tokens: DIT_HIDDEN → DIT_HIDDEN. Dosovitskiy et al. 2020 (ViT), §3.1; Peebles & Xie 2022, §3.2.
 
     mode: "model" adds the model's own positions; "none" adds nothing; "shuffled" adds the model's own in random order; "1-D" adds sines
-    and cosines of the token number alone; "scaled" stretches the grid that the model was trained on over this one. With rotary positions
-    only "model" is possible, because they are not added to tokens: they rotate queries and keys inside attention. Raises StagesError.
+    and cosines of the token number alone; "scaled" stretches the grid that the model was trained on over this one. Rotary positions are
+    not added to tokens: they rotate queries and keys inside attention. There "none" puts all patches in one place, "shifted" moves them by
+    `shift` patches, and "scaled", "NTK", "YaRN" and "DyPE" (see `model.rotary`) fit a grid that is `scale` times the trained one; 0: as the
+    sizes are, but not below 1. Raises StagesError.
     """
     check(dit, wire, "patches")
     if mode not in POSITION_MODES:
         raise StagesError(f"mode is one of {', '.join(POSITION_MODES)}, not {mode!r}")
-    return _after(wire, [_placed(dit, call["hidden"], call["tokens"]["grid"], mode, seed) for call in model_calls(wire)], "positions")
+    if mode == "DyPE" and not wire["call"]:
+        raise StagesError("DyPE goes by the noise level: put DiT Condition before Position Embed")
+    placing = Placing(mode, seed, shift, scale, time=min(1.0, wire["call"].sigma.item()) if wire["call"] else 1.0)
+    with dit.running():
+        return _after(wire, [_placed(dit, call["hidden"], call["tokens"]["grid"], placing) for call in model_calls(_brought(dit, wire))],
+                      "positions")
 
 
-def _placed(dit: DitHandle, hidden: Hidden, grid: tuple[int, ...], mode: str, seed: int) -> Hidden:
+def _placed(dit: DitHandle, hidden: Hidden, grid: tuple[int, ...], placing: Placing) -> Hidden:
     """`position_embed` of one model call."""
-    stages = dit.stages
+    stages, mode, seed = dit.stages.over(hidden), placing.mode, placing.seed
+    if mode != "model":
+        stages.check_apart("positions")
+    if mode != "model" and stages.positions == "rotary":
+        scale = placing.scale or max(1.0, max(grid[-2:]) / stages.trained)
+        return stages.placed(hidden, math.prod(grid), replace(placing, scale=scale, trained=stages.trained))
     own = stages.position_embed(hidden)
     if mode == "model":
         return own
-    if own.position is not None:
-        raise StagesError(f'{dit.name} has rotary positions, which are applied inside attention: '
-                          f'only mode "model" is possible, not "{mode}"')
+    if own.position is not None or mode not in POSITION_MODES[:5]:
+        raise StagesError(f'mode "{mode}" is for rotary positions, which {dit.name} has not' if own.position is None else
+                          f'{dit.name} has positions of its own kind inside attention: only mode "model" is possible, not "{mode}"')
     if mode == "none":
         return hidden
     count, width = hidden.x.shape[1:]
@@ -153,25 +173,30 @@ def run_blocks(dit: DitHandle, wire: DitHidden, blocks: str = "all", strength: f
     every image token from reading other image tokens.
     """
     check(dit, wire, "condition", "patches")
+    wire = _brought(dit, wire)
     hiddens = hiddens_of(wire)
-    if dit.stages.positions == "rotary" and hiddens[0].position is None:
+    if dit.stages.over(hiddens[0]).positions == "rotary" and hiddens[0].position is None:
         raise StagesError(f"{dit.name} has rotary positions, which its blocks need: put Position Embed before DiT Blocks")
     if graft is not None:
         check(dit, graft, "patches")
-        grafted = _grafted(wire, graft, mask).split([len(hidden.x) for hidden in hiddens])
+        grafted = _grafted(wire, _brought(dit, graft), mask).split([len(hidden.x) for hidden in hiddens])
         hiddens = [hidden.but(x=x) for hidden, x in zip(hiddens, grafted)]
     if attention not in ATTENTION_MODES:
         raise StagesError(f"attention is one of {', '.join(ATTENTION_MODES)}, not {attention!r}")
-    stages, indices = dit.stages, parse_blocks(blocks, len(dit.stages.kinds))
+    indices = parse_blocks(blocks, len(dit.stages.over(hiddens[0]).kinds))
 
     def run(hidden: Hidden, tokens: DitTokens) -> Hidden:
+        stages = dit.stages.over(hidden)
         with ExitStack() as during:
             if attention == "itself":
-                look = only_itself(stages.attentions(hidden, tokens["tokens"].shape[1]))
                 for i in set(indices):
-                    during.enter_context(stages.observe(i, look))
+                    attentions = stages.attentions(hidden, tokens["tokens"].shape[1], i)
+                    if not any(one.queries.get("image") and one.keys.get("image") for one in attentions):
+                        raise StagesError(f'attention "itself": the image tokens of block {i} of {dit.name} do not read each other')
+                    during.enter_context(stages.observe(i, only_itself(attentions)))
             return stages.run_blocks(hidden, indices, strength)
-    after = [run(hidden, call["tokens"]) for hidden, call in zip(hiddens, model_calls(wire))]
+    with dit.running():
+        after = [run(hidden, call["tokens"]) for hidden, call in zip(hiddens, model_calls(wire))]
     return _after(wire, after, "blocks", BLOCK.format(after[0].index - 1))
 
 
@@ -209,10 +234,15 @@ def final_layer(dit: DitHandle, wire: DitHidden) -> DitTokens:
     check(dit, wire, "condition", "patches")
     call: Call = wire["call"]
     canvas, areas, predictions = call.canvas or call.start or wire["tokens"], list(call.areas), []
-    for one in model_calls(wire):
-        answer = dit.stages.head(one["hidden"])
+    for one in model_calls(_brought(dit, wire)):
+        with dit.running():
+            answer = dit.stages.over(one["hidden"]).head(one["hidden"])
+        if not torch.is_tensor(answer):  # a film and its sound: each value is a token
+            answer = packed([part.float() for part in answer]).transpose(1, 2)
         parts = len(answer) // len(canvas["tokens"])
         here, areas = areas[:parts], areas[parts:]
+        if "line" in one["tokens"]:
+            answer = with_row(answer, one["tokens"])
         if answer.dim() == 3:
             if not any(here):
                 predictions.append(answer)
@@ -220,7 +250,7 @@ def final_layer(dit: DitHandle, wire: DitHidden) -> DitTokens:
             answer = to_latent(answer, one["tokens"])
         predictions.append(to_tokens(laid_out(answer.float(), canvas["size"], here), canvas))
     tokens = torch.cat(predictions) if len(predictions) > 1 else predictions[0]
-    trace = (*wire["trace"], ("final layer", checksum(tokens)))
+    trace = (*wire["trace"], ("final layer", checksum(tokens).flatten()))
     return {**clean(with_tokens(canvas, tokens)), "call": call, "guided": False, "trace": trace}
 
 
@@ -244,4 +274,4 @@ def sampler_step(dit: DitHandle, tokens: DitTokens, prediction: DitTokens, sigma
         raise StagesError("the prediction and the tokens are in different latent spaces: wire the same dit into both")
     if x0.shape != tokens["tokens"].shape:
         raise StagesError(f"the prediction has shape {list(x0.shape)}, the tokens {list(tokens['tokens'].shape)}")
-    return dit.advance({**tokens, **more}, x0, sigmas, step, solver)
+    return dit.advance({**tokens, **more}, x0.to(dit.compute_device), sigmas, step, solver)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import TokensError
 from .model_calls import hiddens_of, image_tokens, with_calls
 from .select import mask_tokens, rectangle, rows_beside, token_mask
-from .wire import same_format, to_latent, to_tokens
+from .wire import map_memory, same_format, to_latent, to_tokens
 from .wire_types import AnyWire, DitHidden, DitTokens, NoiseStart, without
 
 FILLS = ("same place", "one token", "mean", "zeros")
@@ -186,7 +186,7 @@ def permute(wire: AnyWire, order: Tensor) -> AnyWire:
         return _replaced(wire, move(values(wire)))
     moved: DitTokens = {**wire, "tokens": move(wire["tokens"])}
     if "memory" in wire:
-        moved["memory"] = {**wire["memory"], "x0": move(wire["memory"]["x0"])}
+        moved["memory"] = map_memory(wire["memory"], move)
     if "start" in wire:
         moved["start"] = _moved_start(wire, move)
     if wire.get("noise_mask") is not None:

@@ -8,8 +8,43 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+import torch.nn.functional as F
 
+from ..errors import TokensError
 from .patch import patchify, unpatchify
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which patches are split into patches of a finer size. share: of the patches of the size before, those with most detail; None: those
+    that the mask touches."""
+    patch_size: int
+    share: float | None = None
+
+    def __str__(self) -> str:
+        return f"with {self.patch_size} on {'the mask' if self.share is None else f'{self.share:.0%}'}"
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Patches of several sizes in one sequence, as a user asks for them: those of the coarsest, and what is split of them, coarse to fine."""
+    patch_size: int
+    splits: tuple[Split, ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return (self.patch_size, *(one.patch_size for one in self.splits))
+
+    @property
+    def finest(self) -> int:
+        return self.sizes[-1]
+
+    @property
+    def needs_mask(self) -> bool:
+        return any(one.share is None for one in self.splits)
+
+    def __str__(self) -> str:
+        return " ".join(map(str, (self.patch_size, *self.splits)))
 
 
 @dataclass(frozen=True)
@@ -85,3 +120,45 @@ def richest(scores: Tensor, count: int, among: Tensor | None = None) -> Tensor:
     if among is None:
         return scores.topk(count, dim=1).indices.sort(dim=1).values
     return among.gather(1, scores.gather(1, among).topk(count, dim=1).indices).sort(dim=1).values
+
+
+def mix_of(mixture: Mixture, latent: Tensor, x0: Tensor | None, mask: Tensor | None = None) -> Mix:
+    """Where patches of each size go over latents [B, C, H, W]: by the detail of x0 [B, C, H, W], and by the mask [B or 1, h, w].
+
+    Without x0, as before the first step, nothing is split by detail. Raises TokensError.
+    """
+    batch, _, *size = latent.shape
+    if any(length % mixture.patch_size for length in size):
+        raise TokensError(f"a latent of {size[0]}×{size[1]} cells is not a multiple of {mixture.patch_size}: patches of several sizes need that")
+    made = whole(tuple(size), mixture.patch_size, batch, latent.device)
+    among, coarse = made.places[mixture.patch_size], mixture.patch_size
+    for one in mixture.splits:
+        scores, count = _scores(one, coarse, among.shape[1], x0, mask, batch, tuple(size))
+        if not count:
+            break
+        chosen = richest(scores.to(latent.device), count, among)
+        made = split(made, coarse, chosen, one.patch_size)
+        among, coarse = made.places[one.patch_size], one.patch_size
+    return made
+
+
+def _scores(one: Split, coarse: int, patches: int, x0: Tensor | None, mask: Tensor | None, batch: int, size: tuple[int, int]) -> tuple[Tensor, int]:
+    """How much each patch of a size wants to be split [B, N], and how many are, at most all `patches`."""
+    if one.share is not None:
+        return (torch.zeros(0), 0) if x0 is None else (detail(x0, coarse), min(patches, round(one.share * patches)))
+    if mask is None:
+        raise TokensError(f"patches of {one.patch_size} go where the mask is, and there is none: wire a mask into Patch Regions")
+    touched = touching(mask, coarse, size)
+    return touched[torch.arange(batch) % len(touched)], min(patches, int((touched > 0).sum(1).max()))
+
+
+def touching(mask: Tensor, patch_size: int, size: tuple[int, int]) -> Tensor:
+    """How much of each patch a MASK covers: [B, h, w] over a latent of (H, W) → [B, N] in 0..1."""
+    cells = F.interpolate(mask[:, None].float(), size=size, mode="area")
+    return F.avg_pool2d(cells, patch_size).flatten(1)
+
+
+def counts_of(mixture: Mixture, size: tuple[int, int], mask: Tensor | None = None) -> dict[int, int]:
+    """How many patches of each size a latent of (H, W) is cut into, for what it costs. Raises TokensError."""
+    latent = torch.zeros(1, 1, *size)
+    return mix_of(mixture, latent, latent, None if mask is None else mask[:1]).counts

@@ -1,6 +1,7 @@
 """DIT_HIDDEN of a step that calls the model several times: `hidden` and `tokens` belong to the first call, `others` to the rest."""
 
 from dataclasses import replace
+import math
 from typing import Sequence
 
 import torch
@@ -45,6 +46,11 @@ def apart(wire: DitHidden) -> list[DitHidden]:
 def image_tokens(wire: DitHidden, what: str = "the hidden states") -> Tensor:
     """Image tokens of all model calls of a step: → [rows, N, D]. Raises StagesError if the calls are for different areas of the picture."""
     hiddens = hiddens_of(wire)
+    for call in model_calls(wire):
+        known = call["hidden"].extra.get("picture_tokens")
+        if known is not None and known != math.prod(call["tokens"]["grid"]):
+            raise StagesError(f"it is not known which tokens of {wire['model']} are the picture's where {what} come from"
+                              + (f": it has {known} of them there, the grid has {math.prod(call['tokens']['grid'])}" if known else ""))
     if len({hidden.x.shape[1:] for hidden in hiddens}) > 1 or any(wire["call"].areas if wire["call"] else ()):
         sizes = ", ".join("×".join(map(str, call["tokens"]["grid"])) for call in model_calls(wire))
         raise StagesError(f"{what} are of several areas of the picture, of {sizes} tokens, but this node needs all tokens on one grid: "

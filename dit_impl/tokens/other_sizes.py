@@ -24,6 +24,7 @@ import torch.nn.functional as F
 
 from ..errors import BackboneError
 from .patch import patchify, token_grid, unpatchify
+from .wire import map_memory
 from .wire_types import DitTokens
 
 METHODS = ("auto", "native", "resample", "pi_resize")
@@ -144,7 +145,7 @@ def repatch(wire: DitTokens, patch_size: int) -> DitTokens:
     changed: DitTokens = {**wire, "tokens": cut(wire["tokens"]), "patch_size": patch_size,
                           "grid": (*wire["grid"][:-2], *token_grid(*wire["size"][-2:], patch_size))}
     if wire.get("memory"):
-        changed["memory"] = {**wire["memory"], "x0": cut(wire["memory"]["x0"])}
+        changed["memory"] = map_memory(wire["memory"], cut)
     if "start" in wire:
         changed["start"] = {**wire["start"], "clean": cut(wire["start"]["clean"]), "noise": cut(wire["start"]["noise"])}
     return changed

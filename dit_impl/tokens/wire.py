@@ -1,7 +1,7 @@
 """The DIT_TOKENS wire: made from latents and turned back into them. Its keys are named in wire_types.py."""
 
 import math
-from typing import cast
+from typing import Callable, cast
 
 import torch
 from torch import Tensor
@@ -107,11 +107,21 @@ def to_latent(tokens: Tensor, wire: DitTokens) -> Tensor:
 
 
 def unfold(wire: DitTokens) -> Tensor:
-    """DIT_TOKENS → latent for a VAE: dict → [B, C, H, W] or [B, C, T, H, W], or several. Raises TokensError for NaN."""
+    """DIT_TOKENS → latent for a VAE: dict → [B, C, H, W], [B, C, T, H, W] or [B, C, L], or several. Raises TokensError for NaN."""
     check_finite(wire["tokens"], "tokens wire")
     if "nested" in wire:
         return wire["nested"][1](unpacked(wire["tokens"], wire))
-    return out_of_dit_space(to_latent(wire["tokens"], wire), wire["latent_format"])
+    return without_row(out_of_dit_space(to_latent(wire["tokens"], wire), wire["latent_format"]), wire)
+
+
+def without_row(latent: Tensor, wire: DitTokens) -> Tensor:
+    """A latent as a host's model takes it, if the wire cuts it as one row: [B, C, 1, L] → [B, C, L]. Others stay as they are."""
+    return latent.squeeze(2) if "nested" in wire or "line" in wire else latent
+
+
+def with_row(latent: Tensor, wire: DitTokens) -> Tensor:
+    """The inverse of `without_row`: [B, C, L] → [B, C, 1, L], if the wire cuts it so."""
+    return latent.unsqueeze(2) if "nested" in wire or "line" in wire else latent
 
 
 def with_tokens(wire: DitTokens, tokens: Tensor, memory: SolverMemory | None = None) -> DitTokens:
@@ -120,6 +130,15 @@ def with_tokens(wire: DitTokens, tokens: Tensor, memory: SolverMemory | None = N
     changed["tokens"] = tokens
     if memory is not None:
         changed["memory"] = memory
+    return changed
+
+
+def map_memory(memory: SolverMemory, change: Callable[[Tensor], Tensor], all_of_it: bool = False) -> SolverMemory:
+    """A solver's memory with each of its tokens [B, N, C·p·p] changed; all_of_it: its noise levels too."""
+    of_level = change if all_of_it else lambda sigma: sigma
+    changed: SolverMemory = {**memory, "x0": change(memory["x0"]), "sigma": of_level(memory["sigma"])}
+    if "x" in memory:
+        changed |= {"x": change(memory["x"]), "earlier": tuple((change(x0), of_level(sigma)) for x0, sigma in memory["earlier"])}
     return changed
 
 

@@ -21,6 +21,10 @@ class SolverMemory(TypedDict):
     """What a multistep solver remembers from the step before."""
     x0: Tensor     # tokens [B, N, C·p·p]
     sigma: Tensor  # []
+    # of uni_pc
+    x: NotRequired[Tensor]  # tokens before its last move, in the solver's own scale
+    earlier: NotRequired[tuple[tuple[Tensor, Tensor], ...]]  # earlier x0 and their noise levels, the oldest first
+    count: NotRequired[int]  # steps taken
 
 
 class NoiseStart(TypedDict):
@@ -28,7 +32,7 @@ class NoiseStart(TypedDict):
     clean: Tensor  # tokens [B, N, C·p·p]
     noise: Tensor  # tokens [B, N, C·p·p]
     seed: NotRequired[int]
-    sigma: NotRequired[Tensor]   # []
+    sigma: NotRequired[Tensor]   # [], the noise level that it brought them to
     latent: NotRequired[Tensor]  # the clean tokens again, in the form that a MODEL's own sampling takes
 
 
@@ -50,6 +54,7 @@ class DitTokens(TypedDict):
     latent_format: LatentFormat
     frame_patch: NotRequired[int]            # f, frames in a patch of a video, flattened as (C, f, p_row, p_col)
     nested: NotRequired[Any]                 # for a LATENT of several tensors (film and sound): shapes and type; each value is a token
+    line: NotRequired[bool]                  # True for a LATENT [B, C, L], such as sound: it is cut as one row [B, C, 1, L]
     memory: NotRequired[SolverMemory]
     start: NotRequired[NoiseStart]
     level: NotRequired[Level]                # clean tokens have none

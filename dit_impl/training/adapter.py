@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from ..errors import TrainingError
 from ..handle.backbone import Backbone, DitHandle
+from ..model.copies import hollow_copy
 from ..sampling.flow import per_sample
-from ..sources.adapter_layers import extended, hollow_copy, new_parameters
-from ..sources.adapters import Adapter, apply_adapter, base_of, base_state, fingerprint
+from ..sources.adapter_layers import extended, new_parameters
+from ..sources.adapters import Adapter, apply_adapter, base_of, base_state
+from ..sources.fingerprints import fingerprint, likeness
 from ..tokens.patch import patchify, token_grid, unpatchify
 from .loop import Batch, Settings, Watch, train
 from .losses import draw_sigmas, own_target
@@ -45,7 +47,7 @@ class Distilling:
                 raise TrainingError("checkpointing works only for the pack's own models, not for a MODEL")
             dit = dit.as_backbone()
         self.base = base_of(dit)
-        sizes, count = self.base.config.patch_sizes, sum(p.numel() for p in self.base.parameters())
+        sizes, count = self.base.config.patch_sizes, size_of(self.base)
         if patch_size < 1 or patch_size in sizes:
             raise TrainingError(f"{dit.name} has patch sizes {', '.join(map(str, sizes))} already: "
                                 f"choose another patch_size, not {patch_size}")
@@ -56,7 +58,8 @@ class Distilling:
         for name, size in (("start", self.start), ("teacher", self.teacher_size)):
             if size not in sizes:
                 raise TrainingError(f"{dit.name} has patch sizes {', '.join(map(str, sizes))}: {name} is one of them, not {size}")
-        self.teacher = training_copy(replace(dit, model=self.base)).model.eval().requires_grad_(False)
+        hosted = hasattr(self.base, "extended")  # then it teaches itself: there is no copy of it
+        self.teacher = self.base if hosted else training_copy(replace(dit, model=self.base)).model.eval().requires_grad_(False)
         self.rank, self.wide_rank = ranks(self.base, patch_size, self.start, rank)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -64,7 +67,8 @@ class Distilling:
         self.student.checkpointing = checkpointing
         self.trained = new_parameters(self.student)
         self.patch_sizes, self.data_share, self.weigh, self.times = (patch_size,), data_share, weigh, times
-        self.fingerprint = fingerprint(base_state(self.base))
+        state = base_state(self.base)
+        self.fingerprint, self.likeness = fingerprint(state), likeness(state)
         self.nothing, self.account = dit.unconditional, {
             "patch_size": patch_size, "start": self.start, "teacher": self.teacher_size, "rank": self.rank, "base": self.fingerprint,
             "data_share": data_share, "times": times, "weighed": weigh is not None}
@@ -72,7 +76,7 @@ class Distilling:
 
     @property
     def device(self) -> torch.device:
-        return next(self.student.parameters()).device
+        return next(iter(self.trained.values())).device
 
     def sigmas(self, count: int, generator: torch.Generator) -> Tensor:
         return draw_sigmas(self.flow, count, generator, self.times)
@@ -97,7 +101,7 @@ class Distilling:
         weights = {name: p.detach().clone() for name, p in self.trained.items()}
         account = {"teacher": f"patch size {self.teacher_size}", "base_parameters": self.whole, **facts}
         return Adapter(self.patch_sizes[0], self.start, self.rank, self.wide_rank, self.fingerprint, self.dit.name,
-                       asdict(self.base.config), account, weights)
+                       asdict(self.base.config), account, weights, self.likeness)
 
     def result(self, **facts) -> DitHandle:
         """The model with the adapter as it is now."""
@@ -109,14 +113,19 @@ def finer(sizes: tuple[int, ...], patch_size: int) -> int:
     return max((size for size in sizes if size < patch_size), default=min(sizes))
 
 
+def size_of(model: nn.Module) -> int:
+    """How many numbers a model's weights are."""
+    return sum(weight.numel() for weight in model.base_state().values()) if hasattr(model, "base_state") else sum(p.numel() for p in model.parameters())
+
+
 def ranks(model: nn.Module, patch_size: int, start: int, rank: int = 0) -> tuple[int, int]:
     """→ the rank for attention and MLP (`rank`, or for 0 the highest that fits into 10% of the parameters), and the rank for embedding
     and head, 0 if they learn all their weights."""
-    shape = hollow_copy(model)
+    shape = model.hollow() if hasattr(model, "hollow") else hollow_copy(model)
 
     def count(rank: int, wide_rank: int) -> int:
         return sum(p.numel() for p in new_parameters(extended(shape, patch_size, start, rank, wide_rank)).values())
-    whole = sum(p.numel() for p in model.parameters())
+    whole = size_of(model)
     each = count(2, 0) - count(1, 0)
     parts, wide_rank, of_one = count(1, 0) - each, 0, count(1, 2) - count(1, 1)
     if parts > WIDE_SHARE * whole and of_one:  # those of a MODEL learn all their weights

@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_map
 
 from ..errors import TrainingError
 from ..handle.backbone import Backbone
-from ..sources.adapter_layers import hollow_copy
-from ..sources.libraries import library
+from ..libraries import library
+from ..model.copies import hollow_copy
 from .loop import Alone, Objective
 
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ..errors import TrainingError
 from ..handle.backbone import Backbone
+from ..libraries import diffusers_part
 from ..model.conditioning import Conditioning
-from ..sources.libraries import diffusers_part
 from ..tokens.wire import LatentFormat, into_dit_space
 from .optimizers import OPTIMIZERS, optimizers_of
 from .sets import TrainingSet

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from ..libraries import diffusers_part
 from ..sampling.flow import DDPM, Flow, per_sample, shift_time
-from ..sources.libraries import diffusers_part
 
 TARGETS = ("own", "velocity", "epsilon", "x0", "v")
 WEIGHTINGS = ("none", "sigma_sqrt", "cosmap")

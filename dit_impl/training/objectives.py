@@ -1,7 +1,6 @@
 """The objective that trains a whole transformer to denoise. Ho et al. 2020, algorithm 1; Esser et al. 2024 (SD3), §2 and §3.1."""
 
 from collections.abc import Iterable
-import copy
 from dataclasses import replace
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from ..errors import BackboneError, TrainingError
 from ..handle.backbone import Backbone, DitHandle
 from ..model.conditioning import Arguments, join
+from ..model.copies import own_copy
 from ..model.dit import DiT
 from ..model.mmdit import MMDiT
 from ..tokens.patch import patchify, token_grid
@@ -23,7 +23,7 @@ EMBED_AND_HEAD = ("x_embedder.", "final_layer.", "transformer.pos_embed.proj.", 
 
 
 def training_copy(dit: DitHandle) -> Backbone:
-    """A copy of a handle whose weights can be trained: float32 (a host's model keeps its type), outside inference mode, on the same device.
+    """A copy of a handle whose weights can be trained: float32 , outside inference mode, on the same device.
     Raises TrainingError for a MODEL."""
     if not isinstance(dit, Backbone):
         raise TrainingError(f"{dit.name} is a MODEL, and ComfyUI manages its weights: it can learn a patch-size adapter, "
@@ -35,8 +35,7 @@ def training_copy(dit: DitHandle) -> Backbone:
             weights = {key: value.detach().to(dit.like().device, torch.float32, copy=True) for key, value in dit.model.state_dict().items()}
             model.load_state_dict(weights, assign=True)
         else:
-            model = copy.deepcopy(dit.model)
-            model = model if hasattr(model, "extended") else model.float()
+            model = own_copy(dit.model, dit.like().device, torch.float32)
         return replace(dit, model=model.train())
 
 

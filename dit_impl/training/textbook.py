@@ -27,6 +27,10 @@ class Learner(Backbone):
     moments: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     learns = True
 
+    def modules(self) -> list:
+        """None: a host would put weights without gradients in the place of those that learn. They were made where the model computes."""
+        return []
+
     @property
     def trained(self) -> dict[str, torch.nn.Parameter]:
         return in_scope(self.model, self.scope)
@@ -77,8 +81,9 @@ def diffusion_loss(dit: Backbone, prediction: DitTokens, target: str = "own", we
         raise TrainingError("the tokens do not hold their clean values: make them with Add Noise at Time or Add Noise")
     if len(call.layout) > 1:
         raise TrainingError(f"the loss takes one conditioning, but DiT Condition has {len(call.layout)}: leave its negative out")
-    sigma = call.sigma.float().expand(len(call.x))
-    clean, noise = (start[name].to(call.x) for name in ("clean", "noise"))
+    like = prediction["tokens"].float()
+    sigma = call.sigma.to(like).expand(len(call.x))
+    clean, noise = (start[name].to(like) for name in ("clean", "noise"))
     errors = squared_error(dit.flow, prediction["tokens"], clean, noise, sigma, target, weighting)
     of_token = errors.detach().mean(-1, keepdim=True)
     shares = (of_token / of_token.amax().clamp_min(1e-12)).expand(errors.shape)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import math
 import re
 
-import comfy.model_management
+from comfy.patcher_extension import WrappersMP
 import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from ...dit_impl.errors import BackboneError
 from ...dit_impl.handle.backbone import Backbone
 from ...dit_impl.model import position
 from ...dit_impl.model.conditioning import TextConditions
+from ...dit_impl.model.copies import plain
 from ...dit_impl.model.stages import Hidden, Stages
 from ...dit_impl.sampling.flow import RectifiedFlow
 from ...dit_impl.sources.adapter_layers import LOW_RANK
@@ -28,6 +29,7 @@ from ...dit_impl.sources.layouts import recognise
 from ...dit_impl.tokens.other_sizes import resize_embedding, resize_head
 from ...dit_impl.tokens.patch import channels_last_rows, pad_to_patches, patchify, token_grid, unpatchify
 from .patched_model import ADAPTERS, PATCH_SIZE, flow_of, patch_sizes_of
+from .recording import training
 from .stages import FluxStages, MMDiTStages, stages_of
 from .stages.base import followed
 
@@ -113,14 +115,12 @@ class AppliedAdapter:
     def own_parts(cls, transformer: nn.Module, patch_size: int) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
         """Embedding [D, C·p·p], its bias, head [C·p·p, D] and its bias of the model's own size; no bias where it has none."""
         embed, head = transformer.get_submodule(cls.embed), transformer.get_submodule(cls.head)
-        return embed.weight, embed.bias, head.weight, head.bias
+        return tuple(part if part is None else plain(part) for part in (embed.weight, embed.bias, head.weight, head.bias))
 
     @classmethod
-    def fresh(cls, transformer: nn.Module, patch_size: int, own: int, rank: int, device: str | None = None) -> dict[str, Tensor]:
-        """Weights to begin with: PI-resized embedding and head, no patch-size vector, low-rank additions that add nothing yet. device: None
-        for the model's own."""
-        embed, embed_bias, head, head_bias = (part if part is None else part.detach().to(device or part.device, torch.float32)
-                                              for part in cls.own_parts(transformer, own))
+    def fresh(cls, transformer: nn.Module, patch_size: int, own: int, rank: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+        """Weights to begin with: PI-resized embedding and head, no patch-size vector, low-rank additions that add nothing yet."""
+        embed, embed_bias, head, head_bias = (part if part is None else part.to(device, torch.float32) for part in cls.own_parts(transformer, own))
         made = {"x_embedder.weight": resize_embedding(embed, own, patch_size), "final_layer.linear.weight": resize_head(head, own, patch_size)}
         if embed_bias is not None:
             made["x_embedder.bias"] = embed_bias
@@ -160,7 +160,7 @@ class AdaptedMMDiT(AppliedAdapter):
     def own_parts(cls, transformer, patch_size):
         embed, head = transformer.x_embedder.proj, transformer.final_layer.linear
         rows = channels_last_rows(len(head.weight), patch_size)
-        return embed.weight.flatten(1), embed.bias, head.weight[rows], head.bias[rows]
+        return plain(embed.weight).flatten(1), plain(embed.bias), plain(head.weight)[rows], plain(head.bias)[rows]
 
 
 class AdaptedFlux(AppliedAdapter):
@@ -195,15 +195,17 @@ def kind_of(transformer: nn.Module, name: str) -> type[AppliedAdapter]:
 
 def table_of(transformer: nn.Module) -> tuple[float, float, int]:
     """SD3's position table: its first coordinate, the length it covers, its side."""
-    side, start, unit = position.table_coordinates(transformer.pos_embed[0].cpu())
+    side, start, unit = position.table_coordinates(plain(transformer.pos_embed)[0].cpu())
     return start, unit * side, side
 
 
 def base_state(model) -> dict[str, Tensor]:
     """A MODEL's own weights, whatever patches lie on them now: by this library's names where it has such a model, so that a DIT and a MODEL of
     the same weights share their adapters."""
-    prefix = "diffusion_model."
-    tensors = dict(model.model.diffusion_model.state_dict())
+    prefix, transformer = "diffusion_model.", model.model.diffusion_model
+    stored = transformer.state_dict().keys()
+    # of a scaled weight the state dict holds packed numbers and their scales, the parameter what they mean
+    tensors = {key: value for key, value in (*transformer.named_parameters(), *transformer.named_buffers()) if key in stored}
     tensors |= {key.removeprefix(prefix): kept.weight for key, kept in model.backup.items() if key.startswith(prefix)}
     layout = recognise(set(tensors))
     return translate(layout, tensors, {})[1] if layout else tensors
@@ -221,33 +223,21 @@ def with_adapter(model, adapter: Adapter, name: str):
     check_adapter(adapter, base_state(model), (own,), shapes, name)
     applied, clone = kind(adapter.patch_size, adapter.weights), model.clone()
     clone.model_options[ADAPTERS] = {**model.model_options.get(ADAPTERS, {}), adapter.patch_size: (adapter, applied)}
-    former = model.model_options.get("model_function_wrapper")
 
-    def wrapper(apply_model, args: dict) -> Tensor:
+    def wrapper(executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **more) -> Tensor:
         def call() -> Tensor:
-            return former(apply_model, args) if former else apply_model(args["input"], args["timestep"], **args["c"])
-        if args["c"].get("transformer_options", {}).get(PATCH_SIZE) != applied.patch_size:
+            return executor(x, t, c_concat, c_crossattn, control, transformer_options, **more)
+        if transformer_options.get(PATCH_SIZE) != applied.patch_size:
             return call()
-        if args["c"].get("control") is not None:
+        if control is not None:
             raise BackboneError(f"ControlNet's residuals are for patches of {own}: end it before the steps at {applied.patch_size}, or after them")
-        with applied.on(transformer):
+        # the call's own: a clone without dynamic VRAM, another GPU, or torch.compile may run another module than this MODEL holds
+        called = executor.class_obj.diffusion_model
+        with applied.on(getattr(called, "_orig_mod", called)):
             return call()
-    clone.set_model_unet_function_wrapper(wrapper)
+    clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, f"{ADAPTERS}.{applied.patch_size}")
+    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, f"{ADAPTERS}.{applied.patch_size}", wrapper)
     return clone
-
-
-@contextmanager
-def training() -> Iterator[None]:
-    """While it lasts, ComfyUI computes what has a gradient, as for its own training nodes."""
-    before = comfy.model_management.in_training
-    comfy.model_management.in_training = True
-    # its blocks change their tokens in place after they were saved for the backward pass
-    kept = torch.autograd.graph.saved_tensors_hooks(lambda t: t if t.grad_fn is None else t.clone(), lambda t: t)
-    try:
-        with kept:
-            yield
-    finally:
-        comfy.model_management.in_training = before
 
 
 @dataclass(frozen=True)
@@ -259,24 +249,30 @@ class HostConfig:
 
 
 class HostTransformer(nn.Module):
-    """A MODEL's transformer behind the call that this library's own models answer: tokens in, tokens out; with weights, also at a new size."""
+    """A MODEL's transformer behind the call that this library's own models answer: tokens in, tokens out; with weights, also at a new size.
 
-    def __init__(self, transformer: nn.Module, kind: type[AppliedAdapter], config: HostConfig, conditions: TextConditions, last_time: float,
-                 dtype: torch.dtype, state: Mapping[str, Tensor] | None = None, applied: AppliedAdapter | None = None):
-        """dtype: what it computes in, whatever its weights are kept in."""
+    The transformer stays the host's: it is no part of this module, so that nothing here moves, copies or changes it."""
+
+    def __init__(self, model, kind: type[AppliedAdapter], config: HostConfig, conditions: TextConditions, last_time: float,
+                 state: Mapping[str, Tensor] | None = None, applied: AppliedAdapter | None = None, device: torch.device | None = None):
+        """model: the ModelPatcher. device: of what learns, by default where the model computes."""
         super().__init__()
-        self.dtype = dtype
-        self.transformer, self.kind, self.config, self.conditions, self.last_time = transformer, kind, config, conditions, last_time
-        self.state, self.applied = state, applied
+        self.host, self.kind, self.config, self.conditions, self.last_time = model, kind, config, conditions, last_time
+        self.dtype = model.model.get_dtype_inference()  # what it computes in, whatever its weights are kept in
+        self.state, self.applied, self.device = state, applied, device or model.load_device
         # a parameter's name holds no dots
         self.learnt = nn.ParameterDict({name.replace(".", "|"): weight for name, weight in applied.weights.items()} if applied else {})
+
+    @property
+    def transformer(self) -> nn.Module:
+        return self.host.model.diffusion_model
 
     def forward(self, tokens: Tensor, grid: tuple[int, int], patch_size: int, t: Tensor, context: Tensor, pooled: Tensor | None = None,
                 guidance: Tensor | None = None) -> Tensor:
         """[B, N, C·p·p], times 0..1000 [B], text [B, T, E], pooled text [B, P] → prediction [B, N, C·p·p]."""
         x = unpatchify(tokens, patch_size, tuple(length * patch_size for length in grid)).to(self.dtype)
         more = {} if guidance is None else {"guidance": guidance}
-        with training(), self.applied.on(self.transformer) if self.applied and patch_size == self.applied.patch_size else nullcontext():
+        with training(self.learnt.values()), self.applied.on(self.transformer) if self.applied and patch_size == self.applied.patch_size else nullcontext():
             answer = self.transformer(x, t / 1000 * self.last_time, context=context, y=pooled, transformer_options={}, **more)
         return patchify(answer.float(), patch_size)
 
@@ -289,10 +285,14 @@ class HostTransformer(nn.Module):
 
     def extended(self, patch_size: int, start: int, rank: int) -> "HostTransformer":
         """The same transformer with weights for a new size, which learn."""
-        fresh = self.kind.fresh(self.transformer, patch_size, start, rank)
+        fresh = self.kind.fresh(self.transformer, patch_size, start, rank, self.device)
         applied = self.kind(patch_size, {name: nn.Parameter(value) for name, value in fresh.items()})
         config = replace(self.config, patch_sizes=(*self.config.patch_sizes, patch_size))
-        return HostTransformer(self.transformer, self.kind, config, self.conditions, self.last_time, self.dtype, self.state, applied)
+        return HostTransformer(self.host, self.kind, config, self.conditions, self.last_time, self.state, applied, self.device)
+
+    def hollow(self) -> "HostTransformer":
+        """The same, whose new weights have no numbers in them: for counting."""
+        return HostTransformer(self.host, self.kind, self.config, self.conditions, self.last_time, self.state, device=torch.device("meta"))
 
     def new_parameters(self) -> dict[str, nn.Parameter]:
         return dict(self.applied.weights)
@@ -301,8 +301,12 @@ class HostTransformer(nn.Module):
 class HostBackbone(Backbone):
     """A MODEL as a DIT of this library, for training."""
 
+    @property
+    def compute_device(self) -> torch.device:
+        return self.model.host.load_device
+
     def like(self) -> Tensor:
-        return torch.empty(0, dtype=self.model.dtype, device=next(self.model.parameters()).device)
+        return torch.empty(0, dtype=self.model.dtype, device=self.compute_device)
 
 
 def as_backbone(dit) -> Backbone:
@@ -318,7 +322,7 @@ def as_backbone(dit) -> Backbone:
     pooled = params.vec_in_dim if params else transformer.y_embedder.mlp[0].in_features  # None where it reads no pooled text
     conditions = TextConditions(stages.context_width, pooled, guided=bool(params and params.guidance_embed))
     config = HostConfig(type(transformer).__name__, (dit.patch_size,), dit.channels)
-    made = HostTransformer(transformer, kind, config, conditions, last, model.model.get_dtype_inference(), base_state(model))
+    made = HostTransformer(model, kind, config, conditions, last, base_state(model))
     return HostBackbone(made, dit.latent_format, RectifiedFlow(shift=middle / (1 - middle)), dit.name, dit.downscale)
 
 
@@ -328,6 +332,9 @@ class StagesWithAdapters:
 
     def __init__(self, stages: Stages, transformer: nn.Module, adapters: Mapping[int, tuple[Adapter, AppliedAdapter]]):
         self.stages, self.transformer, self.adapters = stages, transformer, adapters
+
+    def over(self, hidden: Hidden) -> "StagesWithAdapters":
+        return self
 
     def __getattr__(self, name: str):
         return getattr(self.stages, name)

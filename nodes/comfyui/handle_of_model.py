@@ -4,6 +4,9 @@ model_sampling patches, ControlNet, hooks, CFG functions, function wrappers, att
 Followed: comfy/samplers.py and comfy/sample.py of ComfyUI 0.33. Imported only where there is a MODEL.
 """
 
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import comfy.model_sampling
@@ -18,19 +21,19 @@ from torch import Tensor
 from ...dit_impl.errors import BackboneError, StagesError, TokensError
 from ...dit_impl.handle.backbone import Backbone, Conditioning, DitHandle
 from ...dit_impl.model.stages import Call, Stages
+from ...dit_impl.sampling.at import NoiseSpace
 from ...dit_impl.sampling.guidance import is_guided
-from ...dit_impl.sampling.level import clean, is_walked
+from ...dit_impl.sampling.level import check_level, clean, is_walked
+from ...dit_impl.sampling.schedules import part_of
 from ...dit_impl.sampling.solvers import check_solver
-from ...dit_impl.sampling.walk import Report, check_start, check_step, last_step, walk, with_noise
+from ...dit_impl.sampling.walk import Report, check_start, check_step, first_step, last_step, with_noise
 from ...dit_impl.sources.adapters import Adapter
 from ...dit_impl.tokens.other_sizes import Reading
 from ...dit_impl.tokens.wire import (
     CARRIED,
-    LatentFormat,
     fold_nested,
     identity_format,
     into_dit_space,
-    latent_format,
     out_of_dit_space,
     packed,
     same_format,
@@ -38,29 +41,17 @@ from ...dit_impl.tokens.wire import (
     to_tokens,
     unfold,
     unpacked,
+    with_row,
+    without_row,
 )
-from ...dit_impl.tokens.wire_types import DitHidden, DitTokens, ModelCall, NoiseStart, Onward, without
+from ...dit_impl.tokens.wire_types import AnyWire, DitHidden, DitTokens, ModelCall, NoiseStart, Onward, without
 from . import adapted_model
+from .latent_space import read_latent_format
 from .model_calls import Answering, Listening, canvas_of, on_grid
 from .patched_model import ADAPTERS, PATCH_SIZE, patch_sizes_of, with_patch_sizes
-from .riders import check_stages, check_uncut, random_state, remembering, set_random_state, walk_keyframes, wrappers_of
-from .stages import stages_of
-
-
-def read_latent_format(host_format) -> LatentFormat:
-    """ComfyUI's latent format as numbers a channel; where it is not (x − shift)·scale / std, bit for bit, as it is."""
-    channels = host_format.latent_channels
-
-    def values(name: str, default: float) -> Tensor:
-        found = getattr(host_format, name, None)
-        return torch.as_tensor(default if found is None else found, dtype=torch.float32).flatten().expand(channels).contiguous()
-    shift = values("latents_mean", 0.0) if hasattr(host_format, "latents_mean") else values("shift_factor", 0.0)
-    ours = latent_format(values("scale_factor", 1.0), shift, values("latents_std", 1.0))
-    probe = torch.linspace(-4, 4, channels * 12).view(1, channels, *[1] * (host_format.latent_dimensions - 2), 3, 4)
-    if not (torch.equal(into_dit_space(probe, ours), host_format.process_in(probe))
-            and torch.equal(out_of_dit_space(probe, ours), host_format.process_out(probe))):
-        return {**identity_format(channels), "host": host_format}
-    return ours
+from .riders import check_stages, check_uncut, left_out_by_stages, remembering, wrappers_of
+from .stages import begun, stages_of
+from .token_samplers import GivenSampler, TokenSampler
 
 
 def _film(tokens: Tensor, wire: DitTokens) -> Tensor:
@@ -77,52 +68,12 @@ class Guider(comfy.samplers.CFGGuider):
         return super().predict_noise(x, timestep, model_options, seed)
 
 
-class TokenSampler(comfy.samplers.Sampler):
-    """A sampler that walks in token space, for ComfyUI's guider to run."""
-
-    def __init__(self, wire: DitTokens, clean: Tensor, noise: Tensor, solver: str, start_step: int, end_step: int, report: Report):
-        self.wire, self.clean, self.noise = wire, *((clean.squeeze(2), noise.squeeze(2)) if "nested" in wire else (clean, noise))
-        self.solver, self.start_step, self.end_step, self.report = solver, start_step, end_step, report
-        self.result: tuple[DitTokens, DitTokens] | None = None
-
-    def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
-        """Called by CFGGuider.inner_sample once the model is loaded and the conditioning made ready; keeps its answer in `result`."""
-        wire, device, sampling = self.wire, noise.device, model_wrap.inner_model.model_sampling
-
-        def latent(tokens: Tensor) -> Tensor:
-            made = to_latent(tokens, wire)
-            return made.squeeze(2) if "nested" in wire else made  # several tensors are packed as [B, 1, N]
-
-        def tokens_of(x: Tensor) -> Tensor:
-            return to_tokens(x.unsqueeze(2) if "nested" in wire else x, wire)
-        if not is_walked(wire) and not torch.equal(noise.to(self.noise), self.noise):  # a wrapper drew other noise, such as FreeNoise
-            highest = self.max_denoise(model_wrap, sigmas[self.start_step:])
-            x = sampling.noise_scaling(sigmas[self.start_step], noise.clone(), self.clean.to(noise), highest)
-            wire = {**wire, "tokens": tokens_of(x)}
-        model = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
-        model.latent_image, model.noise, seed = self.clean.to(noise), noise, wire.get("start", {}).get("seed")
-        if self.solver == "ddim" and seed is not None:  # as KSAMPLER.sample for ddim
-            model.noise = torch.randn(noise.shape, generator=torch.manual_seed(seed + 1), device="cpu").to(noise)
-        if "random" in wire:
-            set_random_state(wire["random"], device)
-        walk_keyframes(model_wrap, sigmas[:self.start_step], extra_args["model_options"])
-        ones, before = noise.new_ones(len(noise)), random_state(device)
-
-        def predict_x0(x: Tensor, sigma: Tensor) -> Tensor:
-            return tokens_of(model(latent(x), sigma * ones, denoise_mask=denoise_mask, **extra_args))
-        tokens, x0 = walk(predict_x0, wire, sigmas, self.solver, self.start_step, self.end_step, device, self.report)
-        after = random_state(device)
-        if "random" in wire or any(not torch.equal(old, new) for old, new in zip(before, after)):
-            tokens["random"] = after
-        self.result = tokens, x0
-        return sampling.inverse_noise_scaling(sigmas[self.end_step], latent(tokens["tokens"].to(noise)))
-
-
 class HandleOfModel(DitHandle):
     """What flows on a DIT wire for a MODEL. The MODEL is never changed: the guider patches, and restores, as for KSampler."""
 
-    def __init__(self, model):
-        self.model = model
+    def __init__(self, model, sampler: comfy.samplers.Sampler | None = None, guider: comfy.samplers.CFGGuider | None = None):
+        """sampler: what walks the steps in place of a solver. guider: over this MODEL, what makes x0 in place of prompts and cfg."""
+        self.model, self.sampler, self.guider = model, sampler, guider
         inner = model.model
         self.name = f"{type(inner).__name__} (MODEL)"
         host_format = model.get_model_object("latent_format")
@@ -131,8 +82,25 @@ class HandleOfModel(DitHandle):
         self.picture_size = 1024
         (own, *_), self.frame_patch = patch_sizes_of(model)
         self.taught = dict(model.model_options.get(ADAPTERS, {}))  # patch sizes that adapters brought
-        self.patch_sizes = (own, *self.taught)
+        self.patch_sizes, self.remark = (own, *self.taught), left_out_by_stages(model)
         self.previewer = None  # chosen anew for every run, as the user's setting may change
+
+    @property
+    def compute_device(self) -> torch.device:
+        return self.model.load_device
+
+    def room(self, wire: AnyWire) -> tuple[float, float]:
+        """By the model's own estimate, for [uncond, cond] and for one of them, as KSampler asks for."""
+        tokens = wire["tokens"] if "hidden" in wire else wire
+        return tuple(self.model.model.memory_required([count * len(tokens["tokens"]), tokens["channels"], *tokens["size"]]) for count in (2, 1))
+
+    @contextmanager
+    def running(self):
+        self.model.pre_run()
+        try:
+            yield
+        finally:
+            self.model.cleanup()
 
     @property
     def stages(self) -> Stages:
@@ -154,13 +122,14 @@ class HandleOfModel(DitHandle):
         return adapted_model.as_backbone(self)
 
     def approximate(self, reading: Reading) -> "HandleOfModel":
-        patched = HandleOfModel(with_patch_sizes(self.model, {reading.patch_size}, lambda *_: reading.patch_size, reading.method))
+        model = with_patch_sizes(self.model, {reading.patch_size}, lambda *_: reading.patch_size, reading.method)
+        patched = HandleOfModel(model, self.sampler, self.guider)
         patched.taught.pop(reading.patch_size, None)  # which is not asked now
         patched.patch_sizes = (*patched.patch_sizes, reading.patch_size)
         return patched
 
     def check_conditioning(self, conditioning: Conditioning, what: str) -> None:
-        """Raise BackboneError for text of another width than the model reads, where a stage adapter knows it."""
+        """Raise BackboneError for text of a width that the model does not read, where a stage adapter knows it."""
         try:
             width = self.stages.context_width
         except StagesError:
@@ -171,6 +140,8 @@ class HandleOfModel(DitHandle):
                                     "use the CLIP that goes with this model")
 
     def away_from(self, negative: Conditioning | None, cfg: float) -> Conditioning | None:
+        if self.guider is not None:
+            return None
         found = super().away_from(negative, cfg)
         # a function on the MODEL may read it whatever the cfg is
         reads = self.model.model_options.get("disable_cfg1_optimization") or wrappers_of(self.model, WrappersMP.PREDICT_NOISE)
@@ -189,17 +160,21 @@ class HandleOfModel(DitHandle):
             return {**fold_nested(samples.unbind(), type(samples), **carried), "latent": samples}
         samples = comfy.sample.fix_empty_latent_channels(
             self.model, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal"))
-        return {**super().fold({**latent, "samples": samples}, patch_size), "latent": samples}
+        if samples.dim() != 3:
+            return {**super().fold({**latent, "samples": samples}, patch_size), "latent": samples}
+        if patch_size not in (0, 1):
+            raise TokensError(f"a latent [B, C, L] is cut into its positions: patch_size is 0 or 1 for it, not {patch_size}")
+        return {**super().fold({**latent, "samples": samples.unsqueeze(2)}, 1), "latent": samples, "line": True}
 
-    def schedule(self, steps: int, scheduler: str = "simple", denoise: float = 1.0) -> Tensor:
-        if not 0 < denoise <= 1:
-            raise ValueError(f"denoise is above 0 and at most 1, not {denoise}")
-        sampling, count = self.model.get_model_object("model_sampling"), steps if denoise > 0.9999 else int(steps / denoise)
-        if scheduler == "linear":
-            sigmas = torch.linspace(float(sampling.sigma_max), 0, count + 1)
-        else:
-            sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, count)
-        return sigmas[-(steps + 1):]
+    def schedule(self, steps: int, scheduler: str = "simple", denoise: float = 1.0, skip_penultimate: bool = False) -> Tensor:
+        sampling = self.model.get_model_object("model_sampling")
+
+        def whole(count: int) -> Tensor:
+            if scheduler == "linear":
+                return torch.linspace(float(sampling.sigma_max), 0, count + 1)
+            levels = comfy.samplers.calculate_sigmas(sampling, scheduler, count)
+            return levels.nan_to_num(float(sampling.sigma_max))  # kl_optimal of one step divides by 0
+        return part_of(whole, steps, denoise, skip_penultimate)
 
     def add_noise(self, wire: DitTokens, sigmas: Tensor, step: int, seed: int) -> tuple[DitTokens, DitTokens]:
         check_step(step, sigmas)
@@ -217,9 +192,15 @@ class HandleOfModel(DitHandle):
         latent = wire.get("latent")
         if "nested" in wire:
             return wire["nested"][1](unpacked(wire["tokens"], wire))
-        if latent is None or not torch.equal(to_tokens(into_dit_space(latent.float(), self.latent_format), wire), wire["tokens"]):
-            latent = unfold(wire) if wire["tokens"].any() else to_latent(wire["tokens"], wire)
+        if latent is None or not torch.equal(to_tokens(with_row(into_dit_space(latent.float(), self.latent_format), wire), wire), wire["tokens"]):
+            latent = unfold(wire) if wire["tokens"].any() else without_row(to_latent(wire["tokens"], wire), wire)
         return latent
+
+    @property
+    def space(self) -> NoiseSpace:
+        sampling = self.model.get_model_object("model_sampling")
+        return NoiseSpace(isinstance(sampling, comfy.model_sampling.CONST), float(sampling.percent_to_sigma(1e-4)),
+                          getattr(sampling, "noise_scale", 1.0))
 
     def share_of_data(self, sigma: Tensor) -> Tensor:
         ones, sampling = torch.ones(1), self.model.get_model_object("model_sampling")
@@ -228,7 +209,9 @@ class HandleOfModel(DitHandle):
             return 1.0 - sigma.float()
         return 1 / handed[0] if handed.isfinite().all() and handed.all() else ones[0]
 
-    def entered(self, wire: DitTokens, sigma: Tensor) -> DitTokens:
+    def entered(self, wire: DitTokens, sigmas: Tensor, step: int) -> DitTokens:
+        check_level(wire, sigmas, step)
+        sigma = sigmas[step]
         if "level" in wire or not sigma > 0:
             return wire
         device, sampling = self.model.load_device, self.model.get_model_object("model_sampling")
@@ -242,17 +225,20 @@ class HandleOfModel(DitHandle):
                 cfg: float = 1.0, solver: str = "euler", start_step: int = 0, end_step: int | None = None,
                 report: Report = lambda *_: None) -> tuple[DitTokens, DitTokens]:
         end_step = last_step(start_step, end_step, sigmas)
-        self._check_solver(solver)
+        if self.sampler is None:
+            self._check_solver(solver)
         check_uncut(self.model, is_walked(wire) or end_step < len(sigmas) - 1)
-        if solver == "ddim" and wire.get("noise_mask") is not None and "seed" not in wire.get("start", {}):
+        if solver == "ddim" and self.sampler is None and wire.get("noise_mask") is not None and "seed" not in wire.get("start", {}):
             raise ValueError("ddim draws what lies outside a noise mask by Add Noise's seed: use Add Noise")
         self.previewer = latent_preview.get_previewer(self.model.load_device, self.model.model.latent_format)
-        wire, first = self.entered(wire, sigmas[start_step]), self._first_step(wire, sigmas, start_step)
-        sampler = TokenSampler(wire, *self._start(wire), solver, start_step - first, end_step - first, report)
-        guider = self._guider(wire, positive, negative)
-        guider.set_cfg(cfg)
+        wire, first = self.entered(wire, sigmas, start_step), first_step(wire, sigmas, start_step)
+        if self.sampler is None:
+            levels, sampler = sigmas[first:], TokenSampler(wire, *self._start(wire), report, solver, self.space, start_step - first, end_step - first)
+        else:  # a copy, since core's uni_pc writes into them
+            levels, sampler = sigmas[start_step:end_step + 1].clone(), GivenSampler(wire, *self._start(wire), report, self.sampler)
+        guider = self._guider(wire, positive, negative, cfg)
         with remembering(self.model, wire.get("remembered")) as remembered:
-            latent = self._sample(guider, wire, sampler, sigmas[first:])
+            latent = self._sample(guider, wire, sampler, levels)
             tokens, x0 = sampler.result
             kept = remembered()
         if kept:
@@ -267,9 +253,9 @@ class HandleOfModel(DitHandle):
         self.check_tokens(wire)
         stages, given = self.stages, tuple(filter(None, (positive, negative)))
         check_stages(self.model, wire["size"], *given)
-        wire = self.entered(wire, sigmas[step])
-        guider = self._guider(wire, positive, negative)
-        first, start = self._first_step(wire, sigmas, step), self._start(wire)
+        wire = self.entered(wire, sigmas, step)
+        guider = self._guider(wire, positive, negative, 1.0)
+        first, start = first_step(wire, sigmas, step), self._start(wire)
 
         def run(sampler, cfg: float):
             guider.set_cfg(cfg)
@@ -277,7 +263,8 @@ class HandleOfModel(DitHandle):
             return sampler
 
         def same_noise(_, noise: Tensor) -> None:
-            if not is_walked(wire) and not torch.equal(noise.to(start[1]), start[1]):
+            given = with_row(noise, wire)
+            if not is_walked(wire) and not torch.equal(given.to(start[1]), start[1]):
                 raise StagesError("a wrapper on this MODEL begins with other noise than Add Noise drew, such as FreeNoise; use DiT Denoise")
         with remembering(self.model, wire.get("remembered")):
             listening = Listening(self.model.model.diffusion_model, wire, start, sigmas[step], same_noise)
@@ -285,9 +272,11 @@ class HandleOfModel(DitHandle):
         if not asked:
             raise StagesError("every conditioning is outside its range of steps here, so that the model is not asked; use DiT Denoise Step")
         canvas = canvas_of(wire, asked, stages.patch_size)
-        hiddens = [stages.condition(*call.args, **call.kwargs) for call in asked]
+        with self.running():
+            hiddens = [begun(stages, call.args, call.kwargs) for call in asked]
         seen = [on_grid(canvas, call.parts[0].x, canvas["patch_size"]) if call.parts[0].area else canvas for call in asked]
-        parts = [part for call in asked for part in call.parts]
+        # the wire, which holds them, lies at home
+        parts = [replace(part, x=part.x.to(wire["tokens"].device)) for call in asked for part in call.parts]
 
         def to_x0(prediction: Tensor, cfg: float) -> tuple[Tensor, Onward]:
             answers = to_latent(prediction, canvas).chunk(len(parts))
@@ -311,7 +300,7 @@ class HandleOfModel(DitHandle):
         return [SimpleNamespace(comfy_patcher=self.model)]
 
     def _check_solver(self, solver: str) -> None:
-        check_solver(solver, isinstance(self.model.get_model_object("model_sampling"), comfy.model_sampling.CONST))
+        check_solver(solver, self.space.rectified)
 
     def _start(self, wire: DitTokens) -> tuple[Tensor, Tensor]:
         """Clean latent and noise that the tokens began with, in DiT space; zeros where that is unknown."""
@@ -319,20 +308,30 @@ class HandleOfModel(DitHandle):
         start = wire.get("start") or dict.fromkeys(("clean", "noise"), torch.zeros_like(wire["tokens"]))
         return to_latent(start["clean"], wire), to_latent(start["noise"], wire)
 
-    def _guider(self, wire: DitTokens, positive: Conditioning, negative: Conditioning | None) -> comfy.samplers.CFGGuider:
-        """KSampler's own, for patches of the wire's size."""
+    def _guider(self, wire: DitTokens, positive: Conditioning, negative: Conditioning | None, cfg: float) -> comfy.samplers.CFGGuider:
+        """KSampler's own, or the one given, for patches of the wire's size."""
+        if self.guider is not None:
+            guider, model = copy(self.guider), self._reading(wire["patch_size"])
+            if model is not guider.model_patcher:
+                hooked = guider.model_patcher.is_dynamic() is False and model.is_dynamic()
+                guider.model_patcher = model.get_non_dynamic_delegate() if hooked else model
+                guider.model_options = guider.model_patcher.model_options
+            return guider
         conditionings = {"positive": positive, **({} if negative is None else {"negative": negative})}
         for what, conditioning in conditionings.items():
             self.check_conditioning(conditioning, f"{what} conditioning")
         guider = Guider(self._reading(wire["patch_size"]))
         guider.inner_set_conds(conditionings)
+        guider.set_cfg(cfg)
         return guider
 
     def _sample(self, guider: comfy.samplers.CFGGuider, wire: DitTokens, sampler: comfy.samplers.Sampler, sigmas: Tensor) -> Tensor:
         """Run a sampler as KSampler runs its own: → the LATENT that comes out."""
-        clear, noise = self._start(wire)
+        clear, noise = (without_row(one, wire) for one in self._start(wire))
         start = wire.get("start", {})
-        latent, seed = start.get("latent", clear), start.get("seed")
+        latent, seed = start.get("latent"), start.get("seed")
+        if latent is None:
+            latent = self._latent({**without(wire, "latent"), "tokens": start["clean"]}) if start else clear
         if seed is not None:  # as a side effect it seeds the generator that some patches draw from
             comfy.sample.prepare_noise(latent, seed, wire.get("batch_index"))
         noise = wire["nested"][1](unpacked(noise.clone(), wire)) if "nested" in wire else noise.clone()  # wrappers may change it in place
@@ -340,14 +339,6 @@ class HandleOfModel(DitHandle):
             latent = wire["nested"][1](unpacked(latent, wire))
         return guider.sample(noise, latent, sampler, sigmas, denoise_mask=wire.get("noise_mask"), disable_pbar=True,
                              seed=0 if seed is None else seed)
-
-    def _first_step(self, wire: DitTokens, sigmas: Tensor, step: int) -> int:
-        """The step at which the run began that this one goes on with: KSampler knows its sigmas from there."""
-        begun = wire.get("start", {}).get("sigma")
-        if not is_walked(wire) or begun is None:
-            return step
-        places = (sigmas[:step].float().cpu() == begun).nonzero().flatten().tolist()
-        return places[0] if places else step
 
     def _reading(self, patch_size: int):
         """The MODEL, asked for patches of this size where an adapter brought them."""
@@ -362,7 +353,8 @@ class HandleOfModel(DitHandle):
         sampling = self.model.get_model_object("model_sampling")
         tokens = sampling.inverse_noise_scaling(torch.zeros(()), wire["tokens"])
         if "nested" in wire and latent is not None:
-            latent = packed(latent.unbind()).unsqueeze(2)
+            latent = packed(latent.unbind())
+        latent = latent if latent is None else with_row(latent, wire)
         if latent is not None and not torch.equal(out_of_dit_space(to_latent(tokens, wire), wire["latent_format"]), latent.to(tokens)):
             tokens = to_tokens(into_dit_space(latent.to(tokens), wire["latent_format"]), wire)  # a wrapper around the run changed it
         return {**wire, "tokens": tokens}

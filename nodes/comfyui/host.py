@@ -109,15 +109,25 @@ def vae(tensors: dict[str, Tensor]):
     return made
 
 
-def load(modules: list[nn.Module], memory: float = 0) -> None:
-    """Bring the pack's own models to the device that computes, with room for `memory` bytes beside them. ComfyUI's memory
-    management holds them from then on."""
+def castable(module: nn.Module) -> nn.Module:
+    """The same module, whose layers ComfyUI casts, and keeps in main memory until they are called. It is changed."""
+    if management:
+        for layer in module.modules():
+            if type(layer).__module__.startswith("torch.nn.") and hasattr(comfy.ops.manual_cast, type(layer).__name__):
+                layer.__class__ = getattr(comfy.ops.manual_cast, type(layer).__name__)
+                layer.bias = getattr(layer, "bias", None)  # ComfyUI asks every layer for it
+    return module
+
+
+def load(modules: list[nn.Module], memory: float = 0, least: float | None = None) -> None:
+    """Bring models to the device that computes, with room for `memory` bytes beside them, or `least` where that is too much. ComfyUI's
+    memory management holds them from then on."""
     if management and modules:
         for module in modules:
             if getattr(module, "comfy_patcher", None) is None:  # a copy of a module has none of its own yet
                 module.comfy_patcher = comfy.model_patcher.CoreModelPatcher(
-                    module, management.get_torch_device(), management.unet_offload_device())
-        management.load_models_gpu([module.comfy_patcher for module in modules], memory_required=memory)
+                    castable(module), management.get_torch_device(), management.unet_offload_device())
+        management.load_models_gpu([module.comfy_patcher for module in modules], memory_required=memory, minimum_memory_required=least)
 
 
 def serve(routes: list[tuple[str, str, Callable]]) -> None:
@@ -139,6 +149,20 @@ async def replace(renamed: list[dict]) -> None:
     if getattr(PromptServer, "instance", None):
         for fields in renamed:
             await ComfyAPI().node_replacement.register(io.NodeReplace(**fields))
+
+
+def home() -> torch.device:
+    """Where values lie between nodes, as LATENTs do."""
+    return management.intermediate_device() if management else torch.device("cpu")
+
+
+def in_home_type(value):
+    """A LATENT or an IMAGE in the number type that the host keeps them in (`--fp16-intermediates`)."""
+    if not management or management.intermediate_dtype() == torch.float32:
+        return value
+    if isinstance(value, dict) and isinstance(value.get("samples"), Tensor):
+        return {**value, "samples": in_home_type(value["samples"])}
+    return value.to(management.intermediate_dtype()) if isinstance(value, Tensor) and value.dtype == torch.float32 else value
 
 
 def device() -> torch.device:

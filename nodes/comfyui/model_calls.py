@@ -7,6 +7,7 @@ Followed: _calc_cond_batch and sampling_function of comfy/samplers.py, ComfyUI 0
 from collections import Counter
 from dataclasses import dataclass
 from typing import Callable
+from weakref import ref
 
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 import comfy.samplers
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from ...dit_impl.errors import StagesError
 from ...dit_impl.tokens.patch import token_grid
-from ...dit_impl.tokens.wire import to_latent, to_tokens
+from ...dit_impl.tokens.wire import to_latent, to_tokens, with_row, without_row
 from ...dit_impl.tokens.wire_types import DitTokens
 
 APPLY_MODEL = ("c_concat", "c_crossattn", "control", "transformer_options")  # of BaseModel.apply_model, after x and t
@@ -51,19 +52,32 @@ class _Step(comfy.samplers.Sampler):
 
     def __init__(self, wire: DitTokens, start: tuple[Tensor, Tensor], sigma: Tensor, before: Callable = lambda *_: None):
         """before(guider, noise): called first."""
-        self.wire, (self.clean, self.noise), self.sigma, self.before = wire, start, sigma, before
+        self.wire, self.sigma, self.before = wire, sigma, before
+        self.clean, self.noise = (without_row(one, wire) for one in start)
         self.counted: Counter = Counter()
+
+    def handed(self, latent: Tensor) -> Tensor:
+        """A latent as ComfyUI hands it to a sampler: several tensors are packed as [B, 1, N]."""
+        return latent.squeeze(2) if "nested" in self.wire else latent
+
+    def kept(self, latent: Tensor) -> Tensor:
+        """The same as the wire has it."""
+        return latent.unsqueeze(2) if "nested" in self.wire else latent
 
     def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
         """Called by CFGGuider.inner_sample."""
         self.before(model_wrap, noise)
         self.guider, self.counted, options = model_wrap, Counter(), extra_args["model_options"]
-        add_wrapper_with_key(WrappersMP.APPLY_MODEL, "dit_blocks", lambda executor, x, t, *args, **kwargs: self.instead(
+        me = ref(self)  # the options ride on to the stages: they must not keep what was captured
+        add_wrapper_with_key(WrappersMP.APPLY_MODEL, "dit_blocks", lambda executor, x, t, *args, **kwargs: me().instead(
             lambda: executor(x, t, *args, **kwargs), x, t, {**dict(zip(APPLY_MODEL, args)), **kwargs}), options, is_model_options=True)
         model = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
         model.latent_image, model.noise = self.clean.to(noise), self.noise.to(noise)
-        x = to_latent(self.wire["tokens"].to(noise), self.wire)
-        self.look(lambda: model(x, self.sigma.to(noise) * noise.new_ones(len(noise)), denoise_mask=denoise_mask, **extra_args), options)
+        x = without_row(to_latent(self.wire["tokens"].to(noise), self.wire), self.wire)
+        try:
+            self.look(lambda: model(x, self.sigma.to(noise) * noise.new_ones(len(noise)), denoise_mask=denoise_mask, **extra_args), options)
+        finally:
+            self.guider = None  # whose options hold this sampler: a circle would keep what was captured
         return noise
 
     def look(self, x0: Callable[[], Tensor], options: dict) -> None:
@@ -75,7 +89,7 @@ class _Step(comfy.samplers.Sampler):
     def parts(self, x: Tensor, options: dict) -> list[Part]:
         """The parts of a batch, each known by its conditioning and by how often that was asked before."""
         found, which = [], list(zip(options["cond_or_uncond"], options["uuids"]))
-        for one, latent in zip(which, x.chunk(len(which))):
+        for one, latent in zip(which, with_row(x, self.wire).chunk(len(which))):
             found.append(Part((*one, self.counted[one]), latent, self._area(*one)))
             self.counted[one] += 1
         return found
@@ -130,17 +144,17 @@ class Answering(_Step):
         self.answers, self.model_sampling, self.x0 = answers, model_sampling, None
 
     def look(self, x0, options):
-        self.x0 = to_tokens(x0(), self.wire)
+        self.x0 = to_tokens(with_row(x0(), self.wire), self.wire)
 
     def instead(self, apply_model, x, t, rest):
         found = []
         for part in self.parts(x, rest["transformer_options"]):
             known, answer = self.answers.get(part.key, (None, None))
-            if known is None or not torch.equal(known.x, part.x):
+            if known is None or not torch.equal(known.x.to(part.x), part.x):
                 raise StagesError("a function on this MODEL asks the model for something else than DiT Condition laid out, which the stages did "
                                   "not compute; use DiT Denoise or DiT Denoise Step")
             found.append(answer)
-        return self.model_sampling.calculate_denoised(t, torch.cat(found).to(x), x)
+        return self.model_sampling.calculate_denoised(t, without_row(torch.cat(found), self.wire).to(x), x)
 
 
 def canvas_of(wire: DitTokens, asked: list[Asked], patch_size: int) -> DitTokens:

@@ -18,6 +18,7 @@ from ...dit_impl.sampling.flow import RectifiedFlow
 from ...dit_impl.sampling.regions import refuse_what_is_not_taken
 from ...dit_impl.tokens.patch import patchify, token_grid, unpatchify
 from ...dit_impl.tokens.wire import into_dit_space, out_of_dit_space
+from . import host
 from .patched_model import PATCH_SIZE
 
 ASKED_FOR_X0 = "dit_blocks_asked_for_x0"  # in transformer_options: whether the model's sampling takes x0 as it is
@@ -61,6 +62,10 @@ class LatentTransformer(nn.Module):
         if context is not None:
             arguments["context"] = context
         prediction = unpatchify(self._run(patchify(x, p), token_grid(*size, p), p, timesteps, arguments), p, tuple(size))
+        return self.answered(prediction, x, timesteps, options)
+
+    def answered(self, prediction: Tensor, x: Tensor, timesteps: Tensor, options: dict) -> Tensor:
+        """The model's prediction as the sampling that asks for it takes it."""
         if self.answers_x0 and not options.get(ASKED_FOR_X0):  # another sampling asks for the velocity ε − x0 = (x − x0) / σ
             return (x - prediction) / (timesteps.to(x) / 1000).view(-1, 1, 1, 1)
         return prediction
@@ -129,6 +134,7 @@ def as_model(dit: DitHandle):
         raise ValueError(f"{dit.name} is a MODEL already: wire that")
     patcher = getattr(dit.model, "comfy_patcher", None)
     if patcher is None or not isinstance(patcher.model, ModelOfDit):
+        host.castable(dit.model)
         patcher = dit.model.comfy_patcher = comfy.model_patcher.CoreModelPatcher(
             ModelOfDit(dit), comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device())
     return patcher.clone()

@@ -11,6 +11,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from .memory import memory_of, remembering
+
 SIDE, FRAMES, WORDS = 64, 4, 8  # of the latent and the text that it is asked with
 NEEDED = {"num_tokens": WORDS, "guidance": torch.ones(1)}  # what some models can't be called without
 ATTRIBUTES = ("patch_size", "patch_spatial", "patch")
@@ -86,7 +88,8 @@ def _first_to_see(transformer: nn.Module, x: Tensor, time: Tensor, text: Tensor 
     layers = [layer for layer in transformer.modules() if not any(layer.children()) and any(True for _ in layer.parameters(recurse=False))]
     hooks = [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in layers]
     try:
-        transformer(x, time, context=text, transformer_options={}, **more)
+        with remembering(transformer, memory_of(transformer)):
+            transformer(x, time, context=text, transformer_options={}, **more)
     except _Reached:
         pass
     finally:

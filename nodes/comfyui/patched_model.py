@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...dit_impl.errors import BackboneError, StagesError
-from ...dit_impl.handle.patch_schedule import PatchSchedule
+from ...dit_impl.handle.patch_schedule import PatchSchedule, step_at
 from ...dit_impl.sampling.flow import DDPM, Flow, RectifiedFlow
 from ...dit_impl.tokens.other_sizes import Reading, choose_method
 from ...dit_impl.tokens.patch import patchify, token_grid, unpatchify
@@ -51,9 +51,11 @@ def flow_of(model) -> Flow:
 
 def with_patch_schedule(model, plan: PatchSchedule):
     """→ ModelPatcher over the same weights, with the plan's patch size and guidance at each step. Raises BackboneError."""
+    if several := next((row.sizes for row in plan.rows if row.splits), None):
+        raise BackboneError(f"a MODEL reads patches of one size in a step, not {several}: leave out what stands after 'with'")
     def size_at(sigma: float, options: dict) -> int:
         sigmas = options["sample_sigmas"]
-        return plan.patch_size(sigma, int((sigmas[:-1] > sigma * (1 + 1e-6)).sum()), len(sigmas) - 1)
+        return plan.patch_size(sigma, step_at(sigma, sigmas), len(sigmas) - 1)
 
     def guide_coarse_steps(args: dict) -> list[Tensor]:
         cond, uncond, *others = args["conds_out"]

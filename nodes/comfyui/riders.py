@@ -19,6 +19,7 @@ from ...dit_impl.handle.backbone import Conditioning
 CFG_FUNCTIONS = ("sampler_pre_cfg_function", "sampler_cfg_function", "sampler_post_cfg_function")
 WHOLE = "use DiT Denoise over all steps, from Add Noise to the schedule's end"
 # around a whole run, and the same around each step of it
+PLANS = "dit_blocks_plans"  # in model_options, and the key of the wrapper that runs plans of blocks
 HARMLESS = ("infinite_talk_outer_sample", "triposplat_sampling_preview")
 
 
@@ -120,6 +121,12 @@ def check_uncut(model, cut: bool) -> None:
                             "with one patch size and without capture_blocks")
 
 
+def left_out_by_stages(model) -> str:
+    """What on a MODEL changes how fast it runs whole and does nothing in stages, in words; "" where there is nothing."""
+    return "stages run without this MODEL's torch.compile: only DiT Denoise and DiT Denoise Step use it" if "torch.compile" in wrappers_of(
+        model, WrappersMP.APPLY_MODEL) else ""
+
+
 def check_stages(model, size: tuple[int, ...], *conditionings: Conditioning) -> None:
     """Raise StagesError for what can't be done in stages."""
     if any(comfy.sampler_helpers.cond_has_hooks(conditioning) for conditioning in conditionings):
@@ -127,6 +134,11 @@ def check_stages(model, size: tuple[int, ...], *conditionings: Conditioning) -> 
     what = around_a_run(model)
     if what:
         raise StagesError(f"this MODEL carries {what}; {WHOLE}")
+    if model.get_additional_models_with_key("multigpu"):
+        raise StagesError("this MODEL runs on several GPUs, the stages on one: leave MultiGPU out, or use DiT Denoise or DiT Denoise Step")
+    if wrappers_of(model, WrappersMP.APPLY_MODEL).get(PLANS):
+        raise StagesError("this MODEL carries DiT Blocks (MODEL), whose plan stages would leave out: take it away, and use DiT Blocks, or use "
+                          "DiT Denoise")
     handler = model.model_options.get("context_handler")
     if handler is not None:
         frames = size[handler.dim - 2] if hasattr(handler, "dim") and 2 <= handler.dim < 2 + len(size) else None

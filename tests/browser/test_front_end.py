@@ -189,3 +189,53 @@ def test_the_blueprint_is_found_in_the_node_search(page):
     page.mouse.click(800, 850)
     page.wait_for_function("title => app.graph.nodes.some(node => node.title === title)", arg=BLUEPRINT)
     assert menu(page, BLUEPRINT) == {COLLAPSE: True}
+
+
+# --- DiT Denoise ---
+
+LOOP, FIRST_STEP = "Explode into a loop of stages", "Explode its first step into stages"
+WHOLE = json.loads((ROOT / "example_workflows" / "text_to_image.json").read_text(encoding="utf-8"))
+WHOLE["nodes"] = [node for node in WHOLE["nodes"] if node["type"] != "MarkdownNote"]
+for _node in WHOLE["nodes"]:
+    if _node["type"] == "DiTBlocksEmptyLatent":
+        _node["widgets_values"] = [96, 64, 1]
+    if _node["type"] == "DiTBlocksSchedule":
+        _node["widgets_values"] = [5, "simple", 1.0]
+
+
+def entries(page, title: str) -> list[str]:
+    return evaluate(page, title, "app.canvas.getNodeMenuOptions(node).filter(item => item?.content?.startsWith('Explode')).map(item => item.content)")
+
+
+def test_denoise_explodes_into_a_loop_or_its_first_step(page, host, run, load):
+    load(WHOLE)
+    evaluate(page, "DiT Denoise", "node.widgets.find(({ name }) => name === 'cfg').value = 2.5")
+    evaluate(page, "DiT Denoise", "node.widgets.find(({ name }) => name === 'start_step').value = 1")
+    whole, before, old = draw(run, host), prompt(page), find(page, "DiT Denoise")
+    loops = "StartLoop" in host.get("/object_info")
+    choose(page, "DiT Denoise", LOOP if loops else FIRST_STEP)
+    exploded = prompt(page)
+    kinds = [node["class_type"] for node in exploded.values()]
+    assert kinds.count("DiTBlocksCondition") == 1 and ("DiTBlocksDenoise" in kinds) == (not loops)
+    if loops:
+        (start,) = [node["inputs"] for node in exploded.values() if node["class_type"] == "StartLoop"]
+        assert start["mode"] == "For" and start["mode.start_iteration_index"] == 1 and start["mode.max_iteration"] == 5
+    else:
+        assert exploded[old]["inputs"]["start_step"] == 2
+    assert np.array_equal(draw(run, host), whole)
+    page.keyboard.press("Control+z")
+    page.wait_for_function("app.graph.nodes.every(node => !node.isSubgraphNode())")
+    assert prompt(page) == before
+
+
+def test_a_denoise_that_stages_can_t_stand_for_says_why(page, host, load):
+    load(WHOLE)
+    label = LOOP if "StartLoop" in host.get("/object_info") else FIRST_STEP
+    assert entries(page, "DiT Denoise") == [label]
+    for name, value, says in (("solver", "heun", "not with heun"), ("solver", "dpmpp_2m_sde", "not with dpmpp_2m_sde"), ("patch_method", "resample", "not with resample")):
+        own = evaluate(page, "DiT Denoise", f"node.widgets.find(({{ name }}) => name === '{name}').value")
+        evaluate(page, "DiT Denoise", f"node.widgets.find(({{ name }}) => name === '{name}').value = '{value}'")
+        assert entries(page, "DiT Denoise") == [f"{label} ({says})"]
+        evaluate(page, "DiT Denoise", f"node.widgets.find(({{ name }}) => name === '{name}').value = '{own}'")
+    evaluate(page, "Sigma Schedule", "node.widgets.find(({ name }) => name === 'scheduler').value = 'beta'")
+    assert entries(page, "DiT Denoise") == ([f"{LOOP} (the number of steps is not known)"] if label == LOOP else [label])

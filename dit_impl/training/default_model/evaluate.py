@@ -1,5 +1,6 @@
 """`dit-blocks eval embedded`: how often the default model draws what the prompt says, and how well its VAE rebuilds pictures."""
 
+from collections.abc import Iterable
 from pathlib import Path
 import random
 import re
@@ -10,15 +11,19 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
+from ...cost.answers import of_walk
+from ...cost.arithmetic import architecture
 from ...handle.backbone import Backbone
 from ...handle.patch_schedule import PatchSchedule, denoise_by_schedule, parse_schedule
 from ...sources.embedded import FOLDER, EmbeddedVAE, Parts, load_embedded
 from ...tokens.wire import unfold
-from . import evaluate_mixed, matcher, scenes, textures, things
+from . import matcher, scenes, textures, things
 from .reader import read_scene, same_scene
 from .train_vae import psnr
 
 STEPS, CFG, BATCH = 20, 2.0, 20
+# coarse patches at first, then fine ones where there is detail
+MIXED = {"4-2": "4 until 30%, then 4 with 2 on 25%", "8-4-2": "8 until 30%, then 8 with 4 on 50% with 2 on 50%"}
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea")
 
 _THING = re.compile(
@@ -57,25 +62,28 @@ def draw_prompts(prompts: list[str], plan: PatchSchedule, seed: int = 0, dit: Ba
 
 
 Draw = Callable[[list[str], int], Tensor]  # prompts and a seed → pictures [B, 3, H, W]
+Each = Callable[[Callable, Iterable], Iterable]  # as `map`: a function and what to call it with, one by one or many at a time
 
 
 def share_right(wanted: list[scenes.Scene], draw: Draw, read: Callable[[Tensor], scenes.Scene] = read_scene,
-                progress: Callable[[int], None] = lambda _: None) -> float:
-    """Share of scenes drawn with every attribute right, from their full captions."""
-    right = 0
-    for start in range(0, len(wanted), BATCH):
+                progress: Callable[[int], None] = lambda _: None, each: Each = map) -> float:
+    """Share of scenes drawn with every attribute right, from their full captions. each: draws the batches."""
+    def right_of(start: int) -> int:
         batch = wanted[start:start + BATCH]
         pictures = draw([scenes.caption(scene) for scene in batch], start)
-        right += sum(same_scene(read(picture), scene) for picture, scene in zip(pictures, batch))
-        progress(start + len(batch))
+        return sum(same_scene(read(picture), scene) for picture, scene in zip(pictures, batch))
+    right, starts = 0, range(0, len(wanted), BATCH)
+    for start, count in zip(starts, each(right_of, starts)):
+        right += count
+        progress(min(start + BATCH, len(wanted)))
     return right / len(wanted)
 
 
 def accuracy(wanted: list[scenes.Scene], patch_size: int, progress: Callable[[int], None] = lambda _: None, dit: Backbone | None = None,
-             method: str = "auto", parts: Parts | None = None, read: Callable[[Tensor], scenes.Scene] = read_scene) -> float:
+             method: str = "auto", parts: Parts | None = None, read: Callable[[Tensor], scenes.Scene] = read_scene, each: Each = map) -> float:
     """Share of scenes drawn with every attribute right at a patch size. dit, parts: as in `draw_prompts`."""
     plan = parse_schedule(str(patch_size), method)
-    return share_right(wanted, lambda prompts, seed: draw_prompts(prompts, plan, seed, dit, parts)[0], read, progress)
+    return share_right(wanted, lambda prompts, seed: draw_prompts(prompts, plan, seed, dit, parts)[0], read, progress, each)
 
 
 def unevenness(wanted: list[scenes.Scene], pictures: Tensor) -> float:
@@ -119,10 +127,10 @@ def vae_psnr(vae: EmbeddedVAE, pictures: Tensor) -> float:
     return sum(values) / len(values)
 
 
-def evaluate_embedded(prompts: Path | None = None, progress: Callable[[int, int], None] = lambda *_: None) -> dict:
+def evaluate_embedded(prompts: Path | None = None, progress: Callable[[int, int], None] = lambda *_: None, each: Each = map) -> dict:
     """Caption accuracy at every patch size and with several in one sequence, how even backgrounds are, PSNR, and size on disk.
 
-    `prompts`: a file of full captions, one a line. `progress(done, of)` counts the pictures. What can't be measured here says in a line why.
+    `prompts`: a file of full captions, one a line. `progress(done, of)` counts the pictures. each: draws batches, as `map` does. What can't be measured here says in a line why.
     """
     parts = load_embedded()
     sizes, own = parts[0].patch_sizes, parts[0].patch_size
@@ -138,21 +146,18 @@ def evaluate_embedded(prompts: Path | None = None, progress: Callable[[int, int]
     else:
         runs += [("thing", thing, p, matcher.read_scene) for p in sizes]
         runs += [("thing_pair", thing_pair, own, matcher.read_scene), ("thing_triple", thing_triple, own, matcher.read_scene)]
-    runs, splits = [run for run in runs if run[1]], [split for split in evaluate_mixed.SPLITS if set(split.sizes) <= set(sizes)]
-    splits = splits if singles else []
-    done, total = 0, sum(len(wanted) for _, wanted, *_ in runs) + len(splits) * len(singles)
+    runs = [run for run in runs if run[1]]
+    plans = {name: parse_schedule(rows) for name, rows in MIXED.items() if singles and set(map(int, name.split("-"))) <= set(sizes)}
+    done, total = 0, sum(len(wanted) for _, wanted, *_ in runs) + len(plans) * len(singles)
     for kind, wanted, p, read in runs:
         of_kind = report["accuracy"].setdefault(kind, {})
-        of_kind[str(p)] = accuracy(wanted, p, lambda n: progress(done + n, total), read=read)
+        of_kind[str(p)] = accuracy(wanted, p, lambda n: progress(done + n, total), read=read, each=each)
         done += len(wanted)
-    whole = evaluate_mixed.flops(evaluate_mixed.Split((own,), ()), STEPS, parts) if splits else 0
     report["mixed"] = {}
-    for split in splits:
-        right = share_right(singles, lambda captions, seed: evaluate_mixed.draw_mixed(captions, split, STEPS, CFG, seed, parts),
-                            progress=lambda n: progress(done + n, total))
-        side = parts[0].picture_size // parts[0].downscale
-        report["mixed"][str(split)] = {"accuracy": right, "flops": evaluate_mixed.flops(split, STEPS, parts) / whole,
-                                       "tokens": evaluate_mixed.token_share(split, side, own)}
+    for name, plan in plans.items():
+        right = share_right(singles, lambda captions, seed: draw_prompts(captions, plan, seed)[0],
+                            progress=lambda n: progress(done + n, total), each=each)
+        report["mixed"][name] = {"accuracy": right, **spent(parts[0], plan)}
         done += len(singles)
     if singles:
         few = singles[:BATCH]
@@ -169,6 +174,14 @@ def evaluate_embedded(prompts: Path | None = None, progress: Callable[[int, int]
     report["bytes"] = sum(file.stat().st_size for file in FOLDER.glob("*.safetensors"))
     report["prompts"] = len(singles) + len(pairs)
     return report
+
+
+def spent(dit: Backbone, plan: PatchSchedule) -> dict[str, float]:
+    """FLOPs and image tokens of a guided run, as shares of what the model's own patch size takes."""
+    shape, side = architecture(dit), dit.picture_size // dit.downscale
+    walk, own = (of_walk(shape, (side, side), one, dit.schedule(STEPS), CFG) for one in (plan, parse_schedule(str(dit.patch_size))))
+    tokens = [sum(one["steps"] * one["tokens"] for one in each["stretches"]) for each in (walk, own)]
+    return {"flops": walk["share"], "tokens": tokens[0] / tokens[1]}
 
 
 def things_unknown(parts: Parts) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ....dit_impl.cost.arithmetic import CountedArchitecture
 from ....dit_impl.errors import StagesError
 from ....dit_impl.model.position import resized
+from ....dit_impl.model.rotary import Placing, moved, table
 from ....dit_impl.model.stages import Attention, Hidden, Look, Stages, joint_attention
 
 TRAINED = 128  # latent cells a side of the pictures that SD3, SD3.5 and AuraFlow were trained on: 1024 pixels
@@ -35,6 +36,8 @@ class ModelStages(Stages):
     """A MODEL's diffusion model by stages. Adapters fill in what is left open here."""
 
     upstream: str                 # the class followed
+    rotary = ""                   # the module that makes rotary tables
+    trained = TRAINED // 2        # tokens a side of the pictures that a rotary model was trained on
     rewritten: tuple[str, ...]    # its methods that the stages stand for
     needs: tuple[str, ...]        # attributes that the stages call
     reads_text: str               # the linear layer that text comes in by
@@ -67,7 +70,25 @@ class ModelStages(Stages):
         """The width of the text tokens that the model reads."""
         return self.model.get_submodule(self.reads_text).in_features
 
-    def attentions(self, hidden: Hidden, tokens: int) -> list[Attention]:
+    def first_token(self, hidden: Hidden) -> int:
+        """Where the picture's tokens begin in what the rotary embedding is asked about."""
+        return hidden.context.shape[1]
+
+    def placed(self, hidden: Hidden, tokens: int, placing: Placing) -> Hidden:
+        """`position_embed` of rotary positions, with `tokens` tokens of the picture placed otherwise. Raises StagesError."""
+        embedder = self.model.get_submodule(self.rotary)
+        if not (hasattr(embedder, "theta") and hasattr(embedder, "axes_dim")):
+            raise StagesError(f"the rotary positions of {self.name} are made in a way that is not known: use mode \"model\"")
+        first, calls, own = self.first_token(hidden), count(), embedder.forward
+
+        def forward(ids: Tensor) -> Tensor:
+            if next(calls) == 0:  # later ones are of other pictures
+                ids = moved(ids, slice(first, first + tokens), placing)
+            return table(ids, embedder.axes_dim, embedder.theta, placing) if placing.changes_turns else own(ids)
+        with instead(embedder, "forward", forward):
+            return self.position_embed(hidden)
+
+    def attentions(self, hidden: Hidden, tokens: int, block: int = 0) -> list[Attention]:
         text, every = self.text_tokens(hidden), 0 if hidden.context is None else hidden.context.shape[1]
         return [joint_attention(text, range(every, every + tokens), every + hidden.x.shape[1])]
 
@@ -103,15 +124,7 @@ class ModelStages(Stages):
     @contextmanager
     def observe(self, i: int, look: Look):
         def begin(block, args, kwargs):
-            options, numbers = kwargs.get("transformer_options") or {}, count()
-            earlier = options.get(OVERRIDE)
-
-            def override(attend, *given, **how):
-                added = look(next(numbers), *queries_and_keys(*given, **how))
-                if added is not None:
-                    given, how = with_mask(added, *given, **how)
-                return earlier(attend, *given, **how) if earlier else attend(*given, **how)
-            return args, {**kwargs, "transformer_options": {**options, OVERRIDE: override}}
+            return args, {**kwargs, "transformer_options": observed(kwargs.get("transformer_options") or {}, look)}
         hook = self.blocks[i].register_forward_pre_hook(begin, with_kwargs=True)
         try:
             yield
@@ -127,6 +140,33 @@ class ModelStages(Stages):
         hidden = self.condition(x, timesteps, context, **kwargs)
         hidden = self.position_embed(self.patch_embed(hidden))
         return self.head(self.run_blocks(hidden, range(len(self.kinds))))
+
+
+@contextmanager
+def instead(owner: nn.Module, name: str, value: object) -> Iterator[None]:
+    """While it lasts, an attribute of a module is another."""
+    missing = object()
+    own = vars(owner).get(name, missing)
+    vars(owner)[name] = value
+    try:
+        yield
+    finally:
+        if own is missing:
+            del vars(owner)[name]
+        else:
+            vars(owner)[name] = own
+
+
+def observed(options: dict, look: Look) -> dict:
+    """transformer_options of one run of a block whose attentions `look` observes."""
+    numbers, earlier = count(), options.get(OVERRIDE)
+
+    def override(attend, *given, **how):
+        added = look(next(numbers), *queries_and_keys(*given, **how))
+        if added is not None:
+            given, how = with_mask(added, *given, **how)
+        return earlier(attend, *given, **how) if earlier else attend(*given, **how)
+    return {**options, OVERRIDE: override}
 
 
 def weights_of(layer: nn.Module) -> int:

@@ -13,7 +13,7 @@ class FluxStages(ModelStages):
     reads_text = "txt_in"
     embed, final, usual_text, guided = "img_in", "final_layer.linear", 512, False
     of_image, of_text = (rf"double_blocks\.\d+\.{side}_(attn|mlp)\..*|single_blocks\.\d+\.linear\d" for side in ("img", "txt"))
-    positions = "rotary"
+    positions, rotary = "rotary", "pe_embedder"
     rewritten = ("forward", "_forward", "forward_orig")
     needs = ("params", "process_img", "img_in", "time_in", "vector_in", "txt_norm", "txt_in", "pe_embedder", "double_blocks",
              "single_blocks", "final_layer")

@@ -17,7 +17,7 @@ class LuminaStages(ModelStages):
     reads_text = "cap_embedder.1"
     embed, final = "x_embedder", "final_layer.linear"
     of_image, of_text = (rf"(layers|{refiner})\.\d+\.(attention|feed_forward)\..*" for refiner in ("noise_refiner", "context_refiner"))
-    positions = "rotary"
+    positions, rotary = "rotary", "rope_embedder"
     rewritten = ("forward", "_forward", "patchify_and_embed", "embed_all")
     needs = ("t_embedder", "time_scale", "clip_text_pooled_proj", "embed_cap", "context_refiner", "x_embedder", "pad_tokens_multiple",
              "rope_embedder", "noise_refiner", "layers", "final_layer", "unpatchify")
@@ -38,6 +38,9 @@ class LuminaStages(ModelStages):
         model = self.model
         return {"joint": width * len(model.layers), "image_to_image": width * len(model.noise_refiner),
                 "text_to_text": width * len(model.context_refiner), "multiple": model.pad_tokens_multiple or 1}
+
+    def first_token(self, hidden: Hidden) -> int:
+        return 0
 
     def text_tokens(self, hidden: Hidden) -> range:
         return range(hidden.extra["text_length"])  # after it the text may be padded

@@ -40,7 +40,7 @@ class MMDiTStages(ModelStages):
         return {"joint": width * len(self.kinds), "image_to_image": width * sum(hasattr(block.x_block, "attn2") for block in self.blocks),
                 "registers": self.model.register_length}
 
-    def attentions(self, hidden: Hidden, tokens: int) -> list[Attention]:
+    def attentions(self, hidden: Hidden, tokens: int, block: int = 0) -> list[Attention]:
         image = {"image": range(tokens)}
         return [*super().attentions(hidden, tokens), Attention(image, image, tokens)]  # the second one in dual blocks only
 

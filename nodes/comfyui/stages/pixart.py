@@ -37,7 +37,7 @@ class PixArtStages(ModelStages):
             raise StagesError(f"{self.name} merges the keys of neighbours in some blocks, whose cost is not known here")
         return {"image_to_image": width * len(self.kinds), "image_to_text": width * len(self.kinds)}
 
-    def attentions(self, hidden: Hidden, tokens: int) -> list[Attention]:
+    def attentions(self, hidden: Hidden, tokens: int, block: int = 0) -> list[Attention]:
         image, text = {"image": range(tokens)}, self.text_tokens(hidden)
         return [Attention(image, image, tokens), Attention(image, {"text": text}, len(text))]
 

@@ -13,7 +13,7 @@ class QwenImageStages(ModelStages):
     embed, final, usual_text = "img_in", "proj_out", 512
     of_image = r"transformer_blocks\.\d+\.(img_mlp\..*|attn\.to_(q|k|v|out\.0))"
     of_text = r"transformer_blocks\.\d+\.(txt_mlp\..*|attn\.(add_[qkv]_proj|to_add_out))"
-    positions = "rotary"
+    positions, rotary = "rotary", "pe_embedder"
     rewritten = ("forward", "_forward")
     needs = ("process_img", "img_in", "txt_norm", "txt_in", "time_text_embed", "pe_embedder", "transformer_blocks", "norm_out", "proj_out")
 

@@ -11,7 +11,7 @@ class WanStages(ModelStages):
     name = "Wan"
     upstream = "comfy.ldm.wan.model.WanModel"
     reads_text = "text_embedding.0"
-    positions = "rotary"
+    positions, rotary, trained = "rotary", "rope_embedder", 80  # 1280 pixels
     rewritten = ("forward", "_forward", "forward_orig")
     needs = ("patch_embedding", "rope_encode", "freq_dim", "dim", "time_embedding", "time_projection", "text_embedding", "img_emb",
              "ref_conv", "blocks", "head", "unpatchify")
@@ -35,7 +35,10 @@ class WanStages(ModelStages):
     def architecture(self, name, channels, downscale):
         raise StagesError(f"{self.name} draws videos, whose frames are not counted here")
 
-    def attentions(self, hidden: Hidden, tokens: int) -> list[Attention]:
+    def first_token(self, hidden: Hidden) -> int:
+        return hidden.extra["img_offset"]
+
+    def attentions(self, hidden: Hidden, tokens: int, block: int = 0) -> list[Attention]:
         offset, shown = hidden.extra["img_offset"], hidden.extra["image_context"] or 0
         image, text = range(offset, offset + tokens), range(hidden.context.shape[1] - shown)
         own = Attention({"image": image}, {"image": image}, hidden.x.shape[1])

@@ -7,7 +7,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from ..errors import LibraryError
+from .errors import LibraryError
 
 OLDEST = {"diffusers": "0.36"}  # as in pyproject.toml
 

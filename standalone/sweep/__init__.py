@@ -1,0 +1,1 @@
+"""`dit-blocks sweep`: one workflow over many values of its widgets, in many processes."""

@@ -1,0 +1,48 @@
+"""MODELs and the default model of a real ComfyUI on a simulated GPU: whole, in a chain of steps and by stages they give what KSampler gives there,
+whatever of the weights is on the device; nothing of it is left on wires; adapters are learnt and worn there."""
+
+import functools
+import json
+import os
+import subprocess
+
+from comfyui_host import COMFYUI, HERE, PYTHON, ROOT, needs_comfyui
+import pytest
+
+pytestmark = needs_comfyui
+# mode, number type, words to choose checks by, the device: "lazy" knows a backward pass, "cuda" is what ComfyUI asks for
+RUNS = (("normal", "fp16", (), "cuda"), ("dynamic", "fp8", (), "cuda"), ("novram", "bf16", ("draws",), "cuda"), ("gpuonly", "bf16", ("sd3", "wan"), "cuda"),
+        ("normal", "bf16", ("adapter", "default"), "lazy"), ("dynamic", "bf16", ("adapter", "default"), "lazy"))
+
+
+@pytest.fixture(scope="module")
+def errors(tmp_path_factory):
+    """errors(run) → case → None, or how it failed. Everything of a run is in one process."""
+    packs = tmp_path_factory.mktemp("packs")
+    (packs / "dit_blocks").symlink_to(ROOT, target_is_directory=True)
+
+    @functools.cache
+    def run(mode: str, dtype: str, words: tuple[str, ...], kind: str) -> dict[str, str | None]:
+        done = subprocess.run([PYTHON, HERE / "gpu" / "host_gpu_check.py", COMFYUI, packs, mode, dtype, *words], capture_output=True, text=True,
+                              timeout=1800, env={**os.environ, "OMP_NUM_THREADS": "1", "SIMULATED_DEVICE": kind})
+        assert done.returncode == 0, done.stderr[-3000:]
+        lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"case"')]
+        return {line["case"]: line["error"] for line in lines}
+    return run
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: " ".join((*run[:2], *run[2], run[3])))
+def test_on_the_simulated_gpu(errors, run):
+    found = errors(*run)
+    assert found and not any(found.values()), "\n".join(f"{case}\n{error}" for case, error in found.items() if error)
+
+
+def test_the_benchmark_runs_in_small(tmp_path):
+    command = [PYTHON, ROOT / "benchmarks" / "gpu.py", "--comfyui", COMFYUI, "--out", tmp_path, "--small"]
+    sections = [word for one in ("parity", "speed sd35_medium", "own", "adapter") for word in ("--section", one)]
+    done = subprocess.run([*command, *sections, "--minutes", "30"], capture_output=True, text=True, timeout=1800, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    lines = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
+    assert sum(line["what"].endswith("equals KSampler") for line in lines) >= 16
+    assert all(line["value"] for line in lines if line["what"].endswith("equals KSampler"))
+    assert {"KSampler: a step", "stages: a step", "ours: a step", "a step of training"} <= {line["what"] for line in lines}
