@@ -9,7 +9,7 @@ from .load import LoadCheckpoint, LoadDiffusers, LoadEmbedded, SaveCheckpoint
 from .model import FromModel, ToModel
 from .patch import Patchify, PatchifyImage, Unpatchify
 from .patch_schedule import PatchRegions, PatchSchedule, PatchScheduleModel
-from .pictures import ContentAndPlace, PatchFilters, PipelineReport, TokenPCA, TokenSimilarity, Trajectory
+from .pictures import ContentAndPlace, PatchFilters, PipelineReport, ResponseMaps, TokenPCA, TokenSimilarity, Trajectory
 from .probe import BlockAblation, Parity
 from .steering import LoadSteeringVector, SaveSteeringVector, Steer, SteeringVector
 from .textbook import DiffusionLoss, NoiseAtTime, Trainable, TrainStep
@@ -26,6 +26,6 @@ NODES = [LoadEmbedded, FromModel, ToModel, LoadDiffusers, LoadCheckpoint, SaveCh
          SteeringVector, Steer, SaveSteeringVector, LoadSteeringVector,
          Parity, BlockAblation,
          AttentionMap, AttentionSteps, PositionSimilarity,
-         PatchFilters, TokenPCA, TokenSimilarity, Trajectory, PipelineReport, ContentAndPlace,
+         PatchFilters, ResponseMaps, TokenPCA, TokenSimilarity, Trajectory, PipelineReport, ContentAndPlace,
          NewDiT, TrainingSet, TrainingScenes, Train, LoadAdapter, SaveAdapter,
          Trainable, NoiseAtTime, DiffusionLoss, TrainStep]

@@ -20,7 +20,7 @@ from .wires import (
     tokens_or_hidden_input,
 )
 
-CATEGORY = "DiT Blocks/see"
+CATEGORY = "DiT Blocks/visualize"
 TOKEN_MAX = 2 ** 20
 
 

@@ -18,10 +18,10 @@ class Budget(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DiTBlocksBudget",
-            display_name="Budget",
+            display_name="Patch Budget",
             category=CATEGORY,
             description="What a step costs at a patch size: tokens, FLOPs and memory, with and without patches. Only arithmetic: no model runs.",
-            search_aliases=["FLOPs", "tokens", "cost", "why patches"],
+            search_aliases=["FLOPs", "tokens", "cost", "why patches", "budget", "开销"],
             is_output_node=True,
             inputs=[
                 io.Combo.Input("preset", options=list(arithmetic.PRESETS), default="SD3-medium", tooltip="A known model. Not used if dit is wired."),

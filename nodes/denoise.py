@@ -35,6 +35,7 @@ class Schedule(io.ComfyNode):
             display_name="Sigma Schedule",
             category="DiT Blocks/denoise",
             description="The noise levels of the steps, from the model's highest down to 0.",
+            search_aliases=["scheduler", "sigmas", "BasicScheduler", "noise schedule", "噪声调度", "调度器"],
             inputs=[
                 dit_input(),
                 io.Int.Input("steps", default=20, min=1, max=STEP_MAX, tooltip="How many steps."),
@@ -64,6 +65,7 @@ class AddNoise(io.ComfyNode):
             category="DiT Blocks/denoise",
             description="Add noise to clean tokens, for the noise level of a step. At every patch size it is the noise that KSampler uses for "
                         "the same seed.",
+            search_aliases=["noise", "random noise", "加噪"],
             inputs=[
                 dit_input(),
                 tokens_input("Clean tokens. To start from pure noise, use tokens of an empty latent."),
@@ -213,7 +215,7 @@ class Denoise(io.ComfyNode):
         def capture(step, wire, guidance):
             blocks.append(by_block(dit, wire, sigmas, step, positive, negative, guidance))
         plan = patch_schedule or _one_size(tokens, patch_method)
-        facts = {"size": tokens["size"][-2:], "shape": shape_of(dit), "batch": len(tokens["tokens"])}
+        facts = {"size": tokens["size"][-2:], "shape": shape_of(dit), "native": dit.patch_sizes, "batch": len(tokens["tokens"])}
         if sampler is not None or guider is not None:
             dit = _given(dit, tokens, sigmas, start_step, end_step, positive, negative, plan, capture_blocks, sampler, guider)
         tokens, x0, approximate = _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step, plan,

@@ -17,7 +17,7 @@ class Patchify(io.ComfyNode):
             display_name="Patchify",
             category="DiT Blocks/patches",
             description="Cut a latent into p×p patches. Each patch is a token. Values are only reordered: nothing is learned and nothing is lost.",
-            search_aliases=["patch embedding", "tokens", "patch size", "块嵌入"],
+            search_aliases=["patch embedding", "tokens", "patch size", "块嵌入", "切块", "分块"],
             has_intermediate_output=True,  # so that the report also shows when the result comes from the cache
             inputs=[
                 io.Latent.Input("latent", tooltip="The latent to cut."),
@@ -49,7 +49,7 @@ def _facts(tokens: wire.DitTokens, dit) -> dict:
     costs depend on."""
     batch, _, values = tokens["tokens"].shape
     facts = {"size": tokens["size"][-2:], "channels": values // tokens["patch_size"] ** 2, "patch_size": tokens["patch_size"], "batch": batch,
-             "shape": shape_of(dit) if dit else None}
+             "shape": shape_of(dit) if dit else None, "native": dit.patch_sizes if dit else None}
     if tokens["tokens"].any():
         picture = dit.picture(tokens, tokens["tokens"]) if dit else wire.grey_picture(tokens, tokens["tokens"])
         facts["picture"] = ui.PreviewImage(picture[None]).as_dict()["images"][0]
@@ -89,6 +89,7 @@ class Unpatchify(io.ComfyNode):
             display_name="Unpatchify",
             category="DiT Blocks/patches",
             description="Put tokens together again: a latent from Patchify's tokens, a picture from Patchify Image's.",
+            search_aliases=["tokens to latent", "depatchify", "拼回"],
             inputs=[tokens_input()],
             outputs=[
                 io.Latent.Output("latent", display_name="latent", tooltip="The latent, for VAE Decode or any LATENT node."),

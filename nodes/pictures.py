@@ -5,7 +5,7 @@ from comfy_api.v0_0_2 import io, ui
 from ..dit_impl.drawing import charts
 from ..dit_impl.sampling.solvers import SOLVERS
 from ..dit_impl.sampling.walk import last_step
-from ..dit_impl.see import content_place, filters, report, similarity, trajectory
+from ..dit_impl.see import content_place, filters, report, responses, similarity, trajectory
 from .comfyui import host
 from .wires import (
     STEP_MAX,
@@ -22,7 +22,7 @@ from .wires import (
     tokens_or_hidden_input,
 )
 
-CATEGORY = "DiT Blocks/see"
+CATEGORY = "DiT Blocks/visualize"
 TOKEN_MAX = 2 ** 20
 
 
@@ -99,6 +99,36 @@ class TokenPCA(io.ComfyNode):
         seen = similarity.pca(x, language)
         norms = seen.norms / seen.norms.max().clamp_min(1e-12)
         return io.NodeOutput(seen.image, seen.colours, norms, seen.shares.sum().item(), seen.said, ui=_shown(cls, seen.image))
+
+
+class ResponseMaps(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksResponseMaps",
+            display_name="Response Maps",
+            category=CATEGORY,
+            description="Show single numbers of the tokens as maps over the grid: how far each token is from the mean, in standard deviations. "
+                        "After Patch Embed they show what each row of the patch embedding answers to: areas, edges, directions.",
+            search_aliases=["feature maps", "activations", "patch embedding", "channels", "响应图"],
+            is_output_node=True,
+            inputs=[
+                tokens_or_hidden_input("Tokens to look at: raw, or hidden states after any stage. Of a batch [uncond, cond], only cond is shown."),
+                io.Int.Input("count", default=12, min=1, max=256, tooltip="How many maps, evenly spread from the smoothest to the roughest."),
+                language_input(),
+            ],
+            outputs=[
+                io.Image.Output("image", display_name="image", tooltip="The maps with labels."),
+                io.Mask.Output("maps", display_name="maps", tooltip="The maps, with a value for each token: 0.5 is the mean, 0 and 1 are three "
+                                                                    "standard deviations away."),
+            ],
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls, x, count, language="English") -> io.NodeOutput:
+        seen = responses.response_maps(x, count, language)
+        return io.NodeOutput(seen.image, (0.5 + seen.maps / (2 * responses.FARTHEST)).clamp(0, 1), ui=_shown(cls, seen.image))
 
 
 class TokenSimilarity(io.ComfyNode):
@@ -222,11 +252,11 @@ class ContentAndPlace(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DiTBlocksContentAndPlace",
-            display_name="Content against Place",
+            display_name="What vs Where",
             category=CATEGORY,
             description="Split embedded tokens into content (what a patch shows) and place (where it is). Shows norms and similarity maps of both, "
                         "and the picture that the model predicts if one of them is removed, shuffled, or taken from another picture.",
-            search_aliases=["patch embedding", "position embedding", "ablate positions", "位置嵌入"],
+            search_aliases=["patch embedding", "position embedding", "ablate positions", "位置嵌入", "content against place", "content and position"],
             is_output_node=True,
             inputs=[
                 dit_input(),

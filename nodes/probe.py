@@ -14,20 +14,20 @@ class Parity(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DiTBlocksParity",
-            display_name="Parity",
+            display_name="Wires = KSampler?",
             category=CATEGORY,
             description="Compare the prediction from your wires with the whole model's own, for the same tokens: how large the difference is, and "
                         "after which stage it begins.",
-            search_aliases=["compare", "bit-exact", "parity badge"],
+            search_aliases=["compare", "bit-exact", "parity badge", "parity", "compare with KSampler", "一致性"],
             is_output_node=True,
             inputs=[
                 dit_input(),
                 TokensSocket.Input("prediction", tooltip="From Guidance, or from Final Layer if there is only one conditioning."),
                 sigmas_input(),
                 step_input("The step that the prediction is for."),
-                io.Conditioning.Input("positive", tooltip="As in Condition."),
-                io.Float.Input("cfg", default=3.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="As in Guidance."),
-                io.Conditioning.Input("negative", optional=True, tooltip="As in Condition."),
+                io.Conditioning.Input("positive", tooltip="As in DiT Condition."),
+                io.Float.Input("cfg", default=3.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="As in DiT Guidance."),
+                io.Conditioning.Input("negative", optional=True, tooltip="As in DiT Condition."),
             ],
             outputs=[io.Float.Output("largest", display_name="largest difference",
                                      tooltip="The largest difference in x0. 0 means equal, bit for bit.")],

@@ -61,11 +61,11 @@ class NoiseAtTime(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DiTBlocksNoiseAtTime",
-            display_name="Noise at a Time",
+            display_name="Add Noise at Time",
             category=CATEGORY,
             description="Add noise to clean tokens at one time, random or chosen, as in training. Rectified flow: x = (1 − σ)·x0 + "
                         "σ·ε. DDPM: z_t = √ᾱ_t·z0 + √(1−ᾱ_t)·ε.",
-            search_aliases=["forward process", "q_sample", "add noise", "random timestep"],
+            search_aliases=["forward process", "q_sample", "add noise", "random timestep", "noise at a time"],
             inputs=[
                 dit_input(),
                 tokens_input("Clean tokens of training pictures, from Patchify."),
@@ -78,7 +78,7 @@ class NoiseAtTime(io.ComfyNode):
             outputs=[
                 TokensSocket.Output("noisy", display_name="tokens", tooltip="The tokens with noise. They also carry their clean values."),
                 TokensSocket.Output("noise", display_name="noise", tooltip="The noise ε alone."),
-                io.Sigmas.Output("sigmas", display_name="sigmas", tooltip="The noise level, then 0. For Condition, with step 0."),
+                io.Sigmas.Output("sigmas", display_name="sigmas", tooltip="The noise level, then 0. For DiT Condition, with step 0."),
             ],
         )
 
@@ -101,7 +101,7 @@ class DiffusionLoss(io.ComfyNode):
             search_aliases=["MSE", "denoising loss", "training loss", "损失"],
             is_output_node=True,
             inputs=[dit_input(tooltip="The model that the prediction comes from."),
-                    TokensSocket.Input("prediction", tooltip="From Final Layer, without Guidance, for tokens from Noise at a Time."), *loss_inputs()],
+                    TokensSocket.Input("prediction", tooltip="From Final Layer, without DiT Guidance, for tokens from Add Noise at Time."), *loss_inputs()],
             outputs=[
                 LossSocket.Output("loss", display_name="loss", tooltip="For Train Step."),
                 io.Float.Output("value", display_name="value", tooltip="The loss as a number."),

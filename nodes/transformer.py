@@ -19,7 +19,7 @@ from .wires import (
     tokens_or_hidden_input,
 )
 
-CATEGORY = "DiT Blocks/inside"
+CATEGORY = "DiT Blocks/stages"
 
 
 def _hidden_input(tooltip: str = "Hidden states from the stage before."):
@@ -35,11 +35,11 @@ class Condition(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DiTBlocksCondition",
-            display_name="Condition",
+            display_name="DiT Condition",
             category=CATEGORY,
             description="Begin a step: lay out its batch [uncond, cond] as KSampler does, and embed time and text. Put it first to get the same "
                         "result as KSampler, bit for bit.",
-            search_aliases=["timestep embedding", "adaLN"],
+            search_aliases=["timestep embedding", "adaLN", "conditioning", "time embedding", "条件"],
             inputs=[
                 dit_input(),
                 tokens_or_hidden_input("Tokens at the noise level of the step, or hidden states from Patch Embed."),
@@ -71,7 +71,7 @@ class PatchEmbed(io.ComfyNode):
             description="Multiply each raw patch by one learned matrix: its p·p·C values become a vector of the model's width. It holds what the "
                         "patch shows, not where it is.",
             search_aliases=["patch embedding", "块嵌入", "x_embedder"],
-            inputs=[dit_input(), tokens_or_hidden_input("Hidden states after Condition, or raw tokens to condition later.")],
+            inputs=[dit_input(), tokens_or_hidden_input("Hidden states after DiT Condition, or raw tokens to condition later.")],
             outputs=[_hidden_output("Image tokens of the model's width, without positions.")],
         )
 
@@ -92,7 +92,7 @@ class PositionEmbed(io.ComfyNode):
             category=CATEGORY,
             description="Tell the model where each patch is. Without positions, attention sees patches in no order. Positions are added to the "
                         "tokens, or (rotary) turn queries and keys inside attention.",
-            search_aliases=["positional encoding", "位置嵌入", "sincos"],
+            search_aliases=["positional encoding", "位置嵌入", "sincos", "position embedding", "positional", "位置编码"],
             inputs=[
                 dit_input(),
                 _hidden_input("Embedded patches."),
@@ -126,7 +126,7 @@ class RunBlocks(io.ComfyNode):
             category=CATEGORY,
             description="Run transformer blocks, any of them in any order: skip, repeat, reverse or weaken them. Before they run, tokens of another "
                         "run can replace these (graft).",
-            search_aliases=["layer skip", "transformer blocks", "SLG", "PAG", "perturbed attention"],
+            search_aliases=["layer skip", "transformer blocks", "SLG", "PAG", "perturbed attention", "skip block", "flux blocks", "跳过块"],
             has_intermediate_output=True,
             inputs=[
                 dit_input(),
@@ -194,7 +194,7 @@ class FinalLayer(io.ComfyNode):
             description="Turn image tokens back into patch values, by a norm and one linear map: the model's prediction for each conditioning.",
             search_aliases=["output head", "proj_out", "输出层"],
             inputs=[dit_input(), _hidden_input("Hidden states after the last block that should run.")],
-            outputs=[TokensSocket.Output("prediction", display_name="prediction", tooltip="The prediction for the whole batch, for Guidance.")],
+            outputs=[TokensSocket.Output("prediction", display_name="prediction", tooltip="The prediction for the whole batch, for DiT Guidance.")],
         )
 
     @classmethod
@@ -210,11 +210,11 @@ class Guidance(io.ComfyNode):
     def define_schema(cls):
         return io.Schema(
             node_id="DiTBlocksGuidance",
-            display_name="Guidance",
+            display_name="DiT Guidance",
             category=CATEGORY,
             description="Classifier-free guidance: move from the unconditional prediction towards the conditional one and beyond. For a MODEL its "
                         "own CFG functions are used.",
-            search_aliases=["CFG", "classifier-free guidance"],
+            search_aliases=["CFG", "classifier-free guidance", "引导"],
             inputs=[
                 TokensSocket.Input("prediction", tooltip="From Final Layer."),
                 io.Float.Input("cfg", default=3.0, min=-100.0, max=100.0, step=0.1, round=0.01, tooltip="How far to move. 1 is the "
@@ -257,4 +257,6 @@ class SamplerStep(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, dit, tokens, prediction, sigmas, step, solver) -> io.NodeOutput:
-        return io.NodeOutput(*step_stages.sampler_step(dit, tokens, prediction, sigmas, step, solver))
+        moved, x0 = step_stages.sampler_step(dit, tokens, prediction, sigmas, step, solver)
+        host.reporter(1)(1, dit.preview(x0, x0["tokens"]))
+        return io.NodeOutput(moved, x0)

@@ -23,6 +23,8 @@ STEP_MAX = 10000
 _TRAVELS = (TokensSocket.io_type, HiddenSocket.io_type, TokensOrHiddenSocket.io_type, "LATENT", "IMAGE", "MASK")
 _KINDS = {TokensSocket.io_type: "tokens", HiddenSocket.io_type: "hidden states", TokensOrHiddenSocket.io_type: "tokens or hidden states"}
 
+EDITORS = "auto"  # the language widget where it follows the editor
+
 
 def names_errors(execute):
     """Decorator: put the node's display name before the message of a ValueError, so that a user sees where it comes from, and hand on what
@@ -31,6 +33,8 @@ def names_errors(execute):
     def named(cls, *args, **kwargs):
         try:
             _check_kinds(cls, kwargs)
+            if kwargs.get("language") == EDITORS:  # the editor puts its own in the place of this
+                kwargs["language"] = LANGUAGES[0]
             return _at_home(cls, execute(cls, *args, **kwargs))
         except ValueError as error:
             raise ValueError(f"{schema_of(cls).display_name}: {error}") from error
@@ -91,7 +95,7 @@ def _check_kinds(cls, inputs: dict) -> None:
         if kind == TokensSocket.io_type and "hidden" in wire:
             raise ValueError(f"{socket.id} takes raw tokens, these are hidden states: put Final Layer before this node")
         if kind == HiddenSocket.io_type and "hidden" not in wire:
-            raise ValueError(f"{socket.id} takes hidden states, these are raw tokens: put Condition or Patch Embed before this node")
+            raise ValueError(f"{socket.id} takes hidden states, these are raw tokens: put DiT Condition or Patch Embed before this node")
 
 
 def _what(wire: object) -> str:
@@ -124,12 +128,13 @@ def step_input(tooltip: str):
 
 
 def language_input(optional: bool = True):
-    return io.Combo.Input("language", options=list(LANGUAGES), default="English", optional=optional,
-                          tooltip="Language of the words in the picture and the text. Pictures need a system font for Chinese; without one they are English.")
+    return io.Combo.Input("language", options=[EDITORS, *LANGUAGES], default=EDITORS, optional=optional,
+                          tooltip="Language of the words in the picture and the text. auto: the editor's; without an editor, English. Pictures need a "
+                                  "system font for Chinese; without one they are English.")
 
 
 def patch_method_input():
     return io.Combo.Input("patch_method", options=list(METHODS), default="auto", optional=True,
                           tooltip="How to read a patch size that the model was not trained for. native: refuse it. resample: on a coarser latent "
                                   "with a matching noise level. pi_resize: with resized weights, as in FlexiViT. auto: native if possible, else "
-                                  "resample.")
+                                  "resample, for other sizes than multiples of the model's own pi_resize.")

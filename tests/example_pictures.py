@@ -2,6 +2,8 @@
 then shows nothing but the pictures it saves, as tiles.
 
 `python tests/example_pictures.py [EXAMPLE ...]` draws them and keeps their overviews anew.
+`python tests/example_pictures.py thumbnails EXAMPLE ...` makes the .jpg by which the template browser shows them: the last picture that an
+example saves, or for one that needs other models, a card with the numbers of its way.
 """
 
 import contextlib
@@ -12,8 +14,9 @@ import sys
 import tempfile
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from dit_blocks.dit_impl.drawing import charts
 from dit_blocks.standalone.cli import main
 
 HERE = Path(__file__).parent
@@ -82,7 +85,44 @@ def draw(example: str, folder: Path) -> list[str]:
     return json.loads(said.getvalue().strip().splitlines()[-1])["images"]
 
 
+CARDS = {"sd3_5": "SD3.5 as wires", "flux_dev": "Flux.1 dev as wires"}
+
+
+def card(title: str, pixels: int = 1024, cell: int = 8, channels: int = 16, p: int = 2) -> Image.Image:
+    """A card for an example whose model is not here: from pixels to tokens, in boxes."""
+    side = pixels // cell
+    boxes = [("prompt", "text"), ("latent", f"{side}×{side}×{channels}"), ("Patchify", f"p = {p}"),
+             ("tokens", f"{(side // p) ** 2:,} of {channels * p * p}"), ("picture", f"{pixels}×{pixels}")]
+    whole = Image.new("RGB", (512, 512), "#1d1d22")
+    draw = ImageDraw.Draw(whole)
+    large, small = (charts.font(size, False) for size in (34, 24))
+    draw.text((32, 28), title, fill="#ffffff", font=large)
+    colours = ("#e69f00", "#c79fc9", "#8ab6d6", "#56b4e9", "#8fcfa3")
+    for i, ((name, said), colour) in enumerate(zip(boxes, colours)):
+        top = 96 + 82 * i
+        draw.rounded_rectangle((32, top, 480, top + 60), 10, fill="#2b2b33", outline=colour, width=3)
+        draw.text((52, top + 15), name, fill=colour, font=small)
+        draw.text((250, top + 15), said, fill="#ffffff", font=small)
+        if i:
+            draw.line((256, top - 22, 256, top), fill="#888888", width=3)
+    return whole
+
+
+def thumbnail(example: str) -> None:
+    """Make an example's .jpg."""
+    path = EXAMPLES / f"{example}.jpg"
+    if example in CARDS:
+        card(CARDS[example]).save(path, quality=88)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        Image.open(draw(example, Path(folder))[-1]).convert("RGB").save(path, quality=92)
+
+
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["thumbnails"]:
+        for name in sys.argv[2:]:
+            thumbnail(name)
+        sys.exit()
     KEPT.mkdir(exist_ok=True)
     for name in sys.argv[1:] or [path.stem for path in sorted(EXAMPLES.glob("*.json")) if path.stem not in ELSEWHERE]:
         with tempfile.TemporaryDirectory() as folder:

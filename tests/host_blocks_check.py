@@ -167,7 +167,7 @@ def refusals(name, make):
     wrapped = planned(model, "all but 1")
     wrapped.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "other", lambda executor, *args, **kwargs: executor(*args, **kwargs))
     refused("DiT Blocks (MODEL): this MODEL carries a wrapper around the whole diffusion model (other), which a plan", lambda: picture(wrapped, made))
-    refused("Condition: this MODEL carries DiT Blocks (MODEL), whose plan stages would leave out",
+    refused("DiT Condition: this MODEL carries DiT Blocks (MODEL), whose plan stages would leave out",
             lambda: by_stages((planned(model, "all but 1"), *made[1:]), [("all", 1.0)]))
     (dit,) = out(FromModel, model=planned(model, "all but 1"))
     assert dit.stages.kinds  # DiT Denoise samples by the plan

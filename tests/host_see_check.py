@@ -13,7 +13,7 @@ ADDED = ("sd3", "sd35_medium", "pixart", "pixart_alpha", "auraflow")  # models t
 
 
 def begun(model, positive, samples, seed=5):
-    """A step that has begun: → dit, noise levels, clean tokens, noisy tokens, DIT_HIDDEN after Condition."""
+    """A step that has begun: → dit, noise levels, clean tokens, noisy tokens, DIT_HIDDEN after DiT Condition."""
     from dit_blocks.nodes.denoise import AddNoise, Schedule
     from dit_blocks.nodes.model import FromModel
     from dit_blocks.nodes.patch import Patchify

@@ -310,7 +310,7 @@ def test_more_that_is_refused():
         attention_maps.over_steps(coarse, noisy(dit, sigmas, patch_size=6), sigmas, text(PROMPT), None, 1.0, "euler", 0, 4,
                                   Question(0, -1, "image to image"), "", PLENTY)
     raw = step_stages.patch_embed(dit, tokens)
-    with pytest.raises(ValueError, match="^Attention Map: the hidden states have not been through Condition"):
+    with pytest.raises(ValueError, match="^Attention Map: the hidden states have not been through DiT Condition"):
         AttentionMap.execute(dit=dit, hidden=raw, block=0, head=-1, direction="image to image", query=0, word="", language="English")
 
 

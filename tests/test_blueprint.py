@@ -19,7 +19,7 @@ BLUEPRINT = json.loads((ROOT / "subgraphs" / "DiT Denoise Step (exploded).json")
 
 def step_by_step(*exploded: str) -> dict:
     """The example of eight Denoise Steps, smaller, with the steps of these titles as instances of the blueprint."""
-    workflow = json.loads((ROOT / "example_workflows" / "one_step_at_a_time.json").read_text(encoding="utf-8"))
+    workflow = json.loads((ROOT / "tests" / "golden" / "0.1.0" / "one_step_at_a_time.json").read_text(encoding="utf-8"))
     for node in workflow["nodes"]:
         if node["type"] == "DiTBlocksEmptyLatent":
             node["widgets_values"] = [128, 96, 1]
@@ -64,3 +64,15 @@ def test_its_widgets_reach_the_stages(tmp_path):
     stages = draw(step_by_step("Step 3"), tmp_path / "stages", *settings("Step 3"))
     bag = draw(step_by_step("Step 3"), tmp_path / "bag", *settings("Step 3"), "--set", "Step 3.mode=none")
     assert np.array_equal(steps, stages) and not np.array_equal(stages, bag)
+
+
+def test_the_whole_pipeline_as_one_node_draws_the_picture_of_the_example(tmp_path):
+    blueprint = json.loads((ROOT / "subgraphs" / "Text to image (DiT).json").read_text(encoding="utf-8"))
+    (node,) = blueprint["nodes"]
+    assert [one["name"] for one in node["inputs"]] == ["prompt", "negative", "width", "height", "patch_size", "steps", "seed", "cfg"]
+    node["outputs"][0]["links"] = [1]
+    save = {"id": 90, "type": "SaveImage", "pos": [0, 0], "size": [300, 300], "flags": {}, "order": 1, "mode": 0, "properties": {},
+            "inputs": [{"name": "images", "type": "IMAGE", "link": 1}], "outputs": [], "widgets_values": ["picture"]}
+    whole = draw({**blueprint, "nodes": [node, save], "links": [[1, node["id"], 0, 90, 0, "IMAGE"]]}, tmp_path / "whole")
+    example = json.loads((ROOT / "example_workflows" / "text_to_image.json").read_text(encoding="utf-8"))
+    assert np.array_equal(whole, draw(example, tmp_path / "wires"))

@@ -1,4 +1,4 @@
-"""What the editor is told of costs: the same numbers as Budget's, for any latent, and one line for a question that makes no sense."""
+"""What the editor is told of costs: the same numbers as Patch Budget's, for any latent, and one line for a question that makes no sense."""
 
 import asyncio
 import json

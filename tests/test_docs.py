@@ -169,17 +169,31 @@ def test_the_locale_is_plain_text(path):
     assert [text for text in texts(read(path)) if SPECIAL & set(text)] == []
 
 
+def notes(path) -> list[dict]:
+    """The notes of an example, by language: web/notes.js shows the editor's."""
+    found = [node for node in read(path)["nodes"] if node["type"] == "MarkdownNote"]
+    assert all(node["widgets_values"] == [node["properties"]["texts"]["en"]] for node in found)
+    return [node["properties"]["texts"] for node in found]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "example_workflows").glob("*.json")), ids=lambda path: path.stem)
+def test_notes_lead_to_examples_that_there_are(path):
+    led = {name for note in notes(path) for said in note.values() for name in re.findall(r"\(/\?template=(\w+)&source=dit-blocks\)", said)}
+    assert not led - {one.stem for one in path.parent.glob("*.json")}
+    assert led or not path.stem.startswith("learn_")
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "example_workflows").glob("*.json")), ids=lambda path: path.stem)
 def test_notes_have_no_code_spans(path):
     """The front end writes them dark on dark."""
-    assert [node["id"] for node in read(path)["nodes"] if node["type"] == "MarkdownNote" and "`" in node["widgets_values"][0]] == []
+    assert [said for note in notes(path) for said in note.values() if "`" in said] == []
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "example_workflows").glob("learn_*.json")), ids=lambda path: path.stem)
 def test_a_lesson_names_nodes_in_chinese_as_the_menu_does(path):
     """A node that the English note names is in the Chinese note, by its Chinese name or the English one."""
-    notes = [node["widgets_values"][0] for node in read(path)["nodes"] if node["type"] == "MarkdownNote"]
-    (english,), (chinese,) = ([note for note in notes if bool(re.search("[一-鿿]", note)) is zh] for zh in (False, True))
+    (note,) = notes(path)
+    english, chinese = note["en"], note["zh"]
     shown = {name: (info["display_name"].removesuffix(" (DiT)"), translated(name)["display_name"]) for name, info in INFO.items() if name in WITH_WORDS}
     named = [pair for pair in shown.values() if f"**{pair[0]}**" in english]
     for own, theirs in named:

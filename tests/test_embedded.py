@@ -41,7 +41,8 @@ def test_every_example_runs_and_draws_the_picture_that_is_kept(path, tmp_path, c
 
 
 def test_one_step_at_a_time_has_no_denoise():
-    types = [node["type"] for node in json.loads(TEXT_TO_IMAGE.with_name("one_step_at_a_time.json").read_text())["nodes"]]
+    saved = json.loads(TEXT_TO_IMAGE.with_name("one_step_at_a_time.json").read_text())
+    types = [node["type"] for graph in (saved, *saved["definitions"]["subgraphs"]) for node in graph["nodes"]]
     assert types.count("DiTBlocksDenoiseStep") == 8 and "DiTBlocksDenoise" not in types
 
 

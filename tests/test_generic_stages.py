@@ -216,7 +216,7 @@ def test_what_cannot_be_is_refused(model, call):
         stages.run_blocks(hidden, [6])
     with pytest.raises(StagesError, match="the patch embedding of Toy can't be told apart"):
         stages.check_apart("patch embedding")
-    with pytest.raises(StagesError, match="blocks of Toy are known after Condition only"):
+    with pytest.raises(StagesError, match="blocks of Toy are known after DiT Condition only"):
         GenericStages(model).kinds
     with pytest.raises(StagesError, match=r"attention of block 0 of Toy \(blocks\.0\) can't be seen"):
         stages.attentions(hidden, 12, 0)

@@ -21,7 +21,7 @@ TOKENS = 4 * 6  # of a picture of 64×96 pixels
 
 
 def guided(example: str) -> dict[str, dict]:
-    """What each Guidance of an example gives, on a small picture: title → prediction on the wire."""
+    """What each DiT Guidance of an example gives, on a small picture: title → prediction on the wire."""
     seen = {}
 
     class Sink:
@@ -42,7 +42,7 @@ def guided(example: str) -> dict[str, dict]:
             node["inputs"] |= {"width": 64, "height": 96}
         if node["class_type"] == "DiTBlocksGuidance":
             title = node["_meta"]["title"]
-            graph[f"sink {id}"] = {"class_type": "Sink", "inputs": {"tokens": [id, 0], "title": "CFG" if title == "Guidance" else title}}
+            graph[f"sink {id}"] = {"class_type": "Sink", "inputs": {"tokens": [id, 0], "title": "CFG" if title == "DiT Guidance" else title}}
     Executor(classes | {"Sink": Sink}).run(graph)
     return seen
 

@@ -42,10 +42,10 @@ def test_the_pack_loads_without_a_warning(host):
 
 def test_the_blueprint_is_served(host):
     ours = {id: entry["name"] for id, entry in host.get("/global_subgraphs").items() if entry["info"]["node_pack"] == "custom_nodes.dit-blocks"}
-    assert list(ours.values()) == ["DiT Denoise Step (exploded)"]
-    (id,) = ours
-    (definition,) = json.loads(host.get(f"/global_subgraphs/{id}")["data"])["definitions"]["subgraphs"]
-    assert {node["type"] for node in definition["nodes"]} <= host.get("/object_info").keys()
+    assert sorted(ours.values()) == ["DiT Denoise Step (exploded)", "Text to image (DiT)"]
+    for id in ours:
+        (definition,) = json.loads(host.get(f"/global_subgraphs/{id}")["data"])["definitions"]["subgraphs"]
+        assert {node["type"] for node in definition["nodes"]} <= host.get("/object_info").keys()
 
 
 def test_both_say_the_same_of_every_node(host, types):

@@ -160,6 +160,7 @@ CASES = {
     "AttentionSteps": [lambda k: dict(tokens=k.tokens, **k.guided)],
     "PositionSimilarity": [lambda k: dict(dit=k.dit, x=k.tokens)],
     "PatchFilters": [lambda k: dict(dit=k.dit, before=k.dit)],
+    "ResponseMaps": wires(dict(count=4)),
     "TokenPCA": wires({}),
     "TokenSimilarity": wires(dict(picture="image")),
     "Trajectory": [lambda k: dict(tokens=k.tokens, vae=k.vae, **k.guided)],

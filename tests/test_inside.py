@@ -100,7 +100,7 @@ def test_guidances_chain(backbone, positive, negative):
     (chained,) = out(Guidance, prediction=guided, cfg=1.5, negative=worse)
     x0 = worse["call"].to_x0(worse["tokens"], 1.0)
     torch.testing.assert_close(chained["tokens"], x0 + 1.5 * (guided["tokens"] - x0))
-    with pytest.raises(ValueError, match="^Guidance: prediction is guided already: for cfg 2, wire"):
+    with pytest.raises(ValueError, match="^DiT Guidance: prediction is guided already: for cfg 2, wire"):
         out(Guidance, prediction=guided, cfg=2.0)
 
 
@@ -229,15 +229,15 @@ def refusals(dit, positive, negative):
         "DiT Blocks: the hidden states come from another DiT, the dit is a small DiT")
     yield RunBlocks, dict(hidden=hidden, blocks="all,0", strength=1.0), "DiT Blocks: block 0 needs the text tokens, but the last block"
     (embedded_only,) = out(PatchEmbed, dit=dit, x=tokens)
-    yield RunBlocks, dict(hidden=embedded_only, blocks="all", strength=1.0), "DiT Blocks: the hidden states have not been through Condition"
+    yield RunBlocks, dict(hidden=embedded_only, blocks="all", strength=1.0), "DiT Blocks: the hidden states have not been through DiT Condition"
     other = {**hidden, "hidden": hidden["hidden"].but(x=hidden["hidden"].x[:, :5])}
     yield RunBlocks, dict(hidden=hidden, blocks="all", strength=1.0, graft=other), "DiT Blocks: the graft has 5 tokens of width 64, the"
-    yield Condition, dict(x=hidden, positive=positive, sigmas=sigmas, step=0), "Condition: the hidden states are conditioned already"
-    yield Condition, dict(x=tokens, positive=positive, sigmas=sigmas, step=4), "Condition: step 4 is outside the schedule"
+    yield Condition, dict(x=hidden, positive=positive, sigmas=sigmas, step=0), "DiT Condition: the hidden states are conditioned already"
+    yield Condition, dict(x=tokens, positive=positive, sigmas=sigmas, step=4), "DiT Condition: step 4 is outside the schedule"
     yield SamplerStep, dict(tokens=tokens, prediction=prediction, sigmas=sigmas, step=1, solver="euler"), (
         "Sampler Step: the prediction was made at sigma 1, step 1 is at 0.75")
     yield SamplerStep, dict(tokens=tokens, prediction=tokens, sigmas=sigmas, step=0, solver="euler"), (
-        "Sampler Step: prediction is not from Final Layer or Guidance")
+        "Sampler Step: prediction is not from Final Layer or DiT Guidance")
 
 
 def test_wrong_inputs_are_one_line_that_names_the_node(backbone, positive, negative):
@@ -246,9 +246,9 @@ def test_wrong_inputs_are_one_line_that_names_the_node(backbone, positive, negat
             out(node, dit=backbone, **inputs)
         assert str(caught.value).startswith(message) and "\n" not in str(caught.value), caught.value
     prediction = finished(backbone, started(backbone, positive)[2])
-    with pytest.raises(ValueError, match="^Guidance: cfg 3 needs a negative"):
+    with pytest.raises(ValueError, match="^DiT Guidance: cfg 3 needs a negative"):
         out(Guidance, prediction=prediction, cfg=3.0)
-    with pytest.raises(ValueError, match="^Guidance: prediction is not from Final Layer or Guidance"):
+    with pytest.raises(ValueError, match="^DiT Guidance: prediction is not from Final Layer or DiT Guidance"):
         out(Guidance, prediction=started(backbone, positive)[1], cfg=3.0)
 
 

@@ -31,7 +31,7 @@ DRAWING = [info for info in (NodeType(cls.define_schema().node_id, cls).info() f
 @pytest.mark.parametrize("info", [info for info in DRAWING if info["name"] not in BARE], ids=lambda info: info["name"])
 def test_a_node_that_writes_into_pictures_has_a_language(info):
     kind, options = inputs(info)["language"]
-    assert (kind if isinstance(kind, list) else options["options"]) == list(charts.LANGUAGES) and options["default"] == "English"
+    assert (kind if isinstance(kind, list) else options["options"]) == ["auto", *charts.LANGUAGES] and options["default"] == "auto"
 
 
 def log(validation=()) -> Log:

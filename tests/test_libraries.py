@@ -92,7 +92,7 @@ def test_nodes_that_train_say_it_under_their_own_name(fault, backbone, positive,
         Train.execute(dit=backbone, training_set=data, **defaults(Train))
     (learner,) = Trainable.execute(dit=backbone, **defaults(Trainable)).result
     tokens = backbone.fold({"samples": latents[:1]})
-    with pytest.raises(ValueError, match=rf"^Noise at a Time: training needs diffusers .*{fault}: {INSTALL}$"):
+    with pytest.raises(ValueError, match=rf"^Add Noise at Time: training needs diffusers .*{fault}: {INSTALL}$"):
         NoiseAtTime.execute(dit=learner, tokens=tokens, **defaults(NoiseAtTime))
 
 

@@ -301,14 +301,14 @@ def test_what_is_carried_must_be_tokens(classes):
     with pytest.raises(WorkflowError, match=r"input '\w+' takes DIT_TOKENS.*, but is wired to LATENT of node \d+ \(StartLoop\)"):
         Executor(classes).run(prompt)
     del only(prompt, "StartLoop")[1]["initial_iteration_value"]
-    with pytest.raises(NodeError, match=r"iteration 0: Condition: x takes tokens or hidden states, this is nothing; in a loop, wire initial_it"):
+    with pytest.raises(NodeError, match=r"iteration 0: DiT Condition: x takes tokens or hidden states, this is nothing; in a loop, wire initial_it"):
         Executor(classes).run(prompt)
 
 
 def test_more_iterations_than_steps_is_one_line(tmp_path, capsys):
     assert main(["run", str(EXAMPLE), "--out", str(tmp_path), "--set", "Sigma Schedule.steps=1", "--set", "Start Loop.mode.num_iterations=2"]) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "(DiTBlocksCondition), iteration 1: Condition: step 1 is outside the schedule" in said
+    assert "(DiTBlocksCondition), iteration 1: DiT Condition: step 1 is outside the schedule" in said
 
 
 # --- long loops -----------------------------------------------------------------------------------------------------------------------

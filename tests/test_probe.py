@@ -1,4 +1,4 @@
-"""Parity finds where wires part from the model; Block Ablation ranks blocks by what leaving them out changes."""
+"""Wires = KSampler? finds where wires part from the model; Block Ablation ranks blocks by what leaving them out changes."""
 
 import re
 
@@ -44,7 +44,7 @@ def test_parity_does_not_compare_what_is_unguided(backbone, positive):
     sigmas = backbone.schedule(4)
     (prediction,) = out(FinalLayer, dit=backbone, hidden=hidden_before_the_blocks(backbone, noisy(backbone, sigmas), positive, None, sigmas))
     common = dict(dit=backbone, prediction=prediction, sigmas=sigmas, step=0, positive=positive)
-    with pytest.raises(ValueError, match="^Parity: cfg 3 needs a negative: wire one, or set cfg to 1$"):
+    with pytest.raises(ValueError, match=r"^Wires = KSampler\?: cfg 3 needs a negative: wire one, or set cfg to 1$"):
         out(Parity, **common, cfg=3.0)
     assert out(Parity, **common, cfg=1.0)[0] > 0
 

@@ -159,7 +159,7 @@ def test_stages_can_t_end_a_masked_step_by_ddim(class_dit):
 
 def test_embedding_before_condition_has_no_areas(backbone, wire):
     hidden = PatchEmbed.execute(dit=backbone, x=wire).result[0]
-    with pytest.raises(ValueError, match="^Condition: the conditioning has areas, .*: put Condition before Patch Embed$"):
+    with pytest.raises(ValueError, match="^DiT Condition: the conditioning has areas, .*: put DiT Condition before Patch Embed$"):
         Condition.execute(dit=backbone, x=hidden, positive=said(1, area=(4, 4, 0, 0)), sigmas=backbone.schedule(4), step=1)
 
 

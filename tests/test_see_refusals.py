@@ -44,15 +44,15 @@ def calls(dit, own, positive, negative, **question) -> dict:
         "Attention Map": lambda: out(AttentionMap, dit=dit, hidden=hidden, **asked),
         "Attention over Steps": lambda: out(AttentionSteps, **run, tokens=noisy(own, sigmas), cfg=1.0, solver="euler", at_steps="", **asked),
         "Position Similarity": lambda: out(PositionSimilarity, dit=dit, x=clean(own), query=0, language="English"),
-        "Content against Place": lambda: out(ContentAndPlace, **run, tokens=clean(own), step=1, vae=Decoder(), query=0, cfg=1.0, seed=0),
+        "What vs Where": lambda: out(ContentAndPlace, **run, tokens=clean(own), step=1, vae=Decoder(), query=0, cfg=1.0, seed=0),
         "Block Ablation": lambda: out(BlockAblation, **run, tokens=clean(own), cfg=1.0, levels=1, skip=1, seed=0),
-        "Parity": lambda: out(Parity, **run, prediction=prediction, step=0, cfg=1.0),
+        "Wires = KSampler?": lambda: out(Parity, **run, prediction=prediction, step=0, cfg=1.0),
         "DiT Denoise": lambda: out(Denoise, **run, tokens=noisy(own, sigmas), cfg=1.0, solver="euler", start_step=0, end_step=2,
                                    capture_blocks=True),
     }
 
 
-NODES = ["Attention Map", "Attention over Steps", "Position Similarity", "Content against Place", "Block Ablation", "Parity", "DiT Denoise"]
+NODES = ["Attention Map", "Attention over Steps", "Position Similarity", "What vs Where", "Block Ablation", "Wires = KSampler?", "DiT Denoise"]
 
 
 @pytest.mark.parametrize("node", NODES)

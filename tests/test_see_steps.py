@@ -1,4 +1,4 @@
-"""Trajectory, Pipeline Report, Content against Place: what they show is what the other nodes compute."""
+"""Trajectory, Pipeline Report, What vs Where: what they show is what the other nodes compute."""
 
 from dataclasses import replace
 import re
@@ -101,12 +101,12 @@ class Failing:
         raise self.error
 
 
-@pytest.mark.parametrize("name", ["Trajectory", "Content against Place", "Compare Patch Sizes"])
+@pytest.mark.parametrize("name", ["Trajectory", "What vs Where", "Compare Patch Sizes"])
 def test_a_vae_that_fails_is_one_line_that_names_the_node(backbone, positive, name):
     sigmas = backbone.schedule(2)
     common = dict(dit=backbone, sigmas=sigmas, positive=positive, cfg=1.0)
     run = {"Trajectory": lambda vae: out(Trajectory, **common, tokens=noisy(backbone, sigmas), vae=vae, solver="euler", at_steps="0"),
-           "Content against Place": lambda vae: out(ContentAndPlace, **common, tokens=clean(backbone), vae=vae, step=1, query=0, seed=0),
+           "What vs Where": lambda vae: out(ContentAndPlace, **common, tokens=clean(backbone), vae=vae, step=1, query=0, seed=0),
            "Compare Patch Sizes": lambda vae: out(Compare, **common, latent={"samples": torch.zeros(1, 4, 8, 8)}, vae=vae, rows="2", seed=0,
                                                   solver="euler")}[name]
     with pytest.raises(ValueError) as caught:
@@ -281,7 +281,7 @@ def test_what_can_t_be_taken_apart(backbone, positive, changed, message):
                   seed=0)
     with pytest.raises(ValueError) as caught:
         out(ContentAndPlace, **inputs | changed)
-    assert str(caught.value).startswith(f"Content against Place: {message}") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"What vs Where: {message}") and "\n" not in str(caught.value)
     _, _, hidden = started(backbone, positive)
     with pytest.raises(StagesError, match="^the positions are added already: wire the hidden states from before Position Embed$"):
         content_place.take_apart(backbone, step_stages.position_embed(backbone, hidden))
@@ -289,7 +289,7 @@ def test_what_can_t_be_taken_apart(backbone, positive, changed, message):
 
 def test_a_model_whose_stages_are_closed_is_one_line(backbone, positive):
     closed = backbone.reading(4, "resample")
-    with pytest.raises(ValueError, match="^Content against Place: a small DiT reads patches of 4 by resample, which has no stages of its own$"):
+    with pytest.raises(ValueError, match="^What vs Where: a small DiT reads patches of 4 by resample, which has no stages of its own$"):
         out(ContentAndPlace, dit=closed, tokens=clean(backbone), sigmas=backbone.schedule(4), step=1, positive=positive, vae=Decoder(),
             query=0, cfg=1.0, seed=0)
 

@@ -155,11 +155,11 @@ def test_slips_are_refused_in_one_line(backbone, negative):
     with pytest.raises(ValueError, match="Diffusion Loss: prediction is not from Final Layer"):
         out(DiffusionLoss, dit=dit, prediction=guided, **plain)
     both, *_ = prediction_of(dit, negative=negative)
-    with pytest.raises(ValueError, match="the loss takes one conditioning, but Condition has 2"):
+    with pytest.raises(ValueError, match="the loss takes one conditioning, but DiT Condition has 2"):
         out(DiffusionLoss, dit=dit, prediction=both, **plain)
     with pytest.raises(ValueError, match="do not hold their clean values"):
         out(DiffusionLoss, dit=dit, prediction={key: value for key, value in answer.items() if key != "start"}, **plain)
-    with pytest.raises(ValueError, match="Noise at a Time: time is 0 to 1, or -1 for a random one, not 2"):
+    with pytest.raises(ValueError, match="Add Noise at Time: time is 0 to 1, or -1 for a random one, not 2"):
         out(NoiseAtTime, dit=dit, tokens=noisy, seed=0, time=2.0, times="uniform")
 
 

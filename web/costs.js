@@ -5,10 +5,10 @@ import { latent, shape } from "./upstream.js";
 // What things cost is counted in one place, by the pack's Python; here the widgets and wires around a node are put into a question.
 
 /** @typedef {import("./places.js").Place} Place */
-/** @typedef {{grid: [number, number], tokens: number, values: number, flops?: number, share?: number}} StepCost */
+/** @typedef {{grid: [number, number], tokens: number, values: number, flops?: number, share?: number, method?: string, refused?: string}} StepCost */
 /** @typedef {{patch_size: number, steps: number, tokens: number, flops: number}} Stretch */
 /** @typedef {{steps: number, flops: number, share: number, batch: number, stretches: Stretch[]}} WalkCost */
-/** @typedef {{own: number, sizes: Record<string, StepCost>, walk?: WalkCost, error?: string}} Costs */
+/** @typedef {{own: number, native: number[], sizes: Record<string, StepCost>, walk?: WalkCost, error?: string}} Costs */
 /** @typedef {Record<string, unknown> & {size: [number, number]}} Question */
 
 const PATCHIFY = "DiTBlocksPatchify";
@@ -48,8 +48,10 @@ export function tokensOf(patchify, changed, denoise = denoiseBehind(patchify)) {
   const { size, batch, image } = latent(patchify, "latent", told, changed);
   const model = shape(patchify, told.shape) ?? (denoise && shape(denoise, toldOf(denoise).shape));
   const known = size && (model || told.channels);
-  const cfg = denoise?.value("cfg");
-  return { question: known ? { shape: model, channels: model ? undefined : told.channels, size, batch, cfg } : null, size, image };
+  const native = told.native ?? (denoise && toldOf(denoise).native) ?? undefined;
+  const [cfg, method] = ["cfg", "patch_method"].map((name) => denoise?.value(name));
+  const question = known ? { shape: model, channels: model ? undefined : told.channels, size, batch, cfg, native, method } : null;
+  return { question, size, image };
 }
 
 /** What a Denoise spends, or the one that walks down a schedule: the question; null where something is not known before a run.

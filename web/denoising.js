@@ -2,12 +2,16 @@ import { app } from "../../scripts/app.js";
 import { newest } from "./answers.js";
 import { ask, walkOf } from "./costs.js";
 import { say } from "./language.js";
+import { drawLive } from "./live.js";
 import { addPanel, make, whenChanged } from "./panel.js";
 import { placeOf } from "./places.js";
 import { picture, viewUrl } from "./upstream.js";
 import { walkInWords } from "./words.js";
 
-// What a denoising costs, on Denoise and Sigma Schedule, and a slider over its steps with x0 at each, on Denoise.
+// What a denoising costs, on Denoise and Sigma Schedule, a slider over its steps with x0 at each, on Denoise, and x0 on single steps.
+
+const STEPS = new Set(["DiTBlocksDenoiseStep", "DiTBlocksSamplerStep"]);
+const FRAME = 250; // milliseconds of a step when they are played
 
 /** A line that follows what a Denoise spends: → the line, and what to call when something has changed. @param {() => string} unknown
  * @returns {[HTMLElement, (node: ComfyNode) => void]} */
@@ -26,22 +30,73 @@ function addBadge(node) {
   whenChanged(node, () => follow(node));
 }
 
+/** A canvas that takes what height is left, whatever the size of its picture. @returns {[HTMLElement, HTMLCanvasElement]} */
+function makeCanvas() {
+  const style = { position: "absolute", inset: "0", width: "100%", height: "100%", objectFit: "contain" };
+  const canvas = make("canvas", style, { "aria-label": "x0" });
+  const box = make("div", { position: "relative", flex: "1", minHeight: "0" });
+  box.append(canvas);
+  return [box, canvas];
+}
+
+/** @param {HTMLCanvasElement} canvas @param {ImageBitmap} picture */
+function show(canvas, picture) {
+  [canvas.width, canvas.height] = [picture.width, picture.height];
+  canvas.getContext("2d")?.drawImage(picture, 0, 0);
+}
+
+/** x0 of a single step, as its run shows it. @param {ComfyNode} node */
+function addGuess(node) {
+  const [box, canvas] = makeCanvas();
+  const says = make("div");
+  says.textContent = say("run to see x0");
+  addPanel(node, "x0", 150, [box, says]);
+  drawLive(node, (picture) => {
+    show(canvas, picture);
+    says.textContent = say("x0: the picture that the model expects");
+  });
+}
+
 /** @param {ComfyNode} node */
 function addScrubber(node) {
   const [badge, follow] = makeBadge(() => say("cost: known after a run where the model's shape is"));
-  const canvas = make("canvas", { flex: "1", minHeight: "0", objectFit: "contain", width: "100%" }, { "aria-label": "x0" });
+  const [box, canvas] = makeCanvas();
   const [slider, depth] = ["step", "block"].map((name) =>
     make("input", { width: "100%", margin: "2px 0" }, { type: "range", min: "0", max: "0", value: "0", "aria-label": name }),
   );
   const [says, remarks] = [make("div"), make("div")];
-  addPanel(node, "trajectory", 205, [badge, canvas, slider, depth, says, remarks]);
+  const play = make("button", { cursor: "pointer", border: "none", background: "none", color: "inherit" }, { "aria-label": "play" });
+  play.textContent = "▶";
+  const row = make("div", { display: "flex", gap: "4px", alignItems: "center" });
+  row.append(play, slider);
+  addPanel(node, "trajectory", 225, [badge, box, row, depth, says, remarks]);
   /** @type {Record<string, any>} */
   let told = {};
+  let playing = 0;
+
+  const stop = () => {
+    clearInterval(playing);
+    playing = 0;
+    play.textContent = "▶";
+  };
+  const start = () => {
+    if (Number(slider.value) === Number(slider.max)) slider.value = "0";
+    draw();
+    play.textContent = "❚❚";
+    playing = window.setInterval(() => {
+      slider.value = String(Number(slider.value) + 1);
+      draw();
+      if (slider.value === slider.max || !node.graph) stop();
+    }, FRAME);
+  };
+  play.addEventListener("pointerdown", (event) => event.stopPropagation());
+  play.addEventListener("click", () => (playing ? stop() : start()));
 
   const draw = () => {
     const { trajectory, steps, sigmas, blocks = [] } = told;
     const strip = trajectory ? picture(viewUrl(trajectory), draw) : null;
     slider.disabled = !strip;
+    play.disabled = !strip || told.steps.length < 2;
     depth.style.display = blocks.length ? "" : "none";
     if (!strip) {
       says.textContent = trajectory ? "" : say("run to walk through x0, step by step");
@@ -50,20 +105,23 @@ function addScrubber(node) {
     const at = Number(slider.value);
     const width = strip.naturalWidth / steps.length;
     const height = strip.naturalHeight / Math.max(blocks.length, 1);
-    const row = Number(depth.value);
+    const block = Number(depth.value);
     [canvas.width, canvas.height] = [width, height];
-    canvas.getContext("2d")?.drawImage(strip, -at * width, -row * height);
-    const where = { step: steps[at], sigma: sigmas[at].toFixed(3), block: blocks[row] };
+    canvas.getContext("2d")?.drawImage(strip, -at * width, -block * height);
+    const where = { step: steps[at], sigma: sigmas[at].toFixed(3), block: blocks[block] };
     says.textContent = blocks.length
       ? say("x0 at step {step}, σ = {sigma}, after block {block}", where)
       : say("x0 at step {step}, σ = {sigma}", where);
   };
+  drawLive(node, (picture) => show(canvas, picture));
+  slider.addEventListener("input", stop);
   for (const one of [slider, depth]) {
     one.addEventListener("input", draw);
     one.addEventListener("pointerdown", (event) => event.stopPropagation());
   }
   whenChanged(node, (facts) => {
     if (facts?.trajectory) {
+      stop();
       told = facts;
       slider.max = String(told.steps.length - 1);
       slider.value = slider.max;
@@ -82,5 +140,6 @@ app.registerExtension({
   nodeCreated(node) {
     if (node.comfyClass === "DiTBlocksDenoise") addScrubber(node);
     if (node.comfyClass === "DiTBlocksSchedule") addBadge(node);
+    if (STEPS.has(node.comfyClass)) addGuess(node);
   },
 });

@@ -8,7 +8,8 @@ function reportElement() {
   const element = document.createElement("div");
   element.className = "dit-blocks-report";
   Object.assign(element.style, {
-    fontSize: "11px",
+    position: "relative",
+    fontSize: "12px",
     lineHeight: "1.35",
     padding: "4px 8px",
     color: "var(--input-text)",
@@ -30,8 +31,9 @@ app.registerExtension({
 
   /** @param {ComfyNode} node */
   nodeCreated(node) {
-    const language = node.comfyClass?.startsWith("DiTBlocks") && node.widgets?.find(({ name }) => name === "language");
-    if (language) language.value = pictureLanguage(); // of a new node; a loaded one keeps what was saved
+    const ours = node.comfyClass?.startsWith("DiTBlocks");
+    const language = /** @type {any} */ (ours && node.widgets?.find(({ name }) => name === "language"));
+    if (language) language.serializeValue = () => (language.value === "auto" ? pictureLanguage() : language.value); // in what is run
     if (!REPORTING.has(node.comfyClass)) return;
     const element = reportElement();
     const show = () => {
@@ -42,7 +44,7 @@ app.registerExtension({
     const widget = node.addDOMWidget("report", "dit-blocks-report", element, {
       serialize: false,
       hideOnZoom: false,
-      getMinHeight: () => 48,
+      getMinHeight: () => 56,
     });
     widget.serialize = false;
     const executed = node.onExecuted;

@@ -20,14 +20,19 @@ export const CHINESE = {
   "{tokens} tokens in each of {batch} pictures, {flops}FLOPs a step": "{batch} 张图片各 {tokens} 个 token，每步 {flops}FLOPs",
   "{steps} steps: {flops}FLOPs": "{steps} 步：{flops}FLOPs",
   "{steps} steps: {flops}FLOPs, {share} of p = {own} throughout": "{steps} 步：{flops}FLOPs，是全程 p = {own} 的 {share}",
+  "no weights for p = {p}: read by resample, on a coarser latent": "没有 p = {p} 的权重：用 resample 在更粗的潜变量上读",
+  "no weights for p = {p}: read by pi_resize, coarsely": "没有 p = {p} 的权重：用 pi_resize 粗略地读",
+  "sizes of the model": "模型自带的大小",
   "run once to see the model's blocks": "运行一次即可看到模型的块",
   "blocks {has}": "块 {has}",
   "blocks {has}; runs {count}: {numbers}": "块 {has}；运行 {count} 个：{numbers}",
-  "cost: of the Denoise that takes these sigmas, where its model is known": "开销：取用此噪声日程的 DiT Denoise 的开销，知道其模型时显示",
+  "cost: of the Denoise that takes these sigmas, where its model is known": "开销：取用此噪声调度的 DiT Denoise 的开销，知道其模型时显示",
   "cost: known after a run where the model's shape is": "开销：若知道模型的形状，运行后显示",
   "run to walk through x0, step by step": "运行后可逐步查看 x0",
   "x0 at step {step}, σ = {sigma}": "第 {step} 步的 x0，σ = {sigma}",
   "x0 at step {step}, σ = {sigma}, after block {block}": "第 {step} 步、第 {block} 块之后的 x0，σ = {sigma}",
+  "run to see x0": "运行后显示 x0",
+  "x0: the picture that the model expects": "x0：模型预期的图片",
   "before: {label}": "之前：{label}",
   "now: {label}": "现在：{label}",
   "Saved with DiT Blocks {saved}; this is {own}. It may look or draw otherwise until the pack is updated.":
@@ -57,6 +62,9 @@ let chinese = false;
 export function speak(locale) {
   chinese = String(locale).startsWith("zh");
 }
+
+/** @param {{en: string, zh?: string}} texts */
+export const inEditorsLanguage = ({ en, zh }) => (chinese && zh) || en;
 
 /** What a node's language widget is called in the editor's language. */
 export const pictureLanguage = () => (chinese ? "中文" : "English");

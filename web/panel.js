@@ -20,7 +20,7 @@ export function addPanel(node, name, height, content) {
     overflow: "hidden",
     boxSizing: "border-box",
     padding: "4px 6px",
-    font: "11px/1.4 sans-serif",
+    font: "12px/1.35 sans-serif",
     color: "var(--input-text)",
     background: "var(--comfy-input-bg)",
     borderRadius: "4px",

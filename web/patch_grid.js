@@ -6,11 +6,11 @@ import { say } from "./language.js";
 import { addPanel, make, whenChanged } from "./panel.js";
 import { placeOf } from "./places.js";
 import { picture, viewUrl } from "./upstream.js";
-import { placeInWords, stepInWords, tokensInWords } from "./words.js";
+import { placeInWords, readInWords, stepInWords, tokensInWords } from "./words.js";
 
 // The picture under its token grid, on Patchify: what a patch size means, before anything has run. Clicks and drags choose tokens.
 
-const HEIGHT = 210;
+const HEIGHT = 240;
 
 /** @typedef {[number, number]} Pair */
 
@@ -47,7 +47,8 @@ class PatchGrid {
     this.says = make("div", { minHeight: "30px" }, { "aria-live": "polite" });
     const box = make("div", { position: "relative", flex: "1", minHeight: "0" });
     box.append(this.canvas);
-    addPanel(node, "grid", HEIGHT, [box, this.says]);
+    this.sizes = make("div", { display: "flex", gap: "4px", minHeight: "24px" }, { role: "group", "aria-label": "patch sizes" });
+    addPanel(node, "grid", HEIGHT, [this.sizes, box, this.says]);
     new ResizeObserver(() => this.draw()).observe(box);
     this.listen();
     whenChanged(node, (facts) => this.refresh(facts));
@@ -102,9 +103,39 @@ class PatchGrid {
     this.draw();
   }
 
+  // --- the sizes that the model has ---
+
+  offer() {
+    const native = this.costs?.native ?? [];
+    const now = this.patchSize;
+    const known = `${native} ${now}`;
+    if (this.sizes.dataset.shown === known) return;
+    this.sizes.dataset.shown = known;
+    this.sizes.title = say("sizes of the model");
+    this.sizes.replaceChildren(...[...native].sort((a, b) => a - b).map((p) => this.button(p, p === now)));
+  }
+
+  /** @param {number} p @param {boolean} chosen */
+  button(p, chosen) {
+    const style = { cursor: "pointer", font: "inherit", padding: "1px 10px", borderRadius: "4px", border: "1px solid var(--border-color)" };
+    const colours = chosen ? { background: "#56b4e9", color: "#000" } : { background: "transparent", color: "inherit" };
+    const button = make("button", { ...style, ...colours }, { "aria-pressed": String(chosen) });
+    button.textContent = `p = ${p}`;
+    button.addEventListener("pointerdown", (event) => event.stopPropagation());
+    button.addEventListener("click", () => {
+      const typed = this.node.widgets.find(({ name }) => name === "patch_size");
+      if (!typed || placeOf(this.node).value("patch_size") === undefined) return;
+      typed.value = p;
+      typed.callback?.(p);
+      app.canvas.setDirty(true, true);
+    });
+    return button;
+  }
+
   // --- drawing ---
 
   draw() {
+    this.offer();
     const { canvas, grid, size } = this;
     const [width, height] = [canvas.clientWidth, canvas.clientHeight];
     if (!width || !height) return;
@@ -158,6 +189,8 @@ class PatchGrid {
       lines.push(tokensInWords(grid, p, cost?.values));
       if (this.costs && cost?.flops && cost.share) lines.push(stepInWords(cost.flops, cost.share, this.costs.own, p));
       else if (this.costs?.error) lines.push(this.costs.error);
+      const how = cost && readInWords(cost, p);
+      if (how) lines.push(how);
       const last = grid[0] * grid[1] - 1;
       const most = mostOf(String(this.selection?.value ?? ""));
       const chosen = this.chosen.size;

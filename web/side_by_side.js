@@ -5,13 +5,31 @@ import { isUndo, make } from "./panel.js";
 import { places } from "./places.js";
 import { viewUrl } from "./upstream.js";
 
-// After a change of patch size: the picture before and the one now, side by side until dismissed.
+// After a change of patch size and nothing else: the picture before and the one now, side by side until dismissed.
 
 /** @typedef {{filename: string, subfolder: string, type: string}} File */
+/** @typedef {Record<string, {class_type: string, inputs: Record<string, unknown>}>} Prompt */
+
+// Inputs that say how a picture is cut, or that do not change it.
+const FREE = new Set(["patch_size", "patch_method", "rows", "coarse_cfg", "selection", "filename_prefix", "quick_look", "capture_blocks"]);
+
+/** All that a node's picture depends on, but for how it is cut: seed, prompts, schedule, wires. @param {Prompt} prompt @param {string} id */
+function kept(prompt, id) {
+  /** @type {Map<string, [string, unknown][]>} */
+  const found = new Map();
+  const waiting = [id];
+  for (const here of waiting) {
+    if (found.has(here) || !prompt[here]) continue;
+    const inputs = Object.entries(prompt[here].inputs).filter(([name]) => !FREE.has(name));
+    found.set(here, inputs);
+    for (const [, value] of inputs) if (Array.isArray(value)) waiting.push(String(value[0]));
+  }
+  return JSON.stringify([...found].sort(([a], [b]) => a.localeCompare(b)));
+}
 
 /** @type {Map<string, number>} the patch size that each Patchify last ran with */
 const sizes = new Map();
-/** @type {Map<string, {label: string, file: File}>} what each node that shows pictures showed last */
+/** @type {Map<string, {label: string, file: File, kept: string}>} what each node that shows pictures showed last */
 const shown = new Map();
 /** @type {Map<string, File>} the pictures of the run that goes on */
 const drawn = new Map();
@@ -19,6 +37,8 @@ const drawn = new Map();
 let box = null;
 let loads = 0; // of workflows
 let began = 0; // after which of them the run began that goes on
+/** @type {Map<string, Prompt>} what was queued, by the run's id */
+const queued = new Map();
 
 /** @param {string} label @param {File} file */
 function figure(label, file) {
@@ -80,7 +100,11 @@ function executed(id, output) {
   if (output?.images?.[0]) drawn.set(id, output.images[0]);
 }
 
-function start() {
+let running = "";
+
+/** @param {string} run */
+function start(run) {
+  running = run;
   began = loads;
   drawn.clear(); // of a run that was broken off
 }
@@ -88,10 +112,11 @@ function start() {
 /** Only now has every node told what it ran with: those with a result kept from before do so last. */
 function finished() {
   if (began !== loads) return; // another workflow has been loaded since
+  const prompt = queued.get(running) ?? {};
   for (const [id, file] of drawn) {
-    const now = { label: label([...places(app.rootGraph)].find((place) => place.id === id)), file };
+    const now = { label: label([...places(app.rootGraph)].find((place) => place.id === id)), file, kept: kept(prompt, id) };
     const before = shown.get(id);
-    if (before?.label && now.label && before.label !== now.label) {
+    if (before?.label && now.label && before.label !== now.label && before.kept === now.kept) {
       show([
         { label: say("before: {label}", before), file: before.file },
         { label: say("now: {label}", now), file },
@@ -106,7 +131,14 @@ app.registerExtension({
   name: "dit-blocks.side-by-side",
   setup() {
     api.addEventListener("executed", ({ detail }) => executed(String(detail.display_node ?? detail.node), detail.output));
-    api.addEventListener("execution_start", start);
+    api.addEventListener("execution_start", ({ detail }) => start(detail.prompt_id));
+    const queue = api.queuePrompt.bind(api);
+    api.queuePrompt = async (number, prompt, ...rest) => {
+      const answer = await queue(number, prompt, ...rest);
+      if (answer.prompt_id) queued.set(answer.prompt_id, /** @type {any} */ (prompt.output));
+      if (queued.size > 50) queued.delete(/** @type {string} */ (queued.keys().next().value));
+      return answer;
+    };
     api.addEventListener("execution_success", finished);
   },
   beforeConfigureGraph(graph) {

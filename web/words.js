@@ -33,6 +33,14 @@ export function stepInWords(flops, share, own, p) {
   return say("{flops}FLOPs a step, {share} of p = {own}", known);
 }
 
+/** How a model reads patches of a size that it has no weights for. @param {import("./costs.js").StepCost} cost @param {number} p */
+export function readInWords({ method, refused }, p) {
+  if (refused) return refused;
+  if (method === "resample") return say("no weights for p = {p}: read by resample, on a coarser latent", { p });
+  if (method === "pi_resize") return say("no weights for p = {p}: read by pi_resize, coarsely", { p });
+  return "";
+}
+
 /** @param {import("./costs.js").WalkCost} walk @param {number} own */
 export function walkInWords({ steps, flops, share, batch, stretches }, own) {
   const each = {

@@ -18,6 +18,7 @@ from ..sampling.walk import last_step
 from ..sources.embedded import load_embedded
 from ..step.by_block import BLOCKS
 from ..tokens.mixed import Mixture, counts_of
+from ..tokens.other_sizes import METHODS, choose_method
 from ..tokens.patch import token_grid
 from .arithmetic import ARCHITECTURES, Architecture, Budget, architecture, budget, budget_of_mix
 
@@ -46,13 +47,16 @@ class Question:
     """What the editor asks.
 
     size: (height, width) of the latent in cells. shape: "embedded", JSON from `plain`, or null if only the latent's channels are known.
-    cfg: null is guided as usual for the model. walk: see `WalkWidgets`.
+    cfg: null is guided as usual for the model. native: the patch sizes that the model has weights for, null where only its own is known.
+    method: the patch_method of the node that denoises. walk: see `WalkWidgets`.
     """
     size: tuple[Annotated[int, Between(1, LARGEST_SIDE)], Annotated[int, Between(1, LARGEST_SIDE)]]
     shape: str | dict | None = None
     channels: Annotated[int, Between(1, 10 ** 6)] | None = None
     batch: Annotated[int, Between(1, 4096)] = 1
     cfg: Annotated[float, Between(0, 1000)] | None = None
+    native: tuple[Annotated[int, Between(1, 4096)], ...] | None = None
+    method: Annotated[str, OneOf(*METHODS)] = "auto"
     walk: dict | None = None
 
 
@@ -119,6 +123,14 @@ def by_patch_size(shape: Architecture, size: tuple[int, int], batch: int = 1, gu
     return costs
 
 
+def how_read(native: tuple[int, ...], patch_size: int, method: str) -> dict:
+    """By which method a model reads patches of a size: → {"method"}, or {"refused": why}."""
+    try:
+        return {"method": choose_method(native, patch_size, method)}
+    except BackboneError as error:
+        return {"refused": str(error)}
+
+
 def without_model(channels: int, size: tuple[int, int]) -> dict[int, dict]:
     """What is known without the model's architecture: p → grid, tokens, values."""
     grids = {p: token_grid(*size, p) for p in patch_sizes(size)}
@@ -169,16 +181,19 @@ def read_walk(given: object, shape: Architecture, default: bool) -> dict:
 
 
 def cost_answer(given: object) -> dict:
-    """JSON of a `Question` → {"own", "sizes", "walk" if asked}. Raises ValueError.
+    """JSON of a `Question` → {"own", "native", "sizes", "walk" if asked}. Raises ValueError.
 
-    own: the model's patch size. sizes: see `by_patch_size`. walk: see `of_walk`.
+    own: the model's patch size. native: those that it has weights for. sizes: see `by_patch_size` and `how_read`. walk: see `of_walk`.
     """
     question = read(Question, given, "a question")
     size, batch, cfg = question.size, question.batch, question.cfg
     if question.shape is None and question.channels is not None:
-        return {"own": 0, "sizes": without_model(question.channels, size)}
+        return {"own": 0, "native": [], "sizes": without_model(question.channels, size)}
     shape = read_shape(question.shape)
-    answer = {"own": shape.patch_size, "sizes": by_patch_size(shape, size, batch, None if cfg is None else is_guided(cfg))}
+    native = load_embedded()[0].patch_sizes if question.shape == "embedded" else question.native or (shape.patch_size,)
+    costs = by_patch_size(shape, size, batch, None if cfg is None else is_guided(cfg))
+    sizes = {p: cost | how_read(native, p, question.method) for p, cost in costs.items()}
+    answer = {"own": shape.patch_size, "native": list(native), "sizes": sizes}
     if question.walk is not None:
         walk = read_walk(question.walk, shape, question.shape == "embedded")
         cfg = (2 if shape.guided else 1) if cfg is None else cfg

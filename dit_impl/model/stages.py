@@ -69,7 +69,7 @@ class Hidden:
 
 @dataclass(frozen=True)
 class Call:
-    """A denoising step between Condition and Guidance.
+    """A denoising step between DiT Condition and DiT Guidance.
 
     layout: "uncond" or "cond" for each part of the batches, in order. x: the step's tokens [B, N, C·p·p] at noise level sigma.
     to_x0(prediction [parts·B, N, C·p·p], cfg) → guided x0 [B, N, C·p·p], or a pair of it and further entries for its wire.

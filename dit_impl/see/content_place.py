@@ -57,7 +57,7 @@ class Parts:
 
 
 def take_apart(dit: DitHandle, wire: DitHidden) -> Parts:
-    """DIT_HIDDEN after Condition or Patch Embed → its parts. Raises StagesError if the model does not add positions to tokens."""
+    """DIT_HIDDEN after DiT Condition or Patch Embed → its parts. Raises StagesError if the model does not add positions to tokens."""
     if "patches" not in wire["done"]:
         wire = step_stages.patch_embed(dit, wire)
     dit.stages.over(wire["hidden"]).check_apart("positions")

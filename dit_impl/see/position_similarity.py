@@ -65,7 +65,7 @@ def positions_of(dit: DitHandle, x: AnyWire) -> tuple[Tensor, str]:
     if "hidden" not in x:
         dit.check_tokens(x)
         if not isinstance(dit, Backbone):
-            raise StagesError(f"{dit.name} makes positions only after Condition: wire the hidden states after Patch Embed")
+            raise StagesError(f"{dit.name} makes positions only after DiT Condition: wire the hidden states after Patch Embed")
         x = step_stages.patch_embed(dit, x)
     step_stages.check(dit, x, "patches")
     hidden: Hidden = x["hidden"]

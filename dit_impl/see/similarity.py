@@ -20,7 +20,7 @@ FLAT = 1e-5  # tokens that deviate by less than this share of their length diffe
 LIVE = 1024  # with at most so many tokens the node gets all cosines, so that its map can follow the mouse
 WORDS = {
     "raw": {"en": "raw tokens", "zh": "原始 token"},
-    "condition": {"en": "after Condition", "zh": "Condition 之后"},
+    "condition": {"en": "after DiT Condition", "zh": "DiT Condition 之后"},
     "patches": {"en": "after Patch Embed", "zh": "图块嵌入之后"},
     "positions": {"en": "after Position Embed", "zh": "位置嵌入之后"},
     "blocks": {"en": "after {stage}", "zh": "第 {number} 块之后"},
@@ -73,7 +73,7 @@ def finite(wire: AnyWire) -> Tensor:
 
 
 def parts(wire: AnyWire) -> list[str]:
-    """The part that each row of the batch belongs to: "uncond" or "cond" between Condition and Guidance, "" elsewhere."""
+    """The part that each row of the batch belongs to: "uncond" or "cond" between DiT Condition and DiT Guidance, "" elsewhere."""
     call, count = wire.get("call"), len(values(wire))
     layout = call.layout if call and not wire.get("guided") else ("",)
     return [part for part in layout for _ in range(count // len(layout))]

@@ -42,10 +42,10 @@ def wire_of_x0(prediction: DitTokens) -> DitTokens:
 def x0_of(wire: DitTokens, what: str, cfg: float) -> tuple[Tensor, Onward]:
     """A prediction → x0 [B, N, C·p·p], guided by the unconditional part of its batch, and further entries for the step's wire."""
     if "call" not in wire:
-        raise StagesError(f"{what} is not from Final Layer or Guidance")
+        raise StagesError(f"{what} is not from Final Layer or DiT Guidance")
     if not wire["guided"]:
         if is_guided(cfg) and "uncond" not in wire["call"].layout:
-            raise StagesError(f"cfg {cfg:g} needs a negative: wire one into Condition, or the prediction of another branch into negative")
+            raise StagesError(f"cfg {cfg:g} needs a negative: wire one into DiT Condition, or the prediction of another branch into negative")
         return wire["call"].guided(wire["tokens"], cfg)
     if is_guided(cfg):
         raise StagesError(f"{what} is guided already: for cfg {cfg:g}, wire a negative prediction into negative")

@@ -37,7 +37,7 @@ def parity(dit: DitHandle, prediction: DitTokens, sigmas: Tensor, step: int, pos
            cfg: float) -> Parity:
     """Compare x0 from the wires, after Guidance, with the whole model's x0 for the same tokens. Raises StagesError."""
     if "trace" not in prediction:
-        raise StagesError("prediction is not from Final Layer or Guidance")
+        raise StagesError("prediction is not from Final Layer or DiT Guidance")
     negative = dit.away_from(negative, cfg)
     start: DitTokens = {**(prediction["call"].start or without(prediction, "call", "guided", "trace")),
                         "tokens": prediction["call"].x}

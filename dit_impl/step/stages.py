@@ -38,7 +38,7 @@ def check(dit: DitHandle, wire: DitHidden, *needed: str) -> None:
     if theirs and theirs != ours:
         raise StagesError(f"the hidden states come from another model with the name {dit.name}: it has {theirs[0]} blocks with "
                           f"{theirs[1]} heads, the dit has {ours[0]} with {ours[1]}")
-    stages = {"condition": "Condition", "patches": "Patch Embed"}
+    stages = {"condition": "DiT Condition", "patches": "Patch Embed"}
     for stage in needed:
         if stage not in wire["done"]:
             raise StagesError(f"the hidden states have not been through {stages[stage]}")
@@ -74,7 +74,7 @@ def _begun(dit: DitHandle, tokens: DitTokens, positive: Conditioning, negative: 
 
 
 def condition(dit: DitHandle, x: AnyWire, positive: Conditioning, negative: Conditioning | None, sigmas: Tensor, step: int) -> DitHidden:
-    """Begin a step: lay out its batch [uncond, cond], and embed time and text: DIT_TOKENS, or DIT_HIDDEN before Condition → DIT_HIDDEN.
+    """Begin a step: lay out its batch [uncond, cond], and embed time and text: DIT_TOKENS, or DIT_HIDDEN before DiT Condition → DIT_HIDDEN.
 
     Raises StagesError, ScheduleError, BackboneError.
     """
@@ -86,14 +86,14 @@ def condition(dit: DitHandle, x: AnyWire, positive: Conditioning, negative: Cond
         raise StagesError("the hidden states are conditioned already")
     begun = _begun(dit, x["tokens"], positive, negative, sigmas, step)
     if any(begun["call"].areas):
-        raise StagesError("the conditioning has areas, which the model reads as pictures of their own: put Condition before Patch Embed")
+        raise StagesError("the conditioning has areas, which the model reads as pictures of their own: put DiT Condition before Patch Embed")
     given = _brought(dit, x)["hidden"].x
     hiddens = [hidden.but(x=given.repeat(len(hidden.x) // len(given), 1, 1), index=x["hidden"].index) for hidden in hiddens_of(begun)]
     return _after({**begun, "done": x["done"], "trace": x["trace"]}, hiddens, "condition")
 
 
 def patch_embed(dit: DitHandle, x: AnyWire) -> DitHidden:
-    """Bring raw patches to the model's width by its patch embedding: DIT_TOKENS, or DIT_HIDDEN after Condition → DIT_HIDDEN.
+    """Bring raw patches to the model's width by its patch embedding: DIT_TOKENS, or DIT_HIDDEN after DiT Condition → DIT_HIDDEN.
 
     Raises StagesError.
     """
@@ -105,7 +105,7 @@ def patch_embed(dit: DitHandle, x: AnyWire) -> DitHidden:
             return _after(x, [dit.stages.over(hidden).patch_embed(hidden) for hidden in hiddens_of(_brought(dit, x))], "patches")
     dit.check_tokens(x)
     if not isinstance(dit, Backbone) or not isinstance(dit.flow, RectifiedFlow) or x.get("noise_mask") is not None:
-        raise StagesError(f"{dit.name} can embed patches only after Condition: put Condition before Patch Embed")
+        raise StagesError(f"{dit.name} can embed patches only after DiT Condition: put DiT Condition before Patch Embed")
     raw = Hidden(x["tokens"].to(dit.like(), copy=True), None, None, None, 0, {"grid": x["grid"], "patch_size": x["patch_size"]})
     wire: DitHidden = {"hidden": raw, "tokens": x, "done": frozenset(), "call": None, "model": dit.name, "shape": dit.stages.shape, "trace": ()}
     return _after(wire, [dit.stages.patch_embed(raw)], "patches")
@@ -124,7 +124,7 @@ def position_embed(dit: DitHandle, wire: DitHidden, mode: str = "model", seed: i
     if mode not in POSITION_MODES:
         raise StagesError(f"mode is one of {', '.join(POSITION_MODES)}, not {mode!r}")
     if mode == "DyPE" and not wire["call"]:
-        raise StagesError("DyPE goes by the noise level: put Condition before Position Embed")
+        raise StagesError("DyPE goes by the noise level: put DiT Condition before Position Embed")
     placing = Placing(mode, seed, shift, scale, time=min(1.0, wire["call"].sigma.item()) if wire["call"] else 1.0)
     with dit.running():
         return _after(wire, [_placed(dit, call["hidden"], call["tokens"]["grid"], placing) for call in model_calls(_brought(dit, wire))],

@@ -55,7 +55,7 @@ def token_grid_of(wire: AnyWire) -> tuple[int, ...]:
 
 
 def _layout(wire: AnyWire) -> tuple[str, ...]:
-    """The parts of the batch: ("uncond", "cond") between Condition and Guidance, ("cond",) elsewhere."""
+    """The parts of the batch: ("uncond", "cond") between DiT Condition and DiT Guidance, ("cond",) elsewhere."""
     return wire["call"].layout if wire.get("call") and not wire.get("guided") else ("cond",)
 
 

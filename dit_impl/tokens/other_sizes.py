@@ -9,6 +9,8 @@ pi_resize  FlexiViT (Beyer et al. 2023, §3.4). Each patch is replaced by the pa
            which is the same as resizing the embedding and the head: see `resize_embedding`. For any p, but the borders between patches
            show, and the positions are those of a picture with this many patches of the model's own size.
 
+auto takes the first of these three that can read the size.
+
 resample and pi_resize are two linear maps on tokens around the same model: `down` to its own patch size and `up` again.
 """
 
@@ -43,8 +45,10 @@ def choose_method(own: tuple[int, ...], patch_size: int, method: str, name: str 
     if method == "native":
         raise BackboneError(f"{name} knows patch sizes {sizes}, not {patch_size}: patch_method native can't read it, "
                             "resample or pi_resize may")
-    if method != "pi_resize" and patch_size % own[0]:
-        raise BackboneError(f"resample takes multiples of {name}'s own patch size {own[0]}, not {patch_size}: pi_resize takes any")
+    if patch_size % own[0]:
+        if method == "resample":
+            raise BackboneError(f"resample takes multiples of {name}'s own patch size {own[0]}, not {patch_size}: pi_resize takes any")
+        return "pi_resize"
     return "pi_resize" if method == "pi_resize" else "resample"
 
 

@@ -5,7 +5,7 @@ from typing import Any, NotRequired, TypedDict, TypeVar, final
 import torch
 from torch import Tensor
 
-# (stage, checksum of the image tokens after it); Parity finds with it where the wires differ from the model
+# (stage, checksum of the image tokens after it); Wires = KSampler? finds with it where the wires differ from the model
 Trace = tuple[tuple[str, Tensor], ...]
 
 
@@ -65,7 +65,7 @@ class DitTokens(TypedDict):
     batch_index: NotRequired[list[int]]      # as in LATENT
     pixels: NotRequired[bool]                # True if the patches are cut from an IMAGE
     latent: NotRequired[Any]                 # a LATENT of several tensors, unchanged
-    # only for a prediction, from Final Layer or Guidance
+    # only for a prediction, from Final Layer or DiT Guidance
     call: NotRequired[Any]                   # its step, a `model.stages.Call`
     guided: NotRequired[bool]                # whether it is x0 already
     trace: NotRequired[Trace]                # of the hidden states before it
@@ -89,7 +89,7 @@ class DitHidden(TypedDict):
     tokens: DitTokens
     others: NotRequired[tuple[ModelCall, ...]]  # further model calls, if the conditionings do not fit into one batch
     done: frozenset[str]                        # the stages that have run, of "condition", "patches", "positions", "blocks"
-    call: Any                                   # a `model.stages.Call` after Condition, else None
+    call: Any                                   # a `model.stages.Call` after DiT Condition, else None
     model: str                                  # name of the model
     shape: NotRequired[tuple[int, int]]         # the model's numbers of blocks and heads
     words: NotRequired[list[str]]               # the words of the text tokens

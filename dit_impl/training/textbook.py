@@ -78,9 +78,9 @@ def diffusion_loss(dit: Backbone, prediction: DitTokens, target: str = "own", we
         raise TrainingError("prediction is not from Final Layer: guided predictions and plain tokens have no loss")
     call, start = prediction["call"], prediction.get("start")
     if start is None:
-        raise TrainingError("the tokens do not hold their clean values: make them with Noise at a Time or Add Noise")
+        raise TrainingError("the tokens do not hold their clean values: make them with Add Noise at Time or Add Noise")
     if len(call.layout) > 1:
-        raise TrainingError(f"the loss takes one conditioning, but Condition has {len(call.layout)}: leave its negative out")
+        raise TrainingError(f"the loss takes one conditioning, but DiT Condition has {len(call.layout)}: leave its negative out")
     like = prediction["tokens"].float()
     sigma = call.sigma.to(like).expand(len(call.x))
     clean, noise = (start[name].to(like) for name in ("clean", "noise"))

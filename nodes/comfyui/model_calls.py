@@ -151,7 +151,7 @@ class Answering(_Step):
         for part in self.parts(x, rest["transformer_options"]):
             known, answer = self.answers.get(part.key, (None, None))
             if known is None or not torch.equal(known.x.to(part.x), part.x):
-                raise StagesError("a function on this MODEL asks the model for something else than Condition laid out, which the stages did "
+                raise StagesError("a function on this MODEL asks the model for something else than DiT Condition laid out, which the stages did "
                                   "not compute; use DiT Denoise or DiT Denoise Step")
             found.append(answer)
         return self.model_sampling.calculate_denoised(t, without_row(torch.cat(found), self.wire).to(x), x)

@@ -3,24 +3,19 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+import re
+from typing import Any, Container
 
 from aiohttp import web
 
 from .. import pack
 from .state import STATE, Route, inside, missing
-from .user import settings
 
 ROOT = Path(__file__).parents[2]
 # The pack's folder in ComfyUI, and the module whose last part the front end takes for it when it looks for a help page.
 PACK, MODULE = "dit-blocks", pack.PYTHON_MODULE.rpartition(".")[2]
 WEB, EXAMPLES, SUBGRAPHS, LOCALES = ROOT / "web", ROOT / "example_workflows", ROOT / "subgraphs", ROOT / "locales"
-FIRST_EXAMPLE = "text_to_image"
-GETTING_STARTED = [{
-    "moduleName": "default", "title": "Getting Started", "type": "image", "isEssential": True,
-    "templates": [{"name": FIRST_EXAMPLE, "title": "Text to image, as wires", "mediaType": "image", "mediaSubtype": "jpg",
-                   "description": "From a prompt to a picture with the embedded model, patch by patch."}],
-}]
+FIRST_EXAMPLE = "start_here"
 BEEN_HERE = "dit-blocks-been-here"
 
 
@@ -35,8 +30,8 @@ def send(folder: Path, name: str) -> web.FileResponse:
 # --- the front end ---
 
 async def start_page(request: web.Request) -> web.StreamResponse:
-    """Send the front end. A user without settings would see its template dialog, and is sent to an example instead."""
-    if not request.query_string and BEEN_HERE not in request.cookies and not settings(request).get("Comfy.TutorialCompleted"):
+    """Send the front end. A browser that comes for the first time would show ComfyUI's own first workflow, whose nodes are not here."""
+    if not request.query_string and BEEN_HERE not in request.cookies:
         first = web.Response(status=302, headers={"Location": f"/?template={FIRST_EXAMPLE}&source={PACK}"})
         # A browser that has something of its own to restore never gets these settings, and should not be sent here twice.
         first.set_cookie(BEEN_HERE, "yes", samesite="Strict")
@@ -59,8 +54,40 @@ async def core_templates(request: web.Request) -> web.StreamResponse:
     if name == "index_logo.json":
         return web.json_response({})
     if name.startswith("index"):
-        return web.json_response(GETTING_STARTED)
+        return web.json_response(_categories(request.app[STATE].executor.classes))
     return send(EXAMPLES, name.replace("-1.jpg", ".jpg"))
+
+
+def _title(workflow: dict, name: str) -> tuple[str, str]:
+    """An example's title and its first sentence, as its note says them; its name where it has no note."""
+    note = next((node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "MarkdownNote"), "")
+    heading, _, rest = note.partition("\n")
+    said = re.sub(r"[*_]|\[|\]\([^)]*\)", "", rest.strip().partition("\n")[0])
+    return heading.lstrip("# ").replace(" · ", " ") or name, said
+
+
+def _runnable(classes: Container[str]) -> dict[str, dict]:
+    """The examples of which all nodes are here: name → workflow, Start here and the lessons first."""
+    found = {}
+    for path in sorted(EXAMPLES.glob("*.json"), key=lambda path: (path.stem != FIRST_EXAMPLE, not path.stem.startswith("learn_"), path.stem)):
+        workflow = json.loads(path.read_text(encoding="utf-8"))
+        subgraphs = workflow.get("definitions", {}).get("subgraphs", [])
+        own = {"MarkdownNote", *(one["id"] for one in subgraphs)}
+        if all(node["type"] in own or node["type"] in classes for one in (workflow, *subgraphs) for node in one["nodes"]):
+            found[path.stem] = workflow
+    return found
+
+
+def _categories(classes: Container[str]) -> list[dict]:
+    """The front end's index of templates: the course, and the other examples, by their titles."""
+    course, others = [], []
+    for name, workflow in _runnable(classes).items():
+        title, description = _title(workflow, name)
+        is_lesson = name == FIRST_EXAMPLE or name.startswith("learn_")
+        (course if is_lesson else others).append({"name": name, "title": title, "description": description,
+                                                  "mediaType": "image", "mediaSubtype": "jpg"})
+    return [{"moduleName": "default", "title": title, "type": "image", "isEssential": title == "Course", "templates": templates}
+            for title, templates in (("Course", course), ("Examples", others))]
 
 
 # --- the pack ---
@@ -75,7 +102,7 @@ async def extension_file(request: web.Request) -> web.StreamResponse:
 
 
 async def templates(request: web.Request) -> web.Response:
-    return web.json_response({PACK: sorted(path.stem for path in EXAMPLES.glob("*.json"))})
+    return web.json_response({PACK: list(_runnable(request.app[STATE].executor.classes))})
 
 
 async def template_file(request: web.Request) -> web.StreamResponse:

@@ -49,6 +49,7 @@ def tab(request, host, browser):
     page = browser.new_page(viewport={"width": 1600, "height": 1000})
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(error.stack or str(error)))
+    page.context.add_cookies([{"name": "dit-blocks-been-here", "value": "yes", "url": host.url}])
     page.goto(host.url)
     page.wait_for_function("window.app?.extensionManager?.workflow?.activeWorkflow && app.canvas", timeout=90_000)
     yield page

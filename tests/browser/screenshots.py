@@ -95,7 +95,7 @@ def shoot(browser, host: Serve, view: str, language: str, vue: bool) -> None:
     host.post("/settings/Comfy.VueNodes.Enabled", vue)
     host.post("/settings/Comfy.Locale", language)
     page = browser.new_page(viewport=SIZE)
-    page.goto(host.url)
+    page.goto(f"{host.url}/?again")  # not as a new browser, which is sent to an example
     page.wait_for_function("window.app?.extensionManager?.workflow?.activeWorkflow && app.canvas", timeout=90_000)
     prepare, name, height = VIEWS[view]
     page.evaluate("workflow => app.loadGraphData(workflow)", example(name))

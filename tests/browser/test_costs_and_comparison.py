@@ -86,6 +86,16 @@ def test_a_change_of_patch_size_shows_before_beside_now(page, run):
     sync_api.expect(panel).to_have_count(0)
 
 
+@pytest.mark.parametrize("kind, name, to", [("DiTBlocksAddNoise", "seed", 12), ("DiTBlocksSchedule", "steps", 6), ("CLIPTextEncode", "text", "a ring")])
+def test_pictures_of_another_seed_schedule_or_prompt_are_not_compared(page, run, kind, name, to):
+    run()
+    turn(page, "DiTBlocksPatchify", "patch_size", 8)
+    turn(page, kind, name, to)
+    run()
+    page.wait_for_timeout(500)
+    sync_api.expect(page.locator(".dit-blocks-side-by-side")).to_have_count(0)
+
+
 def test_undo_keeps_the_comparison_and_what_was_run(page, run):
     run()
     capture(page)

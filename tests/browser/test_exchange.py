@@ -158,7 +158,7 @@ def test_a_renamed_node_is_replaced(tab, browser, host):
     """The host's list of renamed nodes is another one here; the tab only for its renderer."""
     page = browser.new_page(viewport={"width": 1600, "height": 1000})
     page.route("**/api/node_replacements", lambda route: route.fulfill(json={OLD: [ENTRY]}))
-    page.goto(host.url)
+    page.goto(f"{host.url}/?again")
     page.wait_for_function(LOADED, timeout=90_000)
     page.evaluate("workflow => app.loadGraphData(workflow)", today())
     page.wait_for_timeout(500)
@@ -196,7 +196,7 @@ def test_from_standalone_to_comfyui_and_back_nothing_changes(tab, browser, host,
     other = request.getfixturevalue("other")
     other.post("/settings/Comfy.VueNodes.Enabled", host.get("/settings/Comfy.VueNodes.Enabled"))
     page = browser.new_page(viewport={"width": 1600, "height": 1000})
-    page.goto(other.url)
+    page.goto(f"{other.url}/?again")
     page.wait_for_function(LOADED, timeout=90_000)
     for name in ("text_to_image", "exploded_step", "patch_schedule", "train_from_scratch", "learn_05_time_and_text"):
         here = written(page, json.loads((ROOT / "example_workflows" / f"{name}.json").read_text(encoding="utf-8")))

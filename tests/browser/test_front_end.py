@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-WORKFLOW = json.loads((ROOT / "example_workflows" / "one_step_at_a_time.json").read_text(encoding="utf-8"))
+WORKFLOW = json.loads((ROOT / "tests" / "golden" / "0.1.0" / "one_step_at_a_time.json").read_text(encoding="utf-8"))
 WORKFLOW["nodes"] = [node for node in WORKFLOW["nodes"] if node["type"] != "MarkdownNote"]
 next(node for node in WORKFLOW["nodes"] if node["type"] == "DiTBlocksEmptyLatent")["widgets_values"] = [96, 64, 1]
 EXPLODE, COLLAPSE = "Explode into stages", "Collapse into DiT Denoise Step"

@@ -111,12 +111,13 @@ def test_the_boxes_speak_chinese(page):
         page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'zh')")  # which loads the workflow again
         expect(page, "grid", "64 个 token，每个 256 个值")
         expect(page, "trajectory", "20 步")
-        made = page.evaluate("""(() => {
+        made = page.evaluate("""(async () => {
             const node = LiteGraph.createNode("DiTBlocksTokenPCA");
             app.graph.add(node);
-            return node.widgets.find(({ name }) => name === "language").value;
+            const { output } = await app.graphToPrompt();
+            return [node.widgets.find(({ name }) => name === "language").value, output[node.id].inputs.language];
         })()""")
-        assert made == "中文"
+        assert made == ["auto", "中文"]
     finally:
         page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'en')")
         expect(page, "grid", "64 tokens of 256 values")
@@ -240,3 +241,12 @@ def test_wires_have_colours_of_their_own(page):
     dots = page.evaluate("""["DIT", "DIT_TOKENS", "DIT_HIDDEN"].map(type =>
         getComputedStyle(document.documentElement).getPropertyValue(`--color-datatype-${type}`).trim())""")
     assert dots == colours[:3]
+
+
+def test_an_error_is_told_on_its_node_and_in_a_toast(page, host):
+    turn(page, "DiTBlocksDenoise", "start_step", 30)
+    page.evaluate("app.queuePrompt(0)")
+    expect(page, "error", "DiT Denoise: ")
+    told = page.locator(".dit-blocks-trajectory .dit-blocks-error").inner_text()
+    sync_api.expect(page.locator(".p-toast-message").filter(has_text=told).first).to_be_visible()
+    assert "\n" not in told

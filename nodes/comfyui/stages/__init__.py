@@ -34,7 +34,7 @@ def stages_of(diffusion_model: nn.Module) -> Stages:
 
 
 def begun(stages: Stages, args: tuple, kwargs: dict) -> Hidden:
-    """A model call's hidden states after Condition. What an adapter does not take goes the generic way. Raises StagesError."""
+    """A model call's hidden states after DiT Condition. What an adapter does not take goes the generic way. Raises StagesError."""
     try:
         return stages.condition(*args, **kwargs)
     except StagesError:

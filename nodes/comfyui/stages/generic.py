@@ -33,7 +33,7 @@ class GenericStages(Stages):
     @property
     def _slots(self) -> tuple[Slot, ...]:
         if self.trace is None:
-            raise StagesError(f"the blocks of {self.name} are known after Condition only")
+            raise StagesError(f"the blocks of {self.name} are known after DiT Condition only")
         return self.trace.slots
 
     def _replay(self, hidden: Hidden) -> Replay:

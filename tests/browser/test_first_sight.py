@@ -1,0 +1,68 @@
+"""A workflow as it opens: legible, nothing over anything else, wires in front of empty space; and the same after a run."""
+
+import json
+
+from browser.wires import behind, curve
+from comfyui_host import ROOT
+import pytest
+from serve_host import Serve
+
+EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
+FAST = ("start_here", "learn_01_pixels_to_latents", "learn_03_patch_embedding")  # those that are run
+LEAST_SCALE, LEAST_LETTERS, BEHIND = 0.8, 9, 24  # the last: pixels of a wire that may lie behind a node
+
+# Boxes, wires with their reroutes, and the least letters, all as they are on the graph in view.
+SEEN = """() => {
+    const { ds, graph, canvas } = app.canvas;
+    const { left, top } = canvas.getBoundingClientRect();
+    const within = ({ x, y, width, height }) => [(x - left) / ds.scale - ds.offset[0], (y - top) / ds.scale - ds.offset[1],
+        width / ds.scale, height / ds.scale];
+    const box = (node) => {
+        const element = document.querySelector(`[data-node-id="${node.id}"]`);
+        return element ? within(element.getBoundingClientRect()) : [node.pos[0], node.pos[1] - 30, node.size[0], node.size[1] + 30];
+    };
+    const spot = (node, way, index) => {
+        const dot = document.querySelector(`[data-slot-key="${node.id}-${way}-${index}"]`);
+        if (!dot) return [...node.getConnectionPos(way === "in", index)];
+        const [x, y, width, height] = within(dot.getBoundingClientRect());
+        return [x + width / 2, y + height / 2];
+    };
+    const wires = [...graph.links.values()].map((link) => {
+        const stops = [];
+        for (let stop = graph.reroutes.get(link.parentId); stop; stop = graph.reroutes.get(stop.parentId)) stops.unshift([...stop.pos]);
+        const [from, to] = [graph.getNodeById(link.origin_id), graph.getNodeById(link.target_id)];
+        return { from: from.id, to: to.id, ends: [spot(from, "out", link.origin_slot), spot(to, "in", link.target_slot)], stops };
+    });
+    const letters = [...document.querySelectorAll("[class*=dit-blocks-], .comfy-markdown .tiptap, .comfy-markdown-content")]
+        .flatMap((element) => [element, ...element.querySelectorAll("p, li, div, button, span")])
+        .filter((element) => [...element.childNodes].some(({ nodeType, data }) => nodeType === 3 && data.trim()) && element.offsetParent)
+        .map((element) => [parseFloat(getComputedStyle(element).fontSize) * ds.scale, element.textContent.slice(0, 40)]);
+    return { scale: ds.scale, nodes: graph.nodes.map((node) => [node.id, node.title, box(node)]), wires,
+        least: letters.sort(([a], [b]) => a - b)[0] ?? [99, ""] };
+}"""
+
+
+def look(page) -> None:
+    """Hold what is in view against what a newcomer can read."""
+    seen = page.evaluate(SEEN)
+    boxes = {id: box for id, _, box in seen["nodes"]}
+    covered = [(one, other) for i, (_, one, (x, y, w, h)) in enumerate(seen["nodes"]) for _, other, (a, b, c, d) in seen["nodes"][i + 1:]
+               if min(x + w, a + c) - max(x, a) > 1 and min(y + h, b + d) - max(y, b) > 1]
+    hidden = {f"{wire['from']} → {wire['to']}": round(length) for wire in seen["wires"]
+              if (length := behind(curve(*wire["ends"], wire["stops"]),
+                                   [box for id, box in boxes.items() if id not in (wire["from"], wire["to"])])) > BEHIND}
+    assert seen["scale"] >= LEAST_SCALE
+    assert not covered
+    assert not hidden
+    assert seen["least"][0] >= LEAST_LETTERS, seen["least"]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_it_is_legible_as_it_opens(page, load, host, path, run):
+    load(json.loads(path.read_text(encoding="utf-8")))
+    page.wait_for_timeout(700)
+    look(page)
+    if path.stem in FAST and isinstance(host, Serve):
+        run()
+        page.wait_for_timeout(1500)
+        look(page)
