@@ -146,7 +146,6 @@ def ways(run, cfg: float) -> dict:
     found["generic stages"] = generic
     try:
         from dit_blocks.nodes.step_cache import StepCache
-
         def cached(made, steps):
             model = StepCache.execute(model=made[0], threshold=0.1, start_percent=0.1, end_percent=1.0).result[0]
             return by_wires.wires(model, *made[1:], steps=steps, cfg=cfg)
@@ -198,7 +197,7 @@ def speed(run, section: str, vram: float = 0) -> None:
             tell(section, name, f"{what}: left on the device", round((run.forget() - held) / 2 ** 30, 4), "GiB")
             if what in AIMS and not run.small:
                 tell(section, name, f"{what}: at most {AIMS[what]} of KSampler's", each / base <= AIMS[what])
-            del answer
+            answer = None
         except torch.cuda.OutOfMemoryError:
             tell(section, name, what, "out of memory")
             run.forget()
@@ -268,16 +267,15 @@ def adapter(run, section: str) -> None:
     """A step of training a patch-size adapter for SD3.5-medium."""
     import torch
 
+    from dit_blocks.dit_impl.model.position import sincos_2d
     from dit_blocks.dit_impl.training.adapter import Distilling
     from dit_blocks.dit_impl.training.loop import Settings, train
     from dit_blocks.dit_impl.training.sets import TrainingSet
     from dit_blocks.nodes.comfyui import host
     from dit_blocks.nodes.model import FromModel
     model, positive, negative, latent = build("sd35_medium", run, whole=True)
-    # the position table that published models have
-    from dit_blocks.dit_impl.model.position import sincos_2d
     table = model.model.diffusion_model.pos_embed
-    axis = torch.arange(math.isqrt(table.shape[1])) / 3 - 2
+    axis = torch.arange(math.isqrt(table.shape[1])) / 3 - 2  # as in published models
     table.copy_(sincos_2d(table.shape[-1], axis, axis)[None])
     dit = FromModel.execute(model=model).result[0]
     host.load(dit.modules())
