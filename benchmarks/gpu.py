@@ -134,12 +134,16 @@ def ways(run, cfg: float) -> dict:
     found = {"KSampler": lambda made, steps: ksampler(*made, steps=steps, cfg=cfg), "DiT Denoise": lambda made, steps: by_wires.wires(*made, steps=steps, cfg=cfg),
              "chain": lambda made, steps: by_wires.wires(*made, steps=steps, cfg=cfg, chain=True),
              "stages": lambda made, steps: by_wires.inside(*made, steps=steps, cfg=cfg)}
-    try:
-        from dit_blocks.nodes.comfyui.stages.generic import generic_of
-        from dit_blocks.nodes.model import FromModel
-        found["generic stages"] = lambda made, steps: by_wires.inside(*made, steps=steps, cfg=cfg, dit=generic_of(FromModel.execute(model=made[0]).result[0]))
-    except ImportError:  # not in this version
-        pass
+    from dit_blocks.nodes.comfyui import stages
+
+    def generic(made, steps):
+        """By the way that needs no adapter."""
+        known, stages.ADAPTERS = stages.ADAPTERS, ()
+        try:
+            return by_wires.inside(*made, steps=steps, cfg=cfg)
+        finally:
+            stages.ADAPTERS = known
+    found["generic stages"] = generic
     try:
         from dit_blocks.nodes.step_cache import StepCache
 

@@ -41,6 +41,9 @@ class NewDiT(io.ComfyNode):
                 io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Seed of the random weights."),
                 DitSocket.Input("like", optional=True, tooltip="A model with the same latent space and previews."),
                 io.Clip.Input("clip", optional=True, tooltip="The text encoder for its prompts."),
+                io.Int.Input("pixels_to_cell", default=0, min=0, max=64, optional=True,
+                             tooltip="Pixels to a latent cell, each way. 1 is a model of pixels, without a VAE: with latent_channels 3 and Pixel Space. "
+                                     "0 is that of like, else 8."),
             ],
             outputs=[DitSocket.Output("dit", display_name="dit", tooltip="The untrained model.")],
         )
@@ -48,10 +51,10 @@ class NewDiT(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, width, depth, heads, patch_sizes, latent_channels, position, conditioning, classes, prediction, picture_size, seed,
-                like=None, clip=None) -> io.NodeOutput:
+                like=None, clip=None, pixels_to_cell=0) -> io.NodeOutput:
         widths = new_dit.text_widths(clip) if clip is not None and conditioning == "text" else None
         model = new_dit.new_dit(width, depth, heads, new_dit.parse_sizes(patch_sizes), latent_channels, position, conditioning, classes,
-                                prediction, seed, like, widths, picture_size, host.free_ram())
+                                prediction, seed, like, widths, picture_size, host.free_ram(), pixels_to_cell)
         return io.NodeOutput(model, ui=ui.PreviewText(new_dit.describe(model)))
 
 

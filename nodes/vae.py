@@ -5,6 +5,7 @@ from fractions import Fraction
 from comfy_api.v0_0_2 import io, ui
 import torch
 
+from ..dit_impl.sources import pixel_space
 from .wires import dit_input, names_errors
 
 
@@ -61,6 +62,24 @@ class VAEDecode(io.ComfyNode):
     def execute(cls, latent, vae) -> io.NodeOutput:
         image = vae.decode(latent["samples"])
         return io.NodeOutput(image.flatten(0, 1) if image.dim() == 5 else image)
+
+
+class PixelSpace(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksPixelSpace",
+            display_name="Pixel Space",
+            category="DiT Blocks/latent",
+            description="No VAE: pictures as they are, 3 channels, one cell for each pixel. The patch embedding of a DiT then reads pixels.",
+            search_aliases=["pixel diffusion", "without VAE", "identity VAE", "no VAE"],
+            outputs=[io.Vae.Output("vae", display_name="vae", tooltip="For every input that takes a VAE.")],
+        )
+
+    @classmethod
+    @names_errors
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(pixel_space.PixelSpace())
 
 
 class EmptyLatent(io.ComfyNode):

@@ -35,8 +35,8 @@ SLOW_TESTS = ("test_a_workflow_of_a_release_runs", "test_backgrounds_are_drawn_r
 
 
 def pytest_collection_modifyitems(config, items):
-    """Mark what is slow. With `pytest -n 2 --dist loadgroup`, tests that share a server, a ComfyUI or a page go to one process, and the
-    others to whichever is free."""
+    """Mark what is slow. With `pytest -n 2 --dist loadgroup`, tests that share a server, a script in ComfyUI or a page go to one process,
+    and the others to whichever is free."""
     for item in items:
         host, browser = bool(item.get_closest_marker("host")), "browser" in item.path.parts
         if host or browser or item.path.stem in SLOW or item.name.startswith(SLOW_TESTS):
@@ -44,7 +44,8 @@ def pytest_collection_modifyitems(config, items):
         if config.pluginmanager.hasplugin("xdist"):
             fixtures = (one for known in item._fixtureinfo.name2fixturedefs.values() for one in known)
             shared = any(one.baseid and one.scope in ("module", "session") for one in fixtures)
-            if group := "browser" if browser else "comfyui" if host else item.path.stem if shared else "":
+            script = item.callspec.params.get("script") if hasattr(item, "callspec") else None  # its cases run in one process
+            if group := "browser" if browser else f"{item.path.stem} {script}" if host else item.path.stem if shared else "":
                 item.add_marker(pytest.mark.xdist_group(group))
 
 

@@ -15,7 +15,6 @@ from host_zoo_check import FILES, NAMES, latents, out
 import torch
 
 PAGE = Path(__file__).parents[1] / "docs" / "what_stages_can_do.md"
-UNTRIED = {"wandancer": "ComfyUI itself does not sample it in the small form that it has here"}
 HEAD = """# What stages can do
 
 The stages of every transformer that ComfyUI 0.33 loads, tried on small random models. Seven families have a stage adapter, written by hand;
@@ -137,8 +136,6 @@ class Tried:
 def row(family: str, *names: str) -> list[str]:
     from dit_blocks.nodes.comfyui.stages import GenericStages, stages_of
     shown = [family, ", ".join(names).replace("_", "\\_")]
-    if names[0] in UNTRIED:
-        return [*shown, "not tried", *"–––––––––", UNTRIED[names[0]]]
     model, *conditionings, shape = made(names[0])
     kind = "generic" if isinstance(stages_of(model.model.diffusion_model), GenericStages) else "by hand"
     try:

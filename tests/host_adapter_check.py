@@ -233,6 +233,34 @@ def refusals(name, make):
     refused("has patch sizes 2 already: choose another patch_size, not 2", lambda: Distilling(dit_of(sd3), 2, 2))
 
 
+def other_number_types(name, make):
+    """An adapter of a model in bfloat16 goes on the same model in float8, scaled float8 and float16, draws there, and on no other model."""
+    import comfy.sd
+
+    from dit_blocks.dit_impl.errors import CheckpointError
+    from dit_blocks.dit_impl.sources.adapters import apply_adapter
+    model, *rest = make(size=(12, 10), dtype=torch.bfloat16)
+    p, state = own_size(model) + 1, {key: value.clone() for key, value in model.model.diffusion_model.state_dict().items()}
+    adapter, scaled = adapter_for(model, p), {"scaled_fp8": torch.zeros(0, dtype=torch.float8_e4m3fn)}
+    for key, value in state.items():
+        scale = value.float().abs().amax() / 448 if value.dim() == 2 and "blocks." in key else None
+        scaled[key] = value if scale is None else (value.float() / scale).to(torch.float8_e4m3fn)
+        scaled |= {} if scale is None else {key.removesuffix("weight") + "scale_weight": scale}
+    others = [comfy.sd.load_diffusion_model_state_dict(scaled)]
+    others += [make(size=(12, 10), dtype=kind)[0] for kind in (torch.float8_e4m3fn, torch.float16)]
+    for other in others:
+        drawn = ksampler(scheduled(with_adapter(other, adapter), f"{p}"), *rest)
+        assert drawn.isfinite().all()
+    changed = comfy.sd.load_diffusion_model_state_dict({key: value.flip(0) if "blocks." in key else value for key, value in state.items()},
+                                                       model_options={"dtype": torch.float16})
+    try:
+        apply_adapter(dit_of(changed), adapter)
+    except CheckpointError as error:
+        assert "is for" in str(error)
+    else:
+        raise AssertionError("it was put on another model")
+
+
 def with_table(make):
     """Of an SD3: the position table that published ones have, coordinates i / 3 from a centre crop."""
     def made(**how):
@@ -254,6 +282,7 @@ CASES = {f"{name}: {what}": (lambda name, make, check=check: check(name, with_ta
 CASES |= {f"{name}: a DIT and a MODEL": (lambda name, make: a_dit_and_a_model_share_it(name, with_table(make)), name)
           for name in ("sd3", "sd35_medium")}
 CASES |= {f"{name}: the node in bfloat16": (the_node_teaches_it_in_bfloat16, name) for name in ("sd3", "flux_dev")}
+CASES |= {f"{name}: other number types": (lambda name, make: other_number_types(name, with_table(make)), name) for name in ("sd3", "flux_dev")}
 CASES |= {"refused": (refusals, None)}
 
 if __name__ == "__main__":

@@ -120,10 +120,15 @@ def leaves_nothing(name, make):
     assert "forward" not in vars(module) and not made[0].wrappers and not made[0].patches and not made[0].model_options.get("dit_blocks_plans")
     same(plain, picture(made[0], made))
     same(expected, picture(changed, made))
-    own = vars(module)["forward"] = type(module).forward.__get__(module)  # of another pack, whose forward may do what stages do not know of
+    seen, forward = [], type(module).forward.__get__(module)
+
+    def own(*args, **kwargs):  # of another pack
+        seen.append(1)
+        return forward(*args, **kwargs)
+    vars(module)["forward"] = own
     try:
-        refused("DiT Blocks (MODEL): OpenAISignatureMMDITWrapper.forward is not", lambda: picture(changed, made))
-        assert vars(module)["forward"] is own
+        same(expected, picture(changed, made))
+        assert seen and vars(module)["forward"] is own
     finally:
         del vars(module)["forward"]
 
@@ -171,6 +176,23 @@ def refusals(name, make):
     assert torch.equal(expected, by_wires((planned(model, "all but 1"), positive, negative, samples), negative=negative)[0])
 
 
+def by_the_generic_way(name, make=None):
+    """A model without a stage adapter."""
+    import importlib
+    for file in ("host_zoo_unets", "host_zoo_transformers", "host_zoo_videos"):
+        importlib.import_module(file)
+    from host_zoo import ZOO, rnd
+    model, positive, negative, shape = ZOO[name]()
+    made = model, positive, negative, rnd(1, *shape, seed=3)
+    plain, skipped = picture(model, made), picture(planned(model, "all but 1"), made)
+    same(plain, picture(planned(model), made))
+    same(by_stages(made, [("all but 1", 1.0)]), skipped)
+    weak = picture(planned(model, "0*0.5"), made)
+    assert weak.isfinite().all() and not torch.equal(plain, skipped) and not torch.equal(weak, plain)
+    same(plain, picture(model, made))
+    refused("DiT Blocks (MODEL): this model has blocks 0 to", lambda: picture(planned(model, "all but 99"), made))
+
+
 def the_pack_s_own_model(name=None, make=None):
     """The default model by DiT to MODEL: a plan is what DiT Blocks do on its DIT, and its MODEL has stages."""
     from dit_blocks.nodes.load import LoadEmbedded
@@ -190,6 +212,7 @@ def the_pack_s_own_model(name=None, make=None):
 CASES = {f"{name}: a plan is its stages": (a_plan_is_its_stages, name) for name in MODELS}
 CASES |= {f"{name}: {title}": (check, name) for name in ("sd3", "flux_dev", "pixart", "wan") for title, check in {
     "all blocks": all_blocks_are_the_model, "percents": from_a_percent_to_another}.items()}
+CASES |= {f"{name}: generic": (by_the_generic_way, name) for name in ("chroma", "krea2", "omnigen2", "hunyuan_video")}
 CASES |= {"sd3: rides along": (rides_along, "sd3"), "sd3: nothing is left": (leaves_nothing, "sd3"), "flux_dev: refusals": (refusals, "flux_dev"),
           "the pack's own model": (the_pack_s_own_model, None)}
 

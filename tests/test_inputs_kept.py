@@ -17,7 +17,7 @@ from dit_blocks.nodes import NODES
 from dit_blocks.standalone import pack
 from dit_blocks.standalone.folders import Folders, current, use
 
-NOTHING_WIRED = {"LoadEmbedded", "LoadDiffusers", "LoadCheckpoint", "LoadSteeringVector"}
+NOTHING_WIRED = {"PixelSpace", "LoadEmbedded", "LoadDiffusers", "LoadCheckpoint", "LoadSteeringVector"}
 # take or give a MODEL: host_model_check.py, host_patch_check.py, host_blocks_check.py
 NEED_COMFYUI = {"FromModel", "ToModel", "PatchScheduleModel", "BlocksModel"}
 CLASSES = {cls.define_schema().node_id.removeprefix("DiTBlocks"): cls for cls in NODES}

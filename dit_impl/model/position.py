@@ -76,7 +76,8 @@ def table_coordinates(table: Tensor) -> tuple[int, float, float]:
     centred = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
     unit = (coordinates @ centred / centred.square().sum()).item() if side > 1 else 1.0
     start = coordinates.mean().item() - unit * (side - 1) / 2
-    tolerance = max(1e-4, 2 * torch.finfo(table.dtype).eps)
+    # whatever it is kept in now, its file may have kept it in bfloat16
+    tolerance = 2 * max(torch.finfo(one).eps for one in (table.dtype, torch.bfloat16))
     # tables are often stored in half precision: round to the whole numbers that they were made from
     base, start = (round(x) if abs(x - round(x)) < tolerance / 2 else x for x in (unit * side, start))
     unit = base / side

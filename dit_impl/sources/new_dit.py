@@ -11,6 +11,7 @@ from ..model.mmdit import MMDiTConfig
 from ..sampling.flow import DDPM, RectifiedFlow
 from ..tokens.wire import identity_format
 from .checkpoints import skeleton
+from .pixel_space import AS_RGB, CHANNELS
 
 POSITIONS = {"sincos": "picture", "learned": "learned", "none": "none"}
 CONDITIONINGS = ("text", "class", "none")
@@ -39,10 +40,11 @@ def text_widths(clip) -> tuple[int, int]:
 
 def new_dit(width: int = 192, depth: int = 4, heads: int = 4, patch_sizes: tuple[int, ...] = (2,), channels: int = 0, position: str = "sincos",
             conditioning: str = "text", classes: int = 10, prediction: str = "velocity", seed: int = 0, like: DitHandle | None = None,
-            widths: tuple[int, int] | None = None, picture_size: int = 256, free: float = math.inf) -> Backbone:
+            widths: tuple[int, int] | None = None, picture_size: int = 256, free: float = math.inf, downscale: int = 0) -> Backbone:
     """A DIT with random weights, adaLN-Zero (Peebles & Xie 2022, §3.2), that answers zero until it is trained.
 
-    channels: of its latents, 0 for those of `like`, whose latent space it then shares. widths: of text states and pooled text.
+    channels: of its latents, 0 for those of `like`, whose latent space it then shares. widths: of text states and pooled text. downscale:
+    pixels to a cell, 1 for a model that reads pictures themselves; 0 is that of `like`, else 8.
     Raises BackboneError.
     """
     for name, value, known in (("position", position, POSITIONS), ("conditioning", conditioning, CONDITIONINGS), ("prediction", prediction, PREDICTIONS)):
@@ -60,7 +62,11 @@ def new_dit(width: int = 192, depth: int = 4, heads: int = 4, patch_sizes: tuple
         raise BackboneError(f"latent_channels {channels} are not the {like.channels} of {like.name}: 0 takes those")
     if conditioning == "text" and widths is None:
         raise BackboneError("a model that reads text needs a clip, to know how wide its text is")
-    downscale = getattr(like, "downscale", 8)
+    if not 0 <= downscale <= 64:
+        raise BackboneError(f"pixels_to_cell is 0 to 64, not {downscale:.6g}")
+    if downscale and like is not None and downscale != like.downscale:
+        raise BackboneError(f"pixels_to_cell {downscale} are not the {like.downscale} of {like.name}: 0 takes those")
+    downscale = downscale or getattr(like, "downscale", 8)
     side = picture_size // downscale // patch_sizes[0]
     if side < 1:
         raise BackboneError(f"picture_size {picture_size} is smaller than a patch of {patch_sizes[0]} latent cells")
@@ -86,7 +92,8 @@ def new_dit(width: int = 192, depth: int = 4, heads: int = 4, patch_sizes: tuple
                 module.reset_parameters()
     flow = RectifiedFlow(prediction, shift=2.0) if prediction in ("velocity", "x0") else DDPM(prediction)
     space = like.latent_format if like is not None else identity_format(channels)
-    return Backbone(model, space, flow, "New DiT", downscale, picture_size, getattr(like, "latent_rgb", None))
+    shown = AS_RGB if downscale == 1 and config.in_channels == CHANNELS else None
+    return Backbone(model, space, flow, "New DiT", downscale, picture_size, getattr(like, "latent_rgb", shown))
 
 
 def describe(dit: Backbone) -> str:

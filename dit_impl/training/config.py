@@ -13,6 +13,7 @@ from ..sources.adapters import adapter_of, save_adapter
 from ..sources.dit_file import load_dit, save_dit
 from ..sources.embedded import load_embedded
 from ..sources.new_dit import new_dit, text_widths
+from ..sources.pixel_space import CHANNELS, PixelSpace
 from . import run as runs
 from .launch import Launched, launched
 from .loop import Alone, Settings
@@ -85,9 +86,11 @@ def model_of(values: Mapping, base: Path, free: float = math.inf) -> Backbone:
 
 
 def set_of(values: Mapping, base: Path, read_folder, dit: Backbone, free: float = math.inf) -> TrainingSet:
-    """[set] → pictures by the default model's VAE and text encoder. Raises RecipeError, SetError."""
+    """[set] → pictures by the default model's VAE, none for a model of pixels, and its text encoder. Raises RecipeError, SetError."""
     values = {**SET, **checked(values, SET, "[set]")}
     _, clip, vae = load_embedded()
+    if (dit.channels, dit.downscale) == (CHANNELS, 1):
+        vae = PixelSpace()
     clip = clip if dit.unconditional is None else None
     if values["folder"]:
         pictures, captions = read_folder(base / values["folder"])
