@@ -57,10 +57,9 @@ LAYOUTS: dict[str, dict] = {
         "columns": [("", 260, [1, 3]), ("1 Patchify", 240, ["A picture, encoded", 8, "Another picture", "Empty prompt, schedule"]),
                     ("2 Content and place", 390, [11]), ("3 Where alike", 400, [10, 12])]},
     "learn_05_time_and_text": {
-        "subgraphs": {"Noise, and eight steps": ([6, 7, 8, 9, 15], []), "Decode": ([12, 13], []),
-                      "Told three noise levels": ([16, 17, 18, 20, 21, 22, 24, 25, 26], [(16, "step"), (20, "step"), (24, "step")])},
-        "columns": [("", 310, [1, 3]), ("1 Denoise", 226, [4, 5, "Noise, and eight steps", "Decode", "Told three noise levels"]),
-                    ("2 Text", 256, [10]), ("3 Time", 225, [14, 19]), ("", 225, [23, 27])]},
+        "subgraphs": {"Noise, and eight steps": ([6, 7, 8, 9, 15], []), "Decode": ([12, 13], []), "The ninth step": ([20, 21, 22], [(20, "step")])},
+        "columns": [("", 320, [1, 3]), ("1 Denoise", 250, [4, 5, "Noise, and eight steps", "Decode", "The ninth step"]),
+                    ("2 Text", 400, [10]), ("3 Time", 300, [14, 23])]},
     "learn_06_one_step": {
         "subgraphs": {"Noise, and eight steps": ([6, 7, 8, 9, 10], []), "Decode": ([18, 19, 21, 22, 24, 25], [])},
         "columns": [("", 270, [1, 3]), ("1 Embed", 240, [4, 5, "Noise, and eight steps", 11, 12]), ("2 Blocks", 240, [13, 14, 15, 16]),
