@@ -150,7 +150,7 @@ CASES = {
                       lambda k: dict(x=k.hidden, source=k.alone), lambda k: dict(x=k.walked, source=k.tokens, mask=k.mask)],
     "TokenMap": wires({}, dict(show="norm")),
     "PatchSchedule": [lambda k: dict(rows="4 with 2 on the mask", mask=k.mask)],
-    "PatchRegions": [lambda k: dict(where="mask", mask=k.mask), lambda k: dict(where="detail")],
+    "PatchRegions": [lambda k: dict(where="mask", mask=k.mask)],
     "SteeringVector": [lambda k: dict(towards=k.hidden, away=k.hidden), lambda k: dict(towards=k.hidden, away=k.hidden, mask=k.mask, more=k.vector)],
     "Steer": [lambda k: dict(hidden=k.hidden, vector=k.vector), lambda k: dict(hidden=k.hidden, vector=k.vector, rows="positive", mask=k.mask)],
     "SaveSteeringVector": [lambda k: dict(vector=k.vector)],
