@@ -96,7 +96,8 @@ def test_an_answer_is_plain_json_and_reads_its_own_shapes():
     shape = answers.shape_of(load_embedded()[0])
     asked = {"shape": "embedded", "size": [32, 32], "walk": {"steps": 20, "rows": "4 until 50%, then 2"}}
     told = json.loads(json.dumps(answers.cost_answer(asked)))
-    assert told == json.loads(json.dumps(answers.cost_answer({**asked, "shape": json.loads(json.dumps(shape))})))
+    by_shape = {**asked, "shape": json.loads(json.dumps(shape)), "native": [2, 4, 8]}
+    assert told == json.loads(json.dumps(answers.cost_answer(by_shape))) and told["sizes"]["8"]["method"] == "native"
     assert told["own"] == 2 and told["sizes"]["4"]["tokens"] == 64 and 0 < told["walk"]["share"] < 1
     by_size = [answers.cost_answer({**asked, "walk": {"steps": 20, **given}})["walk"] for given in ({"patch_size": 2}, {"patch_size": 0}, {"rows": "2"}, {})]
     assert all(walk == by_size[0] and walk["share"] == 1 for walk in by_size)

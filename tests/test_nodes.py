@@ -192,7 +192,7 @@ def wrong(wire, **changes):
      "DiT Denoise: a small DiT has latents of 4 channels, the tokens come from 16"),
     (lambda s: {"tokens": wrong(s["tokens"], patch_size=8), "patch_method": "native"},
      "DiT Denoise: a small DiT knows patch sizes 2, 4, not 8: patch_method native can't read it, resample or pi_resize may"),
-    (lambda s: {"tokens": wrong(s["tokens"], patch_size=3)},
+    (lambda s: {"tokens": wrong(s["tokens"], patch_size=3), "patch_method": "resample"},
      "DiT Denoise: resample takes multiples of a small DiT's own patch size 2, not 3: pi_resize takes any"),
     (lambda s: {"tokens": wrong(s["tokens"], latent_format=latent_format(torch.ones(4), torch.ones(4)))},
      "DiT Denoise: the tokens are not in the latent space of a small DiT: wire its dit into Patchify"),

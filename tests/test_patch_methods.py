@@ -187,13 +187,13 @@ def test_rows_that_can_t_be_followed(text, line):
 
 @pytest.mark.parametrize("size,method,chosen", [
     (2, "auto", "native"), (4, "auto", "native"), (4, "resample", "resample"), (2, "resample", "native"), (2, "pi_resize", "native"),
-    (6, "auto", "resample"), (3, "pi_resize", "pi_resize"), (1, "pi_resize", "pi_resize")])
+    (6, "auto", "resample"), (3, "auto", "pi_resize"), (3, "pi_resize", "pi_resize"), (1, "pi_resize", "pi_resize")])
 def test_what_serves_a_size(size, method, chosen):
     assert choose_method((2, 4), size, method) == chosen
 
 
 @pytest.mark.parametrize("size,method,line", [
-    (6, "native", "knows patch sizes 2, 4, not 6"), (3, "auto", "multiples of .* own patch size 2, not 3: pi_resize takes any"),
+    (6, "native", "knows patch sizes 2, 4, not 6"), (3, "resample", "multiples of .* own patch size 2, not 3: pi_resize takes any"),
     (1, "resample", "multiples"), (0, "auto", "at least 1"), (4, "nearest", "patch_method is one of")])
 def test_sizes_that_no_method_serves(size, method, line):
     with pytest.raises(BackboneError, match=line):
@@ -203,7 +203,7 @@ def test_sizes_that_no_method_serves(size, method, line):
 def test_a_size_that_can_t_be_served_is_told_before_any_step(backbone, positive, noisy):
     sigmas, tokens = noisy
     with pytest.raises(BackboneError, match="own patch size 2, not 3"):
-        denoise_by_schedule(backbone, tokens, PatchSchedule((Row(2, 0.5), Row(3))), sigmas, positive, None, 1.0, "euler", 0, 6,
+        denoise_by_schedule(backbone, tokens, PatchSchedule((Row(2, 0.5), Row(3)), "resample"), sigmas, positive, None, 1.0, "euler", 0, 6,
                 lambda *_: pytest.fail("a step was taken"))
 
 
@@ -220,7 +220,7 @@ def test_compare_tells_what_each_way_cost(backbone, positive, negative):
     assert first.startswith("2\n") and "(100%)" in first and "64 tokens, 100% FLOPs" in first and first.endswith("reference")
     assert "4 until 50%, then 2\n" in mixed and "40 tokens" in mixed and mixed.endswith("dB")
     assert "16 tokens" in coarse and picture.shape[0] == 1 and picture.shape[3] == 3
-    for rows, line in (("2 by magic", "the word after 'by' is one of"), ("\n", "nothing to compare"), ("3", "multiples of a small DiT's own")):
+    for rows, line in (("2 by magic", "the word after 'by' is one of"), ("\n", "nothing to compare"), ("3 by resample", "multiples of a small DiT's own")):
         with pytest.raises(ValueError, match=f"Compare Patch Sizes: .*{line}"):
             Compare.execute(**inputs, rows=rows)
 

@@ -251,14 +251,15 @@ def test_other_values_drop_a_solver_s_memory_unless_they_bring_one():
 @pytest.mark.parametrize("size,method,says", [
     (4, "nearest", "patch_method is one of auto, native, resample, pi_resize, not 'nearest'"), (0, "auto", "patch_size is at least 1, not 0"),
     (3, "native", "it knows patch sizes 2, 6, not 3: patch_method native can't read it, resample or pi_resize may"),
-    (3, "auto", "resample takes multiples of it's own patch size 2, not 3: pi_resize takes any"),
+    (3, "resample", "resample takes multiples of it's own patch size 2, not 3: pi_resize takes any"),
     (5, "resample", "resample takes multiples of it's own patch size 2, not 5: pi_resize takes any")])
 def test_sizes_that_no_method_serves_say_which_would(size, method, says):
     assert line(BackboneError, choose_method, (2, 6), size, method, "it") == says
 
 
 @pytest.mark.parametrize("size,method,chosen", [(1, "pi_resize", "pi_resize"), (2, "resample", "native"), (6, "resample", "resample"), (6, "pi_resize", "pi_resize"),
-                                                (6, "native", "native"), (6, "auto", "native"), (4, "auto", "resample")])
+                                                (6, "native", "native"), (6, "auto", "native"), (4, "auto", "resample"), (3, "auto", "pi_resize"),
+                                                (1, "auto", "pi_resize")])
 def test_what_serves_a_size_of_a_model_that_has_two(size, method, chosen):
     assert choose_method((2, 6), size, method) == chosen
     assert line(BackboneError, choose_method, (2,), 3, "native").startswith("the model knows patch sizes 2, not 3")
