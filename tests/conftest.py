@@ -34,6 +34,7 @@ SLOW_TESTS = ("test_a_workflow_of_a_release_runs", "test_backgrounds_are_drawn_r
               "test_wires_have_the_keys")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config, items):
     """Mark what is slow. With `pytest -n 2 --dist loadgroup`, tests that share a server, a script in ComfyUI or a page go to one process,
     and the others to whichever is free."""
@@ -47,6 +48,13 @@ def pytest_collection_modifyitems(config, items):
             script = item.callspec.params.get("script") if hasattr(item, "callspec") else None  # its cases run in one process
             if group := "browser" if browser else f"{item.path.stem} {script}" if host else item.path.stem if shared else "":
                 item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_collection_finish(session):
+    """Several processes are of use only where xdist deals out groups, which not every pytest lets it do."""
+    grouped = next((item for item in session.items if item.get_closest_marker("xdist_group")), None)
+    if getattr(session.config.option, "loadgroup", False) and grouped and "@" not in grouped.nodeid:
+        pytest.exit("this pytest-xdist does not group tests under this pytest: see [project.optional-dependencies] test", 2)
 
 
 @pytest.fixture
