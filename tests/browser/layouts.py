@@ -25,7 +25,7 @@ def guided(worse: str, stages: list[int], widget: tuple[int, str]) -> dict:
     return {
         "subgraphs": {"Steps 0 to 2": ([1, 2, 3, 4, 5, 6, 7, 8], [(2, "text"), (7, "seed")]), "The model as it is": ([10, 11, 12, 13, 14], []),
                       worse: (stages, [widget]), "Step and decode": ([16, 17, 18], []), "Step and decode too": ([26, 27, 28], [])},
-        "columns": [("", 290, [9, "Steps 0 to 2"]), ("1 Predict", 240, ["The model as it is", worse]), ("2 Guide", 236, [15, 25]),
+        "columns": [("", 290, [9, "Steps 0 to 2"]), ("1 Predict", 232, ["The model as it is", worse]), ("2 Guide", 252, [15, 25]),
                     ("3 Step, decode", 226, ["Step and decode", "Step and decode too"]), ("4 The pictures", 250, [19, 29])],
     }
 
