@@ -11,8 +11,11 @@ import pytest
 
 pytestmark = needs_comfyui
 # mode, number type, words to choose checks by, the device: "lazy" knows a backward pass, "cuda" is what ComfyUI asks for
+EVERYWHERE = os.environ.get("EVERYWHERE")  # all of them, which takes half an hour
 RUNS = (("normal", "fp16", (), "cuda"), ("dynamic", "fp8", (), "cuda"), ("novram", "bf16", ("draws",), "cuda"), ("gpuonly", "bf16", ("sd3", "wan"), "cuda"),
-        ("normal", "bf16", ("adapter", "default"), "lazy"), ("dynamic", "bf16", ("adapter", "default"), "lazy"))
+        ("normal", "bf16", ("adapter", "default"), "lazy"), ("dynamic", "bf16", ("adapter", "default"), "lazy")) if EVERYWHERE else (
+    ("normal", "fp16", ("sd3: draws", "flux_dev: wires"), "cuda"), ("dynamic", "fp8", ("flux_dev: draws",), "cuda"),
+    ("dynamic", "bf16", ("sd3: adapter", "default"), "lazy"))
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +42,12 @@ def test_on_the_simulated_gpu(errors, run):
 
 def test_the_benchmark_runs_in_small(tmp_path):
     command = [PYTHON, ROOT / "benchmarks" / "gpu.py", "--comfyui", COMFYUI, "--out", tmp_path, "--small"]
-    sections = [word for one in ("parity", "speed sd35_medium", "own", "adapter") for word in ("--section", one)]
+    chosen = ("parity", "speed sd35_medium", "own", "adapter") if EVERYWHERE else ("own",)
+    sections = [word for one in chosen for word in ("--section", one)]
     done = subprocess.run([*command, *sections, "--minutes", "30"], capture_output=True, text=True, timeout=1800, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     lines = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
-    assert sum(line["what"].endswith("equals KSampler") for line in lines) >= 16
+    assert sum(line["what"].endswith("equals KSampler") for line in lines) >= (16 if EVERYWHERE else 0)
     assert all(line["value"] for line in lines if line["what"].endswith("equals KSampler"))
-    assert {"KSampler: a step", "stages: a step", "ours: a step", "a step of training"} <= {line["what"] for line in lines}
+    wanted = {"KSampler: a step", "stages: a step", "ours: a step", "a step of training"} if EVERYWHERE else {"ours: a step"}
+    assert wanted <= {line["what"] for line in lines}
