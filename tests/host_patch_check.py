@@ -85,7 +85,7 @@ def refusals(name, make):
         else:
             raise AssertionError(f"not refused: {message}")
     refused(f"Patch Schedule (MODEL): resample takes multiples of SD3 (MODEL)'s own patch size {own}, not 3",
-            lambda: scheduled(model, "3 until 50%, then 2"))
+            lambda: scheduled(model, "3 until 50%, then 2", patch_method="resample"))
     refused("Patch Schedule (MODEL): SD3 (MODEL) knows patch sizes 2, not 4", lambda: scheduled(model, "4 until 50%, then 2", patch_method="native"))
     refused("Patch Schedule (MODEL): the patch schedule does not cover the last steps", lambda: scheduled(model, "4 until 50%"))
     refused("smaller than patch size 64", lambda: ksampler(scheduled(model, "64 until 50%, then 2"), positive, negative, latent))
