@@ -37,6 +37,12 @@ def test_the_templates_are_our_examples(page, host):
     dialog = page.get_by_role("dialog")
     dialog.get_by_text(re.compile("^dit-blocks$")).click()
     cards = dialog.get_by_test_id(re.compile("^template-workflow-"))
+    sync_api.expect(cards.first).to_be_visible()
+    for _ in range(40):  # more of them come when the last is in view
+        if cards.count() >= len(here):
+            break
+        cards.last.scroll_into_view_if_needed()
+        page.wait_for_timeout(250)
     for path in (path for path in EXAMPLES if path.stem in here):
         card = dialog.get_by_test_id(f"template-workflow-{path.stem}")
         card.scroll_into_view_if_needed()
