@@ -20,7 +20,7 @@ from ..sampling.flow import RectifiedFlow
 from ..tokens.wire import LatentFormat, check_finite, latent_format
 from .checkpoints import load_model, load_strictly, read_safetensors, save_model, without_storage
 from .chinese import translate
-from .stand_in import StandIn, StandInCLIP, Tokens
+from .stand_in import StandInCLIP, StandInVAE, Tokens
 
 log = logging.getLogger(__name__)
 
@@ -114,10 +114,10 @@ class EmbeddedCLIP(StandInCLIP):
         return [[states, {"pooled_output": pooled, "words": words, "ignored": tokens.get("ignored", [])}]]
 
 
-class EmbeddedVAE(StandIn):
+class EmbeddedVAE(StandInVAE):
     """The VAE behind the calls that ComfyUI's nodes make of one: pictures [B, H, W, 3] in 0..1, latents [B, C, H/8, W/8]."""
 
-    kind, of, does = "VAE", NAME, "encodes and decodes pictures"
+    of = NAME
 
     def __init__(self, vae: VAE):
         self.vae = vae
@@ -147,20 +147,6 @@ class EmbeddedVAE(StandIn):
 
     def get_sd(self) -> NoReturn:
         raise StandInError(f"the VAE of {self.of} is no VAE that ComfyUI's loaders know: it comes with its DIT's own loader")
-
-    def encode_tiled(self, pixels: Tensor, **_) -> Tensor:
-        return self.encode(pixels)
-
-    def decode_tiled(self, latent: Tensor, **_) -> Tensor:
-        return self.decode(latent)
-
-    def spacial_compression_encode(self) -> int:
-        return self.downscale_ratio
-
-    spacial_compression_decode = spacial_compression_encode
-
-    def temporal_compression_decode(self) -> None:
-        return None
 
 
 def default_backbone(model: MMDiT, space: LatentFormat, latent_rgb: Tensor | None = None, name: str = NAME,

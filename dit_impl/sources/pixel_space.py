@@ -7,16 +7,16 @@ from torch import Tensor
 
 from ..errors import StandInError
 from ..tokens.wire import check_finite
-from .stand_in import StandIn
+from .stand_in import StandInVAE
 
 CHANNELS = 3
 # values of −1..1 are shown as they are: a linear map to RGB 0..1, the last row added
 AS_RGB = torch.cat([0.5 * torch.eye(CHANNELS), torch.full((1, CHANNELS), 0.5)])
 
 
-class PixelSpace(StandIn):
+class PixelSpace(StandInVAE):
     """The calls that ComfyUI's nodes make of a VAE: pictures [B, H, W, 3] in 0..1 ↔ [B, 3, H, W] in −1..1. Nothing is lost."""
-    kind, of, does = "VAE", "pixel space", "takes pictures as they are"
+    of, does = "pixel space", "takes pictures as they are"
     latent_channels, downscale_ratio = CHANNELS, 1
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -32,20 +32,6 @@ class PixelSpace(StandIn):
             raise ValueError(f"pixel space has pictures of {CHANNELS} channels, not {list(latent.shape)}: a latent needs its own VAE")
         check_finite(latent, "picture")
         return (latent.float().movedim(1, -1) / 2 + 0.5).clamp(0, 1).contiguous()
-
-    def encode_tiled(self, pixels: Tensor, **_) -> Tensor:
-        return self.encode(pixels)
-
-    def decode_tiled(self, latent: Tensor, **_) -> Tensor:
-        return self.decode(latent)
-
-    def spacial_compression_encode(self) -> int:
-        return self.downscale_ratio
-
-    spacial_compression_decode = spacial_compression_encode
-
-    def temporal_compression_decode(self) -> None:
-        return None
 
     def get_sd(self) -> NoReturn:
         raise StandInError("pixel space has no weights to save")

@@ -86,3 +86,31 @@ class StandInCLIP(StandIn):
         if patches.keys() & self.cond_stage_model.state_dict().keys() and strength_patch:
             raise StandInError(f"this LoRA changes the text encoder of {self.of}, which can't be done: set strength_clip to 0")
         return []
+
+
+class StandInVAE(StandIn):
+    """A VAE that encodes and decodes whole pictures, without tiles: what remains is ComfyUI's other ways to ask for it."""
+    kind, does = "VAE", "encodes and decodes pictures"
+    downscale_ratio: int
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pictures [B, H, W, C] in 0..1 → latents [B, C, h, w]."""
+        raise NotImplementedError
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Latents [B, C, h, w] → pictures [B, H, W, 3] in 0..1."""
+        raise NotImplementedError
+
+    def encode_tiled(self, pixels: Tensor, **_) -> Tensor:
+        return self.encode(pixels)
+
+    def decode_tiled(self, latent: Tensor, **_) -> Tensor:
+        return self.decode(latent)
+
+    def spacial_compression_encode(self) -> int:
+        return self.downscale_ratio
+
+    spacial_compression_decode = spacial_compression_encode
+
+    def temporal_compression_decode(self) -> None:
+        return None
