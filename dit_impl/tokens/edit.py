@@ -54,23 +54,23 @@ def token_grid_of(wire: AnyWire) -> tuple[int, ...]:
     return (wire["tokens"] if "hidden" in wire else wire)["grid"]
 
 
-def _layout(wire: AnyWire) -> tuple[str, ...]:
+def layout_of(wire: AnyWire) -> tuple[str, ...]:
     """The parts of the batch: ("uncond", "cond") between DiT Condition and DiT Guidance, ("cond",) elsewhere."""
     return wire["call"].layout if wire.get("call") and not wire.get("guided") else ("cond",)
 
 
-def _samples(wire: AnyWire) -> int:
+def samples_of(wire: AnyWire) -> int:
     """The number of pictures. Each of them is in every part of the batch."""
-    return len(image_tokens(wire) if "hidden" in wire else wire["tokens"]) // len(_layout(wire))
+    return len(image_tokens(wire) if "hidden" in wire else wire["tokens"]) // len(layout_of(wire))
 
 
 def _like(source: AnyWire, wire: AnyWire) -> Tensor:
     """The tokens of `source`, row by row for `wire`. Uncond is matched with uncond; a batch with fewer pictures repeats."""
-    rows = rows_beside(_layout(source), _samples(source), _layout(wire), _samples(wire))
+    rows = rows_beside(layout_of(source), samples_of(source), layout_of(wire), samples_of(wire))
     return values(source)[rows].to(values(wire))
 
 
-def _check_pair(a: AnyWire, b: AnyWire, first: str, second: str) -> None:
+def check_pair(a: AnyWire, b: AnyWire, first: str, second: str) -> None:
     """Raise TokensError unless two wires hold the same kind of tokens, of the same model and grid."""
     kinds = ["hidden states" if "hidden" in wire else "raw tokens" for wire in (a, b)]
     if kinds[0] != kinds[1]:
@@ -93,14 +93,14 @@ def select(wire: AnyWire, column: int, row: int, width: int, height: int, mask: 
     h, w = token_grid_of(wire)[-2:]
     chosen = torch.zeros(1, h, w)
     chosen[:, *rectangle((h, w), column, row, width, height)] = 1
-    return chosen if mask is None else chosen * token_mask(mask.cpu(), wire, _samples(wire)).view(-1, h, w)
+    return chosen if mask is None else chosen * token_mask(mask.cpu(), wire, samples_of(wire)).view(-1, h, w)
 
 
 def _where(mask: Tensor | None, wire: AnyWire, changed: Tensor) -> AnyWire:
     """A copy of the wire with `changed` values where the mask is, everywhere without a mask."""
     if mask is None:
         return with_values(wire, changed)
-    chosen = token_mask(mask, wire, _samples(wire)).bool().repeat(len(_layout(wire)), 1, 1)
+    chosen = token_mask(mask, wire, samples_of(wire)).bool().repeat(len(layout_of(wire)), 1, 1)
     return with_values(wire, torch.where(chosen.to(changed.device), changed, values(wire)))
 
 
@@ -108,7 +108,7 @@ def _where(mask: Tensor | None, wire: AnyWire, changed: Tensor) -> AnyWire:
 
 def mix(a: AnyWire, b: AnyWire, amount: float, mask: Tensor | None = None) -> AnyWire:
     """a + (b − a)·amount where the mask is, everywhere without one. Raises TokensError."""
-    _check_pair(a, b, "a", "b")
+    check_pair(a, b, "a", "b")
     return _where(mask, a, torch.lerp(values(a), _like(b, a), amount))
 
 
@@ -126,7 +126,7 @@ def replace(wire: AnyWire, fill: str, row: int = 0, column: int = 0, source: Any
     if source is None and fill == "same place":
         raise TokensError('"same place" takes the tokens of another wire: wire one into source')
     if source is not None:
-        _check_pair(wire, source, "x", "source")
+        check_pair(wire, source, "x", "source")
     tokens = values(wire) if source is None else _like(source, wire)
     if fill == "one token":
         rows, columns = rectangle(token_grid_of(wire), column, row, 1, 1)
@@ -163,7 +163,7 @@ def shuffle(wire: AnyWire, seed: int, mask: Tensor | None = None) -> AnyWire:
     places = _places(wire).flatten()
     if mask is None:
         return permute(wire, places[torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))])
-    order = places.repeat(_samples(wire), 1)
+    order = places.repeat(samples_of(wire), 1)
     for row, chosen in zip(order, token_mask(mask.cpu(), wire, len(order))[..., 0].bool()):
         among = places[chosen]
         row[among] = among[torch.randperm(len(among), generator=torch.Generator().manual_seed(seed))]

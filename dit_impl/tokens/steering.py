@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TokensError
-from .edit import _check_pair, _layout, _samples, values, with_values
+from .edit import check_pair, layout_of, samples_of, values, with_values
 from .select import rows_beside, token_mask
 from .wire_types import DitHidden
 
@@ -38,7 +38,7 @@ def steering_vector(towards: DitHidden, away: DitHidden, mask: Tensor | None = N
     """
     _check_hidden(towards, "towards")
     _check_hidden(away, "away")
-    _check_pair(towards, away, "towards", "away")
+    check_pair(towards, away, "towards", "away")
     block = towards["hidden"].index
     if block != away["hidden"].index:
         raise TokensError(f"towards is taken before block {block}, away before block {away['hidden'].index}: take both at the same place")
@@ -62,7 +62,7 @@ def steer(wire: DitHidden, vector: SteeringVector, strength: float, mask: Tensor
     Raises TokensError.
     """
     _check_hidden(wire, "hidden")
-    x, layout, samples = values(wire), _layout(wire), _samples(wire)
+    x, layout, samples = values(wire), layout_of(wire), samples_of(wire)
     if len(vector.direction) != x.shape[-1]:
         raise TokensError(f"the vector has {len(vector.direction)} numbers, for {vector.model}; tokens of {wire['model']} have {x.shape[-1]}")
     if rows not in ROWS:
@@ -76,7 +76,7 @@ def steer(wire: DitHidden, vector: SteeringVector, strength: float, mask: Tensor
 
 def _positive(wire: DitHidden) -> Tensor:
     """The image tokens of the positive prompt, in float32: → [B, N, D]."""
-    layout, samples = _layout(wire), _samples(wire)
+    layout, samples = layout_of(wire), samples_of(wire)
     return values(wire)[rows_beside(layout, samples, ("cond",), samples)].float()
 
 
