@@ -1,11 +1,13 @@
 """Noise levels, noise, and the steps that remove it."""
 
 from comfy_api.v0_0_2 import io, ui
+from comfy_execution.graph_utils import ExecutionBlocker
 import torch
 
 from ..dit_impl.cost.answers import shape_of
 from ..dit_impl.handle import patch_schedule
 from ..dit_impl.handle.patch_schedule import PatchSchedule, Row
+from ..dit_impl.sampling.level import astray, is_walked
 from ..dit_impl.sampling.schedules import SCHEDULERS
 from ..dit_impl.sampling.solvers import SOLVERS
 from ..dit_impl.sampling.walk import last_step
@@ -172,8 +174,14 @@ class DenoiseStep(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, dit, tokens, sigmas, step, positive, cfg, solver, negative=None, patch_method="auto") -> io.NodeOutput:
+        reason = step < len(sigmas) - 1 and astray(tokens, sigmas, step)
+        if reason:  # what the model answers when it is told another noise level is worth a look; tokens made with it would be spoilt
+            tokens = dit.standing(tokens, sigmas[step], is_walked(tokens))
         tokens, x0, approximate = _run(dit, tokens, sigmas, positive, negative, cfg, solver, step, step + 1, _one_size(tokens, patch_method))
-        return io.NodeOutput(tokens, x0, ui={"text": _remarks(approximate, positive, negative)})
+        remarks = (*_remarks(approximate, positive, negative), *([f"{reason}, or use denoised alone"] if reason else ()))
+        if reason:  # a node that uses `tokens` gets an error; nodes that use `denoised` run as usual
+            tokens = ExecutionBlocker(f"DiT Denoise Step: {reason}, or use denoised alone")
+        return io.NodeOutput(tokens, x0, ui={"text": remarks})
 
 
 class Denoise(io.ComfyNode):

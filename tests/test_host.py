@@ -115,6 +115,8 @@ def test_a_wrong_input_is_one_line_that_names_the_node(host, types):
     for node in prompt.values():
         if node["class_type"] == "DiTBlocksPatchify":
             node["inputs"]["patch_size"] = 3
+        if node["class_type"] == "DiTBlocksDenoise":
+            node["inputs"]["patch_method"] = "resample"
     entry = host.run(prompt)
     message = next(body["exception_message"] for event, body in entry["status"]["messages"] if event == "execution_error")
     assert message.strip() == \

@@ -1,7 +1,9 @@
 """The nodes as a workflow calls them: reports, round trips, wrong inputs."""
 
 import logging
+import re
 
+from comfy_execution.graph_utils import ExecutionBlocker
 from PIL import Image
 import pytest
 import torch
@@ -241,6 +243,18 @@ def test_a_latent_of_other_channels_than_the_model_s(backbone):
 def test_a_step_past_the_schedule(start, positive):
     with pytest.raises(ValueError, match="^DiT Denoise Step: step 8 is outside the schedule"):
         out(DenoiseStep, **start, positive=positive, cfg=1.0, solver="euler", step=8)
+
+
+def test_a_step_told_another_noise_level_answers_but_hands_on_no_tokens(start, positive):
+    common = dict(positive=positive, cfg=1.0, solver="euler")
+    (tokens, _) = out(DenoiseStep, **start, **common, step=0)
+    right = DenoiseStep.execute(**start | {"tokens": tokens}, **common, step=1)
+    told = DenoiseStep.execute(**start | {"tokens": tokens}, **common, step=4)
+    line = r"step 4 begins at noise level 0\.5, the tokens stand at 0\.875: set step to 1, or use denoised alone"
+    assert isinstance(told.result[0], ExecutionBlocker) and re.fullmatch(f"DiT Denoise Step: {line}", told.result[0].message)
+    assert re.fullmatch(line, told.ui["text"][-1]) and not right.ui["text"]
+    asked = start["dit"].denoiser(tokens, positive)(tokens["tokens"], start["sigmas"][4])
+    assert torch.equal(told.result[1]["tokens"], asked) and not torch.equal(right.result[1]["tokens"], asked)
 
 
 def test_ddim_is_refused_on_a_flow_and_runs_on_a_ddpm(start, positive):

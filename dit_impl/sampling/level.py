@@ -31,16 +31,23 @@ def is_walked(wire: DitTokens) -> bool:
     return "level" in wire and wire["level"]["walked"]
 
 
-def check_level(wire: DitTokens, sigmas: Tensor, step: int) -> None:
-    """Raise ScheduleError if the tokens stand at another noise level than the step begins with: the picture would be wrong."""
+def astray(wire: DitTokens, sigmas: Tensor, step: int) -> str:
+    """Why this step is not for these tokens: it begins at another noise level than they stand at. Empty where it does not."""
     if "level" not in wire:
-        return
+        return ""
     stands, begins = wire["level"]["sigma"], sigmas.detach().float().cpu()
     far = (begins - stands).abs() > SAME * stands
-    if far[step]:
-        fitting = [i for i in range(len(begins) - 1) if not far[i]]
-        advice = f"set step to {fitting[0]}" if fitting else "use the schedule that they were made with"
-        raise ScheduleError(f"step {step} begins at noise level {begins[step]:.4g}, the tokens stand at {stands:.4g}: {advice}")
+    if not far[step]:
+        return ""
+    fitting = [i for i in range(len(begins) - 1) if not far[i]]
+    advice = f"set step to {fitting[0]}" if fitting else "use the schedule that they were made with"
+    return f"step {step} begins at noise level {begins[step]:.4g}, the tokens stand at {stands:.4g}: {advice}"
+
+
+def check_level(wire: DitTokens, sigmas: Tensor, step: int) -> None:
+    """Raise ScheduleError if the tokens stand at another noise level than the step begins with: the picture would be wrong."""
+    if reason := astray(wire, sigmas, step):
+        raise ScheduleError(reason)
 
 
 def entered(wire: DitTokens, sigma: Tensor, share: Tensor) -> DitTokens:
