@@ -13,6 +13,7 @@ import torch
 from dit_blocks.dit_impl.errors import CheckpointError, StandInError
 from dit_blocks.dit_impl.handle.patch_schedule import parse_schedule
 from dit_blocks.dit_impl.sources.embedded import FOLDER, load_embedded
+from dit_blocks.dit_impl.tokens import other_sizes
 from dit_blocks.dit_impl.tokens.wire import fold
 from dit_blocks.dit_impl.training.default_model import scenes
 from dit_blocks.dit_impl.training.default_model.evaluate import accuracy, draw_prompts, photographs, procedural, vae_psnr
@@ -117,6 +118,16 @@ def test_a_damaged_file_is_one_clear_line(name, tmp_path):
     with pytest.raises(CheckpointError, match=f"{name}.safetensors: not a whole safetensors file") as caught:
         load_embedded(tmp_path / "embedded")
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_process_keeps_can_be_trained_with_whoever_asked_first():
+    for kept in (load_embedded, other_sizes.patch_resize, other_sizes.patch_fit):
+        kept.cache_clear()
+    with torch.inference_mode():
+        dit, clip, vae = load_embedded()
+        matrices = other_sizes.patch_resize(2, 3), other_sizes.patch_fit(2, 3)
+    kept = [*dit.model.state_dict().values(), *vae.vae.state_dict().values(), *clip.encoder.state_dict().values(), *matrices]
+    assert not any(one.is_inference() for one in kept)
 
 
 def test_core_s_other_ways_to_ask_the_clip_and_the_vae():

@@ -125,7 +125,7 @@ CASES = {
     "Unpatchify": [lambda k: dict(tokens=k.masked), lambda k: dict(tokens=k.walked)],
     "Schedule": [lambda k: dict(dit=k.dit)],
     "AddNoise": [lambda k: dict(dit=k.dit, tokens=k.clean, sigmas=k.sigmas), lambda k: dict(dit=k.dit, tokens=k.masked, sigmas=k.sigmas, step=1)],
-    "DenoiseStep": [lambda k, tokens=tokens, solver=solver: dict(tokens=getattr(k, tokens), step=tokens == "walked", solver=solver, **k.guided)
+    "DenoiseStep": [lambda k, tokens=tokens, solver=solver: dict(tokens=getattr(k, tokens), step=int(tokens == "walked"), solver=solver, **k.guided)
                     for tokens in ("tokens", "masked", "walked") for solver in ("euler", "heun", "dpmpp_2m")],
     "Denoise": [lambda k: dict(tokens=k.masked, quick_look=True, capture_blocks=True, **k.guided),
                 lambda k: dict(tokens=k.walked, start_step=1, solver="dpmpp_2m", **k.guided)],

@@ -216,7 +216,7 @@ def test_train_from_scratch_learns_what_it_says(tmp_path, capsys):
 def test_new_patch_size_adapter_learns_in_a_fifth_of_its_steps(tmp_path, capsys):
     """The example, by 60 steps of its 300: the loss of its last ten is at most two thirds of the first ten's."""
     example = EXAMPLE.with_name("new_patch_size_adapter.json")
-    assert main(["run", str(example), "--out", str(tmp_path), "--json", "--set", "5.count=64", "--set", "6.steps=60"]) == 0
+    assert main(["run", str(example), "--out", str(tmp_path), "--json", "--set", "5.count=64", "--set", "16:6.steps=60"]) == 0
     losses = [float(row["loss"]) for row in rows(tmp_path / "dit_blocks" / "training" / "patch_size_3" / "log.csv")]
     assert len(losses) == 60 and sum(losses[-10:]) <= 2 / 3 * sum(losses[:10])
 

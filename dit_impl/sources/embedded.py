@@ -165,6 +165,7 @@ def assemble(model: MMDiT, text: TextEncoder, vae: VAE, space: LatentFormat, nam
 
 
 @lru_cache(maxsize=1)
+@torch.inference_mode(False)  # one for all of a process, whoever loads it first: a node, or what trains
 def load_embedded(folder: Path = FOLDER) -> Parts:
     """The default model's three parts, read once a process."""
     model, space = load_embedded_dit(folder / "dit.safetensors")

@@ -103,6 +103,7 @@ class Reading:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept for what trains too
 def patch_resize(own: int, patch_size: int) -> Tensor:
     """The matrix B of PI-resize, vec(resize(patch)) = B·vec(patch), bilinear and antialiased: → [p'·p', p·p]."""
     basis = torch.eye(own * own).view(own * own, 1, own, own)
@@ -110,6 +111,7 @@ def patch_resize(own: int, patch_size: int) -> Tensor:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept for what trains too
 def patch_fit(own: int, patch_size: int) -> Tensor:
     """The pseudo-inverse B⁺: it gives the patch of p whose resized copy is nearest to a patch of p': → [p·p, p'·p']."""
     return torch.linalg.pinv(patch_resize(own, patch_size).double()).float()
