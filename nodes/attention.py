@@ -6,6 +6,7 @@ from ..dit_impl.sampling.solvers import SOLVERS
 from ..dit_impl.sampling.walk import last_step
 from ..dit_impl.see import attention_maps, attention_pictures, position_similarity
 from ..dit_impl.see.attention_maps import DIRECTIONS, Question
+from ..dit_impl.tokens.numbers import check_ranges
 from .comfyui import host
 from .wires import (
     STEP_MAX,
@@ -16,6 +17,7 @@ from .wires import (
     language_input,
     names_errors,
     sigmas_input,
+    sound,
     tokens_input,
     tokens_or_hidden_input,
 )
@@ -113,6 +115,10 @@ class AttentionSteps(io.ComfyNode):
                 TokensSocket.Output("denoised", display_name="denoised", tooltip="x0 at the last step, the same as from DiT Denoise."),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, at_steps=None):
+        return sound(check_ranges, at_steps, "step")
 
     @classmethod
     @names_errors

@@ -19,9 +19,11 @@ from .wires import (
     PatchScheduleSocket,
     TokensSocket,
     dit_input,
+    follows,
     names_errors,
     patch_method_input,
     sigmas_input,
+    sound,
     step_input,
     tokens_input,
 )
@@ -213,6 +215,10 @@ class Denoise(io.ComfyNode):
                                                                                   "Without: the same as trajectory.")],
             has_intermediate_output=True,  # so that the slider also fills when the result comes from the cache
         )
+
+    @classmethod
+    def validate_inputs(cls, start_step=None, end_step=None):
+        return sound(follows, start_step, end_step)
 
     @classmethod
     @names_errors

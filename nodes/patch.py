@@ -6,7 +6,8 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from ..dit_impl.cost.answers import shape_of
 from ..dit_impl.sampling.level import handed_on
 from ..dit_impl.tokens import select, wire
-from .wires import TokensSocket, dit_input, names_errors, tokens_input
+from ..dit_impl.tokens.numbers import check_ranges
+from .wires import TokensSocket, dit_input, names_errors, sound, tokens_input
 
 
 class Patchify(io.ComfyNode):
@@ -33,6 +34,10 @@ class Patchify(io.ComfyNode):
                 io.Mask.Output("selected", display_name="selection", tooltip="A mask that is 1 for each selected token, for the token nodes."),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, selection=None):
+        return sound(check_ranges, selection, "token")
 
     @classmethod
     @names_errors

@@ -5,7 +5,7 @@ from dataclasses import replace
 from comfy_api.v0_0_2 import io
 
 from ..dit_impl.handle.patch_schedule import parse_schedule
-from .wires import PatchScheduleSocket, names_errors, patch_method_input
+from .wires import PatchScheduleSocket, names_errors, patch_method_input, sound
 
 CATEGORY = "DiT Blocks/patch size"
 
@@ -41,6 +41,10 @@ class PatchSchedule(io.ComfyNode):
             ],
             outputs=[PatchScheduleSocket.Output("patch_schedule", display_name="patch_schedule", tooltip="For DiT Denoise.")],
         )
+
+    @classmethod
+    def validate_inputs(cls, rows=None):
+        return sound(parse_schedule, rows)
 
     @classmethod
     @names_errors
@@ -101,6 +105,10 @@ class PatchScheduleModel(io.ComfyNode):
             ],
             outputs=[io.Model.Output("model_out", display_name="model", tooltip="The same model with a patch size for each step.")],
         )
+
+    @classmethod
+    def validate_inputs(cls, rows=None):
+        return sound(parse_schedule, rows)
 
     @classmethod
     @names_errors

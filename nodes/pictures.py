@@ -6,6 +6,7 @@ from ..dit_impl.drawing import charts
 from ..dit_impl.sampling.solvers import SOLVERS
 from ..dit_impl.sampling.walk import last_step
 from ..dit_impl.see import content_place, filters, report, responses, similarity, trajectory
+from ..dit_impl.tokens.numbers import check_ranges
 from .comfyui import host
 from .wires import (
     STEP_MAX,
@@ -17,6 +18,7 @@ from .wires import (
     language_input,
     names_errors,
     sigmas_input,
+    sound,
     step_input,
     tokens_input,
     tokens_or_hidden_input,
@@ -198,6 +200,10 @@ class Trajectory(io.ComfyNode):
                                     tooltip="Tokens at the last noise level, the same as from DiT Denoise."),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, at_steps=None):
+        return sound(check_ranges, at_steps, "step")
 
     @classmethod
     @names_errors

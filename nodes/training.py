@@ -11,7 +11,7 @@ from ..dit_impl.training.optimizers import OPTIMIZERS
 from ..dit_impl.training.run import ADAPTER
 from .comfyui import host
 from .textbook import CATEGORY, loss_inputs, scope_input, times_input
-from .wires import DitSocket, TrainingSetSocket, dit_input, language_input, names_errors
+from .wires import DitSocket, TrainingSetSocket, dit_input, language_input, names_errors, sound
 
 
 class NewDiT(io.ComfyNode):
@@ -47,6 +47,10 @@ class NewDiT(io.ComfyNode):
             ],
             outputs=[DitSocket.Output("dit", display_name="dit", tooltip="The untrained model.")],
         )
+
+    @classmethod
+    def validate_inputs(cls, patch_sizes=None):
+        return sound(new_dit.parse_sizes, patch_sizes)
 
     @classmethod
     @names_errors

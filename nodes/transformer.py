@@ -6,6 +6,7 @@ from ..dit_impl.handle.block_plan import BlockPlan
 from ..dit_impl.sampling.solvers import ONE_CALL
 from ..dit_impl.step import stages as step_stages
 from ..dit_impl.step.guidance import guide
+from ..dit_impl.tokens.numbers import check_ranges
 from .comfyui import host
 from .wires import (
     HiddenSocket,
@@ -14,6 +15,7 @@ from .wires import (
     keeps_gradients,
     names_errors,
     sigmas_input,
+    sound,
     step_input,
     tokens_input,
     tokens_or_hidden_input,
@@ -144,6 +146,10 @@ class RunBlocks(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, blocks=None):
+        return sound(check_ranges, blocks, "block")
+
+    @classmethod
     @names_errors
     @keeps_gradients
     def execute(cls, dit, hidden, blocks, strength, graft=None, graft_mask=None, attention="full") -> io.NodeOutput:
@@ -174,6 +180,10 @@ class BlocksModel(io.ComfyNode):
             ],
             outputs=[io.Model.Output("model_out", display_name="model", tooltip="The same model with a plan of its blocks.")],
         )
+
+    @classmethod
+    def validate_inputs(cls, blocks=None):
+        return sound(lambda text: BlockPlan(text).check(), blocks)
 
     @classmethod
     @names_errors

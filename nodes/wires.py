@@ -1,5 +1,6 @@
 """The pack's own socket types, inputs that several nodes share, and the decorator that puts a node's name before its errors."""
 
+from collections.abc import Callable
 from functools import wraps
 
 from comfy_api.v0_0_2 import io
@@ -39,6 +40,23 @@ def names_errors(execute):
         except ValueError as error:
             raise ValueError(f"{schema_of(cls).display_name}: {error}") from error
     return named
+
+
+def sound(check: Callable[..., object], *values: object) -> bool | str:
+    """For a node's `validate_inputs`: True, or what a check says of its widgets, before anything runs. Values on wires are not known then."""
+    if None in values:
+        return True
+    try:
+        check(*values)
+    except ValueError as error:
+        return str(error)
+    return True
+
+
+def follows(start_step: int, end_step: int) -> None:
+    """Raise ValueError unless there is a step between."""
+    if end_step <= start_step:
+        raise ValueError(f"end_step {end_step} is not after start_step {start_step}")
 
 
 def _at_home(cls, given: io.NodeOutput) -> io.NodeOutput:

@@ -1,9 +1,11 @@
 """Which blocks a model runs in the steps of a sampler, in which order, and how strong."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..errors import StagesError
 from ..model.stages import parse_blocks
+from ..tokens.numbers import check_ranges
 
 Steps = list[tuple[int, float]]  # a block's number and the factor on what it adds, in the order in which blocks run
 
@@ -19,16 +21,22 @@ class BlockPlan:
 
     def steps(self, count: int) -> Steps:
         """The plan for a model with so many blocks. Raises StagesError."""
-        found: Steps = []
-        parts = [self.blocks] if self.blocks.split()[:2] == ["all", "but"] else self.blocks.split(",")
-        for part in parts:
+        return [(block, self.strength * share) for named, share in self._parts() for block in parse_blocks(named, count)]
+
+    def check(self) -> None:
+        """Raise ValueError for words that no model can follow."""
+        for named, _ in self._parts():
+            check_ranges(named, "block")
+
+    def _parts(self) -> Iterator[tuple[str, float]]:
+        """Blocks in words, and their factor."""
+        for part in [self.blocks] if self.blocks.split()[:2] == ["all", "but"] else self.blocks.split(","):
             named, at, factor = part.partition("*")
             try:
                 share = float(factor) if at else 1.0
             except ValueError:
                 raise StagesError(f'blocks: a factor is a number after *, as in "7*0.5", not {part.strip()[:40]!r}') from None
-            found += [(block, self.strength * share) for block in parse_blocks(named, count)]
-        return found
+            yield named, share
 
 
 def together(plans: list[BlockPlan], count: int) -> Steps:
