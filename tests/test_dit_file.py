@@ -179,7 +179,11 @@ def rewrite(path, change):
     (lambda a: a.update(class_names=[1]), "its metadata 'dit' does not describe a DiT: class_names is a table of named values, not "),
     (lambda a: a.update(downscale=0), "its metadata 'dit' does not describe a DiT: downscale is a whole number of at least 1, not 0"),
     (lambda a: a.update(picture_size="big"), "its metadata 'dit' does not describe a DiT: picture_size is a whole number of at least 1, not 'big'"),
-    (lambda a: a.update(latent_rgb=3), "its metadata 'dit' does not describe a DiT: latent_rgb is a list, not 3"),
+    (lambda a: a["latent_format"].update(std=[{}] * 4), "its metadata 'dit' does not describe a DiT: std is a list, each a number, not "),
+    (lambda a: a["latent_format"].update(shift=[10 ** 400] * 4), "its metadata 'dit' does not describe a DiT: "),
+    (lambda a: a.update(latent_rgb=3), "its metadata 'dit' does not describe a DiT: latent_rgb is a list, each a list, each a number, not 3"),
+    (lambda a: a.update(latent_rgb=[[{}] * 3] * 5), "its metadata 'dit' does not describe a DiT: latent_rgb is a list, each "),
+    (lambda a: a.update(latent_rgb=[[1.0] * 3, [1.0]]), "its metadata 'dit' does not describe a DiT: "),
 ])
 def test_a_file_that_is_no_saved_dit(backbone, folders, change, message):
     SaveCheckpoint.execute(dit=backbone, filename_prefix="x")

@@ -37,6 +37,10 @@ def principal_components(x: Tensor, count: int) -> Tensor:
     The sign of a direction is arbitrary; here its largest entry is positive.
     """
     centred = x - x.mean(dim=0)
-    directions = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, :count]  # [D, count]
+    if len(x) < x.shape[1]:  # the same directions from the smaller of the two products; D may be tens of thousands
+        directions = torch.linalg.eigh(centred @ centred.T).eigenvectors.flip(1)[:, :min(count, len(x) - 1)]  # [M, count]
+        directions = torch.nn.functional.normalize(centred.T @ directions, dim=0)  # [D, count]
+    else:
+        directions = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, :count]  # [D, count]
     directions = directions * directions.gather(0, directions.abs().argmax(dim=0, keepdim=True)).sign()
     return torch.nn.functional.pad(centred @ directions, (0, count - directions.shape[1]))

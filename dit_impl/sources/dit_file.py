@@ -25,7 +25,7 @@ FLOWS = {"rectified flow": RectifiedFlow, "ddpm": DDPM}
 MOST_DOWNSCALE, MOST_PIXELS = 1024, 65536
 FORMAT = ("scale", "shift", "std")
 _Positive = Annotated[int, Between(1)]
-ACCOUNT = {"latent_format": dict, "flow": dict, "name": str, "downscale": _Positive, "picture_size": _Positive, "latent_rgb": tuple | None,
+ACCOUNT = {"latent_format": dict, "flow": dict, "name": str, "downscale": _Positive, "picture_size": _Positive, "latent_rgb": tuple[tuple[float, ...], ...] | None,
            "class_names": dict}
 
 # Published checkpoints bring no such account of themselves. SD3: Esser et al. 2024; DiT: Peebles & Xie 2022, with SD 1's VAE.
@@ -69,7 +69,7 @@ def load_dit(path: Path, ops=nn, device: torch.device | None = None) -> Backbone
         account = {"training": {}, **account, **{name: check_value(name, account[name], kind) for name, kind in ACCOUNT.items()}}
         dit = Backbone(
             model, _read_format(account["latent_format"]), _read_flow(account["flow"]), account["name"], account["downscale"],
-            account["picture_size"], None if account["latent_rgb"] is None else torch.tensor(account["latent_rgb"]),
+            account["picture_size"], None if account["latent_rgb"] is None else torch.tensor(account["latent_rgb"], dtype=torch.float32),
             {int(number): str(name) for number, name in account["class_names"].items()}, device, dict(account["training"]))
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
@@ -104,7 +104,7 @@ def _read_flow(values: Mapping) -> Flow:
 
 
 def _read_format(values: Mapping) -> LatentFormat:
-    tensors: list[Tensor] = [torch.tensor(values[name], dtype=torch.float32) for name in FORMAT]
-    if any(tensor.dim() != 1 or not tensor.isfinite().all() for tensor in tensors):
+    tensors: list[Tensor] = [torch.tensor(check_value(name, values[name], tuple[float, ...]), dtype=torch.float32) for name in FORMAT]
+    if not all(tensor.isfinite().all() for tensor in tensors):
         raise ValueError("latent_format is not a number for each channel")
     return latent_format(*tensors)

@@ -15,7 +15,7 @@ from ..model.copies import compute_device
 from ..model.mmdit import MMDiT
 from ..model.text import TextConfig, TextEncoder, Tokenizer
 from ..model.vae import VAE, VAEConfig
-from ..reading import read
+from ..reading import check_value, read
 from ..sampling.flow import RectifiedFlow
 from ..tokens.wire import LatentFormat, check_finite, latent_format
 from .checkpoints import load_model, load_strictly, read_safetensors, save_model, without_storage
@@ -70,8 +70,9 @@ def load_embedded_dit(path: Path = FOLDER / "dit.safetensors") -> tuple[MMDiT, L
     model = load_model(path).eval().requires_grad_(False)
     try:
         values = json.loads(read_safetensors(path)[1]["latent_format"])
-        return model, latent_format(torch.tensor(values["scale"]), torch.tensor(values["shift"]))
-    except (KeyError, TypeError, ValueError) as error:
+        return model, latent_format(*(torch.tensor(check_value(name, values[name], tuple[float, ...]), dtype=torch.float32)
+                                      for name in ("scale", "shift")))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{path}: its metadata has no latent_format of scale and shift: {error}") from None
 
 
