@@ -2,6 +2,7 @@
 
 import json
 import time
+import urllib.error
 
 from comfyui_host import ROOT, Host, needs_comfyui
 from example_pictures import BRIEFLY, briefly
@@ -9,7 +10,6 @@ import numpy as np
 import patch_swap
 from PIL import Image
 import pytest
-
 
 from dit_blocks.standalone import pack
 from dit_blocks.standalone.cli import main
@@ -108,6 +108,16 @@ def test_a_cancelled_run_stops_before_its_end_and_the_next_one_works(host, types
     assert any(event == "execution_interrupted" for event, _ in entry["status"]["messages"])
     again = host.run(read_workflow(ROOT / "example_workflows" / "text_to_image.json", types).prompt)
     assert again["status"]["status_str"] == "success"
+
+
+def test_what_is_wrong_in_itself_is_told_before_anything_runs(host, types):
+    prompt = read_workflow(ROOT / "example_workflows" / "text_to_image.json", types).prompt
+    id, node = next((id, node) for id, node in prompt.items() if node["class_type"] == "DiTBlocksDenoise")
+    node["inputs"] |= {"start_step": 4, "end_step": 2}
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        host.post("/prompt", {"prompt": prompt})
+    told = json.load(caught.value)["node_errors"][id]["errors"]
+    assert {error["details"] for error in told} == {f"{name} - end_step 2 is not after start_step 4" for name in ("start_step", "end_step")}
 
 
 def test_a_wrong_input_is_one_line_that_names_the_node(host, types):
