@@ -1,7 +1,7 @@
 """Lay out the example workflows anew: `python tests/browser/lay_out.py [--wires] [EXAMPLE ...]`.
 
 Nodes get the sizes that they really need, as measured in the browser in both renderers, in the columns of layouts.py; wires that would
-pass behind nodes get reroutes (with --wires, only these are made anew). Playwright and Chromium are needed.
+pass behind nodes or over titles get reroutes (with --wires, only these are made anew). Playwright and Chromium are needed.
 """
 
 import json
@@ -169,8 +169,8 @@ class Browser:
 
 
 def measured(browser: Browser, graph: dict, widths: dict[int, float]) -> dict[int, tuple[float, float]]:
-    """The least size of each node at its width, those inside subgraphs too: the larger one of both renderers, and where it shows a
-    picture, with that."""
+    """The least size of each node at its width, those inside subgraphs too: the larger one of both renderers; with the picture that it
+    shows."""
     trial = json.loads(json.dumps(graph))
     for node in (node for one in trial.get("definitions", {}).get("subgraphs", ()) for node in one["nodes"]):
         trial["nodes"].append(json.loads(json.dumps(node)) | {

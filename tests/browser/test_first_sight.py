@@ -39,6 +39,7 @@ SEEN = """() => {
         .filter((element) => [...element.childNodes].some(({ nodeType, data }) => nodeType === 3 && data.trim()) && element.offsetParent)
         .map((element) => [parseFloat(getComputedStyle(element).fontSize) * ds.scale, element.textContent.slice(0, 40)]);
     return { scale: ds.scale, nodes: graph.nodes.map((node) => [node.id, node.title, box(node)]), wires,
+        known: graph.nodes.filter(({ type }) => type in LiteGraph.registered_node_types).map(({ id }) => id),
         groups: graph.groups.map(({ title, pos, size }) => [title, [...pos, ...size]]),
         least: letters.sort(([a], [b]) => a - b)[0] ?? [99, ""] };
 }"""
@@ -50,8 +51,8 @@ def look(page) -> None:
     boxes = {id: box for id, _, box in seen["nodes"]}
     covered = [(one, other) for i, (_, one, (x, y, w, h)) in enumerate(seen["nodes"]) for _, other, (a, b, c, d) in seen["nodes"][i + 1:]
                if min(x + w, a + c) - max(x, a) > 1 and min(y + h, b + d) - max(y, b) > 1]
-    outside = [(node, group) for _, node, (x, y, w, h) in seen["nodes"] for group, (a, b, c, d) in seen["groups"]
-               if x < a + c and a < x + w and (x < a - 1 or y < b - 1 or x + w > a + c + 1 or y + h > b + d + 1)]
+    outside = [(node, group) for id, node, (x, y, w, h) in seen["nodes"] for group, (a, b, c, d) in seen["groups"]
+               if id in seen["known"] and x < a + c and a < x + w and (x < a - 1 or y < b - 1 or x + w > a + c + 1 or y + h > b + d + 1)]
     hidden = {f"{wire['from']} → {wire['to']}": round(length) for wire in seen["wires"]
               if (length := behind(curve(*wire["ends"], wire["stops"]),
                                    [box for id, box in boxes.items() if id not in (wire["from"], wire["to"])] + titles)) > BEHIND}
