@@ -55,7 +55,11 @@ COUNT_QUESTIONS = """(() => {
     };
 })()"""
 
+# The next frame, or a second where a busy machine draws none.
+FRAME = "new Promise((done) => { requestAnimationFrame(done); setTimeout(done, 1000); })"
+
 SETTLED = """async () => {
+    const frame = () => FRAME;
     const seen = () => {
         const boxes = [...document.querySelectorAll("[data-node-id], [data-slot-key], [class*=dit-blocks-], .comfy-markdown")]
             .map((element) => Object.values(element.getBoundingClientRect().toJSON()).map(Math.round));
@@ -66,18 +70,24 @@ SETTLED = """async () => {
         || LiteGraph.vueNodesMode && app.canvas.graph.nodes.some(({ id }) => !document.querySelector(`[data-node-id="${id}"]`));
     const began = performance.now();
     for (let before, still = 0, since = began; still < 6 || performance.now() - since < 400; still++) {
-        await new Promise(requestAnimationFrame);
+        await frame();
         await new Promise((done) => requestIdleCallback(done, { timeout: 1000 }));
         const now = seen();
         if (busy() || now !== before) [before, still, since] = [now, 0, performance.now()];
         if (performance.now() - began > 60_000) throw new Error("the page never came to rest: " + (busy() ? "it waits for an answer" : now));
     }
-}"""
+}""".replace("FRAME", FRAME)
 
 
 def settle(page) -> None:
     """Wait until nodes, boxes and pictures stay as they are, over frames after which the page had nothing left to do."""
     page.evaluate(SETTLED)
+
+
+def frames(page) -> None:
+    """Let the page draw what it was told."""
+    for _ in range(2):
+        page.evaluate(FRAME)
 
 
 def came(page, what: str, seconds: float = 3) -> bool:
@@ -97,7 +107,7 @@ def draw(run, host) -> np.ndarray:
 
 def open_search(page, x: float, y: float) -> None:
     page.evaluate("app.canvas.deselectAll()")  # the tools of a chosen node would lie above its neighbours
-    settle(page)
+    frames(page)
     for _ in range(5):  # on a busy machine the page takes some double-clicks for two clicks
         page.mouse.dblclick(x, y)
         if came(page, "document.activeElement?.tagName === 'INPUT'"):
@@ -111,15 +121,15 @@ def search(page, words: str, x: float, y: float) -> str:
     open_search(page, x, y)
     page.keyboard.type(words)
     page.wait_for_function("words => document.querySelector('[role=option]')?.textContent.includes(words)", arg=words)
-    settle(page)
+    frames(page)
     page.keyboard.press("Enter")
     page.wait_for_function("count => app.graph.nodes.length === count", arg=len(before) + 1)
-    settle(page)
+    frames(page)
     page.mouse.move(x + 6, y + 6)  # the node follows the mouse until a click
-    settle(page)
+    frames(page)
     page.mouse.click(x + 6, y + 6)
     page.wait_for_function("!document.querySelector('[role=option]')")  # while the search goes away, a double-click opens no other
-    settle(page)
+    frames(page)
     (new,) = set(page.evaluate("app.graph.nodes.map(({ id }) => String(id))")) - set(before)
     return new
 
@@ -146,7 +156,7 @@ def drag(page, source: str, output: str, target: str, name: str) -> None:
         page.mouse.move(*slot(page, source, "out", output))
         page.mouse.down()
         page.mouse.move(*slot(page, target, "in", name), steps=6)
-        page.evaluate("new Promise(requestAnimationFrame)")
+        frames(page)
         page.mouse.up()
         if came(page, f"app.graph.getNodeById({json.dumps(target)}).inputs.find(({{ name }}) => name === {json.dumps(name)}).link !== null"):
             return
