@@ -66,7 +66,8 @@ SETTLED = """async () => {
         const nodes = app.canvas.graph.nodes.map(({ id, pos, size, imgs }) => [id, ...pos, ...size, imgs?.length]);
         return JSON.stringify([app.canvas.ds.scale, [...app.canvas.ds.offset], nodes, boxes]);
     };
-    const busy = () => window.asking || document.fonts.status !== "loaded" || [...document.querySelectorAll("[data-node-id] img, .dit-blocks-side-by-side img")].some(({ complete }) => !complete)
+    const pictures = "[data-node-id] img, .dit-blocks-side-by-side img";
+    const busy = () => window.asking || document.fonts.status !== "loaded" || [...document.querySelectorAll(pictures)].some((one) => !one.complete)
         || LiteGraph.vueNodesMode && app.canvas.graph.nodes.some(({ id }) => !document.querySelector(`[data-node-id="${id}"]`));
     const began = performance.now();
     for (let before, still = 0, since = began; still < 6 || performance.now() - since < 400; still++) {
