@@ -10,6 +10,7 @@ import pytest
 from serve_host import Serve
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install playwright)")
+sync_api.expect.set_options(timeout=20_000)  # a busy machine shows late what was asked for
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FRONT_END = os.environ.get("FRONT_END")  # a folder of another front end's files than the installed one's
 EVERYWHERE = os.environ.get("EVERYWHERE")  # every spec in both renderers over both hosts: four minutes more
