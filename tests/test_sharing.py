@@ -13,6 +13,7 @@ from pathlib import Path
 import shutil
 import sys
 
+from browser.layouts import parts
 import pytest
 
 from dit_blocks.standalone import comfy_api_standin, pack
@@ -103,6 +104,13 @@ def test_the_examples_are_kept_as_they_are():
     changed = sorted(name for name in shipped.keys() | kept.keys() if shipped.get(name) != kept.get(name))
     assert not changed, (f"examples that differ from their copies of {own_version()}: run `python tests/test_sharing.py release`; "
                          "where that version has been released already, put the next one into pyproject.toml first")
+
+
+def test_nodes_have_the_parts_that_they_had_when_the_examples_were_laid_out():
+    known = json.loads((HERE / "browser" / "laid_out.json").read_text(encoding="utf-8"))
+    now = {path.stem: parts(json.loads(path.read_text(encoding="utf-8")), TYPES) for path in (ROOT / "example_workflows").glob("*.json")}
+    changed = sorted(name for name in known.keys() | now.keys() if known.get(name) != now.get(name))
+    assert not changed, f"their nodes have other sizes now: run `python tests/browser/lay_out.py {' '.join(changed)}`"
 
 
 # --- the order of widgets ---

@@ -4,11 +4,13 @@ import os
 import shutil
 import time
 
+from browser.gestures import COUNT_QUESTIONS, settle
 from comfyui_host import Host, needs_comfyui
 import pytest
 from serve_host import Serve
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install playwright)")
+sync_api.expect.set_options(timeout=20_000)  # a busy machine shows late what was asked for
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FRONT_END = os.environ.get("FRONT_END")  # a folder of another front end's files than the installed one's
 EVERYWHERE = os.environ.get("EVERYWHERE")  # every spec in both renderers over both hosts: four minutes more
@@ -50,6 +52,7 @@ def tab(request, host, browser):
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(error.stack or str(error)))
     page.context.add_cookies([{"name": "dit-blocks-been-here", "value": "yes", "url": host.url}])
+    page.add_init_script(COUNT_QUESTIONS)
     page.goto(host.url)
     page.wait_for_function("window.app?.extensionManager?.workflow?.activeWorkflow && app.canvas", timeout=90_000)
     yield page
@@ -67,7 +70,7 @@ def page(tab, tmp_path):
 def _load(tab, workflow: dict) -> None:
     tab.evaluate("workflow => app.loadGraphData(workflow)", workflow)
     tab.wait_for_function("count => app.rootGraph.nodes.length === count", arg=len(workflow["nodes"]))
-    tab.wait_for_timeout(300)
+    settle(tab)
 
 
 @pytest.fixture
@@ -78,7 +81,7 @@ def load(tab):
 
 @pytest.fixture
 def run(tab, host):
-    """run(): queue what is on the canvas and wait → its history entry."""
+    """run(): queue what is on the canvas and wait until it has run and the page has been told → its history entry."""
     def queue(act=lambda: tab.evaluate("app.queuePrompt(0)")) -> dict:
         before = host.get("/history")
         act()
@@ -88,5 +91,7 @@ def run(tab, host):
             time.sleep(0.2)
         entry = host.wait(*fresh)
         assert entry["status"]["status_str"] == "success", entry["status"]
+        outside = [id for id in entry["outputs"] if ":" not in id]  # of subgraphs
+        tab.wait_for_function("ids => ids.every((id) => id in app.nodeOutputs)", arg=outside)
         return entry
     return queue

@@ -44,6 +44,62 @@ def later(page, ask, seconds: float = 20):
     raise TimeoutError("it never came")
 
 
+# From the start of a page: `asking` counts what the host has not answered yet.
+COUNT_QUESTIONS = """(() => {
+    window.asking = 0;
+    const fetch = window.fetch;
+    window.fetch = (what, ...more) => {
+        const ours = new URL(what.url ?? what, location).origin === location.origin;
+        window.asking += ours;
+        return fetch(what, ...more).finally(() => (window.asking -= ours));
+    };
+})()"""
+
+# The next frame, or a second where a busy machine draws none.
+FRAME = "new Promise((done) => { requestAnimationFrame(done); setTimeout(done, 1000); })"
+
+SETTLED = """async () => {
+    const frame = () => FRAME;
+    const seen = () => {
+        const boxes = [...document.querySelectorAll("[data-node-id], [data-slot-key], [class*=dit-blocks-], .comfy-markdown")]
+            .map((element) => Object.values(element.getBoundingClientRect().toJSON()).map(Math.round));
+        const nodes = app.canvas.graph.nodes.map(({ id, pos, size, imgs }) => [id, ...pos, ...size, imgs?.length]);
+        return JSON.stringify([app.canvas.ds.scale, [...app.canvas.ds.offset], nodes, boxes]);
+    };
+    const pictures = "[data-node-id] img, .dit-blocks-side-by-side img";
+    const busy = () => window.asking || document.fonts.status !== "loaded" || [...document.querySelectorAll(pictures)].some((one) => !one.complete)
+        || LiteGraph.vueNodesMode && app.canvas.graph.nodes.some(({ id }) => !document.querySelector(`[data-node-id="${id}"]`));
+    const began = performance.now();
+    for (let before, still = 0, since = began; still < 6 || performance.now() - since < 400; still++) {
+        await frame();
+        await new Promise((done) => requestIdleCallback(done, { timeout: 1000 }));
+        const now = seen();
+        if (busy() || now !== before) [before, still, since] = [now, 0, performance.now()];
+        if (performance.now() - began > 60_000) throw new Error("the page never came to rest: " + (busy() ? "it waits for an answer" : now));
+    }
+}""".replace("FRAME", FRAME)
+
+
+def settle(page) -> None:
+    """Wait until nodes, boxes and pictures stay as they are, over frames after which the page had nothing left to do."""
+    page.evaluate(SETTLED)
+
+
+def frames(page) -> None:
+    """Let the page draw what it was told."""
+    for _ in range(2):
+        page.evaluate(FRAME)
+
+
+def came(page, what: str, seconds: float = 3) -> bool:
+    """Whether an expression came true in time."""
+    for _ in range(round(seconds * 10)):
+        if page.evaluate(what):
+            return True
+        page.wait_for_timeout(100)
+    return False
+
+
 def draw(run, host) -> np.ndarray:
     """Run what is on the canvas: → the saved picture."""
     (image,) = [image for output in run()["outputs"].values() for image in output.get("images", ()) if image["type"] == "output"]
@@ -52,12 +108,12 @@ def draw(run, host) -> np.ndarray:
 
 def open_search(page, x: float, y: float) -> None:
     page.evaluate("app.canvas.deselectAll()")  # the tools of a chosen node would lie above its neighbours
-    page.wait_for_timeout(200)
+    frames(page)
     for _ in range(5):  # on a busy machine the page takes some double-clicks for two clicks
         page.mouse.dblclick(x, y)
-        page.wait_for_timeout(700)
-        if page.evaluate("document.activeElement?.tagName === 'INPUT'"):
-            break
+        if came(page, "document.activeElement?.tagName === 'INPUT'"):
+            return
+    raise TimeoutError("the search never opened")
 
 
 def search(page, words: str, x: float, y: float) -> str:
@@ -65,14 +121,16 @@ def search(page, words: str, x: float, y: float) -> str:
     before = page.evaluate("app.graph.nodes.map(({ id }) => String(id))")
     open_search(page, x, y)
     page.keyboard.type(words)
-    page.wait_for_timeout(400)
+    page.wait_for_function("words => document.querySelector('[role=option]')?.textContent.includes(words)", arg=words)
+    frames(page)
     page.keyboard.press("Enter")
     page.wait_for_function("count => app.graph.nodes.length === count", arg=len(before) + 1)
-    page.wait_for_timeout(200)
+    frames(page)
     page.mouse.move(x + 6, y + 6)  # the node follows the mouse until a click
-    page.wait_for_timeout(150)
+    frames(page)
     page.mouse.click(x + 6, y + 6)
-    page.wait_for_timeout(700)  # while the search goes away, a double-click opens no other
+    page.wait_for_function("!document.querySelector('[role=option]')")  # while the search goes away, a double-click opens no other
+    frames(page)
     (new,) = set(page.evaluate("app.graph.nodes.map(({ id }) => String(id))")) - set(before)
     return new
 
@@ -99,11 +157,11 @@ def drag(page, source: str, output: str, target: str, name: str) -> None:
         page.mouse.move(*slot(page, source, "out", output))
         page.mouse.down()
         page.mouse.move(*slot(page, target, "in", name), steps=6)
-        page.wait_for_timeout(100)
+        frames(page)
         page.mouse.up()
-        page.wait_for_timeout(100)
-        if target in prompt(page) and name in prompt(page)[target]["inputs"]:
+        if came(page, f"app.graph.getNodeById({json.dumps(target)}).inputs.find(({{ name }}) => name === {json.dumps(name)}).link !== null"):
             return
+    raise TimeoutError(f"no wire from {output} to {name}")
 
 
 def drop(page, name: str, kind: str, data: bytes) -> None:

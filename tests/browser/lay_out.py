@@ -1,7 +1,7 @@
 """Lay out the example workflows anew: `python tests/browser/lay_out.py [--wires] [EXAMPLE ...]`.
 
 Nodes get the sizes that they really need, as measured in the browser in both renderers, in the columns of layouts.py; wires that would
-pass behind nodes get reroutes (with --wires, only these are made anew). Playwright and Chromium are needed.
+pass behind nodes or over titles get reroutes (with --wires, only these are made anew). Playwright and Chromium are needed.
 """
 
 import json
@@ -15,14 +15,16 @@ import uuid
 from playwright.sync_api import sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from browser.layouts import LAYOUTS, PICTURES  # noqa: E402
-from browser.wires import Box, Ways, behind, curve, route  # noqa: E402
+from browser.gestures import COUNT_QUESTIONS, settle  # noqa: E402
+from browser.layouts import LAYOUTS, PICTURES, parts  # noqa: E402
+from browser.wires import TITLES, Box, Ways, behind, curve, route  # noqa: E402
 from comfyui_host import ROOT  # noqa: E402
-from serve_host import Serve  # noqa: E402
+from serve_host import TYPES, Serve  # noqa: E402
 
 EXAMPLES = ROOT / "example_workflows"
-WIDTH, HEIGHT = 1460, 896  # of all nodes with their titles; the front end opens it at four fifths
-TITLE, GAP, GUTTER, PICTURE = 30, 24, 52, 232  # of a node; below it; beside it; of the picture on a node that shows one
+LAID_OUT = Path(__file__).with_name("laid_out.json")  # example → the parts that its nodes had
+WIDTH, HEIGHT, INNER = 1460, 896, 260  # of all nodes with their titles; of a node in a subgraph. The front end opens it at four fifths
+TITLE, GAP, GUTTER, EDGE, PICTURE = 30, 24, 52, 14, 232  # of a node and of a group; below a node; beside it; from a group to its nodes; of a picture
 
 
 # --- subgraphs ---
@@ -134,12 +136,12 @@ SOCKETS = """() => {
         const box = dot.getBoundingClientRect();
         return [(box.x + box.width / 2 - left) / ds.scale - ds.offset[0], (box.y + box.height / 2 - top) / ds.scale - ds.offset[1]];
     };
-    const found = {};
+    const ends = {};
     for (const link of graph.links.values()) {
         const [from, to] = [graph.getNodeById(link.origin_id), graph.getNodeById(link.target_id)];
-        if (from && to) found[link.id] = [spot(from, "out", link.origin_slot), spot(to, "in", link.target_slot)];
+        if (from && to) ends[link.id] = [spot(from, "out", link.origin_slot), spot(to, "in", link.target_slot)];
     }
-    return found;
+    return ends;
 }"""
 
 
@@ -151,6 +153,7 @@ class Browser:
         for vue in (False, True):
             host.post("/settings/Comfy.VueNodes.Enabled", vue)
             page = browser.new_page(viewport={"width": 1600, "height": 1000})
+            page.add_init_script(COUNT_QUESTIONS)
             page.goto(f"{host.url}/?again")  # not as a new browser, which is sent to an example
             page.wait_for_function("window.app?.extensionManager?.workflow?.activeWorkflow && app.canvas", timeout=90_000)
             self.pages.append(page)
@@ -160,32 +163,28 @@ class Browser:
         answers = []
         for page in self.pages:
             page.evaluate("graph => app.loadGraphData(graph)", graph)
-            page.wait_for_timeout(900)
+            settle(page)
             answers.append(page.evaluate(question))
         return answers
 
 
 def measured(browser: Browser, graph: dict, widths: dict[int, float]) -> dict[int, tuple[float, float]]:
-    """The least size of each node at its width: the larger one of both renderers, and where it shows a picture, with that."""
-    known = [KNOWN.get((node["type"], widths[node["id"]])) for node in graph["nodes"]]
-    if all(known):
-        return {node["id"]: size for node, size in zip(graph["nodes"], known)}
+    """The least size of each node at its width, those inside subgraphs too: the larger one of both renderers; with the picture that it
+    shows."""
     trial = json.loads(json.dumps(graph))
+    for node in (node for one in trial.get("definitions", {}).get("subgraphs", ()) for node in one["nodes"]):
+        trial["nodes"].append(json.loads(json.dumps(node)) | {
+            key: [one | none for one in node.get(key, ())] for key, none in (("inputs", {"link": None}), ("outputs", {"links": []}))})
     for i, node in enumerate(trial["nodes"]):
-        node["size"], node["pos"] = [widths[node["id"]], 10], [(i % 6) * 500, (i // 6) * 900]
+        node["size"], node["pos"] = [widths.get(node["id"], INNER), 10], [(i % 6) * 500, (i // 6) * 900]
     trial["groups"] = []
     trial["extra"].pop("reroutes", 0), trial["extra"].pop("linkExtensions", 0)
     answers = browser.ask(trial, MEASURE)
     found = {}
-    for node in graph["nodes"]:
+    for node in trial["nodes"]:
         wide, tall = (max(one[str(node["id"])][i] for one in answers) for i in (0, 1))
         found[node["id"]] = wide, math.ceil((tall + (PICTURE if node["type"] in PICTURES else 0)) / 8) * 8
-        if node["type"] != "MarkdownNote":
-            KNOWN[node["type"], widths[node["id"]]] = found[node["id"]]
     return found
-
-
-KNOWN: dict[tuple[str, float], tuple[float, float]] = {}
 
 
 # --- places ---
@@ -207,8 +206,8 @@ def place(graph: dict, columns: list[tuple[str, int, list[int]]], sizes: dict, h
             y += tall + GAP
         tallest = max(tallest, y - GAP)
         if title:
-            graph["groups"].append({"id": len(graph["groups"]) + 1, "title": title, "bounding": [round(x - 14), -44, width + 28, round(y - GAP + 58)],
-                                    "color": COLOURS[i % len(COLOURS)], "font_size": 22, "flags": {}})
+            graph["groups"].append({"id": len(graph["groups"]) + 1, "title": title, "bounding": [round(x - EDGE), -TITLE - EDGE, width + 2 * EDGE, round(y - GAP + TITLE + 2 * EDGE)], "color": COLOURS[i % len(COLOURS)],
+                                    "font_size": 22, "flags": {}})
         x += width + GUTTER
     return tallest
 
@@ -220,12 +219,14 @@ def boxes(graph: dict) -> dict[int, Box]:
     return {node["id"]: (node["pos"][0], node["pos"][1] - TITLE, node["size"][0], node["size"][1] + TITLE) for node in graph["nodes"]}
 
 
-def wire(graph: dict, sockets: list[dict[str, list]]) -> float:
-    """Reroutes for wires that would pass behind nodes: → how long wires still do, in pixels."""
+def wire(graph: dict, seen: list[dict]) -> float:
+    """Reroutes for wires that would pass behind nodes or over the titles of groups: → how long wires still do, in pixels."""
+    sockets, titles = [ends for ends, _ in seen], [tuple(box) for _, box in seen[0][1]]
     around, reroutes, extensions, known, left = boxes(graph), [], [], {}, 0.0
     bounds = min(b[0] for b in around.values()), min(b[1] for b in around.values())
     size = max(b[0] + b[2] for b in around.values()) - bounds[0], max(b[1] + b[3] for b in around.values()) - bounds[1]
-    ways = Ways(list(around.values()), (*bounds, *size))
+    bars = [(x + EDGE, y, w - 2 * EDGE, TITLE + EDGE) for x, y, w, _ in (group["bounding"] for group in graph["groups"])]
+    ways = Ways(list(around.values()), bars, (*bounds, *size))
     pairs = {link[0]: (link[1], link[2], link[3]) for link in graph["links"]}
 
     def length(id_):
@@ -233,7 +234,7 @@ def wire(graph: dict, sockets: list[dict[str, list]]) -> float:
         return abs(target[0] - source[0]) + abs(target[1] - source[1])
     for id_ in sorted(pairs, key=length):
         origin, slot, target = pairs[id_]
-        others = [box for key, box in around.items() if key not in (origin, target)]
+        others = [box for key, box in around.items() if key not in (origin, target)] + titles
         ends = [(tuple(one[str(id_)][0]), tuple(one[str(id_)][1])) for one in sockets]
         mine = [around[origin], around[target]]
         inset = [(x + 20, y + 6, w - 40, h - 12) for x, y, w, h in mine]
@@ -275,9 +276,9 @@ def inside(subgraph: dict, sizes: dict) -> None:
             columns[-1] += here
         else:
             columns.append(here)
-    place(subgraph, [("", 260, ids) for ids in columns], sizes, 0)
+    place(subgraph, [("", INNER, ids) for ids in columns], sizes, 0)
     subgraph["groups"] = []
-    right = len(columns) * (260 + GUTTER)
+    right = len(columns) * (INNER + GUTTER)
     for key, x, ends in (("inputNode", -200, "inputs"), ("outputNode", right + 20, "outputs")):
         subgraph[key]["bounding"] = [x, -30, 140, 40 + 20 * len(subgraph[ends])]
 
@@ -285,7 +286,7 @@ def inside(subgraph: dict, sizes: dict) -> None:
 def wire_anew(browser: Browser, path: Path) -> None:
     """Only the wires."""
     graph = json.loads(path.read_text(encoding="utf-8"))
-    left = wire(graph, browser.ask(graph, SOCKETS))
+    left = wire(graph, browser.ask(graph, f"() => [({SOCKETS})(), ({TITLES})()]"))
     path.write_text(json.dumps(graph, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     print(f"{path.stem}: {len(graph['extra'].get('reroutes', ()))} reroutes, {round(left)} px behind nodes", flush=True)
 
@@ -305,18 +306,14 @@ def lay_out(browser: Browser, path: Path) -> None:
     widths = {id_: width for _, width, ids in columns for id_ in ids}
     sizes = measured(browser, graph, widths)
     for subgraph in graph.get("definitions", {}).get("subgraphs", ()):
-        flat = {"id": str(uuid.uuid4()), "version": 0.4, "nodes": json.loads(json.dumps(subgraph["nodes"])), "links": [], "groups": [], "extra": {},
-                "last_node_id": 999, "last_link_id": 0, "definitions": graph["definitions"]}
-        for node in flat["nodes"]:
-            for one in node.get("inputs", ()):
-                one["link"] = None
-            for one in node.get("outputs", ()):
-                one["links"] = []
-        inside(subgraph, measured(browser, flat, dict.fromkeys((node["id"] for node in flat["nodes"]), 260)))
+        inside(subgraph, sizes)
     tall = place(graph, columns, sizes, HEIGHT)
     wide = sum(width for _, width, _ in columns) + GUTTER * (len(columns) - 1)
-    left = wire(graph, browser.ask(graph, SOCKETS))
+    left = wire(graph, browser.ask(graph, f"() => [({SOCKETS})(), ({TITLES})()]"))
     path.write_text(json.dumps(graph, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    known = json.loads(LAID_OUT.read_text(encoding="utf-8")) | {path.stem: parts(graph, TYPES)}
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(known[name])}" for name in LAYOUTS if name in known)
+    LAID_OUT.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
     if tall > HEIGHT:
         print([(title, [(id_, round(sizes[id_][1])) for id_ in ids]) for title, _, ids in columns])
     over = {id_: round(sizes[id_][0]) for id_ in widths if sizes[id_][0] > widths[id_] + 1}

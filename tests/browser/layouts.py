@@ -10,6 +10,16 @@ PICTURES = {"SaveImage", "PreviewImage", "KSampler"} | {f"DiTBlocks{name}" for n
     "Train", "ResponseMaps")}
 
 
+def parts(graph: dict, types: dict) -> dict[str, list[int]]:
+    """How many inputs, widgets and outputs each of the pack's types of node in a workflow has: what their sizes hang on."""
+    found = {node["type"] for one in (graph, *graph.get("definitions", {}).get("subgraphs", ())) for node in one["nodes"]}
+    counts = {}
+    for name in sorted(name for name in found if name.startswith("DiTBlocks")):
+        widgets = sum(socket.is_widget for socket in types[name].sockets.values())
+        counts[name] = [len(types[name].sockets) - widgets, widgets, len(types[name].output_types)]
+    return counts
+
+
 def branches(start: str, names: list[str], widget: tuple[int, str]) -> dict:
     """One step in three ways: what comes before it, each way with the picture it leads to, and two pictures of each."""
     ways = {name: ([*range(10 + 14 * i, 20 + 14 * i), 21 + 14 * i, 22 + 14 * i], [(widget[0] + 14 * i, widget[1])]) for i, name in enumerate(names)}

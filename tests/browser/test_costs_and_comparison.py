@@ -1,5 +1,6 @@
 """What nodes say that a run costs, and the picture before a change beside the one now; in subgraphs too."""
 
+from browser.gestures import settle
 from browser.widgets import WORKFLOW, capture, expect, look_at, on, page, sync_api, turn  # noqa: F401
 import pytest
 
@@ -92,7 +93,7 @@ def test_pictures_of_another_seed_schedule_or_prompt_are_not_compared(page, run,
     turn(page, "DiTBlocksPatchify", "patch_size", 8)
     turn(page, kind, name, to)
     run()
-    page.wait_for_timeout(500)
+    settle(page)
     sync_api.expect(page.locator(".dit-blocks-side-by-side")).to_have_count(0)
 
 
@@ -119,7 +120,7 @@ def test_another_workflow_is_not_compared_with_this_one(page, run, load):
     load(WORKFLOW)
     turn(page, "DiTBlocksPatchify", "patch_size", 8)
     run()
-    page.wait_for_timeout(500)
+    settle(page)
     sync_api.expect(page.locator(".dit-blocks-side-by-side")).to_have_count(0)
 
 
@@ -130,7 +131,7 @@ def test_boxes_know_what_is_outside_a_subgraph_and_pictures_what_is_inside(page,
     page.evaluate("""kinds => {
         app.graph.convertToSubgraph(new Set(app.graph.nodes.filter(({ comfyClass }) => kinds.includes(comfyClass))));
     }""", inside)
-    page.wait_for_timeout(500)
+    settle(page)
     page.evaluate("app.canvas.setGraph(app.graph.nodes.find((node) => node.isSubgraphNode()).subgraph)")
     look_at(page, "DiTBlocksPatchify")
     expect(page, "grid", "256 tokens of 64 values")

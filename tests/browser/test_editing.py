@@ -3,7 +3,7 @@
 import json
 import time
 
-from browser.gestures import drag, draw, later, on, prompt, search, serialize, turn, value
+from browser.gestures import drag, draw, later, on, prompt, search, serialize, settle, turn, value
 from comfyui_host import ROOT
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_text_to_image_from_an_empty_canvas(page, load, run):
     load(WORKFLOW)
     example = prompt(page)
     page.evaluate(f"(app.graph.clear(), app.canvas.ds.scale = {SCALE}, app.canvas.ds.offset = [0, 0], app.canvas.setDirty(true, true))")
-    page.wait_for_timeout(500)
+    settle(page)
     ids = {name: search(page, *where) for name, where in NODES.items()}
     for source, output, target, name in WIRES:
         drag(page, ids[source], output, ids[target], name)
@@ -65,7 +65,7 @@ def test_copies_keep_what_their_widgets_say_and_undo_takes_them_back(page, load)
     page.wait_for_function("app.graph.nodes.filter(({ comfyClass }) => comfyClass === 'DiTBlocksPatchify').length === 2")
     copies = [node["inputs"] for node in prompt(page).values() if node["class_type"] == PATCHIFY]
     assert [(one["patch_size"], one["selection"]) for one in copies] == [(4, "0-7")] * 2
-    page.wait_for_timeout(300)
+    settle(page)
     page.keyboard.press("Control+z")
     page.wait_for_function("app.graph.nodes.filter(({ comfyClass }) => comfyClass === 'DiTBlocksPatchify').length === 1")
     assert prompt(page) == before
@@ -101,7 +101,7 @@ def test_undo_and_redo_go_through_patch_size_and_selection(page, load):
                          ("Control+y", 8, "", "16 tokens"), ("Control+y", 8, "10", "1 selected")):
         page.keyboard.press(keys)
         shown(*state)
-        page.wait_for_timeout(300)
+        settle(page)
 
 
 def test_in_a_subgraph_they_draw_the_same(page, load, run, host):

@@ -2,7 +2,7 @@
 
 import json
 
-from browser.gestures import drop, later, prompt, serialize, turn, value
+from browser.gestures import drop, later, prompt, serialize, settle, turn, value
 from comfyui_host import ROOT, example_png
 import pytest
 from renamed_pack import ENTRY, NEW, OLD, then, today
@@ -56,7 +56,7 @@ def test_a_saved_picture_brings_its_workflow_back(page, load, run, host):
 
 def test_a_picture_that_is_dropped_is_uploaded(page, host):
     page.evaluate("app.graph.clear()")
-    page.wait_for_timeout(200)
+    settle(page)
     drop(page, "mine.png", "image/png", example_png())
     page.wait_for_function("app.graph.nodes.some(({ comfyClass }) => comfyClass === 'LoadImage')")
     later(page, lambda: value(page, "LoadImage", "image") and value(page, "LoadImage", "image").startswith("mine"))
@@ -143,13 +143,13 @@ def test_a_workflow_of_a_newer_pack_is_told(page, load, host, language, line):
     line = line.format(own=host.get("/dit_blocks/version")["version"])
     try:
         page.evaluate("language => app.extensionManager.setting.set('Comfy.Locale', language)", language)
-        page.wait_for_timeout(500)
+        settle(page)
         clear_messages(page)
         load(WORKFLOW | {"extra": {"dit_blocks": {"version": "99.0"}}})
         later(page, lambda: any(line in told for told in messages(page)))
         clear_messages(page)
         load(WORKFLOW | {"extra": {"dit_blocks": {"version": "0.0.1"}}})
-        page.wait_for_timeout(500)
+        settle(page)
         assert messages(page) == []
         assert serialize(page)["extra"]["dit_blocks"]["version"] in line
     finally:
@@ -163,7 +163,7 @@ def test_a_renamed_node_is_replaced(tab, browser, host):
     page.goto(f"{host.url}/?again")
     page.wait_for_function(LOADED, timeout=90_000)
     page.evaluate("workflow => app.loadGraphData(workflow)", today())
-    page.wait_for_timeout(500)
+    settle(page)
     wanted = prompt(page)
     page.evaluate("workflow => app.loadGraphData(workflow)", then())
     page.get_by_role("button", name="View details").first.click()
@@ -179,7 +179,7 @@ def written(page, workflow: dict) -> dict:
     """A workflow, loaded and saved again."""
     page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
     page.wait_for_function("count => app.rootGraph.nodes.length === count", arg=len(workflow["nodes"]))
-    page.wait_for_timeout(500)
+    settle(page)
     return serialize(page)
 
 

@@ -3,7 +3,7 @@
 import json
 import re
 
-from browser.gestures import on, open_search
+from browser.gestures import on, open_search, settle
 from comfyui_host import ROOT
 import pytest
 from serve_host import Serve
@@ -59,7 +59,7 @@ def test_the_templates_are_our_examples(page, host):
     ("patch embedding", ["Patch Embed", "Patchify"]), ("块嵌入", ["Patch Embed", "Patchify"]), ("KSampler steps", ["DiT Denoise Step"])])
 def test_nodes_are_found_by_other_names(page, words, names):
     page.evaluate("app.graph.clear()")
-    page.wait_for_timeout(200)
+    settle(page)
     open_search(page, 800, 500)
     page.keyboard.type(words)
     for name in names:

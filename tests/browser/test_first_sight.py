@@ -2,16 +2,17 @@
 
 import json
 
-from browser.wires import behind, curve
+from browser.gestures import settle
+from browser.wires import TITLES, behind, curve
 from comfyui_host import ROOT
 import pytest
 from serve_host import Serve
 
 EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
 FAST = ("start_here", "learn_01_pixels_to_latents", "learn_03_patch_embedding")  # those that are run
-LEAST_SCALE, LEAST_LETTERS, BEHIND = 0.8, 9, 24  # the last: pixels of a wire that may lie behind a node
+LEAST_SCALE, LEAST_LETTERS, BEHIND = 0.8, 9, 24  # the last: pixels of a wire that may lie behind a node or over a title
 
-# Boxes, wires with their reroutes, and the least letters, all as they are on the graph in view.
+# Boxes of nodes and groups, wires with their reroutes, and the least letters, all as they are on the graph in view.
 SEEN = """() => {
     const { ds, graph, canvas } = app.canvas;
     const { left, top } = canvas.getBoundingClientRect();
@@ -38,21 +39,26 @@ SEEN = """() => {
         .filter((element) => [...element.childNodes].some(({ nodeType, data }) => nodeType === 3 && data.trim()) && element.offsetParent)
         .map((element) => [parseFloat(getComputedStyle(element).fontSize) * ds.scale, element.textContent.slice(0, 40)]);
     return { scale: ds.scale, nodes: graph.nodes.map((node) => [node.id, node.title, box(node)]), wires,
+        known: graph.nodes.filter(({ type }) => type in LiteGraph.registered_node_types).map(({ id }) => id),
+        groups: graph.groups.map(({ title, pos, size }) => [title, [...pos, ...size]]),
         least: letters.sort(([a], [b]) => a - b)[0] ?? [99, ""] };
 }"""
 
 
 def look(page) -> None:
     """Hold what is in view against what a newcomer can read."""
-    seen = page.evaluate(SEEN)
+    seen, titles = page.evaluate(SEEN), [box for _, box in page.evaluate(TITLES)]
     boxes = {id: box for id, _, box in seen["nodes"]}
     covered = [(one, other) for i, (_, one, (x, y, w, h)) in enumerate(seen["nodes"]) for _, other, (a, b, c, d) in seen["nodes"][i + 1:]
                if min(x + w, a + c) - max(x, a) > 1 and min(y + h, b + d) - max(y, b) > 1]
+    outside = [(node, group) for id, node, (x, y, w, h) in seen["nodes"] for group, (a, b, c, d) in seen["groups"]
+               if id in seen["known"] and x < a + c and a < x + w and (x < a - 1 or y < b - 1 or x + w > a + c + 1 or y + h > b + d + 1)]
     hidden = {f"{wire['from']} → {wire['to']}": round(length) for wire in seen["wires"]
               if (length := behind(curve(*wire["ends"], wire["stops"]),
-                                   [box for id, box in boxes.items() if id not in (wire["from"], wire["to"])])) > BEHIND}
+                                   [box for id, box in boxes.items() if id not in (wire["from"], wire["to"])] + titles)) > BEHIND}
     assert seen["scale"] >= LEAST_SCALE
     assert not covered
+    assert not outside
     assert not hidden
     assert seen["least"][0] >= LEAST_LETTERS, seen["least"]
 
@@ -60,9 +66,8 @@ def look(page) -> None:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_it_is_legible_as_it_opens(page, load, host, path, run):
     load(json.loads(path.read_text(encoding="utf-8")))
-    page.wait_for_timeout(700)
     look(page)
     if path.stem in FAST and isinstance(host, Serve):
         run()
-        page.wait_for_timeout(1500)
+        settle(page)
         look(page)

@@ -2,6 +2,7 @@
 
 import json
 
+from browser.gestures import settle
 from comfyui_host import ROOT
 import numpy as np
 from PIL import Image
@@ -45,10 +46,10 @@ def choose(page, title: str, label: str) -> None:
         const { left, top } = app.canvas.canvas.getBoundingClientRect();
         return [[left, 60], [top, -12]].map(([edge, at], i) => edge + (node.pos[i] + at + app.canvas.ds.offset[i]) * app.canvas.ds.scale);
     })()""")
-    page.wait_for_timeout(500)
+    settle(page)
     page.mouse.click(x, y, button="right")
     page.get_by_text(label, exact=True).click()
-    page.wait_for_timeout(300)
+    settle(page)
 
 
 def prompt(page) -> dict:
@@ -139,7 +140,7 @@ def test_inside_another_subgraph(page):
         const { node } = app.graph.convertToSubgraph(new Set(app.graph.nodes.filter(node => /Step [34]/.test(node.title))));
         app.canvas.openSubgraph(node.subgraph, node);
     }""")
-    page.wait_for_timeout(500)
+    settle(page)
     grouped = prompt(page)
     choose(page, "Step 3", EXPLODE)
     assert len(prompt(page)) == len(before) + 6
@@ -175,7 +176,7 @@ def test_an_exploded_step_of_a_loaded_file_can_be_collapsed(page):
     evaluate(page, "Step 3", "node.widgets.find(({ name }) => name === 'patch_method').value = 'native'")
     choose(page, "Step 3", EXPLODE)
     page.evaluate("app.loadGraphData(app.rootGraph.serialize())")
-    page.wait_for_timeout(500)
+    settle(page)
     assert menu(page, "Step 3") == {COLLAPSE: True}
     choose(page, "Step 3", COLLAPSE)
     assert evaluate(page, "Step 3", "node.widgets.find(({ name }) => name === 'patch_method').value") == "native"

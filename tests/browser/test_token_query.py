@@ -2,6 +2,7 @@
 
 import json
 
+from browser.gestures import settle
 from comfyui_host import ROOT
 import pytest
 
@@ -27,7 +28,7 @@ def query(page) -> int:
 def look(page) -> None:
     """Bring the node into view at full size."""
     widget(page, KIND, "query", "(app.canvas.ds.scale = 1, app.canvas.centerOnNode(node), app.canvas.setDirty(true, true))")
-    page.wait_for_timeout(600)
+    settle(page)
 
 
 def expect(page, text: str) -> None:

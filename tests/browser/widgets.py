@@ -2,7 +2,7 @@
 
 import json
 
-from browser.gestures import on, turn, value  # noqa: F401
+from browser.gestures import on, settle, turn, value  # noqa: F401
 from comfyui_host import ROOT
 import pytest
 
@@ -27,7 +27,7 @@ def capture(page) -> None:
 def look_at(page, kind: str) -> None:
     """Bring a node into view at full size."""
     on(page, kind, "(app.canvas.ds.scale = 1, app.canvas.centerOnNode(node), app.canvas.setDirty(true, true))")
-    page.wait_for_timeout(600)
+    settle(page)
 
 
 def tokens(page, *places):

@@ -7,7 +7,15 @@ import math
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, top, width, height
 FARTHEST = 80  # of a control point from its reroute, as in the front end
-CELL, CLEAR, OUT = 8, 4, 14  # of the grid that ways are sought on; between a way and a node; straight out of a socket
+CELL, CLEAR, OUT, MARGIN = 8, 4, 14, 80  # of the grid that ways are sought on; between a way and a node; straight out of a socket; round all nodes
+# Where the front end writes the titles of groups, above all by the font that it has: [[title, box], ...].
+TITLES = """() => {
+    const drawn = document.createElement("canvas").getContext("2d");
+    return app.canvas.graph.groups.map(({ title, pos: [x, y], font_size }) => {
+        drawn.font = `${font_size}px ${LiteGraph.GROUP_FONT}`;
+        return [title, [x + font_size / 2, y, drawn.measureText(title).width, LiteGraph.NODE_TITLE_HEIGHT / 2 + font_size / 2 + 1]];
+    });
+}"""
 
 CHEAPEST = 0.5  # price of a cell that a wire of the same socket runs through; a free one costs 1
 
@@ -52,16 +60,17 @@ def behind(points: list[Point], boxes: Iterable[Box], clear: float = 0) -> float
 
 
 class Ways:
-    """Ways round boxes on a grid. Wires of one socket share theirs, others keep apart where there is room."""
+    """Ways round nodes and the bars of groups, with their titles, on a grid. Wires of one socket share theirs, others keep apart where there is room."""
 
-    def __init__(self, boxes: list[Box], bounds: Box):
+    def __init__(self, boxes: list[Box], bars: list[Box], bounds: Box):
         left, top, width, height = bounds
-        self.origin = (CELL * (left // CELL) - 40, CELL * (top // CELL) - 40)  # nodes stand on multiples of a cell
-        self.size = (int((width + 80) // CELL), int((height + 80) // CELL))
+        self.origin = (CELL * (left // CELL) - MARGIN, CELL * (top // CELL) - MARGIN)  # nodes stand on multiples of a cell
+        self.size = (int((width + 2 * MARGIN) // CELL), int((height + 2 * MARGIN) // CELL))
         self.blocked = set()
-        for x, y, w, h in boxes:
-            first, last = self.cell((x - CLEAR, y - CLEAR)), self.cell((x + w + CLEAR - 1, y + h + CLEAR - 1))
-            self.blocked |= {(i, j) for i in range(first[0], last[0] + 1) for j in range(first[1], last[1] + 1)}
+        for clear, found in ((CLEAR, boxes), (0, bars)):
+            for x, y, w, h in found:
+                first, last = self.cell((x - clear, y - clear)), self.cell((x + w + clear - 1, y + h + clear - 1))
+                self.blocked |= {(i, j) for i in range(first[0], last[0] + 1) for j in range(first[1], last[1] + 1)}
         self.used: dict[tuple[int, int], set] = {}
 
     def cell(self, point: Point) -> tuple[int, int]:
