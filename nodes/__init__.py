@@ -12,6 +12,7 @@ from .patch_schedule import PatchRegions, PatchSchedule, PatchScheduleModel
 from .pictures import ContentAndPlace, PatchFilters, PipelineReport, ResponseMaps, TokenPCA, TokenSimilarity, Trajectory
 from .probe import BlockAblation, Parity
 from .steering import LoadSteeringVector, SaveSteeringVector, Steer, SteeringVector
+from .step_cache import StepCache, StepCacheModel
 from .textbook import DiffusionLoss, NoiseAtTime, Trainable, TrainStep
 from .tokens import MixTokens, ReplaceTokens, RollTokens, ScaleTokens, ShuffleTokens, SwapTokens, TokenMap, TokenMask
 from .training import NewDiT, Train, TrainingScenes, TrainingSet
@@ -20,7 +21,7 @@ from .vae import EmptyLatent, PixelSpace, VAEDecode, VAEEncode
 
 NODES = [LoadEmbedded, FromModel, ToModel, LoadDiffusers, LoadCheckpoint, SaveCheckpoint, ClassLabel, VAEEncode, VAEDecode, PixelSpace, EmptyLatent,
          Patchify, PatchifyImage, Unpatchify, Schedule, AddNoise, DenoiseStep, Denoise,
-         PatchSchedule, PatchRegions, PatchScheduleModel, Budget, Compare,
+         PatchSchedule, PatchRegions, PatchScheduleModel, StepCache, StepCacheModel, Budget, Compare,
          Condition, PatchEmbed, PositionEmbed, RunBlocks, FinalLayer, Guidance, SamplerStep, BlocksModel,
          TokenMask, MixTokens, SwapTokens, RollTokens, ShuffleTokens, ScaleTokens, ReplaceTokens, TokenMap,
          SteeringVector, Steer, SaveSteeringVector, LoadSteeringVector,

@@ -7,10 +7,12 @@ import torch
 from ..dit_impl.cost.answers import shape_of
 from ..dit_impl.handle import patch_schedule
 from ..dit_impl.handle.patch_schedule import PatchSchedule, Row
+from ..dit_impl.handle.step_cache import told_between
 from ..dit_impl.sampling.level import astray, is_walked
 from ..dit_impl.sampling.schedules import SCHEDULERS
 from ..dit_impl.sampling.solvers import SOLVERS
 from ..dit_impl.sampling.walk import last_step
+from ..dit_impl.see.cache_hits import by_step, in_words
 from ..dit_impl.step.by_block import by_block
 from ..dit_impl.tokens.wire import check_finite
 from .comfyui import host
@@ -134,10 +136,11 @@ def _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_s
     return done
 
 
-def _remarks(approximate: str, *conditionings, ignored_cfg: float = 0) -> tuple[str, ...]:
-    """Notes on a run for the user: approximate patch sizes, words that the text encoder does not know, a cfg that a GUIDER replaced."""
+def _remarks(approximate: str, *conditionings, ignored_cfg: float = 0, hits: list[float] = ()) -> tuple[str, ...]:
+    """Notes on a run for the user: approximate patch sizes, words that the text encoder does not know, a cfg that a GUIDER replaced, what
+    Step Cache left out."""
     ignored = [word for one in conditionings for _, said in one or () for word in said.get("ignored", ())]
-    return tuple(filter(None, (approximate, ignored and f"words ignored, because the text encoder does not know them: {', '.join(ignored)}",
+    return tuple(filter(None, (approximate, hits and f"Step Cache: {in_words(hits)}", ignored and f"words ignored, because the text encoder does not know them: {', '.join(ignored)}",
                                ignored_cfg and f"cfg {ignored_cfg:g} is not used: the guider has its own")))
 
 
@@ -179,11 +182,12 @@ class DenoiseStep(io.ComfyNode):
         reason = step < len(sigmas) - 1 and astray(tokens, sigmas, step)
         if reason:  # what the model answers when it is told another noise level is worth a look; tokens made with it would be spoilt
             tokens = dit.standing(tokens, sigmas[step], is_walked(tokens))
-        tokens, x0, approximate = _run(dit, tokens, sigmas, positive, negative, cfg, solver, step, step + 1, _one_size(tokens, patch_method))
-        remarks = (*_remarks(approximate, positive, negative), *([f"{reason}, or use denoised alone"] if reason else ()))
+        done, x0, approximate = _run(dit, tokens, sigmas, positive, negative, cfg, solver, step, step + 1, _one_size(tokens, patch_method))
+        hits = by_step(told_between(tokens, done), sigmas)
+        remarks = (*_remarks(approximate, positive, negative, hits=hits), *([f"{reason}, or use denoised alone"] if reason else ()))
         if reason:  # a node that uses `tokens` gets an error; nodes that use `denoised` run as usual
-            tokens = ExecutionBlocker(f"DiT Denoise Step: {reason}, or use denoised alone")
-        return io.NodeOutput(tokens, x0, ui={"text": remarks})
+            done = ExecutionBlocker(f"DiT Denoise Step: {reason}, or use denoised alone")
+        return io.NodeOutput(done, x0, ui={"text": remarks})
 
 
 class Denoise(io.ComfyNode):
@@ -232,9 +236,9 @@ class Denoise(io.ComfyNode):
         facts = {"size": tokens["size"][-2:], "shape": shape_of(dit), "native": dit.patch_sizes, "batch": len(tokens["tokens"])}
         if sampler is not None or guider is not None:
             dit = _given(dit, tokens, sigmas, start_step, end_step, positive, negative, plan, capture_blocks, sampler, guider)
-        tokens, x0, approximate = _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step, plan,
-                                       lambda done, wire, x0: pictures.update({done: dit.picture(wire, x0)}), quick_look,
-                                       capture if capture_blocks else None)
+        done, x0, approximate = _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step, plan,
+                                     lambda done, wire, x0: pictures.update({done: dit.picture(wire, x0)}), quick_look,
+                                     capture if capture_blocks else None)
         pictures = pictures or {1: dit.picture(x0, x0["tokens"])}  # a SAMPLER may say nothing on its way
         trajectory = torch.stack(list(pictures.values()))
         places = torch.linspace(0, len(pictures) - 1, min(len(pictures), FRAMES)).round().long()
@@ -242,9 +246,12 @@ class Denoise(io.ComfyNode):
         facts |= {"steps": steps, "sigmas": sigmas[steps].tolist(), "schedule": len(sigmas) - 1, "blocks": list(blocks[0]) if blocks else []}
         inside = torch.stack([torch.stack(list(step.values())) for step in blocks]) if blocks else trajectory[:, None]
         facts["trajectory"] = _strip(inside[places])
-        facts["remarks"] = remarks = _remarks(approximate, positive, negative, ignored_cfg=guider is not None and cfg != guider.cfg and cfg)
+        hits = by_step(told_between(tokens, done), sigmas)
+        if hits:
+            facts["hits"] = hits
+        facts["remarks"] = remarks = _remarks(approximate, positive, negative, ignored_cfg=guider is not None and cfg != guider.cfg and cfg, hits=hits)
         shown = {"text": remarks, "dit_blocks": (facts,)}  # every item of a list needs the same keys
-        return io.NodeOutput(tokens, x0, trajectory, inside.flatten(0, 1), ui=shown)
+        return io.NodeOutput(done, x0, trajectory, inside.flatten(0, 1), ui=shown)
 
 
 def _strip(pictures: torch.Tensor) -> dict:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from ..sampling.guidance import guided, is_guided
 from ..sampling.regions import Part, Prompt, average, has_area, parts_at, place, prompt, slices, together, with_opposites
 from ..sampling.schedules import schedule
 from ..sampling.solvers import check_solver
-from ..sampling.walk import Inpainting, Report, check_step, last_step, walk, with_noise
+from ..sampling.walk import Inpainting, Report, check_step, last_step, rises, walk, with_noise
 from ..tokens.other_sizes import Reading
 from ..tokens.patch import token_grid
 from ..tokens.places import moved
@@ -28,6 +28,7 @@ from ..tokens.wire import LatentFormat, to_latent, to_tokens, unfold
 from ..tokens.wire_types import AnyWire, DitHidden, DitTokens, ModelCall
 from .class_names import find_class
 from .dit_handle import DitHandle
+from .step_cache import IN_STAGES, CacheRun, StepCache, cached_run, mark_of
 
 
 def _towards(sides: list[Tensor], cfg: float) -> Tensor:
@@ -44,7 +45,7 @@ class Backbone(DitHandle):
     latent_rgb: linear map from VAE latents to RGB 0..1, for previews: [C + 1, 3], the last row added.
     class_names: of a class-conditional model, by number; synonyms are parted by commas.
     device: where the model computes; None is where its weights are, which may differ where a host keeps some of them elsewhere.
-    facts: of its training, for people to read.
+    facts: of its training, for people to read. cache: of blocks, over the steps of a run; run: the run under way, on a copy of the handle.
 
     The model is called as model(tokens, grid, patch_size, t, **arguments): `model.conditions` says which those are.
     """
@@ -58,6 +59,8 @@ class Backbone(DitHandle):
     class_names: Mapping[int, str] = field(default_factory=dict)
     device: torch.device | None = None
     facts: Mapping[str, str | int | float] = field(default_factory=dict)
+    cache: StepCache | None = None
+    run: CacheRun | None = None
 
     @property
     def patch_sizes(self) -> tuple[int, ...]:
@@ -72,9 +75,23 @@ class Backbone(DitHandle):
 
     @property
     def stages(self) -> Stages:
+        return self.own_stages
+
+    @property
+    def own_stages(self) -> TokenStages:
+        """The stages at the model's own patch sizes. Raises StagesError."""
         if not isinstance(self.model, (MMDiT, DiT)):
             raise StagesError(f"{self.name} runs whole, by diffusers: for its stages load it as a MODEL and use DiT from MODEL")
         return TokenStages(self.model, self.name)
+
+    def with_cache(self, cache: StepCache) -> "Backbone":
+        if len(self.own_stages.kinds) < 2:
+            raise StagesError(f"{self.name} has one block, and the first always runs: there is nothing to leave out")
+        return replace(self, cache=cache if cache.threshold else None)
+
+    @property
+    def remark(self) -> str:
+        return IN_STAGES if self.cache else ""
 
     def schedule(self, steps: int, scheduler: str = "simple", denoise: float = 1.0, skip_penultimate: bool = False) -> Tensor:
         return schedule(self.flow, steps, scheduler, denoise, skip_penultimate)
@@ -91,12 +108,20 @@ class Backbone(DitHandle):
         end_step = last_step(start_step, end_step, sigmas)
         check_solver(solver, isinstance(self.flow, RectifiedFlow))
         device, wire = self.compute_device, self.entered(wire, sigmas, start_step)
-        model, kept = self.denoiser(wire, positive, negative, cfg), Inpainting(wire, self.flow, device, anew=solver == "ddim")
+        handle, kept = self._in_a_run(wire, sigmas), Inpainting(wire, self.flow, device, anew=solver == "ddim")
+        model = handle.denoiser(wire, positive, negative, cfg)
 
         def predict_x0(x: Tensor, sigma: Tensor) -> Tensor:
             return kept.leave(model(kept.enter(x, sigma), sigma))
         tokens, x0 = walk(predict_x0, wire, sigmas, solver, start_step, end_step, device, report, self.space)
-        return self.standing(tokens, sigmas[end_step]), x0
+        tokens = self.standing(tokens, sigmas[end_step])
+        return handle.run.handed_on(tokens) if handle.run else tokens, x0
+
+    def _in_a_run(self, wire: DitTokens, sigmas: Tensor) -> "Backbone":
+        """Itself, or where it has a cache a copy with the cache of the run that the wire stands in."""
+        if self.cache is None:
+            return self
+        return replace(self, run=cached_run(self.cache, self.flow.sigma_at, rises(sigmas), wire))
 
     def check_space(self, wire: dict) -> None:
         super().check_space(wire)
@@ -162,6 +187,9 @@ class Backbone(DitHandle):
         sides = self._sides(wire, positive, self.away_from(negative, cfg) if is_guided(cfg) else negative, is_guided(cfg))
 
         def predict_x0(x: Tensor, sigma: Tensor) -> Tensor:
+            if self.run:
+                self.run.at(sigma.item())
+
             def ask(latents: Tensor, arguments: Arguments) -> Tensor:
                 tokens = self._x0(to_tokens(latents, wire), token_grid(*latents.shape[-2:], wire["patch_size"]), wire["patch_size"], sigma, arguments)
                 return to_latent(tokens, {**wire, "size": latents.shape[-2:]})
@@ -238,7 +266,15 @@ class Backbone(DitHandle):
     def _x0(self, tokens: Tensor, grid: tuple[int, int], patch_size: int, sigma: Tensor, arguments: Arguments) -> Tensor:
         """The model's x0 of tokens [B, N, C·p·p] of any grid."""
         inputs, times = self._inputs(tokens, sigma)
-        return self._to_x0(self.model(inputs, grid, patch_size, times, **arguments).to(tokens), tokens, sigma)
+        return self._to_x0(self._answer(inputs, grid, patch_size, times, arguments).to(tokens), tokens, sigma)
+
+    def _answer(self, inputs: Tensor, grid: tuple[int, int], patch_size: int, times: Tensor, arguments: Arguments) -> Tensor:
+        """The model's prediction, with the cache of the run where there is one."""
+        if self.run is None or not self.run.takes_part():
+            return self.model(inputs, grid, patch_size, times, **arguments)
+        stages = self.own_stages
+        hidden = stages.position_embed(stages.patch_embed(stages.condition(inputs, grid, patch_size, times, **arguments)))
+        return stages.head(self.run.run_blocks(stages, hidden, (mark_of(arguments), grid, patch_size)))
 
 
 @dataclass(eq=False, kw_only=True)

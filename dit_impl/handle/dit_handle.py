@@ -16,6 +16,7 @@ from ..sampling.walk import Report, check_step, walk
 from ..tokens.other_sizes import Reading, choose_method
 from ..tokens.wire import CARRIED, LatentFormat, fold, grey_picture, same_format
 from ..tokens.wire_types import AnyWire, DitHidden, DitTokens
+from .step_cache import StepCache
 
 
 class DitHandle:
@@ -112,6 +113,10 @@ class DitHandle:
         """A handle on the same weights that reads patches of this size by this method, itself where they are native. Raises BackboneError."""
         chosen = choose_method(self.patch_sizes, patch_size, method, self.name)
         return self if chosen == "native" else self.approximate(Reading(chosen, self.patch_size, patch_size, self.frame_patch))
+
+    def with_cache(self, cache: StepCache) -> "DitHandle":
+        """A handle on the same weights that leaves out blocks whose answer hardly changes from step to step. Raises StagesError."""
+        raise NotImplementedError
 
     def approximate(self, reading: Reading) -> "DitHandle":
         """A handle on the same weights that reads patches of a size that is not native to it."""

@@ -232,6 +232,15 @@ class Stages:
                               for old, new in zip(before, (x, context)))
         return hidden.but(x=x, context=context, index=indices[-1] + 1)
 
+    def what_was_added(self, before: Hidden, after: Hidden) -> Any:
+        """What the blocks between two places added to the picture's tokens, for `as_before`. Raises StagesError."""
+        return after.x - before.x, after.index
+
+    def as_before(self, hidden: Hidden, added: Any) -> Hidden:
+        """The hidden states where the head takes over, with what blocks added before in the place of running them."""
+        rest, index = added
+        return hidden.but(x=hidden.x + rest, index=index)
+
 
 class TokenStages(Stages):
     """A transformer of this library by stages: MMDiT or the class-conditional DiT."""

@@ -23,7 +23,7 @@ def standing(wire: DitTokens, sigma: Tensor, share: Tensor, walked: bool = True)
 
 def clean(wire: DitTokens) -> DitTokens:
     """The wire of clean tokens, without what speaks of a step under way."""
-    return without(wire, "level", "remembered", "random")
+    return without(wire, "level", "remembered", "random", "hits")
 
 
 def is_walked(wire: DitTokens) -> bool:

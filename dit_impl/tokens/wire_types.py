@@ -59,7 +59,8 @@ class DitTokens(TypedDict):
     start: NotRequired[NoiseStart]
     level: NotRequired[Level]                # clean tokens have none
     dtype: NotRequired[torch.dtype]          # the LATENT's, if it is not float32: noise is rounded to it
-    remembered: NotRequired[dict[str, Any]]  # what a MODEL's functions remember from earlier steps
+    remembered: NotRequired[dict[str, Any]]  # what a MODEL's functions and Step Cache remember of earlier steps
+    hits: NotRequired[tuple[Any, ...]]       # what Step Cache tells of each model call of the run so far
     random: NotRequired[Any]                 # the state of the generator that they draw from
     noise_mask: NotRequired[Tensor]          # as in LATENT
     batch_index: NotRequired[list[int]]      # as in LATENT

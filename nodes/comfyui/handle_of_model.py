@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ...dit_impl.errors import BackboneError, StagesError, TokensError
 from ...dit_impl.handle.backbone import Backbone, Conditioning, DitHandle
+from ...dit_impl.handle.step_cache import StepCache
 from ...dit_impl.model.stages import Call, Stages
 from ...dit_impl.sampling.at import NoiseSpace
 from ...dit_impl.sampling.guidance import is_guided
@@ -49,6 +50,7 @@ from . import adapted_model
 from .latent_space import read_latent_format
 from .model_calls import Answering, Listening, canvas_of, on_grid
 from .patched_model import ADAPTERS, PATCH_SIZE, patch_sizes_of, with_patch_sizes
+from .planned_blocks import in_a_run, with_step_cache
 from .riders import check_stages, check_uncut, left_out_by_stages, remembering, wrappers_of
 from .stages import begun, stages_of
 from .token_samplers import GivenSampler, TokenSampler
@@ -112,6 +114,9 @@ class HandleOfModel(DitHandle):
     @property
     def adapters(self) -> tuple[Adapter, ...]:
         return tuple(adapter for adapter, _ in self.taught.values())
+
+    def with_cache(self, cache: StepCache) -> "HandleOfModel":
+        return HandleOfModel(with_step_cache(self.model, cache), self.sampler, self.guider)
 
     def with_adapter(self, adapter: Adapter) -> "HandleOfModel":
         """The same MODEL, which reads one more patch size. Raises BackboneError, CheckpointError."""
@@ -237,6 +242,7 @@ class HandleOfModel(DitHandle):
         else:  # a copy, since core's uni_pc writes into them
             levels, sampler = sigmas[start_step:end_step + 1].clone(), GivenSampler(wire, *self._start(wire), report, self.sampler)
         guider = self._guider(wire, positive, negative, cfg)
+        run = in_a_run(guider, wire, levels)
         with remembering(self.model, wire.get("remembered")) as remembered:
             latent = self._sample(guider, wire, sampler, levels)
             tokens, x0 = sampler.result
@@ -246,7 +252,7 @@ class HandleOfModel(DitHandle):
         tokens = self.standing(tokens, sigmas[end_step])
         if sigmas[end_step] == 0:
             tokens = self._ended(clean(tokens), latent)
-        return tokens, x0
+        return run.handed_on(tokens) if run else tokens, x0
 
     def begin(self, wire: DitTokens, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None = None) -> DitHidden:
         check_step(step, sigmas)

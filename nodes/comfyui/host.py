@@ -140,6 +140,15 @@ def serve(routes: list[tuple[str, str, Callable]]) -> None:
         running.routes.route(method, path)(handler)
 
 
+def tell(event: str, said: dict) -> None:
+    """Send the editor an event of the pack's own. Nothing where there is no server."""
+    if management:
+        from server import PromptServer
+        running = getattr(PromptServer, "instance", None)
+        if running:
+            running.send_sync(event, said)
+
+
 async def replace(renamed: list[dict]) -> None:
     """Have ComfyUI give workflows the new nodes for these old ones. Elsewhere whoever reads workflows reads the list itself."""
     if not management or not renamed:

@@ -15,12 +15,15 @@ from torch import Tensor
 
 from ...dit_impl.errors import BackboneError, StagesError
 from ...dit_impl.handle.backbone import Conditioning
+from ...dit_impl.handle.step_cache import IN_STAGES
 
 CFG_FUNCTIONS = ("sampler_pre_cfg_function", "sampler_cfg_function", "sampler_post_cfg_function")
 WHOLE = "use DiT Denoise over all steps, from Add Noise to the schedule's end"
-# around a whole run, and the same around each step of it
 PLANS = "dit_blocks_plans"  # in model_options, and the key of the wrapper that runs plans of blocks
-HARMLESS = ("infinite_talk_outer_sample", "triposplat_sampling_preview")
+CACHE = "dit_blocks_step_cache"  # in model_options, and the key of the wrapper that begins a run of it
+CACHE_RUN = "dit_blocks_cache_run"  # in transformer_options of a run: what it remembers
+# around a whole run, and the same around each step of it
+HARMLESS = ("infinite_talk_outer_sample", "triposplat_sampling_preview", CACHE)
 
 
 # --- functions that remember ------------------------------------------------------------------------------------------
@@ -123,6 +126,8 @@ def check_uncut(model, cut: bool) -> None:
 
 def left_out_by_stages(model) -> str:
     """What on a MODEL changes how fast it runs whole and does nothing in stages, in words; "" where there is nothing."""
+    if CACHE in model.model_options:
+        return IN_STAGES
     return "stages run without this MODEL's torch.compile: only DiT Denoise and DiT Denoise Step use it" if "torch.compile" in wrappers_of(
         model, WrappersMP.APPLY_MODEL) else ""
 
@@ -136,7 +141,7 @@ def check_stages(model, size: tuple[int, ...], *conditionings: Conditioning) -> 
         raise StagesError(f"this MODEL carries {what}; {WHOLE}")
     if model.get_additional_models_with_key("multigpu"):
         raise StagesError("this MODEL runs on several GPUs, the stages on one: leave MultiGPU out, or use DiT Denoise or DiT Denoise Step")
-    if wrappers_of(model, WrappersMP.APPLY_MODEL).get(PLANS):
+    if PLANS in model.model_options:
         raise StagesError("this MODEL carries DiT Blocks (MODEL), whose plan stages would leave out: take it away, and use DiT Blocks, or use "
                           "DiT Denoise")
     handler = model.model_options.get("context_handler")

@@ -6,6 +6,7 @@ tokens as they come into the first block.
 
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -118,6 +119,19 @@ class GenericStages(Stages):
         if not indices:
             return hidden
         return self._shown(hidden.but(index=indices[-1] + 1), self._replay(hidden).run(self._state(hidden), indices, strength))
+
+    def what_was_added(self, before, after):
+        last = self._state(after)
+        known = self._replay(after).layout(last) is not None and before.x.shape == after.x.shape
+        return last, after.x - before.x if known else None
+
+    def as_before(self, hidden, added):
+        """What is no token of the picture, and the picture where it is not known which tokens are its own, is as it was."""
+        last, rest = added
+        state = replace(last, fixed=self._state(hidden).fixed)  # what goes by the time is of this step
+        if rest is not None:
+            state = self._replay(hidden).with_tokens(state, hidden.x + rest)
+        return self._shown(hidden.but(index=state.at), state)
 
     def head(self, hidden: Hidden) -> Tensor:
         return self._replay(hidden).head(self._state(hidden))
