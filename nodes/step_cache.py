@@ -62,10 +62,10 @@ class StepCacheModel(io.ComfyNode):
     @names_errors
     def execute(cls, model, threshold, start_percent, end_percent) -> io.NodeOutput:
         from .comfyui.planned_blocks import with_step_cache  # there is no MODEL outside ComfyUI
-        node = cls.hidden.unique_id
+        node = getattr(cls.hidden, "unique_id", None)  # none where no server runs it
 
         def tell(told, sigmas) -> None:
             hits = by_step(told, sigmas)
             logging.info("Step Cache: %s", in_words(hits))
-            host.tell(EVENT, {"node": node, "hits": hits, "says": in_words(hits)})
+            host.tell(EVENT, {"node": node, "hits": hits})
         return io.NodeOutput(with_step_cache(model, step_cache.StepCache(threshold, start_percent, end_percent), tell))

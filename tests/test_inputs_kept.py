@@ -18,8 +18,8 @@ from dit_blocks.standalone import pack
 from dit_blocks.standalone.folders import Folders, current, use
 
 NOTHING_WIRED = {"PixelSpace", "LoadEmbedded", "LoadDiffusers", "LoadCheckpoint", "LoadSteeringVector"}
-# take or give a MODEL: host_model_check.py, host_patch_check.py, host_blocks_check.py
-NEED_COMFYUI = {"FromModel", "ToModel", "PatchScheduleModel", "BlocksModel"}
+# take or give a MODEL: host_model_check.py, host_patch_check.py, host_blocks_check.py, host_cache_check.py
+NEED_COMFYUI = {"FromModel", "ToModel", "PatchScheduleModel", "BlocksModel", "StepCacheModel"}
 CLASSES = {cls.define_schema().node_id.removeprefix("DiTBlocks"): cls for cls in NODES}
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
@@ -151,6 +151,7 @@ CASES = {
     "TokenMap": wires({}, dict(show="norm")),
     "PatchSchedule": [lambda k: dict(rows="4 with 2 on the mask", mask=k.mask)],
     "PatchRegions": [lambda k: dict(where="mask", mask=k.mask)],
+    "StepCache": [lambda k: dict(dit=k.dit)],
     "SteeringVector": [lambda k: dict(towards=k.hidden, away=k.hidden), lambda k: dict(towards=k.hidden, away=k.hidden, mask=k.mask, more=k.vector)],
     "Steer": [lambda k: dict(hidden=k.hidden, vector=k.vector), lambda k: dict(hidden=k.hidden, vector=k.vector, rows="positive", mask=k.mask)],
     "SaveSteeringVector": [lambda k: dict(vector=k.vector)],

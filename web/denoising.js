@@ -1,6 +1,7 @@
 import { app } from "../../scripts/app.js";
 import { newest } from "./answers.js";
 import { ask, walkOf } from "./costs.js";
+import { makeHits } from "./hits.js";
 import { say } from "./language.js";
 import { drawLive } from "./live.js";
 import { addPanel, make, whenChanged } from "./panel.js";
@@ -69,7 +70,8 @@ function addScrubber(node) {
   play.textContent = "▶";
   const row = make("div", { display: "flex", gap: "4px", alignItems: "center" });
   row.append(play, slider);
-  addPanel(node, "trajectory", 225, [badge, box, row, depth, says, remarks]);
+  const [hits, drawHits] = makeHits();
+  addPanel(node, "trajectory", 225, [badge, box, row, hits, depth, says, remarks]);
   /** @type {Record<string, any>} */
   let told = {};
   let playing = 0;
@@ -127,6 +129,7 @@ function addScrubber(node) {
       slider.value = slider.max;
       depth.max = String(Math.max((told.blocks?.length ?? 0) - 1, 0));
       depth.value = depth.max;
+      drawHits(told.hits);
       remarks.textContent = told.remarks?.join("; ") ?? "";
     }
     draw();

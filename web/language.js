@@ -31,6 +31,8 @@ export const CHINESE = {
   "run to walk through x0, step by step": "运行后可逐步查看 x0",
   "x0 at step {step}, σ = {sigma}": "第 {step} 步的 x0，σ = {sigma}",
   "x0 at step {step}, σ = {sigma}, after block {block}": "第 {step} 步、第 {block} 块之后的 x0，σ = {sigma}",
+  "blocks left out in {count} of {steps} steps": "{steps} 步中有 {count} 步省去了块",
+  "run a sampler to see in which steps blocks are left out": "运行采样器后显示哪些步省去了块",
   "run to see x0": "运行后显示 x0",
   "x0: the picture that the model expects": "x0：模型预期的图片",
   "before: {label}": "之前：{label}",
