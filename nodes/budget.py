@@ -8,6 +8,7 @@ from ..dit_impl.cost import arithmetic, pictures
 from ..dit_impl.drawing import charts
 from ..dit_impl.sampling.solvers import SOLVERS
 from ..dit_impl.see import compare
+from ..dit_impl.see.ways import parse_ways
 from .comfyui import host
 from .patch_schedule import CATEGORY
 from .wires import decoder, dit_input, language_input, names_errors, sigmas_input
@@ -66,9 +67,9 @@ class Compare(io.ComfyNode):
             node_id="DiTBlocksCompare",
             display_name="Compare Patch Sizes",
             category=CATEGORY,
-            description="Draw one prompt and noise with several patch sizes, methods or schedules. Below each picture: time, tokens, FLOPs and the "
-                        "difference from the first picture.",
-            search_aliases=["XY plot", "patch size", "benchmark"],
+            description="Draw one prompt and noise in several ways to spend less: patch sizes, regions, fewer steps, a step cache, blocks left out. "
+                        "Below each picture: time, tokens, FLOPs, memory and the difference from the full run; beside it, fewer steps at the same time.",
+            search_aliases=["XY plot", "patch size", "benchmark", "step cache", "skip blocks", "faster"],
             inputs=[
                 dit_input(),
                 io.Latent.Input("latent", tooltip="An empty latent, or a picture to start from."),
@@ -76,13 +77,15 @@ class Compare(io.ComfyNode):
                 io.Conditioning.Input("positive", tooltip="What the picture shows."),
                 io.Vae.Input("vae", tooltip="Decodes each picture."),
                 io.String.Input("rows", default="2\n4\n4 until 50%, then 2\n4 by resample", multiline=True,
-                                tooltip="A line for each picture: a patch size or a schedule, and 'by' with a method if it is not auto. The others "
-                                        "are compared with the first."),
+                                tooltip="A line for each picture: a patch size or a schedule, and 'by' with a method if it is not auto; '8 steps', "
+                                        "'regions 25%', 'cache 0.1', 'skip 3-4'; or several of them with +. All are compared with the full run."),
                 io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip="Seed of the noise."),
                 io.Float.Input("cfg", default=3.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Guidance, as in DiT Denoise."),
                 io.Combo.Input("solver", options=list(SOLVERS), default="euler", tooltip="The rule for moving to the next noise level."),
                 io.Conditioning.Input("negative", optional=True, tooltip="What the picture should not show. Needed if cfg is not 1."),
                 language_input(),
+                io.Boolean.Input("controls", default=True, optional=True, tooltip="Beside each way that is faster, draw fewer steps that take the "
+                                 "same time: what it has to beat."),
             ],
             outputs=[
                 io.Image.Output("sheet", display_name="sheet", tooltip="All pictures with labels."),
@@ -92,11 +95,12 @@ class Compare(io.ComfyNode):
 
     @classmethod
     @names_errors
-    def execute(cls, dit, latent, sigmas, positive, vae, rows, seed, cfg, solver, negative=None, language="English") -> io.NodeOutput:
+    def execute(cls, dit, latent, sigmas, positive, vae, rows, seed, cfg, solver, negative=None, language="English", controls=True) -> io.NodeOutput:
         dit.away_from(negative, cfg)  # refuse guidance without a negative before anything is loaded
-        plans = compare.parse_rows(rows)
+        ways = parse_ways(rows)
         host.load(dit.modules(), *dit.room(dit.fold(latent)))
-        runs = compare.compare(dit, decoder(vae), latent, plans, sigmas, seed, positive, negative, cfg, solver,
-                               host.reporter(len(plans) * (len(sigmas) - 1)))
-        words = "\n\n".join(f"{run.label}\n{run.caption(runs[0], language)}" for run in runs)
+        steps = sum(way.steps or len(sigmas) - 1 for way in ways)
+        runs = compare.compare(dit, vae, decoder(vae), latent, ways, sigmas, seed, positive, negative, cfg, solver,
+                               host.reporter(steps * (2 if controls else 1)), controls)
+        words = compare.in_words(runs, language)
         return io.NodeOutput(compare.sheet(runs, language), words, ui=ui.PreviewText(words))

@@ -214,7 +214,7 @@ def test_compare_tells_what_each_way_cost(backbone, positive, negative):
         def decode(self, latent):
             return latent[:, :3].movedim(1, -1).sigmoid()
     inputs = {"dit": backbone, "latent": {"samples": torch.zeros(1, 4, 8, 8)}, "sigmas": backbone.schedule(4), "positive": positive,
-              "negative": negative, "vae": Decoder(), "seed": 1, "cfg": 2.0, "solver": "euler"}
+              "negative": negative, "vae": Decoder(), "seed": 1, "cfg": 2.0, "solver": "euler", "controls": False}
     picture, words = Compare.execute(**inputs, rows="2\n4 until 50%, then 2\n4 by resample").result
     first, mixed, coarse = words.split("\n\n")
     assert first.startswith("2\n") and "(100%)" in first and "64 tokens, 100% FLOPs" in first and first.endswith("reference")

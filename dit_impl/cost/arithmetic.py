@@ -205,7 +205,7 @@ class Budget:
     """A step's cost, in multiply-adds and bytes.
 
     sequence: tokens of picture and text. attention: MACs of its two products (scores and mixing). rest: all other MACs; `head` of them are
-    in the final layer. weights, activations: bytes. activations are a block at its widest (residual, normed copy and MLP hidden layer, for
+    in the final layer, `blocks` of all MACs in the blocks. weights, activations: bytes. activations are a block at its widest (residual, normed copy and MLP hidden layer, for
     all tokens of the batch).
     """
     name: str
@@ -217,6 +217,7 @@ class Budget:
     head: int
     weights: int
     activations: int
+    blocks: int
 
     @property
     def tokens(self) -> int:
@@ -270,9 +271,10 @@ def _budget(shape: Architecture, grid: tuple[int, int], counts: Mapping[int, int
     embedding = sum(count * shape.width * shape.channels * p * p for p, count in counts.items())
     head = sum(shape.head_macs(count, p) for p, count in counts.items())
     weights, attention = shape.macs(n, t)
+    blocks = passes * (weights + attention)
     weights += (len(counts) - 1) * shape.vector_macs
     return Budget(shape.name, grid, shape.channels * max(counts) ** 2, n + t, passes * attention, passes * (weights + embedding + head), passes * head,
-                  shape.parameters * bytes_each, passes * shape.sequence(n, t) * 6 * shape.width * bytes_each)
+                  shape.parameters * bytes_each, passes * shape.sequence(n, t) * 6 * shape.width * bytes_each, blocks)
 
 
 def with_and_without_patches(shape: Architecture, width: int, height: int, patch_size: int = 0, **how) -> list[Budget]:

@@ -26,6 +26,7 @@ from ..tokens.patch import token_grid
 from ..tokens.places import moved
 from ..tokens.wire import LatentFormat, to_latent, to_tokens, unfold
 from ..tokens.wire_types import AnyWire, DitHidden, DitTokens, ModelCall
+from .block_plan import BlockPlan, runs
 from .class_names import find_class
 from .dit_handle import DitHandle
 from .step_cache import IN_STAGES, CacheRun, StepCache, cached_run, mark_of
@@ -46,6 +47,7 @@ class Backbone(DitHandle):
     class_names: of a class-conditional model, by number; synonyms are parted by commas.
     device: where the model computes; None is where its weights are, which may differ where a host keeps some of them elsewhere.
     facts: of its training, for people to read. cache: of blocks, over the steps of a run; run: the run under way, on a copy of the handle.
+    plan: which blocks run in `denoise`, None is all.
 
     The model is called as model(tokens, grid, patch_size, t, **arguments): `model.conditions` says which those are.
     """
@@ -61,6 +63,7 @@ class Backbone(DitHandle):
     facts: Mapping[str, str | int | float] = field(default_factory=dict)
     cache: StepCache | None = None
     run: CacheRun | None = None
+    plan: BlockPlan | None = None
 
     @property
     def patch_sizes(self) -> tuple[int, ...]:
@@ -88,6 +91,10 @@ class Backbone(DitHandle):
         if len(self.own_stages.kinds) < 2:
             raise StagesError(f"{self.name} has one block, and the first always runs: there is nothing to leave out")
         return replace(self, cache=cache if cache.threshold else None)
+
+    def with_plan(self, plan: BlockPlan) -> "Backbone":
+        plan.steps(len(self.own_stages.kinds))
+        return replace(self, plan=plan)
 
     @property
     def remark(self) -> str:
@@ -269,12 +276,19 @@ class Backbone(DitHandle):
         return self._to_x0(self._answer(inputs, grid, patch_size, times, arguments).to(tokens), tokens, sigma)
 
     def _answer(self, inputs: Tensor, grid: tuple[int, int], patch_size: int, times: Tensor, arguments: Arguments) -> Tensor:
-        """The model's prediction, with the cache of the run where there is one."""
-        if self.run is None or not self.run.takes_part():
+        """The model's prediction, by the plan of its blocks and the cache of the run where there are such."""
+        cached = self.run is not None and self.run.takes_part()
+        if self.plan is None and not cached:
             return self.model(inputs, grid, patch_size, times, **arguments)
         stages = self.own_stages
+        every = range(len(stages.kinds))
+        parts = [(every, 1.0)] if self.plan is None else runs(self.plan.steps(len(every)))
         hidden = stages.position_embed(stages.patch_embed(stages.condition(inputs, grid, patch_size, times, **arguments)))
-        return stages.head(self.run.run_blocks(stages, hidden, (mark_of(arguments), grid, patch_size)))
+        if cached and parts:
+            return stages.head(self.run.run_blocks(stages, hidden, (mark_of(arguments), grid, patch_size), parts))
+        for blocks, strength in parts:
+            hidden = stages.run_blocks(hidden, blocks, strength)
+        return stages.head(hidden)
 
 
 @dataclass(eq=False, kw_only=True)

@@ -20,9 +20,10 @@ def by_regions(dit: DitHandle, mixture: Mixture, mask: Tensor | None = None) -> 
     """A handle on the same weights that reads patches of several sizes in one sequence, for one run at a time. Raises BackboneError."""
     if not isinstance(dit, Backbone) or type(dit.model) is not MMDiT:
         raise BackboneError(f"{dit.name} reads patches of one size in a step, not {mixture}: use one patch size for each step")
-    if dit.cache:
-        raise BackboneError(f"{dit.name} has a Step Cache, and patches of several sizes ({mixture}) stand in other places in each step: leave "
-                            "one of the two out")
+    if dit.cache or dit.plan:
+        why = "a Step Cache, and patches of several sizes ({}) stand in other places in each step" if dit.cache else (
+            "a plan of its blocks, which patches of several sizes ({}) have not")
+        raise BackboneError(f"{dit.name} has {why.format(mixture)}: leave one of the two out")
     known = dit.model.config.patch_sizes
     if missing := [p for p in mixture.sizes if p not in known]:
         raise BackboneError(f"{dit.name} knows patch sizes {', '.join(map(str, known))}, not {missing[0]}: in one sequence each size needs "

@@ -16,6 +16,7 @@ from ..sampling.walk import Report, check_step, walk
 from ..tokens.other_sizes import Reading, choose_method
 from ..tokens.wire import CARRIED, LatentFormat, fold, grey_picture, same_format
 from ..tokens.wire_types import AnyWire, DitHidden, DitTokens
+from .block_plan import BlockPlan
 from .step_cache import StepCache
 
 
@@ -116,6 +117,10 @@ class DitHandle:
 
     def with_cache(self, cache: StepCache) -> "DitHandle":
         """A handle on the same weights that leaves out blocks whose answer hardly changes from step to step. Raises StagesError."""
+        raise NotImplementedError
+
+    def with_plan(self, plan: BlockPlan) -> "DitHandle":
+        """A handle on the same weights that runs the blocks of a plan in every step. Raises StagesError."""
         raise NotImplementedError
 
     def approximate(self, reading: Reading) -> "DitHandle":

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ...dit_impl.errors import BackboneError, StagesError, TokensError
 from ...dit_impl.handle.backbone import Backbone, Conditioning, DitHandle
+from ...dit_impl.handle.block_plan import BlockPlan
 from ...dit_impl.handle.step_cache import StepCache
 from ...dit_impl.model.stages import Call, Stages
 from ...dit_impl.sampling.at import NoiseSpace
@@ -50,7 +51,7 @@ from . import adapted_model
 from .latent_space import read_latent_format
 from .model_calls import Answering, Listening, canvas_of, on_grid
 from .patched_model import ADAPTERS, PATCH_SIZE, patch_sizes_of, with_patch_sizes
-from .planned_blocks import in_a_run, with_step_cache
+from .planned_blocks import in_a_run, with_block_plan, with_step_cache
 from .riders import check_stages, check_uncut, left_out_by_stages, remembering, wrappers_of
 from .stages import begun, stages_of
 from .token_samplers import GivenSampler, TokenSampler
@@ -117,6 +118,9 @@ class HandleOfModel(DitHandle):
 
     def with_cache(self, cache: StepCache) -> "HandleOfModel":
         return HandleOfModel(with_step_cache(self.model, cache), self.sampler, self.guider)
+
+    def with_plan(self, plan: BlockPlan) -> "HandleOfModel":
+        return HandleOfModel(with_block_plan(self.model, plan), self.sampler, self.guider)
 
     def with_adapter(self, adapter: Adapter) -> "HandleOfModel":
         """The same MODEL, which reads one more patch size. Raises BackboneError, CheckpointError."""
