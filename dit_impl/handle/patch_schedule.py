@@ -150,6 +150,11 @@ def quick_look(dit: DitHandle, wire: DitTokens, sigmas: Tensor, positive: Condit
     return dit.picture(x0, x0["tokens"])
 
 
+def readings(dit: DitHandle, plan: PatchSchedule, stretches: list[tuple[int | Mixture, int, int]]) -> list[DitHandle]:
+    """The handle that reads the patches of each stretch. Raises BackboneError."""
+    return [by_regions(dit, size, plan.mask) if isinstance(size, Mixture) else dit.reading(size, plan.method) for size, *_ in stretches]
+
+
 def denoise_by_schedule(
         dit: DitHandle, wire: DitTokens, plan: PatchSchedule, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float,
         solver: str, start_step: int, end_step: int, report: Callable[[int, DitTokens, Tensor], None] = lambda *_: None,
@@ -162,8 +167,7 @@ def denoise_by_schedule(
     stretches = plan.stretches(sigmas, start_step, last_step(start_step, end_step, sigmas))
     if before:  # one step at a time; the result is the same, bit for bit
         stretches = [(size, step, step + 1) for size, start, stop in stretches for step in range(start, stop)]
-    handles = [by_regions(dit, size, plan.mask) if isinstance(size, Mixture) else dit.reading(size, plan.method)
-               for size, *_ in stretches]  # all of them first, so that an error comes before the work
+    handles = readings(dit, plan, stretches)  # all of them first, so that an error comes before the work
     for (size, start, stop), handle in zip(stretches, handles):
         wire = repatch(wire, finest(size))
         handle.check_tokens(wire)

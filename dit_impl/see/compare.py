@@ -13,7 +13,7 @@ from ..drawing import charts
 from ..errors import BackboneError
 from ..handle.backbone import Conditioning, DitHandle
 from ..handle.block_plan import BlockPlan
-from ..handle.patch_schedule import PatchSchedule, denoise_by_schedule
+from ..handle.patch_schedule import PatchSchedule, denoise_by_schedule, readings
 from ..handle.step_cache import told_between
 from ..sampling.guidance import is_guided
 from ..tokens.wire import unfold
@@ -38,7 +38,8 @@ class Run:
     """One way to draw the picture. image [B, H, W, 3]; tokens: over all steps and pictures; macs: over all steps, 0 if the
     model's shape is not known; decibels: peak signal-to-noise ratio to the reference, infinite for the same picture. memory: bytes at most,
     0 if unknown; measured: whether the device told them, else they are reckoned. distance: to the reference, see `vae_distance`. hits: by
-    step, the share of calls in which a cache left blocks out. controls: the way whose seconds it has, for fewer steps."""
+    step, the share of calls in which a cache left blocks out. controls: the way whose seconds it has, for fewer steps. remark: what is not the
+    model's own way of reading patches."""
     label: str
     image: Tensor
     seconds: float
@@ -50,6 +51,7 @@ class Run:
     distance: float | None = None
     hits: tuple[float, ...] = ()
     controls: str = ""
+    remark: str = ""
 
     def caption(self, first: "Run", language: str = "English") -> str:
         """The cost compared with the reference, and the difference between the pictures."""
@@ -61,9 +63,10 @@ class Run:
         if self.hits:
             lines.append(texts["hits"].format(count=sum(hit == 1 for hit in self.hits), of=len(self.hits)))
         difference = texts["reference"] if self is first else texts["same"] if self.decibels == float("inf") else f"{self.decibels:.1f} dB"
+        lines.append(difference)
         if self is not first and self.distance and self.decibels != float("inf"):
-            difference += f", {texts['features'].format(distance=self.distance)}"
-        return "\n".join([*lines, difference])
+            lines.append(texts["features"].format(distance=self.distance))
+        return "\n".join(filter(None, [*lines, self.remark]))
 
     def title(self, language: str = "English", sizes: str = "") -> str:
         """What it is. sizes: goes before a line that begins with a patch size."""
@@ -114,6 +117,7 @@ class Drawing:
     memory: float
     hits: tuple[float, ...]
     size: tuple[int, ...]
+    remark: str
     controls: str = ""
 
 
@@ -127,27 +131,30 @@ def compare(dit: DitHandle, vae, decode: Callable[[Tensor], Tensor], latent: dic
     steps, done, device = len(sigmas) - 1, 0, dit.compute_device
     whole = next((way for way in ways if way.is_full(dit, steps)), Way(FULL))
     ways = [whole, *(way for way in ways if way is not whole)]
-    handles = [way.handle(dit) for way in ways]  # all of them first, so that an error comes before the work
+    handles = [way.handle(dit) for way in ways]
+    for way, handle in zip(ways, handles):  # all of them first, so that an error comes before the work
+        levels = way.sigmas(sigmas)
+        readings(handle, way.plan(dit), way.plan(dit).stretches(levels, 0, len(levels) - 1))
 
     def walked(handle: DitHandle, way: Way, levels: Tensor, end: int):
         clean = dit.fold(latent, way.first_patch(dit))
         noisy, _ = dit.add_noise(clean, levels, 0, seed)
-        tokens, *_ = denoise_by_schedule(handle, noisy, way.plan(dit), levels, positive, negative, cfg, solver, 0, end,
-                                         lambda step, wire, x0: report(done + step, dit.preview(wire, x0)))
-        return clean, noisy, tokens
+        tokens, _, remark = denoise_by_schedule(handle, noisy, way.plan(dit), levels, positive, negative, cfg, solver, 0, end,
+                                                lambda step, wire, x0: report(done + step, dit.preview(wire, x0)))
+        return clean, noisy, tokens, remark
 
-    def drawn(handle: DitHandle, way: Way, controls: str = "") -> Drawing:
+    def drawn(handle: DitHandle, way: Way) -> Drawing:
         nonlocal done
         levels = way.sigmas(sigmas)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         began = time.perf_counter()
-        clean, noisy, tokens = walked(handle, way, levels, len(levels) - 1)
+        clean, noisy, tokens, remark = walked(handle, way, levels, len(levels) - 1)
         latents = unfold(tokens).cpu()  # which waits for the device
         seconds = time.perf_counter() - began
         done += len(levels) - 1
         memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
-        return Drawing(way, latents, seconds, memory, tuple(by_step(told_between(noisy, tokens), levels)), tuple(clean["size"][-2:]), controls)
+        return Drawing(way, latents, seconds, memory, tuple(by_step(told_between(noisy, tokens), levels)), tuple(clean["size"][-2:]), remark)
     walked(handles[0], whole, sigmas, 1)  # what is done only once is not timed
     found, fewer = [], {}
     for way, handle in zip(ways, handles):
@@ -168,7 +175,8 @@ def _run(dit: DitHandle, one: Drawing, image: Tensor, reference: Tensor, distanc
     spent = cost(dit, plan, levels, size, len(image), guided, one.way.skip or "", one.hits)
     memory = one.memory or _most_memory(dit, plan, levels, size, len(image), guided)
     error = (image - reference).square().mean()
-    return Run(one.way.label, image, one.seconds, *spent, (-10 * error.log10()).item(), memory, bool(one.memory), distance, one.hits, one.controls)
+    return Run(one.way.label, image, one.seconds, *spent, (-10 * error.log10()).item(), memory, bool(one.memory), distance, one.hits, one.controls,
+               one.remark)
 
 
 def in_words(runs: list[Run], language: str = "English") -> str:
