@@ -108,6 +108,28 @@ def test_figures_are_those_of_the_results():
         assert "100" not in re.sub("p = 2 为 100%|100%", "", block) and "--prompts 7`" in block
 
 
+def test_each_way_stands_beside_fewer_steps_at_its_seconds():
+    patch_size = benchmark()
+
+    def row(name, accuracy, seconds):
+        return {"name": name, "prompts": 100, "accuracy": accuracy, "interval": patch_size.interval(accuracy, 100), "flops": seconds, "seconds": seconds,
+                "decibels": 30.0}
+    rows = [row("2", 0.98, 1.0), row("4", 0.99, 0.27), row("cache 0.2", 0.7, 0.62), row("skip 3", 0.97, 0.84), row("12 steps", 0.96, 0.6),
+            row("5 steps", 0.8, 0.25)]
+    assert [(one and one["name"]) for one in (patch_size.control_of(each, rows) for each in rows)] == [None, "5 steps", "12 steps", "2", None, None]
+    text = read(ROOT / "benchmarks" / "RESULTS.md")
+    written = patch_size.rewritten(text, rows + [row(name, 0.5, 0.5) for name in patch_size.ROWS.split("\n")[2:]], 100)
+    block = patch_size.WAYS_FIGURES.search(written)[0]
+    assert "| 4 | 99% (95%–100%) | 27% | 27% | 30.0 | 5 steps | 25% | 80% (71%–87%) | 30.0 |" in block and "| skip 3 |" in block
+    assert "**More right than fewer steps at the same seconds:** `4`." in block and "fewer steps win:** `cache 0.2`" in block
+    assert written.count("<!-- end of figures -->") == text.count("<!-- end of figures -->") == 2
+    assert patch_size.rewritten(text, rows[:1] + [row(name, 0.5, 0.5) for name in patch_size.ROWS.split("\n")[1:]], 100).count("ways figures") == 1
+    low, high = patch_size.interval(0.5, 100)
+    assert round(low, 3) == 0.404 and round(high, 3) == 0.596 and patch_size.interval(1.0, 20)[1] > 0.999
+    labels = [way.label for way in patch_size.parse_ways(f"{patch_size.ROWS}\n{patch_size.WAYS}\n{patch_size.CONTROLS}")]
+    assert len(labels) == len(set(labels)) and labels[0] == "2"
+
+
 GUIDES = [ROOT / name for name in ("README.md", "README.zh.md", *(f"docs/{zh}{name}.md" for zh in ("", "zh/")
                                                                   for name in ("nodes", "workflows", "training", "command")))]
 

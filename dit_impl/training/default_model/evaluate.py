@@ -15,6 +15,7 @@ from ...cost.answers import of_walk
 from ...cost.arithmetic import architecture
 from ...handle.backbone import Backbone
 from ...handle.patch_schedule import PatchSchedule, denoise_by_schedule, parse_schedule
+from ...see.cache_hits import by_step
 from ...sources.embedded import FOLDER, EmbeddedVAE, Parts, load_embedded
 from ...tokens.wire import unfold
 from . import matcher, scenes, textures, things
@@ -45,9 +46,15 @@ def draw_prompts(prompts: list[str], plan: PatchSchedule, seed: int = 0, dit: Ba
                  parts: Parts | None = None) -> tuple[Tensor, float]:
     """Pictures of prompts, one batch from one seed: → ([len(prompts), 3, H, W] in 0..1, seconds of denoising). parts: other ones than the
     default model's. dit: one that reads their text in the place of theirs."""
+    return draw_in_steps(prompts, plan, STEPS, seed, dit, parts)[:2]
+
+
+def draw_in_steps(prompts: list[str], plan: PatchSchedule, steps: int, seed: int = 0, dit: Backbone | None = None,
+                  parts: Parts | None = None) -> tuple[Tensor, float, list[float]]:
+    """`draw_prompts` in so many steps: → its pictures and seconds, and by step the share of model calls in which a cache left blocks out."""
     backbone, clip, vae = parts or load_embedded()
     backbone = dit or backbone
-    sigmas, side = backbone.schedule(STEPS), backbone.picture_size // backbone.downscale
+    sigmas, side = backbone.schedule(steps), backbone.picture_size // backbone.downscale
     encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(prompt))[0] for prompt in prompts]
     positive = [[torch.cat([states for states, _ in encoded]),
                  {"pooled_output": torch.cat([extra["pooled_output"] for _, extra in encoded])}]]
@@ -56,9 +63,9 @@ def draw_prompts(prompts: list[str], plan: PatchSchedule, seed: int = 0, dit: Ba
     noisy, _ = backbone.add_noise(empty, sigmas, 0, seed)
     began = time.perf_counter()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # several times faster where it counts, the transformer
-        clean, *_ = denoise_by_schedule(backbone, noisy, plan, sigmas, positive, negative, CFG, "euler", 0, STEPS)
+        clean, *_ = denoise_by_schedule(backbone, noisy, plan, sigmas, positive, negative, CFG, "euler", 0, steps)
     seconds = time.perf_counter() - began
-    return vae.decode(unfold(clean)).movedim(-1, 1), seconds
+    return vae.decode(unfold(clean)).movedim(-1, 1), seconds, by_step(clean.get("hits", ()), sigmas)
 
 
 Draw = Callable[[list[str], int], Tensor]  # prompts and a seed → pictures [B, 3, H, W]
