@@ -111,6 +111,13 @@ LAYOUTS: dict[str, dict] = {
         "subgraphs": {"Steps 0 to 5": ([1, 2, 3, 4, 5, 6, 7, 8], [(2, "text"), (7, "seed")]), "Decode both": ([18, 19, 20, 22, 23], [])},
         "columns": [("", 270, [9, "Steps 0 to 5"]), ("1 Embed", 236, [10, 11, 12]), ("2 Blocks", 236, [13, 14]), ("3 Step", 236, [15, 16, 17, "Decode both"]),
                     ("4 Pictures", 262, [21, 24])]},
+    "cache_by_wires": {
+        "subgraphs": {"Steps 0 to 5": ([1, 2, 3, 4, 5, 6, 7, 8], [(2, "text"), (7, "seed")]), "Step 6, all blocks": ([10, 11, 12, 13, 14, 15, 16, 17], []),
+                      "Step 7 begins": ([20, 21, 22], []), "Now minus then": ([30, 31], []), "Step 7 ends": ([26, 27, 28], []),
+                      "Step 7, all blocks": ([33, 34, 35, 36], []), "Decode both": ([40, 41, 44, 45], [])},
+        "columns": [("", 300, [9, "Steps 0 to 5"]), ("1 The first block", 232, ["Step 6, all blocks", "Step 7 begins", 23]),
+                    ("2 Compare", 232, ["Now minus then", 32, 48]), ("3 Add again", 232, [24, 25, "Step 7 ends", "Step 7, all blocks"]),
+                    ("4 Pictures", 232, ["Decode both", 42, 46])]},
     "denoise_loop": {
         "subgraphs": {"Noisy tokens and prompts": ([1, 2, 3, 5, 6, 7, 8], [(2, "text"), (6, "patch_size"), (8, "seed")]),
                       "One step, as stages": ([10, 11, 12, 13, 14, 15, 16], [(13, "blocks")])},
