@@ -110,26 +110,25 @@ def drawn_alike(name, make):
 
 
 def by_hand(made, threshold, cfg=4.0):
-    """KSampler's euler with a first block and a rest for each model call of a step, told apart by their place in it. → the picture, hits."""
+    """KSampler's euler with a first block and a rest for each batch of prompts, told apart by their texts. → the picture, hits."""
     from dit_blocks.nodes.comfyui.stages import stages_of
     model, positive, negative, samples = made
-    module, memory, said, seen = model.model.diffusion_model, {}, [], {"t": None, "place": 0}
+    module, memory, said = model.model.diffusion_model, {}, []
 
     def forward(*args, **kwargs):
         del vars(module)["forward"]
         try:
-            time = args[1].max().item()
-            seen["place"], seen["t"] = (seen["place"] + 1, time) if seen["t"] == time else (0, time)
+            texts = tuple(kwargs["context"].flatten().tolist())
             stages = stages_of(module)
             before = stages.position_embed(stages.patch_embed(stages.condition(*args, **kwargs)))
             first = stages.run_blocks(before, [0])
-            added, known = first.x - before.x, memory.get(seen["place"])
+            added, known = first.x - before.x, memory.get(texts)
             near = known is not None and max(((a - b).abs().mean() / b.abs().mean()).item() for a, b in zip(added, known[0])) < threshold
             said.append(near)
             if near:
                 return stages.head(first.but(x=first.x + known[1]))
             done = stages.run_blocks(first, range(1, len(stages.kinds)))
-            memory[seen["place"]] = added, done.x - first.x
+            memory[texts] = added, done.x - first.x
             return stages.head(done)
         finally:
             vars(module)["forward"] = forward
@@ -141,20 +140,39 @@ def by_hand(made, threshold, cfg=4.0):
 
 
 def each_side_goes_by_its_own(name, make):
-    """Positive and negative in one model call, and in a call each as their texts share no batch: what the rule gives by hand."""
+    """Positive and negative in one model call, and in a call each as their texts share no batch, of which one falls away half-way: what the
+    rule gives by hand."""
     made = make()
     apart = [[torch.cat([text, text[:, :6]], dim=1), extras] for text, extras in made[2]]
-    for other in (made[2], apart):
-        asked = made[0], made[1], other, made[3]
+    until_half = [[text, {**extras, "end_percent": 0.5}] for text, extras in apart]
+    for positive, negative, count in ((made[1], made[2], STEPS), (made[1], apart, 2 * STEPS), ([*made[1], *until_half], made[2], None),
+                                      ([*until_half, *made[1]], made[2], None)):
+        asked = made[0], positive, negative, made[3]
         found = 0
         for threshold in some_thresholds(asked):
             model, said = caching(made[0], threshold)
             expected, calls = by_hand(asked, threshold)
             actual = ksampler(model, *asked[1:], steps=STEPS)
-            assert hits(said) == calls and len(calls) == STEPS * (1 if other is made[2] else 2), (threshold, hits(said), calls)
+            assert hits(said) == calls and (len(calls) == count if count else STEPS < len(calls) < 2 * STEPS), (threshold, hits(said), calls)
             assert torch.equal(expected, actual), f"differs by {(expected - actual).abs().max()}"
             found += sum(calls)
         assert found
+
+
+def the_generic_way_is_the_adapter_s(name, make):
+    """A model that has an adapter, by replaying its forward: the same tokens are kept and added again."""
+    from dit_blocks.nodes.comfyui import planned_blocks
+    from dit_blocks.nodes.comfyui.stages import GenericStages
+    made, own = make(batch=2), planned_blocks.stages_of
+    for threshold in (*some_thresholds(made), ALWAYS):
+        model, said = caching(made[0], threshold)
+        expected, calls = ksampler(model, *made[1:], steps=STEPS), hits(said)
+        planned_blocks.stages_of = GenericStages
+        try:
+            actual = ksampler(model, *made[1:], steps=STEPS)
+        finally:
+            planned_blocks.stages_of = own
+        assert any(calls) and hits(said) == calls and torch.equal(expected, actual), f"differs by {(expected - actual).abs().max()}"
 
 
 def with_a_plan(name, make):
@@ -249,7 +267,8 @@ def the_pack_s_own_model(name=None, make=None):
 SOME = ("sd3", "flux_dev", "pixart", "wan")
 CASES = {f"zoo {name}": (lambda _, make, name=name: of_the_zoo(name), None) for name in NAMES}
 CASES |= {f"{name}: {title}": (check, name) for name in SOME for title, check in {
-    "drawn alike": drawn_alike, "each side goes by its own": each_side_goes_by_its_own}.items()}
+    "drawn alike": drawn_alike, "each side goes by its own": each_side_goes_by_its_own,
+    "the generic way": the_generic_way_is_the_adapter_s}.items()}
 CASES |= {"sd3: with a plan": (with_a_plan, "sd3"), "sd3: within its share": (within_its_share, "sd3"), "sd3: refusals": (refusals, "sd3"),
           "sd3: patches of one call": (patches_of_one_call, "sd3"), "the pack's own model": (the_pack_s_own_model, None)}
 
