@@ -145,15 +145,16 @@ def each_side_goes_by_its_own(name, make):
     made = make()
     apart = [[torch.cat([text, text[:, :6]], dim=1), extras] for text, extras in made[2]]
     until_half = [[text, {**extras, "end_percent": 0.5}] for text, extras in apart]
-    for positive, negative, count in ((made[1], made[2], STEPS), (made[1], apart, 2 * STEPS), ([*made[1], *until_half], made[2], None),
-                                      ([*until_half, *made[1]], made[2], None)):
+    third = [[torch.cat([text, text[:, :4]], dim=1), extras] for text, extras in made[2]]
+    for positive, negative, count in ((made[1], made[2], STEPS), (made[1], apart, 2 * STEPS), ([*made[1], *until_half], third, None),
+                                      ([*until_half, *made[1]], third, None)):
         asked = made[0], positive, negative, made[3]
         found = 0
-        for threshold in some_thresholds(asked):
+        for threshold in (*some_thresholds(asked), ALWAYS):
             model, said = caching(made[0], threshold)
             expected, calls = by_hand(asked, threshold)
             actual = ksampler(model, *asked[1:], steps=STEPS)
-            assert hits(said) == calls and (len(calls) == count if count else STEPS < len(calls) < 2 * STEPS), (threshold, hits(said), calls)
+            assert hits(said) == calls and (len(calls) == count if count else 2 * STEPS < len(calls) < 3 * STEPS), (threshold, hits(said), calls)
             assert torch.equal(expected, actual), f"differs by {(expected - actual).abs().max()}"
             found += sum(calls)
         assert found
