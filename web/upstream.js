@@ -62,9 +62,16 @@ export function latent(place, name, told, changed) {
   return { size: [Math.floor(pixels[0] / cell), Math.floor(pixels[1] / cell)], batch, image };
 }
 
+/** The node that a model comes from: a cache over the steps hands on the same one. @param {Place} place */
+export function loaderOf(place) {
+  let loader = place.origin("dit");
+  while (loader?.kind === "DiTBlocksStepCache") loader = loader.origin("dit");
+  return loader;
+}
+
 /** The shape of the model on a wire: the default one is known before any run, others after it. @param {Place} place @param {unknown} told */
 export function shape(place, told) {
-  const loader = place.origin("dit");
+  const loader = loaderOf(place);
   if (loader?.kind === "DiTBlocksLoadEmbedded") return "embedded";
   return loader ? /** @type {Record<string, unknown> | null} */ (told ?? null) : null;
 }

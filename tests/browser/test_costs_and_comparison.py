@@ -72,6 +72,23 @@ def test_costs_of_another_model_are_known_after_a_run(page, run):
     expect_cost(page, steps=2)
 
 
+def test_denoise_shows_in_which_steps_a_cache_left_blocks_out(page, run):
+    on(page, "DiTBlocksLoadEmbedded", """(() => {
+        const cache = LiteGraph.createNode("DiTBlocksStepCache");
+        app.graph.add(cache);
+        cache.widgets.find(({ name }) => name === "threshold").value = 10;
+        const denoise = app.graph.nodes.find(({ comfyClass }) => comfyClass === "DiTBlocksDenoise");
+        node.connect(0, cache, 0);
+        cache.connect(0, denoise, denoise.inputs.findIndex(({ name }) => name === "dit"));
+    })()""")
+    turn(page, "DiTBlocksSchedule", "steps", 4)
+    expect_cost(page, steps=4)  # of all blocks, as before the run nobody knows which steps are alike
+    run()
+    expect(page, "trajectory", "Step Cache: blocks left out in 3 of 4 steps: ●○○○")
+    heights = page.locator(".dit-blocks-trajectory [title='blocks left out in 3 of 4 steps'] div").evaluate_all("bars => bars.map(bar => bar.style.height)")
+    assert heights == ["14px", "2px", "2px", "2px"]
+
+
 def test_a_change_of_patch_size_shows_before_beside_now(page, run):
     run()
     panel = page.locator(".dit-blocks-side-by-side")
