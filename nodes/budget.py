@@ -11,7 +11,7 @@ from ..dit_impl.see import compare
 from ..dit_impl.see.ways import parse_ways
 from .comfyui import host
 from .patch_schedule import CATEGORY
-from .wires import decoder, dit_input, language_input, names_errors, sigmas_input
+from .wires import decoder, dit_input, language_input, names_errors, sigmas_input, sound
 
 
 class Budget(io.ComfyNode):
@@ -92,6 +92,10 @@ class Compare(io.ComfyNode):
                 io.String.Output("text", display_name="text", tooltip="The labels."),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, rows=None):
+        return sound(parse_ways, rows)
 
     @classmethod
     @names_errors

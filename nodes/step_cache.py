@@ -7,7 +7,7 @@ from comfy_api.v0_0_2 import io
 from ..dit_impl.handle import step_cache
 from ..dit_impl.see.cache_hits import by_step, in_words
 from .comfyui import host
-from .wires import DitSocket, dit_input, names_errors
+from .wires import DitSocket, dit_input, names_errors, sound
 
 CATEGORY = "DiT Blocks/denoise"
 EVENT = "dit_blocks.step_cache"
@@ -38,6 +38,10 @@ class StepCache(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, threshold=None, start_percent=None, end_percent=None):
+        return sound(step_cache.StepCache, threshold, start_percent, end_percent)
+
+    @classmethod
     @names_errors
     def execute(cls, dit, threshold, start_percent, end_percent) -> io.NodeOutput:
         return io.NodeOutput(dit.with_cache(step_cache.StepCache(threshold, start_percent, end_percent)))
@@ -57,6 +61,10 @@ class StepCacheModel(io.ComfyNode):
             outputs=[io.Model.Output("model_out", display_name="model", tooltip="The same model with a cache.")],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(cls, threshold=None, start_percent=None, end_percent=None):
+        return sound(step_cache.StepCache, threshold, start_percent, end_percent)
 
     @classmethod
     @names_errors

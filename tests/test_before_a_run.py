@@ -22,6 +22,9 @@ WRONG = [
     ("DiTBlocksNewDiT", {"patch_sizes": "2, 2"}, "patch_sizes are different numbers"),
     ("DiTBlocksAttentionSteps", {"at_steps": "0;4"}, "steps are numbers and ranges"),
     ("DiTBlocksTrajectory", {"at_steps": "last"}, "steps are numbers and ranges"),
+    ("DiTBlocksStepCache", {"threshold": 0.1, "start_percent": 0.6, "end_percent": 0.5}, "start_percent 0.6 is after end_percent 0.5"),
+    ("DiTBlocksStepCacheModel", {"threshold": 0.1, "start_percent": 0.6, "end_percent": 0.5}, "start_percent 0.6 is after end_percent 0.5"),
+    ("DiTBlocksCompare", {"rows": "2\nturbo"}, "a way is patch sizes"),
     ("DiTBlocksDenoise", {"start_step": 8, "end_step": 8}, "end_step 8 is not after start_step 8"),
 ]
 CLASSES = {cls.define_schema().node_id: cls for cls in NODES}
