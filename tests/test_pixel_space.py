@@ -12,6 +12,7 @@ from dit_blocks.nodes.denoise import AddNoise, Denoise, Schedule
 from dit_blocks.nodes.patch import Patchify, Unpatchify
 from dit_blocks.nodes.training import NewDiT, Train, TrainingScenes, TrainingSet
 from dit_blocks.nodes.vae import EmptyLatent, PixelSpace, VAEDecode, VAEEncode
+from dit_blocks.standalone.folders import Folders, use
 
 
 def out(node, **inputs):
@@ -75,7 +76,7 @@ def test_cells_of_another_size_than_the_model_it_is_like_are_refused():
         new(downscale=65)
 
 
-def test_it_learns_from_pixels(vae):
+def test_it_learns_from_pixels(vae, tmp_path):
     (drawn, *_) = out(TrainingScenes, vae=vae, count=8, size=32, shapes=1, seed=0, zoom=2)
     assert drawn.latents.shape == (8, 3, 32, 32) and drawn.latents.min() >= -1
     (pictures,) = out(TrainingSet, images=[torch.rand(2, 16, 16, 3)], vae=[vae])
@@ -83,7 +84,8 @@ def test_it_learns_from_pixels(vae):
     (dit,) = out(NewDiT, width=64, depth=2, heads=2, patch_sizes="8", latent_channels=3, position="sincos", conditioning="none", classes=10,
                  prediction="x0", picture_size=32, seed=0, pixels_to_cell=1)
     settings = {name: one.default for name, one in ((one.id, one) for one in Train.define_schema().inputs) if getattr(one, "default", None) is not None}
-    trained = Train.execute(**{**settings, "dit": dit, "training_set": drawn, "steps": 30, "batch": 8, "learning_rate": 3e-3}).result[0]
+    with use(Folders(*(tmp_path / name for name in ("input", "output", "temp", "models")))):
+        trained = Train.execute(**{**settings, "dit": dit, "training_set": drawn, "steps": 30, "batch": 8, "learning_rate": 3e-3}).result[0]
     assert trained.downscale == 1 and not torch.equal(trained.model.final_layer.linear["8"].weight, dit.model.final_layer.linear["8"].weight)
 
 
