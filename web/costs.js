@@ -14,6 +14,7 @@ import { latent, shape } from "./upstream.js";
 const PATCHIFY = "DiTBlocksPatchify";
 const SCHEDULE = "DiTBlocksSchedule";
 const DENOISE = "DiTBlocksDenoise";
+const REGIONS = "DiTBlocksPatchRegions";
 
 /** @type {import("./answers.js").Answers<Costs>} */
 const answers = asking("/dit_blocks/cost");
@@ -54,6 +55,15 @@ export function tokensOf(patchify, changed, denoise = denoiseBehind(patchify)) {
   return { question, size, image };
 }
 
+/** The patch sizes of the steps, in the rows of Patch Schedule; undefined where they are not known, as with a mask. @param {Place} plan */
+function rowsOf(plan) {
+  if (plan.kind !== REGIONS) return plan.value("rows");
+  const [coarse, fine, share, start] = ["coarse", "fine", "share", "start_percent"].map((name) => plan.value(name));
+  if (plan.value("where") !== "detail" || [coarse, fine, share, start].includes(undefined)) return undefined;
+  const percent = (/** @type {unknown} */ part) => `${+(100 * Number(part)).toFixed(3)}%`;
+  return `${start ? `${coarse} until ${percent(start)}, then ` : ""}${coarse} with ${fine} on ${percent(share)}`;
+}
+
 /** What a Denoise spends, or the one that walks down a schedule: the question; null where something is not known before a run.
  * @param {Place} place @returns {Question | null} */
 export function walkOf(place) {
@@ -65,7 +75,7 @@ export function walkOf(place) {
   const steps = schedule?.kind === SCHEDULE ? schedule.value("steps") : toldOf(denoise).schedule;
   const plan = denoise.origin("patch_schedule");
   const size = patchify.value("patch_size") ?? toldOf(patchify).patch_size;
-  const rows = plan?.value("rows");
+  const rows = plan ? rowsOf(plan) : undefined;
   const model = shape(denoise, toldOf(denoise).shape);
   if (!question || !model || steps === undefined || (plan ? rows : size) === undefined) return null;
   const [scheduler, less] = ["scheduler", "denoise"].map((name) => schedule?.value(name));

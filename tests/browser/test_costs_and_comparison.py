@@ -56,6 +56,23 @@ def test_costs_follow_a_patch_schedule(page):
     expect(page, "cost", "a row is a patch size and where it ends")
 
 
+def test_costs_follow_patch_regions(page):
+    on(page, "DiTBlocksDenoise", """(() => {
+        const regions = LiteGraph.createNode("DiTBlocksPatchRegions");
+        app.graph.add(regions);
+        regions.connect(0, node, node.inputs.findIndex(({ name }) => name === "patch_schedule"));
+    })()""")
+    expect_cost(page, rows="4 until 30%, then 4 with 2 on 25%")
+    expect(page, "cost", "64 → 112 tokens")
+    turn(page, "DiTBlocksPatchRegions", "start_percent", 0.0)
+    turn(page, "DiTBlocksPatchRegions", "share", 0.07)
+    capture(page)
+    expect_cost(page, rows="4 with 2 on 7%")
+    turn(page, "DiTBlocksPatchRegions", "where", "mask")
+    capture(page)
+    sync_api.expect(page.locator(".dit-blocks-cost").first).not_to_contain_text("FLOPs")
+
+
 def test_costs_of_another_model_are_known_after_a_run(page, run):
     """Of one whose shape the pack's Python knows, on Denoise and on the schedule that it walks down."""
     on(page, "DiTBlocksLoadEmbedded", """(() => {
