@@ -45,9 +45,10 @@ def pytest_collection_modifyitems(config, items):
         if config.pluginmanager.hasplugin("xdist"):
             fixtures = (one for known in item._fixtureinfo.name2fixturedefs.values() for one in known)
             shared = any(one.baseid and one.scope in ("module", "session") for one in fixtures)
-            script = item.callspec.params.get("script") if hasattr(item, "callspec") else None  # its cases run in one process
-            if group := "browser" if browser else f"{item.path.stem} {script}" if host else item.path.stem if shared else "":
-                item.add_marker(pytest.mark.xdist_group(group))
+            given = item.callspec.params if hasattr(item, "callspec") else {}
+            together = ("host", "tab") if browser else ("script",) if host else ()  # one process has a page, or the cases of a script
+            if browser or host or shared:
+                item.add_marker(pytest.mark.xdist_group(" ".join([item.path.stem, *(str(given.get(name)) for name in together)])))
 
 
 def pytest_collection_finish(session):
