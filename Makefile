@@ -23,11 +23,11 @@ serve: .venv/standalone
 check: .venv/test
 	@$(BIN)/python -m pytest $(TOGETHER) -m "not slow"
 
-# The browser specs come after the rest and one by one: they wait for what a page shows, and a busy machine shows it late.
+# The browser specs come after the rest: they wait for what a page shows, and a busy machine shows it late.
 test: .venv/test
 	@failed=0; \
 	$(BIN)/python -m pytest $(TOGETHER) --ignore tests/browser || failed=1; \
-	$(BIN)/python -m pytest tests/browser || failed=1; \
+	$(BIN)/python -m pytest $(TOGETHER) tests/browser || failed=1; \
 	exit $$failed
 
 bench: .venv/standalone
