@@ -1,5 +1,6 @@
 """What all tests share: small random models, and how they are dealt out to several processes."""
 
+from dataclasses import replace
 import os
 
 import hypothesis
@@ -68,6 +69,16 @@ def backbone() -> Backbone:
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     return Backbone(model.eval().requires_grad_(False), identity_format(4), RectifiedFlow(), "a small DiT", picture_size=64)
+
+
+@pytest.fixture
+def four_blocks(backbone) -> Backbone:
+    """The same with four blocks, whose answers are louder."""
+    torch.manual_seed(2)
+    model = MMDiT(replace(backbone.model.config, depth=4)).initialise()
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    return Backbone(model.eval().requires_grad_(False), identity_format(4), backbone.flow, "a DiT of four blocks")
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from dit_blocks.dit_impl.model.mmdit import MMDiT
 from dit_blocks.dit_impl.see import compare, vae_distance
 from dit_blocks.dit_impl.see.ways import control_of, parse_way, parse_ways
 from dit_blocks.dit_impl.sources.embedded import load_embedded
-from dit_blocks.dit_impl.tokens.wire import identity_format
 from dit_blocks.nodes.budget import Compare
 
 STEPS = 8
@@ -27,13 +26,8 @@ class Decoder:
 
 
 @pytest.fixture
-def dit(backbone):
-    """Four blocks."""
-    torch.manual_seed(2)
-    model = MMDiT(replace(backbone.model.config, depth=4)).initialise()
-    for weight in model.parameters():
-        torch.nn.init.normal_(weight, std=0.1)
-    return Backbone(model.eval().requires_grad_(False), identity_format(4), backbone.flow, "a DiT of four blocks")
+def dit(four_blocks):
+    return four_blocks
 
 
 def drawn(dit, rows, positive, negative, controls=False, batch=1):

@@ -205,8 +205,8 @@ class Budget:
     """A step's cost, in multiply-adds and bytes.
 
     sequence: tokens of picture and text. attention: MACs of its two products (scores and mixing). rest: all other MACs; `head` of them are
-    in the final layer, `blocks` of all MACs in the blocks. weights, activations: bytes. activations are a block at its widest (residual, normed copy and MLP hidden layer, for
-    all tokens of the batch).
+    in the final layer. blocks: of all MACs, those in the blocks. weights, activations: bytes. activations are a block at its widest
+    (residual, normed copy and MLP hidden layer, for all tokens of the batch).
     """
     name: str
     grid: tuple[int, int]
