@@ -26,8 +26,8 @@ class LoadEmbedded(io.ComfyNode):
             node_id="DiTBlocksLoadEmbedded",
             display_name="Load Embedded DiT",
             category="DiT Blocks",
-            description="The small default model that comes with the pack. It draws one or two coloured shapes, at patch sizes 2, 4 "
-                        "and 8. Example prompt: a large red circle at the top left on a navy background.",
+            description="The small default model that comes with the pack. It draws one to three things or coloured shapes, at patch "
+                        "sizes 2, 4 and 8. Example prompt: a large cat at the left and a small red apple at the top right on a navy background.",
             search_aliases=["default model", "DiT loader", "patch embedding", "块嵌入"],
             outputs=[
                 DitSocket.Output("dit", display_name="dit", tooltip="The diffusion transformer."),

@@ -26,6 +26,7 @@ def test_what_is_said_in_chinese(said, meant):
 def test_english_stays_and_what_is_not_understood_is_told():
     assert translate("A LARGE red circle, 50%") == ("A LARGE red circle, 50%", [])
     assert translate("左边一只恐龙") == ("a at the left", ["恐龙"])
+    assert translate("蓝色背景上有一个小火箭") == ("a small rocket", ["蓝色背景上"])  # no blue rocket
     assert translate("a cat 左边") == ("a a cat at the left", [])
 
 

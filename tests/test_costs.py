@@ -46,13 +46,13 @@ def test_every_patch_size_costs_what_budget_says(name, size, batch, guided):
 
 
 def test_an_sd3_reads_its_own_text(backbone):
-    """154 tokens of CLIP and T5, as the preset of the same shape has; a model of this library reads 24."""
+    """154 tokens of CLIP and T5, as the preset of the same shape has; a model of this library reads what the default text encoder gives."""
     c = PRESETS["SD3-medium"]
     model = skeleton(MMDiTConfig((2,), c.channels, c.width, c.blocks, c.width // 64))
     dit = Backbone(model, identity_format(c.channels), name=c.name)
     told, known = (answers.by_patch_size(shape, (128, 128))[2]["flops"] for shape in (architecture(dit), c))
     assert told == known
-    assert architecture(backbone).text == 24
+    assert architecture(backbone).text == load_embedded()[1].encoder.config.length
 
 
 def test_a_denoising_costs_what_compare_says():

@@ -117,6 +117,18 @@ def test_the_matcher_takes_no_blot_for_a_thing():
     assert matcher.read_scene(scenes.ground("sky to teal", 256)) == scenes.Scene((), "sky to teal")
 
 
+@needs_font
+def test_the_matcher_takes_no_half_for_a_thing():
+    taken = 0
+    for i, scene in enumerate(world(40, 1, 1.0)):
+        picture, ground = scenes.draw(scene, 256, random.Random(i)), scenes.ground(scene.background, 256)
+        columns = ((picture - ground).abs().amax(0) > 0.05).any(0).nonzero().flatten()
+        middle = int(columns.float().mean())
+        picture[:, :, middle:] = ground[:, :, middle:]
+        taken += same_scene(matcher.read_scene(picture), scene)
+    assert taken <= 1, taken
+
+
 def test_objects_count_as_much_as_their_share_however_small():
     scene = scenes.Scene((scenes.Thing("small", "red", "circle", "top"), scenes.Thing("large", "blue", "square", "bottom")), "navy to pink")
     mask = covered(scenes.draw(scene, 256), scene.background, 8)

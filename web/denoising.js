@@ -1,8 +1,10 @@
 import { app } from "../../scripts/app.js";
 import { newest } from "./answers.js";
 import { ask, walkOf } from "./costs.js";
+import { fit } from "./grid.js";
 import { makeHits } from "./hits.js";
 import { say } from "./language.js";
+import { whenPointed } from "./linked.js";
 import { drawLive } from "./live.js";
 import { addPanel, make, whenChanged } from "./panel.js";
 import { placeOf } from "./places.js";
@@ -31,12 +33,26 @@ function addBadge(node) {
   whenChanged(node, () => follow(node));
 }
 
-/** A canvas that takes what height is left, whatever the size of its picture. @returns {[HTMLElement, HTMLCanvasElement]} */
-function makeCanvas() {
+/** A canvas that takes what height is left, whatever the size of its picture. A place that another panel points at is framed.
+ * @param {ComfyNode} node @returns {[HTMLElement, HTMLCanvasElement]} */
+function makeCanvas(node) {
   const style = { position: "absolute", inset: "0", width: "100%", height: "100%", objectFit: "contain" };
   const canvas = make("canvas", style, { "aria-label": "x0" });
   const box = make("div", { position: "relative", flex: "1", minHeight: "0" });
-  box.append(canvas);
+  const frame = make("div", { position: "absolute", display: "none", outline: "1.5px solid #000", boxShadow: "inset 0 0 0 1.5px #fff" });
+  frame.className = "dit-blocks-frame";
+  box.append(canvas, frame);
+  whenPointed(node, (place) => {
+    frame.style.display = place ? "" : "none";
+    if (!place) return;
+    const shown = fit([canvas.height, canvas.width], box.clientWidth, box.clientHeight);
+    Object.assign(frame.style, {
+      left: `${shown.x + place.x * shown.width}px`,
+      top: `${shown.y + place.y * shown.height}px`,
+      width: `${place.width * shown.width}px`,
+      height: `${place.height * shown.height}px`,
+    });
+  });
   return [box, canvas];
 }
 
@@ -48,7 +64,7 @@ function show(canvas, picture) {
 
 /** x0 of a single step, as its run shows it. @param {ComfyNode} node */
 function addGuess(node) {
-  const [box, canvas] = makeCanvas();
+  const [box, canvas] = makeCanvas(node);
   const says = make("div");
   says.textContent = say("run to see x0");
   addPanel(node, "x0", 150, [box, says]);
@@ -61,7 +77,7 @@ function addGuess(node) {
 /** @param {ComfyNode} node */
 function addScrubber(node) {
   const [badge, follow] = makeBadge(() => say("cost: known after a run where the model's shape is"));
-  const [box, canvas] = makeCanvas();
+  const [box, canvas] = makeCanvas(node);
   const [slider, depth] = ["step", "block"].map((name) =>
     make("input", { width: "100%", margin: "2px 0" }, { type: "range", min: "0", max: "0", value: "0", "aria-label": name }),
   );

@@ -80,6 +80,17 @@ export function tokenAt([rows, columns], x, y) {
   return Math.floor(y * rows) * columns + Math.floor(x * columns);
 }
 
+/** Where a token lies, as shares of the grid's box; null for none. @param {Pair} grid @param {number | null} token */
+export function shareOf([rows, columns], token) {
+  if (token === null) return null;
+  return { x: (token % columns) / columns, y: Math.floor(token / columns) / rows, width: 1 / columns, height: 1 / rows };
+}
+
+/** The token in the middle of such a place; null for none. @param {Pair} grid @param {ReturnType<typeof shareOf>} place */
+export function tokenOf(grid, place) {
+  return place && tokenAt(grid, place.x + place.width / 2, place.y + place.height / 2);
+}
+
 /** The largest box of a shape that fits, in the middle. @param {Pair} shape @param {number} width @param {number} height */
 export function fit([rows, columns], width, height) {
   const scale = Math.min(width / columns, height / rows);

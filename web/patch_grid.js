@@ -1,8 +1,9 @@
 import { app } from "../../scripts/app.js";
 import { newest } from "./answers.js";
 import { ask, tokensOf } from "./costs.js";
-import { fit, gridOf, mostOf, neighbour, readSelection, rectangle, remap, tokenAt, writeSelection } from "./grid.js";
+import { fit, gridOf, mostOf, neighbour, readSelection, rectangle, remap, shareOf, tokenAt, tokenOf, writeSelection } from "./grid.js";
 import { say } from "./language.js";
+import { point, whenPointed } from "./linked.js";
 import { addPanel, make, whenChanged } from "./panel.js";
 import { placeOf } from "./places.js";
 import { picture, viewUrl } from "./upstream.js";
@@ -37,6 +38,8 @@ class PatchGrid {
     });
     /** @type {number | null} */
     this.hovered = null;
+    /** @type {import("./linked.js").Place | null} where another panel points */
+    this.pointed = null;
     /** @type {{from: number, to: number, adds: boolean} | null} */
     this.drag = null;
     this.canvas = make(
@@ -52,6 +55,10 @@ class PatchGrid {
     new ResizeObserver(() => this.draw()).observe(box);
     this.listen();
     whenChanged(node, (facts) => this.refresh(facts));
+    whenPointed(node, (place) => {
+      this.pointed = place;
+      this.draw();
+    });
   }
 
   // --- what there is to show ---
@@ -136,6 +143,7 @@ class PatchGrid {
 
   draw() {
     this.offer();
+    this.say();
     const { canvas, grid, size } = this;
     const [width, height] = [canvas.clientWidth, canvas.clientHeight];
     if (!width || !height) return;
@@ -144,7 +152,6 @@ class PatchGrid {
     canvas.height = height * ratio;
     const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
     context.scale(ratio, ratio);
-    this.say();
     if (!grid || !size || !this.fits) return;
     const p = this.patchSize;
     this.box = fit([grid[0] * p, grid[1] * p], width, height);
@@ -171,10 +178,11 @@ class PatchGrid {
     context.fillStyle = "rgba(255, 255, 255, 0.7)";
     for (let row = 0; row <= rows; row++) context.fillRect(x, y + row * side - line / 2, width, line);
     for (let column = 0; column <= columns; column++) context.fillRect(x + column * side - line / 2, y, line, height);
-    if (this.hovered === null) return;
+    const at = shareOf([rows, columns], this.hovered) ?? this.pointed;
+    if (!at) return;
     context.lineWidth = 2;
     context.strokeStyle = "#fff";
-    context.strokeRect(x + (this.hovered % columns) * side, y + Math.floor(this.hovered / columns) * side, side, side);
+    context.strokeRect(x + at.x * width, y + at.y * height, at.width * width, at.height * height);
   }
 
   say() {
@@ -194,7 +202,7 @@ class PatchGrid {
       const last = grid[0] * grid[1] - 1;
       const most = mostOf(String(this.selection?.value ?? ""));
       const chosen = this.chosen.size;
-      const at = this.hovered;
+      const at = this.hovered ?? tokenOf(grid, this.pointed);
       if (most > last)
         lines.push(say("the grid has tokens 0 to {last}, the selection goes on to {most}: Escape takes it back", { last, most }));
       else if (at !== null) lines.push(placeInWords(at, grid[1]));
@@ -205,6 +213,12 @@ class PatchGrid {
   }
 
   // --- hands ---
+
+  /** @param {number | null} token */
+  hover(token) {
+    this.hovered = token;
+    point(this.node, this.grid && shareOf(this.grid, token));
+  }
 
   /** @param {PointerEvent} event @param {boolean} clamped to the nearest token */
   under(event, clamped = false) {
@@ -242,7 +256,7 @@ class PatchGrid {
       this.draw();
     });
     canvas.addEventListener("pointermove", (event) => {
-      this.hovered = this.under(event, this.drag !== null);
+      this.hover(this.under(event, this.drag !== null));
       if (this.drag && this.hovered !== null) this.drag.to = this.hovered;
       this.draw();
     });
@@ -253,7 +267,7 @@ class PatchGrid {
     });
     canvas.addEventListener("pointerleave", () => {
       if (this.drag) return;
-      this.hovered = null;
+      this.hover(null);
       this.draw();
     });
     canvas.addEventListener("keydown", (event) => this.key(event));
@@ -276,7 +290,7 @@ class PatchGrid {
     const next = neighbour(grid, here, event.key);
     if (next !== null) {
       if (event.shiftKey) this.choose(this.chosen.add(here).add(next));
-      this.hovered = next;
+      this.hover(next);
     } else if (event.key === " " || event.key === "Enter") {
       this.begin(here);
       this.end();

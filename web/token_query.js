@@ -1,6 +1,7 @@
 import { app } from "../../scripts/app.js";
-import { fit, neighbour, tokenAt } from "./grid.js";
+import { fit, neighbour, shareOf, tokenAt, tokenOf } from "./grid.js";
 import { say } from "./language.js";
+import { point, whenPointed } from "./linked.js";
 import { addPanel, make, whenChanged } from "./panel.js";
 import { placeOf } from "./places.js";
 import { picture, viewUrl } from "./upstream.js";
@@ -102,18 +103,22 @@ function addQuery(node) {
     canvas.focus({ preventScroll: true });
     choose(token);
   });
-  canvas.addEventListener("pointermove", (event) => {
-    hovered = under(event);
+  /** @param {number | null} token */
+  const hover = (token) => {
+    hovered = token;
+    point(node, told && shareOf(told.grid, token));
+    draw();
+  };
+  whenPointed(node, (place) => {
+    hovered = told && tokenOf(told.grid, place);
     draw();
   });
-  canvas.addEventListener("pointerleave", () => {
-    hovered = null;
-    draw();
-  });
+  canvas.addEventListener("pointermove", (event) => hover(under(event)));
+  canvas.addEventListener("pointerleave", () => hover(null));
   canvas.addEventListener("keydown", (event) => {
     if (!told) return;
     const next = neighbour(told.grid, hovered ?? chosen(), event.key);
-    if (next !== null) hovered = next;
+    if (next !== null) hover(next);
     else if ((event.key === "Enter" || event.key === " ") && hovered !== null) choose(hovered);
     else return;
     event.preventDefault();

@@ -189,7 +189,7 @@ def _dits() -> list[DiTArchitecture]:
             for size, (width, blocks, millions) in shapes.items() for p in (2, 4, 8)]
 
 
-SD3_TEXT, OWN_TEXT = 154, 24  # text tokens: SD3's of CLIP and T5, and those of this library's own text encoder
+SD3_TEXT, OWN_TEXT = 154, 36  # text tokens: SD3's of CLIP and T5, and those of this library's own text encoder
 PRESETS = {one.name: one for one in [
     ViTArchitecture("ViT-B/16", 768, 12, 16, channels=3, parameters=86_600_000, downscale=1, guided=False), *_dits(),
     MMDiTArchitecture("SD3-medium", 1536, 24, text=SD3_TEXT, parameters=2_028_000_000),

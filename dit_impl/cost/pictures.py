@@ -11,7 +11,8 @@ WORDS = {
     "on": {"en": "{on}, {how}", "zh": "{on}，{how}"}, "latent": {"en": "latent", "zh": "latent"}, "pixels": {"en": "pixels", "zh": "像素"},
     "patches": {"en": "p = {p}", "zh": "p = {p}"}, "no patches": {"en": "no patches", "zh": "无图块"},
     "columns": {"en": "tokens|values|sequence|{unit} a step|attention|weights|activations", "zh": "token 数|值|序列|每步 {unit}|注意力|权重|激活"},
-    "chart": {"en": "{unit} a step, logarithmic; orange: attention's share", "zh": "每步 {unit}，对数轴；橙色：注意力的占比"},
+    "chart": {"en": "{unit} a step, on a logarithmic axis", "zh": "每步 {unit}，对数轴"},
+    "bar": {"en": "{cost}, {share:.0%} attention", "zh": "{cost}，注意力占 {share:.0%}"},
 }
 
 
@@ -62,15 +63,15 @@ def _wide(text: str) -> int:
 
 @charts.drawn
 def chart(rows: list[tuple[str, Budget]], unit: str = "FLOPs", language: str = "English", width: int = 704) -> Tensor:
-    """A bar for each row on a logarithmic axis, attention's share in orange: → [1, H, width, 3] in 0..1."""
-    factor, left, room, face = {"FLOPs": 2, "MACs": 1}[unit], 190, 44, charts.font(charts.TEXT, language == "中文")
+    """A bar for each row on a logarithmic axis, with attention's share in words, since lengths on it can't be added: → [1, H, width, 3] in 0..1."""
+    texts, factor, left, room, face = _words(language), {"FLOPs": 2, "MACs": 1}[unit], 190, 44, charts.font(charts.TEXT, language == "中文")
     picture, draw = charts.canvas(width, 48 + room * len(rows))
     low, high = (math.log10(pick(b.macs for _, b in rows)) - less for pick, less in ((min, 1), (max, 0)))
-    draw.text((12, 10), _words(language)["chart"].format(unit=unit), fill=charts.INK, font=face)
+    draw.text((12, 10), texts["chart"].format(unit=unit), fill=charts.INK, font=face)
     for i, (label, b) in enumerate(rows):
-        y, length = 44 + i * room, (math.log10(b.macs) - low) / (high - low) * (width - left - 150)
+        y, length = 44 + i * room, (math.log10(b.macs) - low) / (high - low) * (width - left - 250)
         draw.text((12, y + 13), label, fill=charts.INK, font=face, anchor="lm")
         draw.rectangle([left, y, left + length, y + 26], fill=charts.CURVES[0])
-        draw.rectangle([left, y, left + length * b.attention / b.macs, y + 26], fill=charts.CURVES[5])
-        draw.text((left + length + 6, y + 13), _short(b.macs * factor, unit[:-1]), fill=charts.INK, font=face, anchor="lm")
+        said = texts["bar"].format(cost=_short(b.macs * factor, unit[:-1]), share=b.attention / b.macs)
+        draw.text((left + length + 6, y + 13), said, fill=charts.INK, font=face, anchor="lm")
     return charts.as_tensor(picture)[None]

@@ -40,6 +40,7 @@ def _one_of(words: dict[str, str]) -> str:
 
 _GROUND = _one_of(BACKGROUNDS)
 _BACKGROUND = re.compile(f"(?:在|从)*(?P<top>{_GROUND})色?(?:[到至渐变]+(?P<bottom>{_GROUND})色?)?的?(?:渐变)?的?背景[上里中]?")
+_NO_BACKGROUND = re.compile(f"(?:{_one_of(COLOURS)})色?的?背景[上里中]?")  # in a colour that the model knows for things alone
 _PARTS = {"place": re.compile(f"(?P<found>{_one_of(PLACES)})[角边侧面方部]?"), "noun": re.compile(f"(?P<found>{_one_of(NOUNS)})"),
           "size": re.compile(f"(?P<found>{_one_of(SIZES)})"), "colour": re.compile(f"(?P<found>{_one_of(COLOURS)})色?")}
 _WORDS = {"place": PLACES, "noun": NOUNS, "size": SIZES, "colour": COLOURS}
@@ -53,6 +54,8 @@ def translate(text: str) -> tuple[str, list[str]]:
     ignored: list[str] = []
     background = _BACKGROUND.search(text)
     rest = _BACKGROUND.sub("，", text)
+    ignored += _NO_BACKGROUND.findall(rest)
+    rest = _NO_BACKGROUND.sub("，", rest)
     things = [_thing(clause, ignored) for clause in re.split("[，,。；;、\n]|和|与|以及|还有", rest)]
     caption = " and ".join(filter(None, things))
     if background:

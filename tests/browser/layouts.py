@@ -60,7 +60,7 @@ LAYOUTS: dict[str, dict] = {
                     ("4 What it costs", 250, [22, 17])]},
     "learn_03_patch_embedding": {
         "subgraphs": {"Latent and caption": ([5, 7, 8], [])},
-        "columns": [("", 310, [1, 3]), ("1 Encode", 226, [4, "Latent and caption", 9]), ("2 Patchify", 226, [6]),
+        "columns": [("", 310, [1, 3]), ("1 Encode", 226, [4, "Latent and caption", 9]), ("2 Patchify", 226, [6, 17]),
                     ("3 Its matrix", 226, [11, 14]), ("4 What it answers to", 254, [10, 16])]},
     "learn_04_positions": {
         "subgraphs": {"A picture, encoded": ([4, 5], []), "Another picture": ([13, 14, 15], []), "Empty prompt, schedule": ([6, 7], [])},
@@ -80,6 +80,10 @@ LAYOUTS: dict[str, dict] = {
     "learn_08_training": {
         "subgraphs": {"Train": ([6], TRAIN)},
         "columns": [("", 280, [1, 3]), ("1 A model and pictures", 250, [4, 5]), ("2 Train", 300, ["Train", 8]), ("3 Before and after", 464, [7])]},
+    "learn_09_patch_sizes": {
+        "subgraphs": {"Latent and steps": ([5, 6], [])},
+        "columns": [("", 310, [4, 1]), ("1 One prompt", 240, [2, 3, "Latent and steps"]), ("2 Every size", 270, [7, 9]),
+                    ("3 What is lost, what is saved", 474, [12, 10])]},
     "one_step_at_a_time": {
         "subgraphs": {NOISY: ([5, 6, 7, 8], [(8, "seed")]), "Steps 4 to 7": ([13, 14, 15, 16], [])},
         "columns": [("", 260, [4, 1, 2, 3]), ("1 Noise, step 0", 240, [NOISY, 9]), ("2 Steps 1 and 2", 240, [10, 11]),

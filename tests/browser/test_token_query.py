@@ -69,6 +69,7 @@ def test_the_map_follows_the_mouse_and_a_click_chooses(page, run):
     page.mouse.move(*place(page, 2, 5))
     expect(page, "like token 21: row 2, column 5")
     expect(page, "click to choose it")
+    sync_api.expect(page.locator(".dit-blocks-grid").first).to_contain_text("row 2, column 5")  # the grid frames the same place
     assert query(page) == 0
     page.mouse.down()
     page.mouse.up()

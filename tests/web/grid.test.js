@@ -1,6 +1,19 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { cellOf, fit, gridOf, mostOf, neighbour, readSelection, rectangle, remap, tokenAt, writeSelection } from "../../web/grid.js";
+import {
+  cellOf,
+  fit,
+  gridOf,
+  mostOf,
+  neighbour,
+  readSelection,
+  rectangle,
+  remap,
+  shareOf,
+  tokenAt,
+  tokenOf,
+  writeSelection,
+} from "../../web/grid.js";
 
 test("a latent that does not divide is padded", () => {
   assert.deepEqual(gridOf([32, 32], 4), [8, 8]);
@@ -74,6 +87,13 @@ test("every token is under its own middle", () => {
     [0.5, 1],
   ])
     assert.equal(tokenAt([3, 4], x, y), null);
+});
+
+test("a token's place holds it, and on a finer grid one of those within it", () => {
+  for (let token = 0; token < 12; token++) assert.equal(tokenOf([3, 4], shareOf([3, 4], token)), token);
+  assert.deepEqual(shareOf([2, 4], 5), { x: 0.25, y: 0.5, width: 0.25, height: 0.5 });
+  assert.equal(tokenOf([4, 8], shareOf([2, 4], 5)), 27);
+  assert.equal(tokenOf([3, 4], shareOf([3, 4], null)), null);
 });
 
 test("the box fits and keeps its shape", () => {

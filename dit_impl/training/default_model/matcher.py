@@ -19,7 +19,7 @@ REACH = 22      # pixels from a place's middle to its window's edge: the largest
 SHIFTS = 2      # pixels that a thing may stand off its place
 STRETCH = (0.95, 1.0, 1.05)
 CONTRAST = 0.12  # how far a pixel must be from the background to belong to an object, in RGB 0..1
-EXPLAINED = 0.7  # of what a window shows besides its background, at least, by the thing that is read
+EXPLAINED = 0.55  # of what a window shows besides its background, at least, by the thing that is read: more than half, and no blot gets there
 
 
 @lru_cache(maxsize=2)

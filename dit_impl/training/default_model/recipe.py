@@ -14,7 +14,7 @@ from ..launch import launched
 from ..toml import check_kind, checked, read_toml
 from . import evaluate, matcher, reader, scenes, things
 from .train_dit import DiTRecipe, train_dit
-from .train_vae import VAERecipe, polish_decoder, train_vae
+from .train_vae import VAERecipe, train_vae
 
 PARTS = ("vae", "dit", "text")
 
@@ -69,7 +69,7 @@ def train(path: Path) -> None:
     recipe = read_recipe(Path(path))
     if launched():
         raise RecipeError(f"{path} is a recipe of the default model, which one process follows: leave accelerate launch out")
-    for state in ("vae_state.pt", "decoder_state.pt", "dit_state.pt"):
+    for state in ("vae_state.pt", "dit_state.pt"):
         _check_state(recipe.state / state)
     files = {name: recipe.weights / f"{name}.safetensors" for name in PARTS}
     start = {name: recipe.start / file.name for name, file in files.items()} if recipe.start else {}
@@ -77,8 +77,6 @@ def train(path: Path) -> None:
         save_vae(load_vae(start["vae"]), files["vae"])
     if not files["vae"].exists() or (recipe.state / "vae_state.pt").exists():
         save_vae(train_vae(recipe.vae, recipe.state), files["vae"])
-    if recipe.vae.polish:
-        save_vae(polish_decoder(recipe.vae, load_vae(files["vae"]), recipe.state), files["vae"])
     fresh = start and not (recipe.state / "dit_state.pt").exists()
     begin = (load_embedded_dit(start["dit"])[0], load_text(start["text"])) if fresh else None
     vae = load_vae(files["vae"])

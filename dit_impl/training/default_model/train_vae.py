@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...model.vae import VAE, VAEConfig, kl_to_standard_normal
 from ...sources.atomic import save_state
-from . import scenes, textures, things
+from . import textures
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +29,6 @@ class VAERecipe:
     pool: int = 4096  # pictures drawn once, then cropped, flipped and recoloured without end
     learning_rate: float = 6e-4
     kl_weight: float = 1e-4
-    polish: int = 0  # more steps for the decoder alone, on scenes with things and on latents that are a little wrong
-    polish_rate: float = 3e-4
-    noise: float = 0.05  # most that those are wrong by, in pixels
-    noise_share: float = 0.5  # of them
     seed: int = 1
 
 
@@ -97,56 +93,6 @@ def train_vae(recipe: VAERecipe, folder: Path, report_every: int = 100) -> VAE:
         if step % (10 * report_every) == 0 or step == recipe.steps:
             save_state({"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, state_file)
     return average.module
-
-
-@torch.no_grad()
-def disturbance(vae: VAE, latent: Tensor, most: float, share: float) -> Tensor:
-    """Noise for a share of a batch's latents, of random strength up to `most`, as strong in pixels for every channel: [B, C, h, w] → same."""
-    weight = vae.linear_decoder.weight.flatten(1)  # [C, 3·8·8]
-    of_one = (weight.shape[1] / len(weight)) ** 0.5 / weight.norm(dim=1).clamp_min(1e-3)  # disturbs pixels by 1, all channels together
-    strength = most * torch.rand(len(latent)) * (torch.rand(len(latent)) < share)
-    return torch.randn_like(latent) * of_one[:, None, None] * strength[:, None, None, None]
-
-
-def polish_decoder(recipe: VAERecipe, vae: VAE, folder: Path, report_every: int = 100) -> VAE:
-    """Teach a VAE's decoder alone: to rebuild scenes with pictures of things, and to forgive what a transformer gets a little wrong.
-
-    The encoder, and so the latents, stay as they are. Goes on from where `folder/decoder_state.pt` stands; returns the averaged weights."""
-    torch.manual_seed(recipe.seed)
-    rng, size = random.Random(recipe.seed), recipe.crop + recipe.crop // 2
-    drawn = [scenes.draw(scenes.any_scene(rng, 1 + i % 3, 0.7 if things.font_path() else 0.0, giant=0.3), size, rng) for i in range(recipe.pool // 2)]
-    pool = torch.cat([torch.stack([(picture * 255).round().byte() for picture in drawn]), picture_pool(recipe.pool // 2, size, recipe.seed)])
-    decoder = torch.nn.ModuleList([vae.linear_decoder, vae.decoder]).requires_grad_(True).to(memory_format=torch.channels_last)
-    average = torch.optim.swa_utils.AveragedModel(decoder, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995))
-    optimizer = torch.optim.AdamW(decoder.parameters(), recipe.polish_rate, betas=(0.9, 0.99), weight_decay=1e-3)
-    state_file, step, parts = folder / "decoder_state.pt", 0, (("decoder", decoder), ("average", average), ("optimizer", optimizer))
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        for name, part in parts:
-            part.load_state_dict(state[name])
-        step = state["step"]
-    rng = random.Random(recipe.seed + step)
-    while step < recipe.polish:
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.polish_rate * warmup_cosine(step, recipe.polish)
-        pixels = random_crops(pool, recipe.batch, recipe.crop, rng).to(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
-            with torch.no_grad():
-                latent = vae.encode(pixels).float()
-            decoded = vae.decode(latent + disturbance(vae, latent, recipe.noise, recipe.noise_share))
-        error = decoded.float() - pixels
-        loss = 0.5 * error.abs().mean() + 5 * error.square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
-        optimizer.step()
-        average.update_parameters(decoder)
-        step += 1
-        if step % report_every == 0 or step == recipe.polish:
-            log.info("decoder step %d loss %.4f psnr %.2f dB", step, loss.item(), psnr(decoded, pixels))
-            save_state({name: part.state_dict() for name, part in parts} | {"step": step}, state_file)
-    decoder.load_state_dict(average.module.state_dict())
-    return vae.requires_grad_(False)
 
 
 def warmup_cosine(step: int, steps: int, warmup: int = 100, floor: float = 0.02) -> float:
