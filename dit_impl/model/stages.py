@@ -16,7 +16,7 @@ from ..errors import StagesError
 from ..tokens.numbers import parse_ranges
 from ..tokens.wire_types import DitTokens, Onward
 from . import mmdit
-from .blocks import onlooker
+from .blocks import listener, onlooker
 from .rotary import Placing
 
 
@@ -106,6 +106,12 @@ def joint_attention(text: range, image: range, length: int) -> Attention:
 # Observes an attention: (its number in the block, queries [B, heads, N, head_dim], keys, factor on the scores, the mask: values to add, or
 # True where a query may attend) → one more mask to add to the scores, or None
 Look = Callable[[int, Tensor, Tensor, float, Tensor | None], Tensor | None]
+# Observes what comes out of an attention: (its number in the block, outputs [B, N, D] in the order of its queries)
+Hear = Callable[[int, Tensor], None]
+
+
+def unseen(*_) -> None:
+    """A `Look` and a `Hear` for those who want nothing."""
 
 
 def only_itself(attentions: list[Attention]) -> Look:
@@ -178,8 +184,9 @@ class Stages:
         """The side, in tokens, of the grid that a model with rotary positions was trained on."""
         raise NotImplementedError
 
-    def observe(self, i: int, look: Look) -> AbstractContextManager:
-        """A context in which block i calls `look` for each of its attentions. The result changes only if `look` returns a mask."""
+    def observe(self, i: int, look: Look = unseen, hear: Hear = unseen) -> AbstractContextManager:
+        """A context in which block i calls `look` and then `hear` for each of its attentions. The result changes only if `look` returns a
+        mask."""
         raise NotImplementedError
 
     def architecture(self, name: str, channels: int, downscale: int):
@@ -273,20 +280,22 @@ class TokenStages(Stages):
         return [joint, Attention(image, image, tokens)]  # dual blocks have the second one too
 
     @contextmanager
-    def observe(self, i: int, look: Look):
-        outer = onlooker.get()
+    def observe(self, i: int, look: Look = unseen, hear: Hear = unseen):
+        outer = onlooker.get(), listener.get()
 
         def begin(*_) -> None:
-            numbers = count()
-            onlooker.set(lambda q, k: look(next(numbers), q, k, q.shape[-1] ** -0.5, None))
+            seen, heard = count(), count()
+            onlooker.set(lambda q, k: look(next(seen), q, k, q.shape[-1] ** -0.5, None))
+            listener.set(lambda out: hear(next(heard), out))
 
         def end(*_) -> None:
-            onlooker.set(outer)
+            onlooker.set(outer[0])
+            listener.set(outer[1])
         hooks = [self.blocks[i].register_forward_pre_hook(begin), self.blocks[i].register_forward_hook(end)]
         try:
             yield
         finally:
-            onlooker.set(outer)
+            end()
             for hook in hooks:
                 hook.remove()
 
