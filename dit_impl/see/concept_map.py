@@ -7,7 +7,7 @@ model are better so (`python -m benchmarks.concepts`): it takes the dot product,
 outputs of a block are; and there the concepts read each other too, here each reads the picture and its own words.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 
 import torch
@@ -16,12 +16,12 @@ import torch.nn.functional as F
 
 from ..errors import StagesError
 from ..handle.backbone import DitHandle
-from ..model.stages import Attention, Hidden, Stages, parse_blocks, unseen
+from ..model.stages import Attention, Hidden, parse_blocks, unseen
 from ..step import stages as step_stages
 from ..tokens.model_calls import image_tokens, model_calls, with_calls
 from ..tokens.wire import check_finite
 from ..tokens.wire_types import DitHidden
-from .attention_rows import find, picture_tokens, sample_of, shown
+from .attention_rows import picture_tokens, sample_of, shown
 from .concept_words import Concepts
 
 SHARPNESS = 3.0  # the softmax over concepts is of this many times their differences, whose spread is 1
@@ -63,29 +63,30 @@ def concept_maps(dit: DitHandle, wire: DitHidden, concepts: Concepts, blocks: st
     place, alone = shown(wire)
     stages = dit.stages.over(alone["hidden"])
     asked = sorted(set(parse_blocks(blocks, len(stages.kinds))))
+    if not any(_text_reads_picture(dit, alone, block) for block in asked):
+        raise StagesError(f"concepts ride along as text that reads the picture, and in {dit.name} text does not attend to the picture, or none of "
+                          "these blocks shows it: it takes blocks with joint attention, as in SD3, Flux, Qwen-Image and the default model")
     beside = _beside(dit, alone, concepts)
     first, samples, likeness, counted = sample_of(alone), len(beside["hidden"].x), [], []
     for block in range(len(stages.kinds)):
         before = model_calls(wire)[place]
         beside = with_calls(beside, [_on_picture(beside["hidden"], before["hidden"], first, samples)])
-        both = _readers(dit, {**alone, **before}, beside, block)
-        if both is None:
+        ours, theirs = (_text_reads_picture(dit, one, block) for one in ({**alone, **before}, beside))
+        if ours is None or theirs is None:
             wire, beside = (step_stages.run_blocks(dit, one, str(block)) for one in (wire, beside))
             continue
-        (number, image), (other, text) = both
-        wire, seen = _heard(dit, wire, block, number)
-        beside, heard = _heard(dit, beside, block, other, concepts.apart(text.start))
+        image, text = ours[1].queries["image"], theirs[1].queries["text"]
+        begin = text.stop - concepts.spans[-1].stop  # some models fill up before the text
+        wire, seen = _heard(dit, wire, block, ours[0])
+        beside, heard = _heard(dit, beside, block, theirs[0], concepts.apart(begin))
         if block not in asked:
             continue
         if len(seen) != len(model_calls(wire)) or not heard:
             raise StagesError(f"block {block} of {dit.name} showed no attention: it is replaced or compiled by a patch on the MODEL")
         of_image = seen[place][first, image.start:image.stop].float()
-        of_concepts = concepts.vectors(heard[0][0, text.start:].float())
+        of_concepts = concepts.vectors(heard[0][0, begin:text.stop].float())
         likeness.append((F.normalize(of_concepts, dim=-1) @ F.normalize(of_image, dim=-1).T).cpu())
         counted.append(block)
-    if not counted:
-        find(dit, alone, asked[0], "text", "image")  # which says why
-        raise StagesError(f"in none of these blocks of {dit.name} text reads the picture")
     return wire, ConceptMaps(concepts.names, torch.stack(likeness).mean(0), tuple(counted), tuple(wire["tokens"]["grid"]))
 
 
@@ -120,23 +121,14 @@ def _rows(value, rows: slice, count: int):
     return value
 
 
-def _readers(dit: DitHandle, wire: DitHidden, beside: DitHidden, block: int) -> tuple[tuple[int, range], tuple[int, range]] | None:
-    """In a block, the number of the attention in which text reads the picture: with the picture's queries in one run, the text's in the other.
-    None if there is none that can be observed."""
+def _text_reads_picture(dit: DitHandle, wire: DitHidden, block: int) -> tuple[int, Attention] | None:
+    """The first attention of a block in which text and picture ask and the picture answers, with its number. None if there is none to observe."""
     try:
-        both = [next(_text_reads_picture(dit.stages.over(one["hidden"]), one, block), None) for one in (wire, beside)]
+        attentions = dit.stages.over(wire["hidden"]).attentions(wire["hidden"], picture_tokens(wire), block)
     except StagesError:
         return None
-    if None in both:
-        return None
-    (number, attention), (other, concepts) = both
-    return (number, attention.queries["image"]), (other, concepts.queries["text"])
-
-
-def _text_reads_picture(stages: Stages, wire: DitHidden, block: int) -> Iterator[tuple[int, Attention]]:
-    for number, attention in enumerate(stages.attentions(wire["hidden"], picture_tokens(wire), block)):
-        if attention.queries.get("text") and attention.queries.get("image") and attention.keys.get("image"):
-            yield number, attention
+    reads = (attention.queries.get("text") and attention.queries.get("image") and attention.keys.get("image") for attention in attentions)
+    return next(((number, attentions[number]) for number, found in enumerate(reads) if found), None)
 
 
 def _heard(dit: DitHandle, wire: DitHidden, block: int, number: int,

@@ -25,11 +25,11 @@ class Concepts:
         return torch.stack([tokens[span.start:span.stop].mean(0) for span in self.spans])
 
     def apart(self, first: int) -> Callable[[Tensor, Tensor], Tensor]:
-        """→ the mask [Nq, Nk] for queries and keys [B, heads, N, d] by which no concept reads another, where their tokens begin at `first`."""
+        """→ the mask [Nq, Nk] for queries and keys [B, heads, N, d] by which only a concept's own tokens read it. first: where they begin."""
         def mask(q: Tensor, k: Tensor) -> Tensor:
             added = q.new_zeros(q.shape[-2], k.shape[-2])
             begin, end = first, first + self.spans[-1].stop
-            added[begin:end, begin:end] = float("-inf")
+            added[:, begin:end] = float("-inf")
             for span in self.spans:
                 added[begin + span.start:begin + span.stop, begin + span.start:begin + span.stop] = 0
             return added
@@ -53,10 +53,12 @@ def read_concepts(clip, concepts: str, against: str) -> Concepts:
     if len(names) + len(others) > MOST:
         raise StagesError(f"at most {MOST} concepts, with those in against; these are {len(names) + len(others)}")
     nothing = clip.tokenize("")
-    pooled = clip.encode_from_tokens_scheduled(nothing)[0][1].get("pooled_output")
+    beside = clip.encode_from_tokens_scheduled(nothing)[0][1]
     states = [_states(clip, line, nothing) for line in (*names, *others)]
     ends = torch.tensor([0, *(state.shape[1] for state in states)]).cumsum(0).tolist()
-    extras = {} if pooled is None else {"pooled_output": pooled}
+    extras = {name: beside[name] for name in ("pooled_output",) if beside.get(name) is not None}
+    if beside.get("attention_mask") is not None:
+        extras["attention_mask"] = torch.ones(1, ends[-1], dtype=beside["attention_mask"].dtype)
     return Concepts(tuple(names), tuple(map(range, ends[:-1], ends[1:])), [[torch.cat(states, dim=1), extras]])
 
 
@@ -82,8 +84,7 @@ def word_places(ids: Sequence[int], without: Sequence[int]) -> list[int]:
     rest = list(without[start:])
     for count in range(1, len(ids) - start + 1):
         after = list(ids[start + count:])
-        shared = min(len(after), len(rest))
-        if after[:shared] == rest[:shared]:
+        if len(after) <= len(rest) and after == rest[:len(after)]:  # what fills a prompt up may have become less
             return list(range(start, start + count))
     return []
 
