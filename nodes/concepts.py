@@ -30,6 +30,7 @@ class ConceptMap(io.ComfyNode):
                 io.Int.Input("concept", default=0, min=0, max=1000, tooltip="Whose mask to give: the number of its line, from 0."),
                 io.Float.Input("threshold", default=0.5, min=0.0, max=1.0, step=0.05, round=0.001,
                                tooltip="mask holds the places where the concept has more than this share."),
+                io.Int.Input("grow", default=0, min=0, max=64, tooltip="mask also holds so many tokens around them, such as 1 to paint a thing anew."),
                 language_input(),
             ],
             outputs=[
@@ -45,12 +46,12 @@ class ConceptMap(io.ComfyNode):
     @classmethod
     @names_errors
     @keeps_gradients
-    def execute(cls, dit, hidden, clip, concepts, against, blocks, concept, threshold, language="auto") -> io.NodeOutput:
+    def execute(cls, dit, hidden, clip, concepts, against, blocks, concept, threshold, grow, language="auto") -> io.NodeOutput:
         asked = read_concepts(clip, concepts, against)
         host.load(dit.modules(), *dit.room(hidden))
         host.throw_if_interrupted()
         after, maps = concept_map.concept_maps(dit, hidden, asked, blocks)
-        mask = maps.mask(concept, threshold)
+        mask = maps.mask(concept, threshold, grow)
         picture, text = concept_pictures.drawing(maps, language), concept_pictures.described(maps, threshold, language)
         shown = ui.PreviewImage(picture, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
         return io.NodeOutput(picture, maps.shares, mask, after, text, ui=shown)

@@ -25,9 +25,9 @@ def as_in_comfyui():
         yield
 
 
-def run(dit, wire, concepts="red ring\nsquare", against="background", blocks="all", concept=0, threshold=0.5, clip=CLIP):
+def run(dit, wire, concepts="red ring\nsquare", against="background", blocks="all", concept=0, threshold=0.5, clip=CLIP, grow=0):
     return ConceptMap.execute(dit=dit, hidden=wire, clip=clip, concepts=concepts, against=against, blocks=blocks, concept=concept,
-                              threshold=threshold, language="English").result
+                              threshold=threshold, grow=grow, language="English").result
 
 
 def of_two_prompts(long: str) -> tuple:
@@ -98,6 +98,9 @@ def test_shares_are_parted_among_the_concepts_and_what_they_are_against():
     maps = ConceptMaps(("a", "b"), torch.tensor([[0.9, 0.1, 0.1, 0.1], [0.1, 0.9, 0.1, 0.4], [0.1, 0.1, 0.9, 0.4]]), (0,), (2, 2))
     assert maps.shares.shape == (2, 2, 2) and (maps.shares.sum(0) < 1).all()
     assert maps.mask(0, 0.5).tolist() == [[[1, 0], [0, 0]]] and maps.mask(1, 0.5).tolist() == [[[0, 1], [0, 0]]]
+    assert maps.mask(0, 0.5, grow=1).all() and maps.mask(1, 0.5, 0).sum() == 1
+    films = ConceptMaps(("a",), torch.stack([F.one_hot(torch.tensor(4), 18).float(), torch.full((18,), 0.5)]), (0,), (2, 3, 3))
+    assert films.mask(0, 0.5, 1).sum() == 9 and films.mask(0, 0.5, 1)[0, :3].all()  # in its own frame
     assert maps.mask(1, 0.0).all() and not maps.mask(1, 1.0).any()
     torch.testing.assert_close(ConceptMaps(maps.names, 5 * maps.likeness + 1, (0,), (2, 2)).shares, maps.shares)  # whatever their scale
     assert ConceptMaps(("a", "b"), torch.ones(2, 4), (0,), (2, 2)).shares.eq(0.5).all()

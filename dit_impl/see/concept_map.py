@@ -43,11 +43,13 @@ class ConceptMaps:
         shares = (SHARPNESS * apart / apart.std().clamp_min(1e-12)).softmax(0)
         return shares[:len(self.names)].reshape(len(self.names), -1, self.grid[-1])
 
-    def mask(self, concept: int, threshold: float) -> Tensor:
-        """1 where a concept has more than this share: → MASK [1, t·h, w]. Raises StagesError."""
+    def mask(self, concept: int, threshold: float, grow: int = 0) -> Tensor:
+        """1 where a concept has more than this share, and `grow` tokens around it: → MASK [1, t·h, w]. Raises StagesError."""
         if not 0 <= concept < len(self.names):
             raise StagesError(f"there are concepts 0 to {len(self.names) - 1}, there is no concept {concept}")
-        return (self.shares[concept:concept + 1] > threshold).float()
+        mask = (self.shares[concept:concept + 1] > threshold).float()
+        frames = mask.view(-1, 1, *self.grid[-2:])
+        return F.max_pool2d(frames, 2 * grow + 1, stride=1, padding=grow).view(mask.shape)
 
 
 def concept_maps(dit: DitHandle, wire: DitHidden, concepts: Concepts, blocks: str = "all") -> tuple[DitHidden, ConceptMaps]:
