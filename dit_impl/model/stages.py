@@ -8,7 +8,7 @@ The keys of DIT_HIDDEN are named in tokens/wire_types.py.
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any, Callable, Iterable, Sequence, TypedDict
+from typing import Any, Callable, Iterable, NamedTuple, Sequence, TypedDict
 
 from torch import Tensor, nn
 
@@ -90,6 +90,22 @@ class Call:
         return answer if isinstance(answer, tuple) else (answer, {})
 
 
+class Shape(NamedTuple):
+    """What two models have in common if the hidden states of one can go on in the other. Numbers that are not known are 0.
+
+    kind: of architecture. answers: what the head's numbers mean.
+    """
+    kind: str
+    blocks: int
+    heads: int
+    width: int
+    answers: str = ""
+
+    def __str__(self) -> str:
+        known = ", ".join(f"{value} {name}" for name, value in (("heads", self.heads), ("numbers a token", self.width)) if value)
+        return f"{self.kind} of {self.blocks} blocks" + (f" ({known})" if known else "") + (f" that answers {self.answers}" if self.answers else "")
+
+
 @dataclass(frozen=True)
 class Attention:
     """One attention in a block: where text and image are among its queries and keys. length: how many keys it has in all."""
@@ -142,9 +158,14 @@ class Stages:
         raise NotImplementedError
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """The number of blocks and heads. It tells models with the same name apart, such as SD3 and SD3.5."""
-        return len(self.kinds), self.heads
+    def shape(self) -> Shape:
+        """It tells models with the same name apart, such as SD3 and SD3.5."""
+        return Shape(self.name, len(self.kinds), self.heads, self.width)
+
+    @property
+    def width(self) -> int:
+        """How many numbers a token has between blocks."""
+        raise NotImplementedError
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
@@ -271,6 +292,14 @@ class TokenStages(Stages):
     @property
     def heads(self) -> int:
         return self.model.config.heads
+
+    @property
+    def width(self) -> int:
+        return self.model.config.width
+
+    @property
+    def shape(self) -> Shape:
+        return Shape("MMDiT" if hasattr(self.model, "joint_blocks") else "DiT", len(self.kinds), self.heads, self.width)
 
     def attentions(self, hidden: Hidden, tokens: int, block: int = 0) -> list[Attention]:
         if not hasattr(self.model, "joint_blocks"):

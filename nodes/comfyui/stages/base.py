@@ -66,6 +66,10 @@ class ModelStages(Stages):
         return self.model.patch_size
 
     @property
+    def width(self) -> int:
+        return self.model.get_submodule(self.final).in_features
+
+    @property
     def context_width(self) -> int:
         """The width of the text tokens that the model reads."""
         return self.model.get_submodule(self.reads_text).in_features

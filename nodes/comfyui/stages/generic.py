@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ....dit_impl.errors import StagesError
-from ....dit_impl.model.stages import Attention, Hear, Hidden, Look, Stages, unseen
+from ....dit_impl.model.stages import Attention, Hear, Hidden, Look, Shape, Stages, unseen
 from ....dit_impl.tokens.places import moved
 from ..memory import memory_of
 from ..own_patch import own_patch
@@ -42,8 +42,8 @@ class GenericStages(Stages):
         return Replay(moved(hidden.extra["call"], trace.device), trace)
 
     @property
-    def shape(self) -> tuple[int, int]:
-        return len(children_of_lists(self.model)), 0
+    def shape(self) -> Shape:
+        return Shape(self.name, len(children_of_lists(self.model)), 0, 0)
 
     @property
     def kinds(self) -> list[str]:
