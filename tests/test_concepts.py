@@ -1,5 +1,6 @@
 """Concept Map: words ride along without changing the step, what is mapped is what attention gives, and a word's tokens are found."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -163,3 +164,21 @@ def test_what_can_not_be_mapped_is_refused_in_one_line():
         assert line in str(refused.value) and "\n" not in str(refused.value), refused.value
     with pytest.raises(StagesError, match="6"):
         concept_maps(dit, wire, read_concepts(CLIP, "ring", "cross"), "0-6")
+
+
+def test_the_benchmark_knows_which_tokens_a_thing_covers(monkeypatch, capsys):
+    from dit_blocks.benchmarks import concepts
+    scene = concepts.scenes.Scene((concepts.scenes.Thing("large", "red", "square", "top left"),
+                                   concepts.scenes.Thing("small", "blue", "circle", "bottom right")), "gray")
+    true, picture = concepts.truth(scene, (16, 16)), concepts.scenes.draw(scene, 256)
+    red, blue = ((picture - torch.tensor(colour).view(3, 1, 1) / 255).abs().amax(0) < 0.02 for colour in ((220, 40, 40), (40, 90, 235)))
+    for mask, painted in zip(true, (red, blue)):
+        assert mask.any() and (mask ^ (F.avg_pool2d(painted[None].float(), 16)[0] > 0.5)).sum() <= 2  # its smooth edge is of neither colour
+    assert concepts.iou(true, true).tolist() == [1, 1] and concepts.iou(true, true.flip(0)).tolist() == [0, 0]
+    half = true.clone()
+    half[0, :3] = False
+    assert concepts.iou(half, true)[0] == half[0].sum() / true[0].sum()
+    monkeypatch.setattr("sys.argv", ["concepts", "--scenes", "2", "--kind", "shapes", "--threshold", "0", "1", "--json"])
+    concepts.main()
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["scenes"], row["threshold"], row["both"]) for row in rows] == [(2, 0, 0), (2, 1, 0)] and rows[1]["iou"] == 0 < rows[0]["iou"] < 0.1
