@@ -4,6 +4,7 @@ from .adapter import LoadAdapter, SaveAdapter
 from .attention import AttentionMap, AttentionSteps, PositionSimilarity
 from .budget import Budget, Compare
 from .class_label import ClassLabel
+from .concepts import ConceptMap
 from .denoise import AddNoise, Denoise, DenoiseStep, Schedule
 from .load import LoadCheckpoint, LoadDiffusers, LoadEmbedded, SaveCheckpoint
 from .model import FromModel, ToModel
@@ -26,7 +27,7 @@ NODES = [LoadEmbedded, FromModel, ToModel, LoadDiffusers, LoadCheckpoint, SaveCh
          TokenMask, MixTokens, SwapTokens, RollTokens, ShuffleTokens, ScaleTokens, ReplaceTokens, TokenMap,
          SteeringVector, Steer, SaveSteeringVector, LoadSteeringVector,
          Parity, BlockAblation,
-         AttentionMap, AttentionSteps, PositionSimilarity,
+         AttentionMap, AttentionSteps, ConceptMap, PositionSimilarity,
          PatchFilters, ResponseMaps, TokenPCA, TokenSimilarity, Trajectory, PipelineReport, ContentAndPlace,
          NewDiT, TrainingSet, TrainingScenes, Train, LoadAdapter, SaveAdapter,
          Trainable, NoiseAtTime, DiffusionLoss, TrainStep]

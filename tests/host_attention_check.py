@@ -12,6 +12,7 @@ from host_models import MODELS, TEXT, run_cases, start
 from host_stages_check import refused, tensors
 import torch
 
+REFINED = ("lumina2", "z_image")  # text reads itself before the first block
 CROSS = ("pixart", "pixart_alpha", "wan", "wan_i2v")  # text asks nothing
 ROTARY = ("flux_dev", "flux_schnell", "flux2", "lumina2", "z_image", "qwen_image", "wan", "wan_i2v")
 PLENTY = 1e12
@@ -236,7 +237,39 @@ def induced_score(dit, wire, found):
     assert (turned @ turned[0] - found.own.flatten()).abs().max() < 1e-4
 
 
+def concepts_of(positive, others=(2, 3)):
+    """Concepts of random tokens, two of the first and one of each other."""
+    from dit_blocks.dit_impl.see.concept_words import Concepts
+    states, extras = positive[0]
+    pooled = {name: extras[name] for name in ("pooled_output",) if name in extras}
+    spans = (range(2), *(range(2 + i, 3 + i) for i in range(len(others))))
+    return Concepts(("a", "b"), spans, [[states[:, [0, 1, *others]], pooled]])
+
+
+def concepts_ride_along(name, make):
+    """All blocks give what they give without concepts, bit for bit, and no concept reads another."""
+    from dit_blocks.dit_impl.see.concept_map import concept_maps
+    from dit_blocks.dit_impl.step import stages as step_stages
+    dit, wire, *_ = begun(make(batch=BATCH))
+    positive = make(batch=BATCH)[1]
+    if name in CROSS:
+        return refused(lambda: concept_maps(dit, wire, concepts_of(positive)), "text does not attend to the picture")
+    plain = step_stages.run_blocks(dit, wire)
+    before = {path: value.clone() for path, value in tensors(wire["hidden"]).items()}
+    after, maps = concept_maps(dit, wire, concepts_of(positive))
+    for path, value in tensors(plain["hidden"]).items():
+        assert torch.equal(tensors(after["hidden"])[path], value), f"concepts change {path}"
+    assert all(torch.equal(value, before[path]) for path, value in tensors(wire["hidden"]).items()), "the input was written to"
+    assert maps.blocks == tuple(range(len(dit.stages.kinds))) and maps.shares.shape == (2, *wire["tokens"]["grid"][-2:])
+    if name in REFINED:
+        return
+    _, others = concept_maps(dit, wire, concepts_of(positive, (2, 4)))
+    torch.testing.assert_close(others.likeness[:2], maps.likeness[:2], rtol=1e-4, atol=1e-5)
+    assert (others.likeness[2] - maps.likeness[2]).abs().max() > 1e-3
+
+
 CHECKS = {
+    "concepts ride along": concepts_ride_along,
     "rows are the softmax of q and k": rows_are_softmax,
     "over steps is denoise": over_steps_is_denoise,
     "positions alone": positions_alone,

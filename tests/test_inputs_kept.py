@@ -159,6 +159,7 @@ CASES = {
     "BlockAblation": [lambda k: dict(tokens=k.clean, cfg=2.0, levels=1, **k.guided), lambda k: dict(tokens=k.walked, levels=1, **k.common)],
     "AttentionMap": [lambda k: dict(dit=k.dit, hidden=k.hidden)],
     "AttentionSteps": [lambda k: dict(tokens=k.tokens, **k.guided)],
+    "ConceptMap": [lambda k: dict(dit=k.dit, hidden=k.hidden, clip=k.clip)],
     "PositionSimilarity": [lambda k: dict(dit=k.dit, x=k.tokens)],
     "PatchFilters": [lambda k: dict(dit=k.dit, before=k.dit)],
     "ResponseMaps": wires(dict(count=4)),

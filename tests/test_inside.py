@@ -223,10 +223,9 @@ def refusals(dit, positive, negative):
     yield PatchEmbed, dict(x=hidden), "Patch Embed: the patches are embedded already"
     yield RunBlocks, dict(hidden=hidden, blocks="0", strength=1.0, attention="half"), "DiT Blocks: attention is one of full, itself, not 'half'"
     yield RunBlocks, dict(hidden=hidden, blocks="0-9", strength=1.0), "DiT Blocks: this model has blocks 0 to 1, there is no block 2"
-    yield RunBlocks, dict(hidden={**hidden, "shape": (3, 2)}, blocks="all", strength=1.0), (
-        "DiT Blocks: the hidden states come from another model with the name a small DiT: it has 3 blocks with 2 heads, the dit has 2 with 2")
-    yield RunBlocks, dict(hidden={**hidden, "model": "another DiT"}, blocks="all", strength=1.0), (
-        "DiT Blocks: the hidden states come from another DiT, the dit is a small DiT")
+    yield RunBlocks, dict(hidden={**hidden, "shape": hidden["shape"]._replace(blocks=3)}, blocks="all", strength=1.0), (
+        "DiT Blocks: the hidden states come from a small DiT, MMDiT of 3 blocks (2 heads, 64 numbers a token) that answers velocity; the dit is a small "
+        "DiT, MMDiT of 2 blocks (2 heads, 64 numbers a token) that answers velocity: they go on only in a model of the same shape")
     yield RunBlocks, dict(hidden=hidden, blocks="all,0", strength=1.0), "DiT Blocks: block 0 needs the text tokens, but the last block"
     (embedded_only,) = out(PatchEmbed, dit=dit, x=tokens)
     yield RunBlocks, dict(hidden=embedded_only, blocks="all", strength=1.0), "DiT Blocks: the hidden states have not been through DiT Condition"

@@ -73,6 +73,10 @@ class Backbone(DitHandle):
     def unconditional(self) -> Conditioning | None:
         return self.model.conditions.unconditional
 
+    @property
+    def answers(self) -> str:
+        return self.flow.prediction
+
     def modules(self) -> list[nn.Module]:
         return [self.model]
 

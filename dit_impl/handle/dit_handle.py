@@ -31,6 +31,7 @@ class DitHandle:
     frame_patch: int = 1
     mixes = False  # whether it was trained on patches of several sizes in one sequence
     remark = ""  # what a user of its stages should know
+    answers = ""  # what the numbers that its head gives mean
     learns = False  # whether what is computed with it is recorded, for Train Step
     unconditional: Conditioning | None = None  # what guidance goes away from where no negative is given
 

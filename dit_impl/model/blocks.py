@@ -98,10 +98,19 @@ class QKV(nn.Module):
 
 # Optional observer, called with (q, k). If it returns a mask, the mask is added to the scores.
 onlooker: ContextVar[Callable[[Tensor, Tensor], Tensor | None] | None] = ContextVar("onlooker", default=None)
+# Another, called with what comes out.
+listener: ContextVar[Callable[[Tensor], None] | None] = ContextVar("listener", default=None)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention, with the heads joined at the end: three of [B, heads, N, head_dim] → [B, N, D]. Vaswani et al. 2017, §3.2."""
+    out, hear = _attended(q, k, v), listener.get()
+    if hear is not None:
+        hear(out)
+    return out
+
+
+def _attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     look = onlooker.get()
     mask = look(q, k) if look is not None else None
     if q.requires_grad and v.dtype == torch.bfloat16 and v.device.type == "cpu":

@@ -8,7 +8,7 @@ The keys of DIT_HIDDEN are named in tokens/wire_types.py.
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any, Callable, Iterable, Sequence, TypedDict
+from typing import Any, Callable, Iterable, NamedTuple, Sequence, TypedDict
 
 from torch import Tensor, nn
 
@@ -16,7 +16,7 @@ from ..errors import StagesError
 from ..tokens.numbers import parse_ranges
 from ..tokens.wire_types import DitTokens, Onward
 from . import mmdit
-from .blocks import onlooker
+from .blocks import listener, onlooker
 from .rotary import Placing
 
 
@@ -90,6 +90,22 @@ class Call:
         return answer if isinstance(answer, tuple) else (answer, {})
 
 
+class Shape(NamedTuple):
+    """What two models have in common if the hidden states of one can go on in the other. Numbers that are not known are 0.
+
+    kind: of architecture. answers: what the head's numbers mean.
+    """
+    kind: str
+    blocks: int
+    heads: int
+    width: int
+    answers: str = ""
+
+    def __str__(self) -> str:
+        known = ", ".join(f"{value} {name}" for name, value in (("heads", self.heads), ("numbers a token", self.width)) if value)
+        return f"{self.kind} of {self.blocks} blocks" + (f" ({known})" if known else "") + (f" that answers {self.answers}" if self.answers else "")
+
+
 @dataclass(frozen=True)
 class Attention:
     """One attention in a block: where text and image are among its queries and keys. length: how many keys it has in all."""
@@ -106,6 +122,12 @@ def joint_attention(text: range, image: range, length: int) -> Attention:
 # Observes an attention: (its number in the block, queries [B, heads, N, head_dim], keys, factor on the scores, the mask: values to add, or
 # True where a query may attend) → one more mask to add to the scores, or None
 Look = Callable[[int, Tensor, Tensor, float, Tensor | None], Tensor | None]
+# Observes what comes out of an attention: (its number in the block, outputs [B, N, D] in the order of its queries)
+Hear = Callable[[int, Tensor], None]
+
+
+def unseen(*_) -> None:
+    """A `Look` and a `Hear` for those who want nothing."""
 
 
 def only_itself(attentions: list[Attention]) -> Look:
@@ -136,9 +158,14 @@ class Stages:
         raise NotImplementedError
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """The number of blocks and heads. It tells models with the same name apart, such as SD3 and SD3.5."""
-        return len(self.kinds), self.heads
+    def shape(self) -> Shape:
+        """It tells models with the same name apart, such as SD3 and SD3.5."""
+        return Shape(self.name, len(self.kinds), self.heads, self.width)
+
+    @property
+    def width(self) -> int:
+        """How many numbers a token has between blocks."""
+        raise NotImplementedError
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
@@ -178,8 +205,9 @@ class Stages:
         """The side, in tokens, of the grid that a model with rotary positions was trained on."""
         raise NotImplementedError
 
-    def observe(self, i: int, look: Look) -> AbstractContextManager:
-        """A context in which block i calls `look` for each of its attentions. The result changes only if `look` returns a mask."""
+    def observe(self, i: int, look: Look = unseen, hear: Hear = unseen) -> AbstractContextManager:
+        """A context in which block i calls `look` and then `hear` for each of its attentions. The result changes only if `look` returns a
+        mask."""
         raise NotImplementedError
 
     def architecture(self, name: str, channels: int, downscale: int):
@@ -265,6 +293,14 @@ class TokenStages(Stages):
     def heads(self) -> int:
         return self.model.config.heads
 
+    @property
+    def width(self) -> int:
+        return self.model.config.width
+
+    @property
+    def shape(self) -> Shape:
+        return Shape("MMDiT" if hasattr(self.model, "joint_blocks") else "DiT", len(self.kinds), self.heads, self.width)
+
     def attentions(self, hidden: Hidden, tokens: int, block: int = 0) -> list[Attention]:
         if not hasattr(self.model, "joint_blocks"):
             return [Attention({"image": range(tokens)}, {"image": range(tokens)}, tokens)]
@@ -273,20 +309,22 @@ class TokenStages(Stages):
         return [joint, Attention(image, image, tokens)]  # dual blocks have the second one too
 
     @contextmanager
-    def observe(self, i: int, look: Look):
-        outer = onlooker.get()
+    def observe(self, i: int, look: Look = unseen, hear: Hear = unseen):
+        outer = onlooker.get(), listener.get()
 
         def begin(*_) -> None:
-            numbers = count()
-            onlooker.set(lambda q, k: look(next(numbers), q, k, q.shape[-1] ** -0.5, None))
+            seen, heard = count(), count()
+            onlooker.set(lambda q, k: look(next(seen), q, k, q.shape[-1] ** -0.5, None))
+            listener.set(lambda out: hear(next(heard), out))
 
         def end(*_) -> None:
-            onlooker.set(outer)
+            onlooker.set(outer[0])
+            listener.set(outer[1])
         hooks = [self.blocks[i].register_forward_pre_hook(begin), self.blocks[i].register_forward_hook(end)]
         try:
             yield
         finally:
-            onlooker.set(outer)
+            end()
             for hook in hooks:
                 hook.remove()
 

@@ -15,7 +15,7 @@ from ..errors import StagesError
 from ..handle.backbone import Backbone, Conditioning, DitHandle
 from ..model.position import resized, sincos_1d
 from ..model.rotary import Placing
-from ..model.stages import Call, Hidden, TokenStages, only_itself, parse_blocks
+from ..model.stages import Call, Hidden, Shape, TokenStages, only_itself, parse_blocks
 from ..sampling.flow import RectifiedFlow
 from ..sampling.level import clean
 from ..tokens.model_calls import hiddens_of, image_tokens, model_calls, with_calls
@@ -31,17 +31,25 @@ POSITION_MODES = ("model", "none", "shuffled", "1-D", "scaled", "shifted", "NTK"
 
 
 def check(dit: DitHandle, wire: DitHidden, *needed: str) -> None:
-    """Raise StagesError unless a DIT_HIDDEN comes from this model and has been through the stages `needed`."""
-    if wire["model"] != dit.name:
-        raise StagesError(f"the hidden states come from {wire['model']}, the dit is {dit.name}")
-    theirs, ours = wire.get("shape"), dit.stages.shape
-    if theirs and theirs != ours:
-        raise StagesError(f"the hidden states come from another model with the name {dit.name}: it has {theirs[0]} blocks with "
-                          f"{theirs[1]} heads, the dit has {ours[0]} with {ours[1]}")
+    """Raise StagesError unless a DIT_HIDDEN comes from a model of this shape and latent space, and has been through the stages `needed`."""
+    theirs, ours = wire.get("shape"), shape_of(dit)
+    if (theirs or wire["model"]) != (ours if theirs else dit.name):
+        raise StagesError(f"the hidden states come from {wire['model']}, {theirs or 'of a shape not known'}; the dit is {dit.name}, {ours}: "
+                          "they go on only in a model of the same shape")
+    if wire["model"] != dit.name and not same_format(wire["tokens"]["latent_format"], dit.latent_format):
+        raise StagesError(f"the hidden states come from {wire['model']}, which has another latent space than {dit.name}")
+    replayed = wire["hidden"].extra.get("stages")
+    if replayed is not None and replayed.model is not dit.stages.model:
+        raise StagesError(f"the blocks of {wire['model']} run by replaying its own forward, so that its hidden states go on in no other model")
     stages = {"condition": "DiT Condition", "patches": "Patch Embed"}
     for stage in needed:
         if stage not in wire["done"]:
             raise StagesError(f"the hidden states have not been through {stages[stage]}")
+
+
+def shape_of(dit: DitHandle) -> Shape:
+    """What another model must have in common with this one to go on with its hidden states."""
+    return dit.stages.shape._replace(answers=dit.answers)
 
 
 def checksum(tokens: Tensor) -> Tensor:
@@ -67,7 +75,7 @@ def _brought(dit: DitHandle, wire: DitHidden) -> DitHidden:
 
 def _begun(dit: DitHandle, tokens: DitTokens, positive: Conditioning, negative: Conditioning | None, sigmas: Tensor, step: int) -> DitHidden:
     """A step that has begun, with the words of the text tokens if the CONDITIONING has them."""
-    begun: DitHidden = {**dit.begin(tokens, sigmas, step, positive, negative), "trace": (), "shape": dit.stages.shape}
+    begun: DitHidden = {**dit.begin(tokens, sigmas, step, positive, negative), "trace": (), "shape": shape_of(dit)}
     if positive and "words" in positive[0][1]:
         begun["words"] = positive[0][1]["words"]
     return begun
@@ -107,7 +115,7 @@ def patch_embed(dit: DitHandle, x: AnyWire) -> DitHidden:
     if not isinstance(dit, Backbone) or not isinstance(dit.flow, RectifiedFlow) or x.get("noise_mask") is not None:
         raise StagesError(f"{dit.name} can embed patches only after DiT Condition: put DiT Condition before Patch Embed")
     raw = Hidden(x["tokens"].to(dit.like(), copy=True), None, None, None, 0, {"grid": x["grid"], "patch_size": x["patch_size"]})
-    wire: DitHidden = {"hidden": raw, "tokens": x, "done": frozenset(), "call": None, "model": dit.name, "shape": dit.stages.shape, "trace": ()}
+    wire: DitHidden = {"hidden": raw, "tokens": x, "done": frozenset(), "call": None, "model": dit.name, "shape": shape_of(dit), "trace": ()}
     return _after(wire, [dit.stages.patch_embed(raw)], "patches")
 
 

@@ -92,7 +92,7 @@ class DitHidden(TypedDict):
     done: frozenset[str]                        # the stages that have run, of "condition", "patches", "positions", "blocks"
     call: Any                                   # a `model.stages.Call` after DiT Condition, else None
     model: str                                  # name of the model
-    shape: NotRequired[tuple[int, int]]         # the model's numbers of blocks and heads
+    shape: NotRequired[Any]                     # of the model, a `model.stages.Shape`: hidden states go on in models of the same
     words: NotRequired[list[str]]               # the words of the text tokens
     trace: Trace
 

@@ -106,6 +106,11 @@ class HandleOfModel(DitHandle):
             self.model.cleanup()
 
     @property
+    def answers(self) -> str:
+        sampling = type(self.model.model.model_sampling)
+        return getattr(sampling, "calculate_denoised", sampling).__qualname__.partition(".")[0]
+
+    @property
     def stages(self) -> Stages:
         """The MODEL's transformer in stages. Raises StagesError where there is no adapter for its architecture."""
         transformer = self.model.model.diffusion_model

@@ -6,8 +6,8 @@ columns, left to right: the title of the group, its width, the nodes in it from 
 
 # Types of nodes that show a picture of their own after a run.
 PICTURES = {"SaveImage", "PreviewImage", "KSampler"} | {f"DiTBlocks{name}" for name in (
-    "TokenPCA", "PatchFilters", "Trajectory", "PipelineReport", "ContentAndPlace", "AttentionMap", "AttentionSteps", "PositionSimilarity",
-    "Train", "ResponseMaps")}
+    "TokenPCA", "PatchFilters", "Trajectory", "PipelineReport", "ContentAndPlace", "AttentionMap", "AttentionSteps", "ConceptMap",
+    "PositionSimilarity", "Train", "ResponseMaps")}
 
 
 def parts(graph: dict, types: dict) -> dict[str, list[int]]:
@@ -93,6 +93,11 @@ LAYOUTS: dict[str, dict] = {
         "subgraphs": {"The first picture": ([2, 6, 7, 8, 10, 11, 12, 13], [(2, "text"), (10, "seed")])},
         "columns": [("", 250, [4, 1]), ("1 A picture, a new prompt", 250, ["The first picture", 3, 5]), ("2 Noise again", 240, [9, 15, 14]),
                     ("3 Denoise", 250, [16]), ("4 Decode", 250, [17, 18, 19])]},
+    "concept_mask": {
+        "subgraphs": {"The first picture": ([2, 5, 6, 7, 8, 9, 10, 11], [(2, "text"), (8, "seed")]), "A late step": ([13, 14, 15, 16], [(13, "step")]),
+                      "The second picture": ([18, 19, 20, 21], [(18, "text"), (20, "seed")]), "Decode": ([23, 24], [])},
+        "columns": [("", 250, [4, 1]), ("1 Two things", 236, ["The first picture", 3, 12]), ("2 Where the model sees them", 290, ["A late step", 17]),
+                    ("3 Paint one anew", 236, ["The second picture", 22]), ("4 The picture", 240, ["Decode", 25])]},
     "swap_patch_size": {
         "subgraphs": {"Latent and schedule": ([5, 6], []), "p = 2": ([7, 8, 9, 10, 11], [(7, "patch_size")]),
                       "p = 4": ([13, 14, 15, 16, 17], [(13, "patch_size")]), "p = 8": ([19, 20, 21, 22, 23], [(19, "patch_size")])},

@@ -166,7 +166,8 @@ def embedded_there(gpu):
 
 
 # every stage, training step and VAE call is in one of these; the simulation is too slow for all examples
-EXAMPLES = ("exploded_step", "find_and_skip_blocks", "image_round_trip", "learn_04_positions", "learn_06_one_step", "swap_patch_size", "textbook_step")
+EXAMPLES = ("concept_mask", "exploded_step", "find_and_skip_blocks", "image_round_trip", "learn_04_positions", "learn_06_one_step", "swap_patch_size",
+            "textbook_step")
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -21,7 +21,7 @@ from ....dit_impl.cost.arithmetic import CountedArchitecture
 from ....dit_impl.errors import StagesError
 from ....dit_impl.model.position import resized
 from ....dit_impl.model.rotary import Placing, moved, table
-from ....dit_impl.model.stages import Attention, Hidden, Look, Stages, joint_attention
+from ....dit_impl.model.stages import Attention, Hear, Hidden, Look, Stages, joint_attention, unseen
 
 TRAINED = 128  # latent cells a side of the pictures that SD3, SD3.5 and AuraFlow were trained on: 1024 pixels
 OVERRIDE = "optimized_attention_override"  # in transformer_options, is called in the place of ComfyUI's attention
@@ -64,6 +64,10 @@ class ModelStages(Stages):
     @property
     def patch_size(self) -> int:
         return self.model.patch_size
+
+    @property
+    def width(self) -> int:
+        return self.model.get_submodule(self.final).in_features
 
     @property
     def context_width(self) -> int:
@@ -122,9 +126,9 @@ class ModelStages(Stages):
         return resized(table[0], grid)
 
     @contextmanager
-    def observe(self, i: int, look: Look):
+    def observe(self, i: int, look: Look = unseen, hear: Hear = unseen):
         def begin(block, args, kwargs):
-            return args, {**kwargs, "transformer_options": observed(kwargs.get("transformer_options") or {}, look)}
+            return args, {**kwargs, "transformer_options": observed(kwargs.get("transformer_options") or {}, look, hear)}
         hook = self.blocks[i].register_forward_pre_hook(begin, with_kwargs=True)
         try:
             yield
@@ -157,15 +161,18 @@ def instead(owner: nn.Module, name: str, value: object) -> Iterator[None]:
             vars(owner)[name] = own
 
 
-def observed(options: dict, look: Look) -> dict:
-    """transformer_options of one run of a block whose attentions `look` observes."""
+def observed(options: dict, look: Look, hear: Hear = unseen) -> dict:
+    """transformer_options of one run of a block whose attentions `look` and `hear` observe."""
     numbers, earlier = count(), options.get(OVERRIDE)
 
     def override(attend, *given, **how):
-        added = look(next(numbers), *queries_and_keys(*given, **how))
+        number = next(numbers)
+        added = look(number, *queries_and_keys(*given, **how))
         if added is not None:
             given, how = with_mask(added, *given, **how)
-        return earlier(attend, *given, **how) if earlier else attend(*given, **how)
+        out = earlier(attend, *given, **how) if earlier else attend(*given, **how)
+        hear(number, out.transpose(1, 2).flatten(2) if out.dim() == 4 else out)
+        return out
     return {**options, OVERRIDE: override}
 
 

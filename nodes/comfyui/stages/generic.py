@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ....dit_impl.errors import StagesError
-from ....dit_impl.model.stages import Attention, Hidden, Look, Stages
+from ....dit_impl.model.stages import Attention, Hear, Hidden, Look, Shape, Stages, unseen
 from ....dit_impl.tokens.places import moved
 from ..memory import memory_of
 from ..own_patch import own_patch
@@ -42,8 +42,8 @@ class GenericStages(Stages):
         return Replay(moved(hidden.extra["call"], trace.device), trace)
 
     @property
-    def shape(self) -> tuple[int, int]:
-        return len(children_of_lists(self.model)), 0
+    def shape(self) -> Shape:
+        return Shape(self.name, len(children_of_lists(self.model)), 0, 0)
 
     @property
     def kinds(self) -> list[str]:
@@ -83,11 +83,11 @@ class GenericStages(Stages):
         return seen
 
     @contextmanager
-    def observe(self, i: int, look: Look):
+    def observe(self, i: int, look: Look = unseen, hear: Hear = unseen):
         block = self.blocks[i]
 
         def watch(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-            return with_options(block, args, kwargs, lambda options: observed(options, look))
+            return with_options(block, args, kwargs, lambda options: observed(options, look, hear))
         # a replay calls what watches where it runs a block; the model's own forward does not
         hook = block.register_forward_pre_hook(lambda _, args, kwargs: None if is_replayed() else watch(args, kwargs), with_kwargs=True)
         watched.setdefault(block, []).append(watch)

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from ....dit_impl.errors import StagesError
-from ....dit_impl.model.stages import Hidden, TokenStages
+from ....dit_impl.model.stages import Hidden, Shape, TokenStages
 from ....dit_impl.tokens.patch import patchify, token_grid, unpatchify
 from ..model_of_dit import ASKED_FOR_X0, LatentTransformer
 from ..patched_model import PATCH_SIZE
@@ -13,6 +13,10 @@ class OwnStages(TokenStages):
     def __init__(self, latents: LatentTransformer):
         super().__init__(latents.model, type(latents.model).__name__)
         self.latents = latents
+
+    @property
+    def shape(self) -> Shape:
+        return super().shape._replace(kind=f"{self.name} as a MODEL")
 
     @property
     def patch_size(self) -> int:

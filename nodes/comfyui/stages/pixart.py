@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ....dit_impl.errors import StagesError
-from .base import Attention, Hidden, Look, ModelStages, own_options
+from .base import Attention, Hear, Hidden, Look, ModelStages, own_options, unseen
 
 
 class PixArtStages(ModelStages):
@@ -42,8 +42,9 @@ class PixArtStages(ModelStages):
         return [Attention(image, image, tokens), Attention(image, {"text": text}, len(text))]
 
     @contextmanager
-    def observe(self, i: int, look: Look):
-        """Upstream hands these blocks no transformer_options; what their projections give is looked at in place of attention."""
+    def observe(self, i: int, look: Look = unseen, hear: Hear = unseen):
+        """Upstream hands these blocks no transformer_options; what their projections give is looked at in place of attention. What comes out is
+        not heard: no text reads the picture here."""
         own, cross, queries = self.blocks[i].attn, self.blocks[i].cross_attn, []
         if own.sr_ratio > 1:
             raise StagesError(f"block {i} of {self.name} merges the keys of neighbours: there is no key for each token")

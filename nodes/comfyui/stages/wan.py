@@ -25,6 +25,10 @@ class WanStages(ModelStages):
         return self.model.num_heads
 
     @property
+    def width(self) -> int:
+        return self.model.dim
+
+    @property
     def kinds(self) -> list[str]:
         return ["layer"] * len(self.model.blocks)
 
