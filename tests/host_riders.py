@@ -76,6 +76,20 @@ def hooked(keyframes: bool):
     return "sd3", ride
 
 
+def compiled(calls: list | None = None):
+    """A MODEL as core's TorchCompileModel makes it, whose graphs are run as they are; calls: told of each. A compiler for C is not everywhere."""
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    def backend(graph, inputs):
+        if calls is not None:
+            calls.append(graph)
+        return graph.forward
+    model, *rest = base("sd3")
+    model = model.clone()
+    set_torch_compile_wrapper(model=model, backend=backend)
+    return (model, *rest), {}
+
+
 def merged():
     from comfy_extras.nodes_model_merging import ModelMergeSimple
     model, *rest = base("sd3")
@@ -178,6 +192,7 @@ RIDERS = {
     "a noise mask": masked(),
     "a noise mask, ddim": masked(on="a UNet", sampler="ddim"),
     "a noise mask, ddim on a DiT": masked(on="pixart", sampler="ddim"),
+    "TorchCompileModel": ("sd3", compiled),
     "HyperTile": ("a UNet", tiled),
     "ToMe": node("nodes_tomesd", "TomePatchModel", 0.5, on="a UNet"),
     "FreeU": node("nodes_freelunch", "FreeU_V2", 1.3, 1.4, 0.9, 0.2, on="a UNet"),

@@ -282,7 +282,7 @@ class HandleOfModel(DitHandle):
             if not is_walked(wire) and not torch.equal(given.to(start[1]), start[1]):
                 raise StagesError("a wrapper on this MODEL begins with other noise than Add Noise drew, such as FreeNoise; use DiT Denoise")
         with remembering(self.model, wire.get("remembered")):
-            listening = Listening(self.model.model.diffusion_model, wire, start, sigmas[step], same_noise)
+            listening = Listening(wire, start, sigmas[step], same_noise)
             asked = run(listening, cfg=1.0 if negative is None else 2.0).asked
         if not asked:
             raise StagesError("every conditioning is outside its range of steps here, so that the model is not asked; use DiT Denoise Step")
@@ -297,7 +297,7 @@ class HandleOfModel(DitHandle):
             answers = to_latent(prediction, canvas).chunk(len(parts))
             known = {part.key: (part, answer if part.area is None else answer[..., *part.area]) for part, answer in zip(parts, answers)}
             with remembering(self.model, wire.get("remembered")) as remembered:
-                x0 = run(Answering(known, self.model.model.model_sampling, wire, start, sigmas[step]), cfg).x0
+                x0 = run(Answering(known, wire, start, sigmas[step]), cfg).x0
                 kept = remembered()
             return x0, {"remembered": kept} if kept else {}
         layout, areas = (tuple(getattr(part, name) for part in parts) for name in ("name", "area"))
