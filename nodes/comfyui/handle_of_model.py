@@ -9,6 +9,7 @@ from copy import copy
 from dataclasses import replace
 from types import SimpleNamespace
 
+import comfy.model_base
 import comfy.model_sampling
 from comfy.patcher_extension import WrappersMP
 import comfy.sample
@@ -168,6 +169,8 @@ class HandleOfModel(DitHandle):
     def fold(self, latent: dict, patch_size: int = 0) -> DitTokens:
         samples = latent["samples"]
         if getattr(samples, "is_nested", False):
+            if type(self.model.model).process_latent_in is not comfy.model_base.BaseModel.process_latent_in:
+                raise TokensError(f"{self.name} samples the tensors of a LATENT on scales of their own, which tokens do not have: use KSampler")
             if patch_size not in (0, 1) or not same_format(self.latent_format, identity_format(self.channels)):
                 raise TokensError(f"a latent of several tensors is cut into single values: patch_size is 0 or 1 for it, not {patch_size}")
             carried = {name: latent[name] for name in CARRIED if name in latent}
