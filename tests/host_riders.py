@@ -96,12 +96,14 @@ def merged():
     return (ModelMergeSimple().merge(model, lora(base("sd3"))[0], 0.3)[0], *rest), {}
 
 
-def controlled():
-    """A ControlNet of random residuals."""
+def controlled(calls: list | None = None):
+    """A ControlNet of random residuals. calls: told of each."""
     from comfy.controlnet import ControlBase
 
     class Control(ControlBase):
         def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
+            if calls is not None:
+                calls.append(len(x_noisy))
             generator = torch.Generator().manual_seed(8)
             tokens = (x_noisy.shape[-2] + 1) // 2 * ((x_noisy.shape[-1] + 1) // 2)
             return {"output": [torch.randn(len(x_noisy), tokens, 192, generator=generator) * 0.3 for _ in range(3)]}

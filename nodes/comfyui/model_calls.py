@@ -153,6 +153,8 @@ class Answering(_Step):
         self.answers, self.x0 = answers, None
 
     def look(self, x0, options):
+        for which, conditionings in self.guider.conds.items():  # of this run alone; the transformer has read what ControlNets answered
+            self.guider.conds[which] = [{key: value for key, value in one.items() if key != "control"} for one in conditionings or ()]
         self.x0 = to_tokens(with_row(x0(), self.wire), self.wire)
 
     def instead(self, base, apply_model, x, t, rest):
