@@ -85,6 +85,17 @@ def draw(example: str, folder: Path) -> list[str]:
     return json.loads(said.getvalue().strip().splitlines()[-1])["images"]
 
 
+def beside_standalone(path: Path, entry: dict, base: Path, folder: Path) -> dict[str, float]:
+    """What a host saved of an example, against what standalone draws into `folder`: prefix → mean difference of 0 to 255. entry: of the host's
+    history; base: its folder."""
+    saved = [image for output in entry["outputs"].values() for image in output.get("images", ()) if image["type"] == "output"]
+    assert main(["run", str(path), "--out", str(folder), "--input", str(base / "input"), *briefly(path.stem)]) == 0
+    ours = {file.name.rsplit("_", 2)[0]: file for file in folder.rglob("*.png")}
+    assert len(saved) == len(ours) > 0
+    pairs = {image["filename"].rsplit("_", 2)[0]: base / "output" / image["subfolder"] / image["filename"] for image in saved}
+    return {name: float(np.abs(np.asarray(Image.open(file), float) - np.asarray(Image.open(ours[name]), float)).mean()) for name, file in pairs.items()}
+
+
 CARDS = {"sd3_5": "SD3.5 as wires", "flux_dev": "Flux.1 dev as wires"}
 
 
