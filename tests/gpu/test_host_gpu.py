@@ -14,7 +14,7 @@ pytestmark = needs_comfyui
 EVERYWHERE = os.environ.get("EVERYWHERE")  # all of them, which takes half an hour
 RUNS = (("normal", "fp16", (), "cuda"), ("dynamic", "fp8", (), "cuda"), ("novram", "bf16", ("draws",), "cuda"), ("gpuonly", "bf16", ("sd3", "wan"), "cuda"),
         ("normal", "bf16", ("adapter", "default"), "lazy"), ("dynamic", "bf16", ("adapter", "default"), "lazy")) if EVERYWHERE else (
-    ("normal", "fp16", ("sd3: draws", "flux_dev: wires"), "cuda"), ("dynamic", "fp8", ("flux_dev: draws",), "cuda"),
+    ("normal", "fp16", ("sd3: draws", "flux_dev: wires", "sd3: memory"), "cuda"), ("dynamic", "fp8", ("flux_dev: draws",), "cuda"),
     ("dynamic", "bf16", ("sd3: adapter", "default"), "lazy"))
 TWO_GPUS = (("normal", "fp16"), ("dynamic", "bf16")) if EVERYWHERE else (("normal", "fp16", "cfg 4, batch 2", "remarks", "sd3: riders"),)
 
