@@ -98,8 +98,8 @@ class QKV(nn.Module):
         return (q, k, v) if self.norm is None else (self.norm.q(q), self.norm.k(k), v)
 
 
-# Optional observer, called with (q, k). It may say which tokens read themselves alone.
-onlooker: ContextVar[Callable[[Tensor, Tensor], Alone | None] | None] = ContextVar("onlooker", default=None)
+# Optional observer, called with (q, k). It may give a mask that is added to the scores, or say which tokens read themselves alone.
+onlooker: ContextVar[Callable[[Tensor, Tensor], Tensor | Alone | None] | None] = ContextVar("onlooker", default=None)
 # Another, called with what comes out.
 listener: ContextVar[Callable[[Tensor], None] | None] = ContextVar("listener", default=None)
 
@@ -107,8 +107,8 @@ listener: ContextVar[Callable[[Tensor], None] | None] = ContextVar("listener", d
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention, with the heads joined at the end: three of [B, heads, N, head_dim] → [B, N, D]. Vaswani et al. 2017, §3.2."""
     look, hear = onlooker.get(), listener.get()
-    alone = look(q, k) if look is not None else None
-    out = _attended(q, k, v) if alone is None else alone.attention(q, k, v, None, _attended)
+    given = look(q, k) if look is not None else None
+    out = given.attention(q, k, v, None, _attended) if isinstance(given, Alone) else _attended(q, k, v, given)
     if hear is not None:
         hear(out)
     return out

@@ -121,8 +121,8 @@ def joint_attention(text: range, image: range, length: int) -> Attention:
 
 
 # Observes an attention: (its number in the block, queries [B, heads, N, head_dim], keys, factor on the scores, the mask: values to add, or
-# True where a query may attend) → the tokens that are to read themselves alone, or None
-Look = Callable[[int, Tensor, Tensor, float, Tensor | None], Alone | None]
+# True where a query may attend) → one more mask to add to the scores, or the tokens that are to read themselves alone, or None
+Look = Callable[[int, Tensor, Tensor, float, Tensor | None], Tensor | Alone | None]
 # Observes what comes out of an attention: (its number in the block, outputs [B, N, D] in the order of its queries)
 Hear = Callable[[int, Tensor], None]
 
@@ -203,8 +203,8 @@ class Stages:
         raise NotImplementedError
 
     def observe(self, i: int, look: Look = unseen, hear: Hear = unseen) -> AbstractContextManager:
-        """A context in which block i calls `look` and then `hear` for each of its attentions. The result changes only if `look` names
-        tokens."""
+        """A context in which block i calls `look` and then `hear` for each of its attentions. The result changes only if `look` gives
+        something."""
         raise NotImplementedError
 
     def architecture(self, name: str, channels: int, downscale: int):

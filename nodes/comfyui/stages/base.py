@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ....dit_impl.cost.arithmetic import CountedArchitecture
 from ....dit_impl.errors import StagesError
-from ....dit_impl.model.alone import Alone
+from ....dit_impl.model.alone import Alone, both
 from ....dit_impl.model.position import resized
 from ....dit_impl.model.rotary import Placing, moved, table
 from ....dit_impl.model.stages import Attention, Hear, Hidden, Look, Stages, joint_attention, unseen
@@ -169,8 +169,8 @@ def observed(options: dict, look: Look, hear: Hear = unseen) -> dict:
 
     def override(attend, *given, **how):
         number, run = next(numbers), partial(earlier, attend) if earlier else attend
-        alone = look(number, *queries_and_keys(*given, **how))
-        out = run(*given, **how) if alone is None else in_parts(alone, run, *given, **how)
+        added = look(number, *queries_and_keys(*given, **how))
+        out = run(*given, **how) if added is None else masked(added, run, *given, **how)
         hear(number, out.transpose(1, 2).flatten(2) if out.dim() == 4 else out)
         return out
     return {**options, OVERRIDE: override}
@@ -194,9 +194,13 @@ def queries_and_keys(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor |
     return q, k, how.get("scale", q.shape[-1] ** -0.5), mask
 
 
-def in_parts(alone: Alone, run: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **how) -> Tensor:
-    """What ComfyUI's attention is called with → its answer, where some tokens read themselves alone."""
-    return alone.attention(q, k, v, mask, lambda q, k, v, mask: run(q, k, v, heads, mask=mask, **how))
+def masked(added: Tensor | Alone, run: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **how) -> Tensor:
+    """What ComfyUI's attention is called with → its answer, with a further mask [Nq, Nk] or where some tokens read themselves alone."""
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        return run(q, k, v, heads, mask=mask, **how)
+    if isinstance(added, Alone):
+        return added.attention(q, k, v, mask, attend)
+    return attend(q, k, v, added if mask is None else both(added, mask))
 
 
 def own_options(transformer_options: dict) -> dict:
