@@ -243,7 +243,7 @@ class HandleOfModel(DitHandle):
                 report: Report = lambda *_: None) -> tuple[DitTokens, DitTokens]:
         end_step = last_step(start_step, end_step, sigmas)
         if self.sampler is None:
-            self._check_solver(solver)
+            check_solver(solver, self.space.rectified)
         check_uncut(self.model, is_walked(wire) or end_step < len(sigmas) - 1)
         if solver == "ddim" and self.sampler is None and wire.get("noise_mask") is not None and "seed" not in wire.get("start", {}):
             raise ValueError("ddim draws what lies outside a noise mask by Add Noise's seed: use Add Noise")
@@ -310,15 +310,12 @@ class HandleOfModel(DitHandle):
                 "trace": ()}
 
     def advance(self, wire: DitTokens, x0: Tensor, sigmas: Tensor, step: int, solver: str) -> tuple[DitTokens, DitTokens]:
-        self._check_solver(solver)
+        check_solver(solver, self.space.rectified)
         tokens, x0 = super().advance(wire, x0, sigmas, step, solver)
         return (self._ended(clean(tokens)) if sigmas[step + 1] == 0 else tokens), x0
 
     def modules(self) -> list:
         return [SimpleNamespace(comfy_patcher=self.model)]
-
-    def _check_solver(self, solver: str) -> None:
-        check_solver(solver, self.space.rectified)
 
     def _start(self, wire: DitTokens) -> tuple[Tensor, Tensor]:
         """Clean latent and noise that the tokens began with, in DiT space; zeros where that is unknown."""
