@@ -22,7 +22,8 @@ from dit_blocks.standalone.cli import main
 HERE = Path(__file__).parent
 EXAMPLES, KEPT = HERE.parent / "example_workflows", HERE / "pictures"
 ELSEWHERE = ("sd3_5", "flux_dev", "ksampler_parity", "train_from_scratch")  # test_host_workflows.py, test_train_nodes.py
-BRIEFLY = {"new_patch_size_adapter": {"5": {"count": 16}, "16:6": {"steps": 4, "batch": 4, "validation": 2}}}  # test_train_nodes.py trains longer
+BRIEFLY = {"new_patch_size_adapter": {"5": {"count": 16}, "16:6": {"steps": 4, "batch": 4, "validation": 2}},  # test_train_nodes.py trains longer
+           "train_from_scratch": {"4": {"count": 16}, "10:6": {"steps": 4, "batch": 4, "validation": 2, "sample_every": 2}}}
 HEIGHT, GAP = 72, 8
 # dB. Tiles drawn anew have 35 and more, those of other examples 24 at most, a black one 11; overviews drawn anew have 32 and more.
 LEAST, LEAST_OF_OVERVIEWS = 30, 24
@@ -83,6 +84,17 @@ def draw(example: str, folder: Path) -> list[str]:
     with contextlib.redirect_stdout(io.StringIO()) as said:
         assert main(["run", str(EXAMPLES / f"{example}.json"), "--out", str(folder), "--input", str(folder), *briefly(example), "--json"]) == 0
     return json.loads(said.getvalue().strip().splitlines()[-1])["images"]
+
+
+def beside_standalone(path: Path, entry: dict, base: Path, folder: Path) -> dict[str, float]:
+    """What a host saved of an example, against what standalone draws into `folder`: prefix → mean difference of 0 to 255. entry: of the host's
+    history; base: its folder."""
+    saved = [image for output in entry["outputs"].values() for image in output.get("images", ()) if image["type"] == "output"]
+    assert main(["run", str(path), "--out", str(folder), "--input", str(base / "input"), *briefly(path.stem)]) == 0
+    ours = {file.name.rsplit("_", 2)[0]: file for file in folder.rglob("*.png")}
+    assert len(saved) == len(ours) > 0
+    pairs = {image["filename"].rsplit("_", 2)[0]: base / "output" / image["subfolder"] / image["filename"] for image in saved}
+    return {name: float(np.abs(np.asarray(Image.open(file), float) - np.asarray(Image.open(ours[name]), float)).mean()) for name, file in pairs.items()}
 
 
 CARDS = {"sd3_5": "SD3.5 as wires", "flux_dev": "Flux.1 dev as wires"}

@@ -157,6 +157,42 @@ def it_learns(name, make):
     assert torch.equal(expected, ksampler(out_model(dit), positive, negative, samples))
 
 
+def checkpointing_changes_the_memory_not_the_gradient(name, make):
+    """Blocks that write into their tokens run again in the backward pass, with the adapter on; of the graph little is kept meanwhile."""
+    from dit_blocks.dit_impl.training.adapter import Distilling
+    from dit_blocks.dit_impl.training.loop import Alone, Draws, Settings
+    from dit_blocks.dit_impl.training.sets import TrainingSet
+    model, positive, negative, latent = make(size=(12, 10))
+    data, before, grads, kept = TrainingSet(latent.repeat(2, 1, 1, 1), [positive] * 2, (), negative), attributes(model), [], []
+    trained = adapter_for(model, own_size(model) + 1)
+    for checkpointing in (False, True):
+        with torch.inference_mode(False):
+            objective = Distilling(dit_of(model), own_size(model) + 1, 2, checkpointing=checkpointing)
+            with torch.no_grad():  # so that every part of it changes what comes out
+                for weight_name, parameter in objective.trained.items():
+                    parameter.copy_(trained.weights[weight_name.removeprefix("learnt.").replace("|", ".")])
+            loss = objective.loss(Draws(data, objective, Settings(batch=2), Alone()).at(0))
+            kept.append(nodes_of(loss))
+            loss.backward()
+        assert attributes(model) == before
+        grads.append({key: parameter.grad for key, parameter in objective.trained.items()})
+    assert all(one is not None and one.any() for one in grads[0].values()), [key for key, one in grads[0].items() if one is None or not one.any()]
+    for key, one in grads[0].items():
+        torch.testing.assert_close(one, grads[1][key], rtol=1e-4, atol=1e-6)
+    assert kept[1] * 2 < kept[0], kept
+
+
+def nodes_of(loss) -> int:
+    """How many operations of a graph wait for the backward pass."""
+    seen, left = set(), [loss.grad_fn]
+    while left:
+        node = left.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            left += [one for one, _ in node.next_functions]
+    return len(seen)
+
+
 def the_node_teaches_it(name, make, dtype=None):
     """Train DiT over a MODEL: it learns, is seen as it learns, at its new size, and is left as it was."""
     import folder_paths
@@ -276,7 +312,7 @@ def with_table(make):
 
 CHECKS = {"own patches stay": own_patches_stay, "an error leaves nothing": an_error_leaves_nothing, "schedules": schedules_are_wires,
           "stages": stages_are_the_whole, "untaught": untaught_at_its_own_size_is_the_model, "other patches": other_patches_stay,
-          "training": it_learns, "the node": the_node_teaches_it}
+          "training": it_learns, "checkpointing": checkpointing_changes_the_memory_not_the_gradient, "the node": the_node_teaches_it}
 CASES = {f"{name}: {what}": (lambda name, make, check=check: check(name, with_table(make)), name)
          for what, check in CHECKS.items() for name in ("sd3", "sd35_medium", "flux_dev", "flux2")}
 CASES |= {f"{name}: a DIT and a MODEL": (lambda name, make: a_dit_and_a_model_share_it(name, with_table(make)), name)

@@ -14,7 +14,7 @@ import torch
 
 STEPS, SEED = 6, 5
 NEVER, ALWAYS = 1e-9, 1e9  # thresholds
-NESTED = ("ltxav_with_sound",)  # a film with its sound: a latent of several tensors
+NESTED = ("ltxav_with_sound", "triposplat", "minimax_h3")  # a latent of several tensors, such as a film with its sound
 
 
 def caching(model, threshold, start=0.0, end=1.0):

@@ -76,18 +76,34 @@ def hooked(keyframes: bool):
     return "sd3", ride
 
 
+def compiled(calls: list | None = None):
+    """A MODEL as core's TorchCompileModel makes it, whose graphs are run as they are; calls: told of each. A compiler for C is not everywhere."""
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    def backend(graph, inputs):
+        if calls is not None:
+            calls.append(graph)
+        return graph.forward
+    model, *rest = base("sd3")
+    model = model.clone()
+    set_torch_compile_wrapper(model=model, backend=backend)
+    return (model, *rest), {}
+
+
 def merged():
     from comfy_extras.nodes_model_merging import ModelMergeSimple
     model, *rest = base("sd3")
     return (ModelMergeSimple().merge(model, lora(base("sd3"))[0], 0.3)[0], *rest), {}
 
 
-def controlled():
-    """A ControlNet of random residuals."""
+def controlled(calls: list | None = None):
+    """A ControlNet of random residuals. calls: told of each."""
     from comfy.controlnet import ControlBase
 
     class Control(ControlBase):
         def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
+            if calls is not None:
+                calls.append(len(x_noisy))
             generator = torch.Generator().manual_seed(8)
             tokens = (x_noisy.shape[-2] + 1) // 2 * ((x_noisy.shape[-1] + 1) // 2)
             return {"output": [torch.randn(len(x_noisy), tokens, 192, generator=generator) * 0.3 for _ in range(3)]}
@@ -178,6 +194,7 @@ RIDERS = {
     "a noise mask": masked(),
     "a noise mask, ddim": masked(on="a UNet", sampler="ddim"),
     "a noise mask, ddim on a DiT": masked(on="pixart", sampler="ddim"),
+    "TorchCompileModel": ("sd3", compiled),
     "HyperTile": ("a UNet", tiled),
     "ToMe": node("nodes_tomesd", "TomePatchModel", 0.5, on="a UNet"),
     "FreeU": node("nodes_freelunch", "FreeU_V2", 1.3, 1.4, 0.9, 0.2, on="a UNet"),

@@ -11,7 +11,7 @@ import sys
 
 from host_model_check import inside, wires
 from host_models import ksampler, run_cases, start
-from host_riders import RIDERS, base, extra, seeded, windows
+from host_riders import RIDERS, base, compiled, controlled, extra, longer, seeded, windows
 import torch
 
 WAYS = ("DiT Denoise", "a chain of DiT Denoise Steps", "stages")
@@ -204,6 +204,34 @@ def cfg_overridden(name=None, make=None) -> None:
             raise AssertionError("not refused")
 
 
+def controlnets_run_once(name=None, make=None) -> None:
+    """Stages ask a ControlNet as often as KSampler does, also where only one side has one, or each side another."""
+    for change in (lambda positive, negative: (positive, negative), lambda positive, negative: (positive, [[negative[0][0], {
+            key: value for key, value in negative[0][1].items() if key != "control"}]]), lambda positive, negative: (longer(positive), negative)):
+        counted = []
+        for way in (ksampler, inside):
+            calls = []
+            (model, positive, negative, latent), _ = controlled(calls)
+            counted.append((way(model, *change(positive, negative), latent, steps=2), sorted(calls)))
+        (expected, theirs), (found, ours) = counted
+        assert torch.equal(expected, found) and theirs and theirs == ours, (theirs, ours)
+
+
+def a_compiled_model(name=None, make=None) -> None:
+    """Whole steps run what torch.compile made. Stages compile nothing, give KSampler's picture, and the node says so."""
+    from dit_blocks.nodes.model import FromModel
+    from dit_blocks.nodes.transformer import Condition
+    expected = ksampler(*base("sd3"), steps=2)
+    for way, compiles in ((inside, False), (wires, True)):
+        calls = []
+        made, _ = compiled(calls)
+        assert torch.equal(expected, way(*made, steps=2)) and bool(calls) == compiles, (way, len(calls))
+    dit, tokens, sigmas, _ = run_of(made, 2)
+    said = Condition.execute(dit=dit, x=tokens, positive=made[1], negative=made[2], sigmas=sigmas, step=0).ui["text"]
+    assert said == ("stages run without this MODEL's torch.compile: only DiT Denoise and DiT Denoise Step use it",), said
+    assert not out(FromModel, model=base("sd3")[0])[0].remark
+
+
 def edits_of_several_calls(name=None, make=None) -> None:
     """A change of tokens reaches every model call of a step, and so does a look at them; areas have no one grid to change."""
     from dit_blocks.nodes.attention import AttentionMap
@@ -235,7 +263,7 @@ CASES |= {"riders do something": (differ_from_without, None), "the page": (the_p
           "in two stretches": (in_two_stretches, None), "captured blocks": (captured_blocks, None), "half by core": (half_by_core, None),
           "cfg overridden": (cfg_overridden, None), "little memory": (little_memory, None),
           "one by a float node": (one_by_a_float_node, None),
-          "edits of several calls": (edits_of_several_calls, None)}
+          "ControlNets run once": (controlnets_run_once, None), "a compiled model": (a_compiled_model, None), "edits of several calls": (edits_of_several_calls, None)}
 
 
 def main(comfyui: str, packs: str, *only: str) -> None:

@@ -14,7 +14,7 @@ from ..sampling.level import check_level, entered, standing
 from ..sampling.solvers import ONE_CALL, check_solver
 from ..sampling.walk import Report, check_step, walk
 from ..tokens.other_sizes import Reading, choose_method
-from ..tokens.wire import CARRIED, LatentFormat, fold, grey_picture, same_format
+from ..tokens.wire import CARRIED, LatentFormat, fold, grey_picture, in_a_row, same_format
 from ..tokens.wire_types import AnyWire, DitHidden, DitTokens
 from .block_plan import BlockPlan
 from .step_cache import StepCache
@@ -105,7 +105,7 @@ class DitHandle:
     def check_tokens(self, wire: DitTokens) -> None:
         """Raise BackboneError unless this model can read these tokens."""
         self.check_space(wire)
-        if wire["patch_size"] not in self.patch_sizes:
+        if wire["patch_size"] not in self.patch_sizes and not in_a_row(wire):
             sizes = ", ".join(map(str, self.patch_sizes))
             raise BackboneError(f"{self.name} knows patch sizes {sizes}, the tokens have patch_size {wire['patch_size']}")
         if not torch.isfinite(wire["tokens"]).all():

@@ -7,11 +7,12 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-from ..errors import ScheduleError
+from ..errors import ScheduleError, TokensError
 from ..sampling.guidance import is_guided
 from ..sampling.walk import last_step, rises
 from ..tokens.mixed import Mixture, Split
 from ..tokens.other_sizes import choose_method, repatch
+from ..tokens.wire import in_a_row
 from ..tokens.wire_types import DitTokens, without
 from .backbone import Conditioning, DitHandle
 from .by_regions import by_regions
@@ -150,8 +151,12 @@ def quick_look(dit: DitHandle, wire: DitTokens, sigmas: Tensor, positive: Condit
     return dit.picture(x0, x0["tokens"])
 
 
-def readings(dit: DitHandle, plan: PatchSchedule, stretches: list[tuple[int | Mixture, int, int]]) -> list[DitHandle]:
-    """The handle that reads the patches of each stretch. Raises BackboneError."""
+def readings(dit: DitHandle, plan: PatchSchedule, stretches: list[tuple[int | Mixture, int, int]], wire: DitTokens | None = None) -> list[DitHandle]:
+    """The handle that reads the patches of each stretch. Raises BackboneError, TokensError."""
+    if wire is not None and in_a_row(wire):
+        if other := next((size for size, *_ in stretches if size != 1), None):
+            raise TokensError(f"tokens of a latent [B, C, L], or of one of several tensors, are single places: their patch size is 1, not {other}")
+        return [dit] * len(stretches)
     return [by_regions(dit, size, plan.mask) if isinstance(size, Mixture) else dit.reading(size, plan.method) for size, *_ in stretches]
 
 
@@ -167,7 +172,7 @@ def denoise_by_schedule(
     stretches = plan.stretches(sigmas, start_step, last_step(start_step, end_step, sigmas))
     if before:  # one step at a time; the result is the same, bit for bit
         stretches = [(size, step, step + 1) for size, start, stop in stretches for step in range(start, stop)]
-    handles = readings(dit, plan, stretches)  # all of them first, so that an error comes before the work
+    handles = readings(dit, plan, stretches, wire)  # all of them first, so that an error comes before the work
     for (size, start, stop), handle in zip(stretches, handles):
         wire = repatch(wire, finest(size))
         handle.check_tokens(wire)
@@ -178,7 +183,8 @@ def denoise_by_schedule(
         def tell(done: int, _: int, x0: Tensor, first=start - start_step, wire=wire) -> None:
             report(first + done, wire, x0)
         wire, x0 = handle.denoise(wire, sigmas, positive, negative, guidance, solver, start, stop, tell)
-    return wire, x0, ", ".join(dict.fromkeys(filter(None, (_remark(dit, size, plan.method) for size, *_ in stretches))))
+    remarks = () if in_a_row(wire) else (_remark(dit, size, plan.method) for size, *_ in stretches)
+    return wire, x0, ", ".join(dict.fromkeys(filter(None, remarks)))
 
 
 def _remark(dit: DitHandle, size: int | Mixture, method: str) -> str:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
+from threading import Lock
 from types import MappingProxyType
 from typing import Any, Hashable
 
@@ -72,19 +73,20 @@ class CacheRun:
         self.cache, self.rises, self.levels = cache, rises, levels
         before = remembered or Remembered()
         self.kept, self.told, self.sigma, self.asked = dict(before.kept), list(before.told), before.sigma, Counter(before.asked)
-        self.open = False
+        self.open, self._one = False, Lock()
 
     def at(self, sigma: float) -> None:
-        """The model is asked about this noise level now. A run that goes back begins anew."""
-        if self.sigma is not None and sigma != self.sigma:
-            self.asked.clear()
-            if (sigma > self.sigma) != self.rises:
+        """The model is asked about this noise level now. A run that goes back begins anew. Several GPUs ask in threads of their own."""
+        with self._one:
+            if self.sigma is not None and sigma != self.sigma:
+                self.asked.clear()
+                if (sigma > self.sigma) != self.rises:
+                    self.kept.clear()
+            self.sigma = sigma
+            high, low = self.levels
+            self.open = low <= sigma <= high
+            if not self.open:
                 self.kept.clear()
-        self.sigma = sigma
-        high, low = self.levels
-        self.open = low <= sigma <= high
-        if not self.open:
-            self.kept.clear()
 
     def run_blocks(self, stages: Stages, hidden: Hidden, prompts: Hashable, parts: Parts | None = None) -> Hidden:
         """A model call's blocks: the first, then the others or what they added before. prompts: what the batch is made of. Raises StagesError."""

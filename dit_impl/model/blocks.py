@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
+from .alone import Alone
+
 COMPUTED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # types that layers compute in; weights of other types, such as float8, are cast
 
 
@@ -96,23 +98,23 @@ class QKV(nn.Module):
         return (q, k, v) if self.norm is None else (self.norm.q(q), self.norm.k(k), v)
 
 
-# Optional observer, called with (q, k). If it returns a mask, the mask is added to the scores.
-onlooker: ContextVar[Callable[[Tensor, Tensor], Tensor | None] | None] = ContextVar("onlooker", default=None)
+# Optional observer, called with (q, k). It may give a mask that is added to the scores, or say which tokens read themselves alone.
+onlooker: ContextVar[Callable[[Tensor, Tensor], Tensor | Alone | None] | None] = ContextVar("onlooker", default=None)
 # Another, called with what comes out.
 listener: ContextVar[Callable[[Tensor], None] | None] = ContextVar("listener", default=None)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention, with the heads joined at the end: three of [B, heads, N, head_dim] → [B, N, D]. Vaswani et al. 2017, §3.2."""
-    out, hear = _attended(q, k, v), listener.get()
+    look, hear = onlooker.get(), listener.get()
+    given = look(q, k) if look is not None else None
+    out = given.attention(q, k, v, None, _attended) if isinstance(given, Alone) else _attended(q, k, v, given)
     if hear is not None:
         hear(out)
     return out
 
 
-def _attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    look = onlooker.get()
-    mask = look(q, k) if look is not None else None
+def _attended(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     if q.requires_grad and v.dtype == torch.bfloat16 and v.device.type == "cpu":
         # On a CPU in bfloat16, the backward pass of the fused kernel is up to three times slower than that of the plain formula.
         scores = q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)

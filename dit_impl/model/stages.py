@@ -16,6 +16,7 @@ from ..errors import StagesError
 from ..tokens.numbers import parse_ranges
 from ..tokens.wire_types import DitTokens, Onward
 from . import mmdit
+from .alone import Alone
 from .blocks import listener, onlooker
 from .rotary import Placing
 
@@ -120,8 +121,8 @@ def joint_attention(text: range, image: range, length: int) -> Attention:
 
 
 # Observes an attention: (its number in the block, queries [B, heads, N, head_dim], keys, factor on the scores, the mask: values to add, or
-# True where a query may attend) → one more mask to add to the scores, or None
-Look = Callable[[int, Tensor, Tensor, float, Tensor | None], Tensor | None]
+# True where a query may attend) → one more mask to add to the scores, or the tokens that are to read themselves alone, or None
+Look = Callable[[int, Tensor, Tensor, float, Tensor | None], Tensor | Alone | None]
 # Observes what comes out of an attention: (its number in the block, outputs [B, N, D] in the order of its queries)
 Hear = Callable[[int, Tensor], None]
 
@@ -131,14 +132,10 @@ def unseen(*_) -> None:
 
 
 def only_itself(attentions: list[Attention]) -> Look:
-    """An observer whose mask lets each image token read only itself and the text: perturbed attention. Ahn et al. 2024, §4.2."""
-    def look(number: int, q: Tensor, k: Tensor, factor: float, mask: Tensor | None) -> Tensor | None:
-        if number >= len(attentions) or not (attentions[number].queries.get("image") and attentions[number].keys.get("image")):
-            return None
-        rows, columns = attentions[number].queries["image"], attentions[number].keys["image"]
-        added = q.new_zeros(q.shape[-2], k.shape[-2])
-        added[rows.start:rows.stop, columns.start:columns.stop].fill_(float("-inf")).fill_diagonal_(0)
-        return added
+    """An observer that lets each image token read only itself and the text: perturbed attention. Ahn et al. 2024, §4.2."""
+    def look(number: int, *_) -> Alone | None:
+        one = attentions[number] if number < len(attentions) else None
+        return Alone(one.queries["image"], one.keys["image"]) if one and one.queries.get("image") and one.keys.get("image") else None
     return look
 
 
@@ -206,8 +203,8 @@ class Stages:
         raise NotImplementedError
 
     def observe(self, i: int, look: Look = unseen, hear: Hear = unseen) -> AbstractContextManager:
-        """A context in which block i calls `look` and then `hear` for each of its attentions. The result changes only if `look` returns a
-        mask."""
+        """A context in which block i calls `look` and then `hear` for each of its attentions. The result changes only if `look` gives
+        something."""
         raise NotImplementedError
 
     def architecture(self, name: str, channels: int, downscale: int):

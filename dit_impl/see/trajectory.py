@@ -10,7 +10,7 @@ from ..drawing import charts
 from ..drawing.charts import in_language
 from ..handle.backbone import Conditioning, DitHandle
 from ..sampling.walk import last_step
-from ..tokens.wire import unfold, with_tokens
+from ..tokens.wire import in_a_row, unfold, with_tokens
 from ..tokens.wire_types import DitTokens
 from .attention_maps import chosen_steps
 
@@ -45,7 +45,7 @@ def moments(dit: DitHandle, tokens: DitTokens, sigmas: Tensor, positive: Conditi
 
     The run stops before and after each chosen step, which does not change the result. report(done, wire, x0) is called after each step.
     """
-    handle = dit.reading(tokens["patch_size"])
+    handle = dit if in_a_row(tokens) else dit.reading(tokens["patch_size"])
     end_step = last_step(start_step, end_step, sigmas)
     chosen, wire, x0, at = [], tokens, tokens, start_step
     wanted = chosen_steps(at_steps, start_step, end_step, MOST)

@@ -114,14 +114,19 @@ def unfold(wire: DitTokens) -> Tensor:
     return without_row(out_of_dit_space(to_latent(wire["tokens"], wire), wire["latent_format"]), wire)
 
 
+def in_a_row(wire: DitTokens) -> bool:
+    """Whether the tokens are single places of a line, or of several tensors, which are cut in one way only."""
+    return "nested" in wire or "line" in wire
+
+
 def without_row(latent: Tensor, wire: DitTokens) -> Tensor:
     """A latent as a host's model takes it, if the wire cuts it as one row: [B, C, 1, L] → [B, C, L]. Others stay as they are."""
-    return latent.squeeze(2) if "nested" in wire or "line" in wire else latent
+    return latent.squeeze(2) if in_a_row(wire) else latent
 
 
 def with_row(latent: Tensor, wire: DitTokens) -> Tensor:
     """The inverse of `without_row`: [B, C, L] → [B, C, 1, L], if the wire cuts it so."""
-    return latent.unsqueeze(2) if "nested" in wire or "line" in wire else latent
+    return latent.unsqueeze(2) if in_a_row(wire) else latent
 
 
 def with_tokens(wire: DitTokens, tokens: Tensor, memory: SolverMemory | None = None) -> DitTokens:

@@ -43,8 +43,6 @@ class Distilling:
         """
         self.pupil = dit
         if hasattr(dit, "as_backbone"):  # a MODEL
-            if checkpointing:
-                raise TrainingError("checkpointing works only for the pack's own models, not for a MODEL")
             dit = dit.as_backbone()
         self.base = base_of(dit)
         sizes, count = self.base.config.patch_sizes, size_of(self.base)

@@ -29,7 +29,7 @@ from ...dit_impl.sources.layouts import recognise
 from ...dit_impl.tokens.other_sizes import resize_embedding, resize_head
 from ...dit_impl.tokens.patch import channels_last_rows, pad_to_patches, patchify, token_grid, unpatchify
 from .patched_model import ADAPTERS, PATCH_SIZE, flow_of, patch_sizes_of
-from .recording import training
+from .recording import run_again, training
 from .stages import FluxStages, MMDiTStages, stages_of
 from .stages.base import followed
 
@@ -252,6 +252,7 @@ class HostTransformer(nn.Module):
     """A MODEL's transformer behind the call that this library's own models answer: tokens in, tokens out; with weights, also at a new size.
 
     The transformer stays the host's: it is no part of this module, so that nothing here moves, copies or changes it."""
+    checkpointing = False  # in training, run blocks again in the backward pass rather than keep what they computed
 
     def __init__(self, model, kind: type[AppliedAdapter], config: HostConfig, conditions: TextConditions, last_time: float,
                  state: Mapping[str, Tensor] | None = None, applied: AppliedAdapter | None = None, device: torch.device | None = None):
@@ -272,7 +273,14 @@ class HostTransformer(nn.Module):
         """[B, N, C·p·p], times 0..1000 [B], text [B, T, E], pooled text [B, P] → prediction [B, N, C·p·p]."""
         x = unpatchify(tokens, patch_size, tuple(length * patch_size for length in grid)).to(self.dtype)
         more = {} if guidance is None else {"guidance": guidance}
-        with training(self.learnt.values()), self.applied.on(self.transformer) if self.applied and patch_size == self.applied.patch_size else nullcontext():
+        adapted = self.applied is not None and patch_size == self.applied.patch_size
+
+        @contextmanager
+        def during() -> Iterator[None]:
+            with training(self.learnt.values()), self.applied.on(self.transformer) if adapted else nullcontext():
+                yield
+        again = self.checkpointing and adapted and torch.is_grad_enabled()
+        with during(), run_again(stages_of(self.transformer).blocks, during) if again else nullcontext():
             answer = self.transformer(x, t / 1000 * self.last_time, context=context, y=pooled, transformer_options={}, **more)
         return patchify(answer.float(), patch_size)
 

@@ -9,6 +9,7 @@ from copy import copy
 from dataclasses import replace
 from types import SimpleNamespace
 
+import comfy.model_base
 import comfy.model_sampling
 from comfy.patcher_extension import WrappersMP
 import comfy.sample
@@ -168,6 +169,8 @@ class HandleOfModel(DitHandle):
     def fold(self, latent: dict, patch_size: int = 0) -> DitTokens:
         samples = latent["samples"]
         if getattr(samples, "is_nested", False):
+            if type(self.model.model).process_latent_in is not comfy.model_base.BaseModel.process_latent_in:
+                raise TokensError(f"{self.name} samples the tensors of a LATENT on scales of their own, which tokens do not have: use KSampler")
             if patch_size not in (0, 1) or not same_format(self.latent_format, identity_format(self.channels)):
                 raise TokensError(f"a latent of several tensors is cut into single values: patch_size is 0 or 1 for it, not {patch_size}")
             carried = {name: latent[name] for name in CARRIED if name in latent}
@@ -240,7 +243,7 @@ class HandleOfModel(DitHandle):
                 report: Report = lambda *_: None) -> tuple[DitTokens, DitTokens]:
         end_step = last_step(start_step, end_step, sigmas)
         if self.sampler is None:
-            self._check_solver(solver)
+            check_solver(solver, self.space.rectified)
         check_uncut(self.model, is_walked(wire) or end_step < len(sigmas) - 1)
         if solver == "ddim" and self.sampler is None and wire.get("noise_mask") is not None and "seed" not in wire.get("start", {}):
             raise ValueError("ddim draws what lies outside a noise mask by Add Noise's seed: use Add Noise")
@@ -282,7 +285,7 @@ class HandleOfModel(DitHandle):
             if not is_walked(wire) and not torch.equal(given.to(start[1]), start[1]):
                 raise StagesError("a wrapper on this MODEL begins with other noise than Add Noise drew, such as FreeNoise; use DiT Denoise")
         with remembering(self.model, wire.get("remembered")):
-            listening = Listening(self.model.model.diffusion_model, wire, start, sigmas[step], same_noise)
+            listening = Listening(wire, start, sigmas[step], same_noise)
             asked = run(listening, cfg=1.0 if negative is None else 2.0).asked
         if not asked:
             raise StagesError("every conditioning is outside its range of steps here, so that the model is not asked; use DiT Denoise Step")
@@ -297,7 +300,7 @@ class HandleOfModel(DitHandle):
             answers = to_latent(prediction, canvas).chunk(len(parts))
             known = {part.key: (part, answer if part.area is None else answer[..., *part.area]) for part, answer in zip(parts, answers)}
             with remembering(self.model, wire.get("remembered")) as remembered:
-                x0 = run(Answering(known, self.model.model.model_sampling, wire, start, sigmas[step]), cfg).x0
+                x0 = run(Answering(known, wire, start, sigmas[step]), cfg).x0
                 kept = remembered()
             return x0, {"remembered": kept} if kept else {}
         layout, areas = (tuple(getattr(part, name) for part in parts) for name in ("name", "area"))
@@ -307,15 +310,12 @@ class HandleOfModel(DitHandle):
                 "trace": ()}
 
     def advance(self, wire: DitTokens, x0: Tensor, sigmas: Tensor, step: int, solver: str) -> tuple[DitTokens, DitTokens]:
-        self._check_solver(solver)
+        check_solver(solver, self.space.rectified)
         tokens, x0 = super().advance(wire, x0, sigmas, step, solver)
         return (self._ended(clean(tokens)) if sigmas[step + 1] == 0 else tokens), x0
 
     def modules(self) -> list:
         return [SimpleNamespace(comfy_patcher=self.model)]
-
-    def _check_solver(self, solver: str) -> None:
-        check_solver(solver, self.space.rectified)
 
     def _start(self, wire: DitTokens) -> tuple[Tensor, Tensor]:
         """Clean latent and noise that the tokens began with, in DiT space; zeros where that is unknown."""

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from typing import Callable
 from weakref import ref
 
+import comfy.model_base
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 import comfy.samplers
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...dit_impl.errors import StagesError
 from ...dit_impl.tokens.patch import token_grid
+from ...dit_impl.tokens.places import moved
 from ...dit_impl.tokens.wire import to_latent, to_tokens, with_row, without_row
 from ...dit_impl.tokens.wire_types import DitTokens
 
@@ -48,7 +50,8 @@ class Captured(Exception):
 
 
 class _Step(comfy.samplers.Sampler):
-    """A sampler that takes one look at x0, with `instead(apply_model, x, t, rest)` in the place of the innermost model call."""
+    """A sampler that takes one look at x0, with `instead(base, apply_model, x, t, rest)` in the place of the innermost model call. base: the
+    BaseModel that is called: hooks and several GPUs have one of their own each."""
 
     def __init__(self, wire: DitTokens, start: tuple[Tensor, Tensor], sigma: Tensor, before: Callable = lambda *_: None):
         """before(guider, noise): called first."""
@@ -67,10 +70,12 @@ class _Step(comfy.samplers.Sampler):
     def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False):
         """Called by CFGGuider.inner_sample."""
         self.before(model_wrap, noise)
+        self.device = noise.device
         self.guider, self.counted, options = model_wrap, Counter(), extra_args["model_options"]
+        options.pop("multigpu_thread_pool", None)  # without it ComfyUI asks one GPU after another, in this thread
         me = ref(self)  # the options ride on to the stages: they must not keep what was captured
         add_wrapper_with_key(WrappersMP.APPLY_MODEL, "dit_blocks", lambda executor, x, t, *args, **kwargs: me().instead(
-            lambda: executor(x, t, *args, **kwargs), x, t, {**dict(zip(APPLY_MODEL, args)), **kwargs}), options, is_model_options=True)
+            executor.class_obj, lambda: executor(x, t, *args, **kwargs), x, t, {**dict(zip(APPLY_MODEL, args)), **kwargs}), options, is_model_options=True)
         model = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
         model.latent_image, model.noise = self.clean.to(noise), self.noise.to(noise)
         x = without_row(to_latent(self.wire["tokens"].to(noise), self.wire), self.wire)
@@ -83,7 +88,7 @@ class _Step(comfy.samplers.Sampler):
     def look(self, x0: Callable[[], Tensor], options: dict) -> None:
         raise NotImplementedError
 
-    def instead(self, apply_model: Callable, x: Tensor, t: Tensor, rest: dict) -> Tensor:
+    def instead(self, base: comfy.model_base.BaseModel, apply_model: Callable, x: Tensor, t: Tensor, rest: dict) -> Tensor:
         raise NotImplementedError
 
     def parts(self, x: Tensor, options: dict) -> list[Part]:
@@ -107,11 +112,11 @@ class _Step(comfy.samplers.Sampler):
 
 
 class Listening(_Step):
-    """Keeps what the transformer is asked in a step, and computes nothing."""
+    """Keeps what the transformer is asked in a step, on the device that ComfyUI samples on, and computes nothing."""
 
-    def __init__(self, transformer: nn.Module, *args):
+    def __init__(self, *args):
         super().__init__(*args)
-        self.transformer, self.asked = transformer, []
+        self.asked = []
 
     def look(self, x0, options):
         def stop(args):  # before CFG functions, which are for real values
@@ -122,39 +127,52 @@ class Listening(_Step):
         except Captured:
             pass
 
-    def instead(self, apply_model, x, t, rest):
+    def instead(self, base, apply_model, x, t, rest):
         def keep(_, args, kwargs):
-            self.asked.append(Asked(args, kwargs, tuple(self.parts(x, rest["transformer_options"]))))
+            parts = self.parts(x.to(self.device), rest["transformer_options"])
+            self.asked.append(Asked(moved(args, self.device), kwargs if x.device == self.device else _moved(kwargs, self.device), tuple(parts)))
             raise Captured
-        hook = self.transformer.register_forward_pre_hook(keep, with_kwargs=True)
+        called = base.diffusion_model
+        plain = base.diffusion_model = getattr(called, "_orig_mod", called)  # without torch.compile, which would begin to compile
+        hook = plain.register_forward_pre_hook(keep, with_kwargs=True)
         try:
             apply_model()
         except Captured:
             pass
         finally:
             hook.remove()
+            base.diffusion_model = called
         return torch.zeros_like(x)
 
 
 class Answering(_Step):
     """Gives a step's x0, the transformer's answers being known."""
 
-    def __init__(self, answers: dict[tuple, tuple[Part, Tensor]], model_sampling, *args):
+    def __init__(self, answers: dict[tuple, tuple[Part, Tensor]], *args):
         super().__init__(*args)
-        self.answers, self.model_sampling, self.x0 = answers, model_sampling, None
+        self.answers, self.x0 = answers, None
 
     def look(self, x0, options):
+        for which, conditionings in self.guider.conds.items():  # of this run alone; the transformer has read what ControlNets answered
+            self.guider.conds[which] = [{key: value for key, value in one.items() if key != "control"} for one in conditionings or ()]
         self.x0 = to_tokens(with_row(x0(), self.wire), self.wire)
 
-    def instead(self, apply_model, x, t, rest):
+    def instead(self, base, apply_model, x, t, rest):
         found = []
         for part in self.parts(x, rest["transformer_options"]):
             known, answer = self.answers.get(part.key, (None, None))
             if known is None or not torch.equal(known.x.to(part.x), part.x):
                 raise StagesError("a function on this MODEL asks the model for something else than DiT Condition laid out, which the stages did "
                                   "not compute; use DiT Denoise or DiT Denoise Step")
-            found.append(answer)
-        return self.model_sampling.calculate_denoised(t, without_row(torch.cat(found), self.wire).to(x), x)
+            found.append(answer.to(x))
+        return base.model_sampling.calculate_denoised(t, without_row(torch.cat(found), self.wire), x)
+
+
+def _moved(kwargs: dict, device: torch.device) -> dict:
+    """What a transformer on another GPU is called with, on this device, the options too."""
+    options = moved({**kwargs.get("transformer_options", {})}, device)
+    comfy.samplers.cast_transformer_options(options, device=device)
+    return {**moved(kwargs, device), "transformer_options": options}
 
 
 def canvas_of(wire: DitTokens, asked: list[Asked], patch_size: int) -> DitTokens:

@@ -24,7 +24,7 @@ ADAPTERS = "dit_blocks_adapters"  # in model_options: patch size → what it was
 def patch_sizes_of(model) -> tuple[tuple[int, ...], int]:
     """A MODEL's patch sizes, its own first and those that it was taught last, and how many frames are in a patch."""
     transformer, known = model.model.diffusion_model, model.get_model_object("latent_format")
-    _, rows, columns = own_patch(transformer, known.latent_channels, known.latent_dimensions)
+    _, rows, columns = own_patch(transformer, known.latent_channels, known.latent_dimensions) if known.latent_dimensions > 1 else (1, 1, 1)
     sizes = getattr(transformer, "patch_sizes", None) or (columns if rows == columns else 1,)  # this library's own may have several
     # what joins frames (CogVideoX 1.5) also pads an odd number of them: a token of the wire is of one frame
     return (*sizes, *model.model_options.get(ADAPTERS, ())), 1

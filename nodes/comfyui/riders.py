@@ -126,10 +126,12 @@ def check_uncut(model, cut: bool) -> None:
 
 def left_out_by_stages(model) -> str:
     """What on a MODEL changes how fast it runs whole and does nothing in stages, in words; "" where there is nothing."""
-    if CACHE in model.model_options:
-        return IN_STAGES
-    return "stages run without this MODEL's torch.compile: only DiT Denoise and DiT Denoise Step use it" if "torch.compile" in wrappers_of(
-        model, WrappersMP.APPLY_MODEL) else ""
+    said = {IN_STAGES: CACHE in model.model_options,
+            "stages run without this MODEL's torch.compile: only DiT Denoise and DiT Denoise Step use it":
+                "torch.compile" in wrappers_of(model, WrappersMP.APPLY_MODEL),
+            "stages run on the first GPU: only DiT Denoise, DiT Denoise Step and KSampler divide a step among this MODEL's GPUs":
+                model.get_additional_models_with_key("multigpu")}
+    return "; ".join(line for line, holds in said.items() if holds)
 
 
 def check_stages(model, size: tuple[int, ...], *conditionings: Conditioning) -> None:
@@ -139,8 +141,6 @@ def check_stages(model, size: tuple[int, ...], *conditionings: Conditioning) -> 
     what = around_a_run(model)
     if what:
         raise StagesError(f"this MODEL carries {what}; {WHOLE}")
-    if model.get_additional_models_with_key("multigpu"):
-        raise StagesError("this MODEL runs on several GPUs, the stages on one: leave MultiGPU out, or use DiT Denoise or DiT Denoise Step")
     if PLANS in model.model_options:
         raise StagesError("this MODEL carries DiT Blocks (MODEL), whose plan stages would leave out: take it away, and use DiT Blocks, or use "
                           "DiT Denoise")

@@ -12,21 +12,27 @@ import torch
 VRAM = 8 << 30
 
 
-def install(dtype: str = "bf16", dynamic: str = "", vram_state: str = "NORMAL_VRAM", gpu_only: bool = False, vram: int = VRAM) -> None:
-    """Turn a ComfyUI that was started with --cpu into one with a GPU of so many bytes. dtype: what models compute in."""
+def install(dtype: str = "bf16", dynamic: str = "", vram_state: str = "NORMAL_VRAM", gpu_only: bool = False, vram: int = VRAM, count: int = 1) -> None:
+    """Turn a ComfyUI that was started with --cpu into one with GPUs of so many bytes. dtype: what models compute in. count: one GPU, or two."""
     from comfy.cli_args import args
     import comfy.model_management as mm
+    import comfy.multigpu
     torch.cuda._lazy_init = lambda: None
     torch.cuda.synchronize = lambda *_, **__: None
-    torch.cuda.current_device = lambda: 0
-    torch.cuda.set_device = lambda *_: None
+    torch.cuda.current_device, torch.cuda.set_device = device.PATCHED["current_device"], device.PATCHED["set_device"]
     torch.cuda.get_device_properties = lambda *_: types.SimpleNamespace(major=8, minor=6, total_memory=vram, name="simulated", multi_processor_count=80)
     torch.cuda.get_device_name = lambda *_: "simulated"
     args.cpu, args.gpu_only, args.disable_pinned_memory = False, gpu_only, True
     mm.cpu_state, mm.vram_state = mm.CPUState.GPU, getattr(mm.VRAMState, vram_state)
     mm.set_vram_to, mm.lowvram_available = mm.vram_state, True
     mm.get_torch_device = lambda: device.GPU
-    mm.get_all_torch_devices = lambda *_, **__: [device.GPU]
+    mm.get_all_torch_devices = lambda *_, **__: [device.GPU, device.SECOND][:count]
+    work = comfy.multigpu.MultiGPUThreadPool._worker_loop
+
+    def in_thread(*args):
+        with device.in_thread():
+            work(*args)
+    comfy.multigpu.MultiGPUThreadPool._worker_loop = in_thread
 
     def free(place=None, torch_free_too=False):
         there = (place or device.GPU).type == device.GPU.type

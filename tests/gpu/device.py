@@ -5,8 +5,8 @@
         x + torch.zeros(3)                    # RuntimeError: two devices
         x.sum().item()                        # counts.syncs: one more
 
-Refused: an operation over tensors of two devices (a CPU number of no dimension may mix, as on CUDA), numpy() of its tensors, random numbers by
-a CPU generator, more memory than it has, and float64 where `on(float64=False)`, as on Apple MPS, Intel XPU and DirectML.
+There are two of them, GPU and SECOND. Refused: an operation over tensors of two devices (a CPU number of no dimension may mix, as on CUDA),
+numpy() of its tensors, random numbers by a CPU generator, more memory than it has, and float64 where `on(float64=False)`, as on Apple MPS, Intel XPU and DirectML.
 Counted: what makes the CPU wait for the device, by the line of the pack that does it; bytes brought there and back; bytes that live there.
 Not simulated: kernels, their speed and rounding, streams, a native allocator.
 """
@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import os
 from pathlib import Path
 import sys
+import threading
 import weakref
 
 import torch
@@ -25,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 # PyTorch's backward pass asks for a device that its build knows: without a GPU no build knows CUDA's, every one knows "lazy"
-GPU = torch.device(os.environ.get("SIMULATED_DEVICE", "lazy"), 0)
+GPU, SECOND = (torch.device(os.environ.get("SIMULATED_DEVICE", "lazy"), number) for number in (0, 1))
 PACK, HERE = str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])
 aten = torch.ops.aten
 WAITS = {aten._local_scalar_dense.default: "item", aten.item.default: "item", aten.is_nonzero.default: "bool", aten.equal.default: "equal",
@@ -60,6 +61,21 @@ class Counts:
 
 counts = Counts()
 _known: dict[int, int] = {}
+_lock, _thread = threading.RLock(), threading.local()
+
+
+def current() -> torch.device:
+    """Where a device of no number is, in this thread."""
+    return getattr(_thread, "device", GPU)
+
+
+def _set_current(place) -> None:
+    _thread.device = torch.device(GPU.type, place) if isinstance(place, int) else _numbered(place)
+
+
+def _numbered(place) -> torch.device:
+    place = torch.device(place)
+    return current() if place.type == GPU.type and place.index is None else place
 
 
 def site() -> str:
@@ -79,16 +95,18 @@ def _held(values: torch.Tensor) -> None:
     """Count the bytes of a storage for as long as it lives."""
     storage = values.untyped_storage()
     key, size = storage._cdata, storage.nbytes()
-    if key in _known:
-        return
-    if counts.live + size > counts.total:
-        raise torch.OutOfMemoryError(f"CUDA out of memory: {size} bytes more than {counts.live} of {counts.total} [{site()}]")
-    _known[key] = size
-    counts.live += size
-    counts.peak = max(counts.peak, counts.live)
+    with _lock:
+        if key in _known:
+            return
+        if counts.live + size > counts.total:
+            raise torch.OutOfMemoryError(f"CUDA out of memory: {size} bytes more than {counts.live} of {counts.total} [{site()}]")
+        _known[key] = size
+        counts.live += size
+        counts.peak = max(counts.peak, counts.live)
 
     def gone() -> None:
-        counts.live -= _known.pop(key, 0)
+        with _lock:
+            counts.live -= _known.pop(key, 0)
     weakref.finalize(storage, gone)
 
 
@@ -101,11 +119,11 @@ class Simulated(torch.Tensor):
     """A tensor on the device. Its numbers are `values`, on the CPU."""
 
     @staticmethod
-    def __new__(cls, values: torch.Tensor):
+    def __new__(cls, values: torch.Tensor, place: torch.device = GPU):
         _check_type(values.dtype)
         made = torch.Tensor._make_wrapper_subclass(
             cls, values.size(), strides=values.stride(), storage_offset=values.storage_offset(), dtype=values.dtype, layout=values.layout,
-            device=GPU, requires_grad=False)
+            device=place, requires_grad=False)
         made.values = values
         _held(values)
         return made
@@ -124,7 +142,7 @@ class Simulated(torch.Tensor):
     __array__ = numpy
 
     def __repr__(self, **kwargs):
-        return f"Simulated({tuple(self.shape)}, {self.dtype})"
+        return f"Simulated({tuple(self.shape)}, {self.dtype}, {self.device})"
 
     def is_pinned(self, *args):
         return False
@@ -135,7 +153,7 @@ class Simulated(torch.Tensor):
 
     def __deepcopy__(self, memo):
         if id(self) not in memo:
-            copied = Simulated(self.values.detach().clone())
+            copied = Simulated(self.values.detach().clone(), self.device)
             memo[id(self)] = torch.nn.Parameter(copied, self.requires_grad) if getattr(self, "_is_param", False) else copied
         return memo[id(self)]
 
@@ -169,43 +187,47 @@ def _move(func, args, kwargs):
         dtype = args[1]
     elif func is aten.to.other:
         place, dtype = args[1].device, args[1].dtype
-    there = torch.device(place).type == GPU.type if place is not None else isinstance(source, Simulated)
-    crosses = there != isinstance(source, Simulated)
-    if crosses:
+    target = _numbered(place) if place is not None else source.device
+    there = target.type == GPU.type
+    crosses = target != source.device
+    if there != isinstance(source, Simulated):
         _moved(source, not there, "to the CPU")
     if there:
         _check_type(dtype)
     values = _bare(source)
     made = values.to(dtype=dtype or values.dtype, copy=func is aten._to_copy.default or kwargs.get("copy", False) or crosses)
-    if place is not None and torch.device(place).type == "meta":
+    if target.type == "meta":
         return made.to("meta")
     if not there:
         return made
-    return source if made is values and not crosses else _wrapped(made, [])
+    return source if made is values and not crosses else _wrapped(made, [], target)
 
 
 def _refuse_two_devices(func, args, flat) -> None:
+    place = next(value.device for value in flat if isinstance(value, Simulated))
+
     def elsewhere(value) -> bool:
-        return isinstance(value, torch.Tensor) and not isinstance(value, Simulated) and value.dim() > 0
+        return isinstance(value, torch.Tensor) and value.device != place and (value.dim() > 0 or isinstance(value, Simulated))
     if func in INDEXING:
         given, indices = args[:2]
-        if not isinstance(given, Simulated):
-            raise DeviceError(f"indices should be either on cpu or on the same device as the indexed tensor (cpu) [{site()}]")
+        if given.device != place or any(isinstance(index, Simulated) and index.device != place for index in indices):
+            raise DeviceError(f"indices should be either on cpu or on the same device as the indexed tensor ({given.device}) [{site()}]")
         if any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices):
             _waited("index by a mask")
         if len(args) > 2 and elsewhere(args[2]):
-            raise DeviceError(f"values on cpu are put into a tensor on the device [{site()}]")
+            raise DeviceError(f"values on {args[2].device} are put into a tensor on {place} [{site()}]")
         return
     if any(map(elsewhere, flat)):
-        raise DeviceError(f"Expected all tensors to be on the same device, but found at least two devices, the device and cpu! ({func}) [{site()}]")
+        other = next(value.device for value in flat if elsewhere(value))
+        raise DeviceError(f"Expected all tensors to be on the same device, but found at least two devices, {place} and {other}! ({func}) [{site()}]")
     first = func._schema.arguments[0] if func._schema.arguments else None
     if first is not None and first.alias_info is not None and first.alias_info.is_write and isinstance(args[0], torch.Tensor) \
             and not isinstance(args[0], Simulated):
         raise DeviceError(f"a tensor on the CPU is changed by ones on the device ({func}) [{site()}]")
 
 
-def _wrapped(answer, given: list[Simulated], view: bool = False):
-    """Numbers → tensors of the device; what an operation gave back of its inputs stays the same object."""
+def _wrapped(answer, given: list[Simulated], place: torch.device, view: bool = False):
+    """Numbers → tensors of a device; what an operation gave back of its inputs stays the same object."""
     known = {id(one.values): one for one in given}
 
     def wrap(value):
@@ -216,8 +238,8 @@ def _wrapped(answer, given: list[Simulated], view: bool = False):
         normal = not value.is_inference() or (view and given and not given[0].is_inference())
         if torch.is_inference_mode_enabled() and normal:  # a view of a normal tensor is none of inference mode's
             with torch.inference_mode(False):
-                return Simulated(value)
-        return Simulated(value)
+                return Simulated(value, place)
+        return Simulated(value, place)
     return tree_map(wrap, answer)
 
 
@@ -236,13 +258,13 @@ def run(func, args: tuple, kwargs: dict):
             _moved(source, isinstance(source, Simulated), "copy_")
         _bare(target).copy_(_bare(source))
         return target
-    if place is not None and torch.device(place).type == GPU.type:
+    if place is not None and _numbered(place).type == GPU.type:
         if kwargs.get("generator") is not None:
             raise DeviceError(f"Expected a device type of the device for generator but found 'cpu' [{site()}]")
         _check_type(kwargs.get("dtype"))
         named = {**tree_map(_bare, kwargs), "device": torch.device("cpu")}
         named.pop("pin_memory", None)
-        return _wrapped(func(*tree_map(_bare, args), **named), [])
+        return _wrapped(func(*tree_map(_bare, args), **named), [], _numbered(place))
     if not given:
         return func(*args, **kwargs)
     if place is not None:  # zeros_like of a tensor there, made elsewhere
@@ -259,7 +281,19 @@ def run(func, args: tuple, kwargs: dict):
     _check_type(kwargs.get("dtype"))
     plain_args, plain_kwargs = tree_unflatten([_bare(value) for value in flat], spec)
     answer = func(*plain_args, **plain_kwargs)
-    return _wrapped(answer, given, getattr(func, "is_view", False) or func is aten.detach.default)
+    return _wrapped(answer, given, given[0].device, getattr(func, "is_view", False) or func is aten.detach.default)
+
+
+@contextmanager
+def in_thread() -> Iterator[None]:
+    """Both devices are there in a thread of its own, while `on` lasts in another."""
+    lifted = torch._C._only_lift_cpu_tensors()
+    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor([…], device="cuda") is made here, then moved
+    try:
+        with _Mode(), torch.autograd.set_multithreading_enabled(False):
+            yield
+    finally:
+        torch._C._set_only_lift_cpu_tensors(lifted)
 
 
 class _Mode(TorchDispatchMode):
@@ -275,18 +309,15 @@ def on(total: int = 1 << 40, float64: bool = True) -> Iterator[Counts]:
     if GPU.type == "cuda" and not torch.cuda.is_available():
         torch._C._ensureCUDADeviceGuardSet()  # a guard that does nothing
     kept, autocast = {name: getattr(torch.cuda, name) for name in PATCHED}, torch.autocast
-    lifted = torch._C._only_lift_cpu_tensors()
     counts.restart()
     counts.total, counts.float64 = total, float64
     try:
         for name, instead in PATCHED.items():
             setattr(torch.cuda, name, instead)
         torch.autocast = lambda kind, *args, **how: nullcontext() if kind == "lazy" else autocast(kind, *args, **how)
-        torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor([…], device="cuda") is made here, then moved
-        with _Mode(), torch.autograd.set_multithreading_enabled(False):
+        with in_thread():
             yield counts
     finally:
-        torch._C._set_only_lift_cpu_tensors(lifted)
         torch.autocast = autocast
         for name, value in kept.items():
             setattr(torch.cuda, name, value)
@@ -294,6 +325,6 @@ def on(total: int = 1 << 40, float64: bool = True) -> Iterator[Counts]:
 
 
 PATCHED = {
-    "_lazy_init": lambda: None, "synchronize": lambda *_: None, "current_device": lambda: 0, "set_device": lambda *_: None,
+    "_lazy_init": lambda: None, "synchronize": lambda *_: None, "current_device": lambda: current().index, "set_device": _set_current,
     "get_rng_state": lambda *_: torch.get_rng_state(), "set_rng_state": lambda state, *_: torch.set_rng_state(state),
 }

@@ -5,6 +5,8 @@
 MODE: normal, dynamic (some of the weights stay on the device), novram, gpuonly. DTYPE: bf16, fp16, fp8, of the weights; fp8 computes in bf16.
 """
 
+import functools
+import gc
 import json
 from pathlib import Path
 import sys
@@ -18,6 +20,7 @@ import torch  # noqa: E402
 MODES = {"normal": {}, "dynamic": {"dynamic": "some"}, "novram": {"vram_state": "NO_VRAM"}, "gpuonly": {"gpu_only": True}}
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.float8_e4m3fn}
 FAMILIES = ("sd3", "sd35_medium", "flux_dev", "pixart", "auraflow", "lumina2", "z_image", "qwen_image", "wan")
+LARGE = 48, 40  # latent cells, so that what is computed outweighs the weights
 WIRES_KEEP = 64 * 1024  # bytes of the device that a step's wires may hold: sigmas and what else a host puts into its options
 
 
@@ -74,6 +77,25 @@ def waits_no_more_than_ksampler(model, *rest):
             counted.append(device.counts.waits)
     ksamplers, ours = counted[1] - counted[0], counted[3] - counted[2]
     assert ours <= ksamplers + 4 * 3, f"in 4 steps the CPU waits {ours} times, KSampler {ksamplers} times: {device.counts.syncs.most_common(8)}"
+
+
+def needs_no_more_memory_than_ksampler(model, positive, negative, latent):
+    """The most that lies on the device at once: whole, in a chain and by stages; and what is brought to it."""
+    import host_model_check as wires
+    made = model, positive, negative, torch.randn(2, *latent.shape[1:-2], *LARGE, generator=torch.Generator().manual_seed(3))
+    ways = {"KSampler": ksampler, "DiT Denoise": wires.wires, "a chain of steps": functools.partial(wires.wires, chain=True), "stages": wires.inside}
+    found = {}
+    for way, run in ways.items():
+        run(*made, steps=1)
+        gc.collect()
+        device.counts.restart()
+        run(*made, steps=4)
+        found[way] = device.counts.peak, device.counts.up
+    peak, up = found.pop("KSampler")
+    assert all(most <= 1.02 * peak for most, _ in found.values()), (peak, found)
+    one = made[3].numel() * 4  # bytes of a latent: beside the weights, which are there, nothing else is brought
+    more = {way: (brought - up) / one for way, (_, brought) in found.items()}
+    assert more["DiT Denoise"] <= 6 and more["a chain of steps"] <= 4 * 6, more
 
 
 def teaches_and_wears_an_adapter(model, positive, negative, latent):
@@ -146,7 +168,7 @@ def the_default_model(*_):
 
 
 CHECKS = {"default": the_default_model, "draws": draws_what_ksampler_draws, "wires": wires_hold_nothing_of_the_device, "waits": waits_no_more_than_ksampler,
-          "adapter": teaches_and_wears_an_adapter}
+          "memory": needs_no_more_memory_than_ksampler, "adapter": teaches_and_wears_an_adapter}
 CASES = [(check, name) for check in CHECKS for name in FAMILIES
          if check == "draws" or name in ("sd3", "flux_dev", "wan")[:{"adapter": 2, "default": 1}.get(check, 3)]]
 

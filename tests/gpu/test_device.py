@@ -18,6 +18,20 @@ def test_devices_do_not_mix():
             x.numpy()
 
 
+def test_two_gpus_do_not_mix():
+    with device.on():
+        x, y = torch.ones(3, device=device.GPU), torch.arange(3, device=device.SECOND)
+        assert (x.device, y.device, (y + torch.tensor(2)).device) == (device.GPU, device.SECOND, device.SECOND)
+        assert torch.zeros(1, device=device.GPU.type).device == device.GPU
+        for mixed in (lambda: x + y, lambda: x + y[0], lambda: x[y], lambda: x.add_(y), lambda: torch.cat([x, y]), lambda: torch.where(y > 1, x, x)):
+            with pytest.raises(RuntimeError, match="device"):
+                mixed()
+        there = x.to(device.SECOND)
+        assert (there + y).device == device.SECOND and (there + y).tolist() == [1, 2, 3] and x.device == device.GPU
+        x.copy_(there * 2)
+        assert x.tolist() == [2, 2, 2] and there.tolist() == [1, 1, 1]
+
+
 def test_waits_and_bytes_are_counted():
     with device.on() as counts:
         x = torch.ones(256, device=device.GPU)

@@ -14,8 +14,9 @@ pytestmark = needs_comfyui
 EVERYWHERE = os.environ.get("EVERYWHERE")  # all of them, which takes half an hour
 RUNS = (("normal", "fp16", (), "cuda"), ("dynamic", "fp8", (), "cuda"), ("novram", "bf16", ("draws",), "cuda"), ("gpuonly", "bf16", ("sd3", "wan"), "cuda"),
         ("normal", "bf16", ("adapter", "default"), "lazy"), ("dynamic", "bf16", ("adapter", "default"), "lazy")) if EVERYWHERE else (
-    ("normal", "fp16", ("sd3: draws", "flux_dev: wires"), "cuda"), ("dynamic", "fp8", ("flux_dev: draws",), "cuda"),
+    ("normal", "fp16", ("sd3: draws", "flux_dev: wires", "sd3: memory"), "cuda"), ("dynamic", "fp8", ("flux_dev: draws",), "cuda"),
     ("dynamic", "bf16", ("sd3: adapter", "default"), "lazy"))
+TWO_GPUS = (("normal", "fp16"), ("dynamic", "bf16")) if EVERYWHERE else (("normal", "fp16", "cfg 4, batch 2", "remarks", "sd3: riders"),)
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +26,8 @@ def errors(tmp_path_factory):
     (packs / "dit_blocks").symlink_to(ROOT, target_is_directory=True)
 
     @functools.cache
-    def run(mode: str, dtype: str, words: tuple[str, ...], kind: str) -> dict[str, str | None]:
-        done = subprocess.run([PYTHON, HERE / "gpu" / "host_gpu_check.py", COMFYUI, packs, mode, dtype, *words], capture_output=True, text=True,
+    def run(mode: str, dtype: str, words: tuple[str, ...], kind: str, script: str = "host_gpu_check") -> dict[str, str | None]:
+        done = subprocess.run([PYTHON, HERE / "gpu" / f"{script}.py", COMFYUI, packs, mode, dtype, *words], capture_output=True, text=True,
                               timeout=1800, env={**os.environ, "OMP_NUM_THREADS": "1", "SIMULATED_DEVICE": kind})
         assert done.returncode == 0, done.stderr[-3000:]
         lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"case"')]
@@ -37,6 +38,13 @@ def errors(tmp_path_factory):
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: " ".join((*run[:2], *run[2], run[3])))
 def test_on_the_simulated_gpu(errors, run):
     found = errors(*run)
+    assert found and not any(found.values()), "\n".join(f"{case}\n{error}" for case, error in found.items() if error)
+
+
+@pytest.mark.parametrize("mode,dtype,words", [(mode, dtype, tuple(words)) for mode, dtype, *words in TWO_GPUS], ids=lambda value: str(value))
+def test_on_two_simulated_gpus(errors, mode, dtype, words):
+    """What ComfyUI divides among GPUs: its picture, whole, in a chain of steps and by stages, with what rides along."""
+    found = errors(mode, dtype, words, "cuda", "host_two_gpus_check")
     assert found and not any(found.values()), "\n".join(f"{case}\n{error}" for case, error in found.items() if error)
 
 

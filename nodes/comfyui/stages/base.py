@@ -7,6 +7,7 @@ Helper functions are taken from the module that forward is written in, so nothin
 """
 
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 import math
 import re
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from ....dit_impl.cost.arithmetic import CountedArchitecture
 from ....dit_impl.errors import StagesError
+from ....dit_impl.model.alone import Alone, both
 from ....dit_impl.model.position import resized
 from ....dit_impl.model.rotary import Placing, moved, table
 from ....dit_impl.model.stages import Attention, Hear, Hidden, Look, Stages, joint_attention, unseen
@@ -166,11 +168,9 @@ def observed(options: dict, look: Look, hear: Hear = unseen) -> dict:
     numbers, earlier = count(), options.get(OVERRIDE)
 
     def override(attend, *given, **how):
-        number = next(numbers)
+        number, run = next(numbers), partial(earlier, attend) if earlier else attend
         added = look(number, *queries_and_keys(*given, **how))
-        if added is not None:
-            given, how = with_mask(added, *given, **how)
-        out = earlier(attend, *given, **how) if earlier else attend(*given, **how)
+        out = run(*given, **how) if added is None else masked(added, run, *given, **how)
         hear(number, out.transpose(1, 2).flatten(2) if out.dim() == 4 else out)
         return out
     return {**options, OVERRIDE: override}
@@ -194,11 +194,13 @@ def queries_and_keys(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor |
     return q, k, how.get("scale", q.shape[-1] ** -0.5), mask
 
 
-def with_mask(added: Tensor, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **how) -> tuple[tuple, dict]:
-    """What ComfyUI's attention is called with, and a further mask [Nq, Nk] added to the scores: → its arguments."""
-    if mask is not None:
-        added = added + (added.new_zeros(mask.shape).masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else mask)
-    return (q, k, v, heads), {**how, "mask": added}
+def masked(added: Tensor | Alone, run: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **how) -> Tensor:
+    """What ComfyUI's attention is called with → its answer, with a further mask [Nq, Nk] or where some tokens read themselves alone."""
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        return run(q, k, v, heads, mask=mask, **how)
+    if isinstance(added, Alone):
+        return added.attention(q, k, v, mask, attend)
+    return attend(q, k, v, added if mask is None else both(added, mask))
 
 
 def own_options(transformer_options: dict) -> dict:

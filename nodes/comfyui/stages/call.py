@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 import inspect
+from threading import local
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,7 +19,7 @@ MARK = "dit_blocks_replay"  # in the options that a replay hands to the model: b
 OPTIONS = "transformer_options"
 WHOLE = "use DiT Denoise Step"
 _missing = object()
-_depth = 0  # of replays that run
+_running = local()  # depth: of replays that run in this thread; several GPUs have a thread each
 watched: WeakKeyDictionary[nn.Module, list[Callable]] = WeakKeyDictionary()  # block → (args, kwargs) → the same with an observer in them
 
 
@@ -95,15 +96,14 @@ def in_one_line(what: str) -> Iterator[None]:
 @contextmanager
 def instead(changes: Mapping[nn.Module, Callable]) -> Iterator[None]:
     """While it lasts, a module's forward is change(its own forward, args, kwargs)."""
-    global _depth
     before = {module: vars(module).get("forward", _missing) for module in changes}
-    _depth += 1
+    _running.depth = getattr(_running, "depth", 0) + 1
     try:
         for module, change in changes.items():
             vars(module)["forward"] = partial(lambda change, own, *args, **kwargs: change(own, args, kwargs), change, module.forward)
         yield
     finally:
-        _depth -= 1
+        _running.depth -= 1
         for module, forward in before.items():
             if forward is _missing:
                 vars(module).pop("forward", None)
@@ -113,7 +113,7 @@ def instead(changes: Mapping[nn.Module, Callable]) -> Iterator[None]:
 
 def is_replayed() -> bool:
     """Whether the forward that runs is a replay's."""
-    return _depth > 0
+    return getattr(_running, "depth", 0) > 0
 
 
 def with_options(module: nn.Module, args: tuple, kwargs: dict, change: Callable[[dict], dict]) -> tuple[tuple, dict]:
