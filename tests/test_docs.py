@@ -1,8 +1,8 @@
 """Help pages and the Chinese locale say what the nodes' schemas say: every node, every socket, nothing that is not there."""
 
-import importlib.util
 import re
 
+from measures import benchmark
 from node_needs import DOCS, INFO, LANGUAGES, LOCALE, ROOT, WITH_PAGES, WITH_WORDS, page, read
 import pytest
 
@@ -84,15 +84,8 @@ def test_there_is_no_page_of_a_node_that_is_gone():
     assert not pages - {page(name, language) for name in INFO for language in LANGUAGES}
 
 
-def benchmark():
-    """benchmarks/patch_size.py, which is in no package."""
-    spec = importlib.util.spec_from_file_location("patch_size", ROOT / "benchmarks" / "patch_size.py")
-    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
-    return module
-
-
 def test_figures_are_those_of_the_results():
-    patch_size = benchmark()
+    patch_size = benchmark("patch_size")
     results = patch_size.FIGURES.search(read(ROOT / "benchmarks" / "RESULTS.md"))[0]
     cells = [re.split(r" *\| *", row)[1:6] for row in re.findall(r"^\| \d.*$", results, re.M)]
     rows = [{"name": name, "accuracy": float(right[:-1]) / 100, "flops": float(flops[:-1]) / 100, "seconds": float(seconds[:-1]) / 100,
@@ -109,7 +102,7 @@ def test_figures_are_those_of_the_results():
 
 
 def test_each_way_stands_beside_fewer_steps_at_its_seconds():
-    patch_size = benchmark()
+    patch_size = benchmark("patch_size")
 
     def row(name, accuracy, seconds):
         return {"name": name, "prompts": 100, "accuracy": accuracy, "interval": patch_size.interval(accuracy, 100), "flops": seconds, "seconds": seconds,

@@ -3,11 +3,11 @@
 from dataclasses import replace
 import json
 
+from diffusers_models import flux, pixart, save
 import pytest
 from safetensors.torch import load_file, save_file
 import torch
 
-from diffusers_models import flux, pixart, save
 from dit_blocks.dit_impl.errors import BackboneError, CheckpointError, SetError
 from dit_blocks.dit_impl.sources import adapters, checkpoints, dit_file
 from dit_blocks.dit_impl.sources.adapter_layers import extended, new_parameters

@@ -1,13 +1,12 @@
 """Steering: a direction between two runs, added to a third, and the file that it is kept in."""
 
 from dataclasses import replace
-import importlib.util
-from pathlib import Path
 
+from measures import benchmark
 import pytest
 from safetensors.torch import save_file
-import torch
 from test_token_ops import CORNER, INSIDE, embedded, out, raw
+import torch
 
 from dit_blocks.dit_impl.errors import CheckpointError
 from dit_blocks.dit_impl.sources.steering_file import load_vector, save_vector
@@ -135,8 +134,5 @@ def test_a_disk_that_is_full_leaves_what_was_there(pair, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_vector_turns_red_objects_of_the_default_model_blue():
     """More than nine in ten of 100 prompts, with 24 pairs: benchmarks/RESULTS.md."""
-    spec = importlib.util.spec_from_file_location("steering", Path(__file__).parent.parent / "benchmarks" / "steering.py")
-    bench = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bench)
-    found = bench.measure(6, pairs=6)
+    found = benchmark("steering").measure(6, pairs=6)
     assert found["turned"] >= 4 / 6 and found["control"] >= 5 / 6

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
+from conftest import conditioning
 import pytest
 import torch
 
-from conftest import conditioning
 from dit_blocks.dit_impl.errors import BackboneError, TrainingError
 from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
 from dit_blocks.dit_impl.training import losses
