@@ -6,10 +6,12 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 import tracemalloc
+from types import SimpleNamespace
 
 from PIL import Image
 import pytest
@@ -18,7 +20,7 @@ from serve_host import EXAMPLE, Serve, prompt
 from dit_blocks.standalone import cli
 from dit_blocks.standalone.errors import WorkflowError
 from dit_blocks.standalone.sweep import command, drive, record, sheet
-from dit_blocks.standalone.sweep.plan import key, read_plan
+from dit_blocks.standalone.sweep.plan import Workers, key, read_plan
 from dit_blocks.standalone.sweep.record import Record
 from dit_blocks.standalone.sweep.worker import Result, Worker
 
@@ -247,6 +249,54 @@ def test_the_cell_of_a_worker_that_dies_runs_again_but_not_for_ever(tmp_path, mo
     assert rows["always"]["error"].startswith("its worker died 3 times") and rows["raises"]["error"] == "no more of it"
     runs = (tmp_path / "runs.txt").read_text().split()
     assert runs.count("always") == 3 and runs.count("once") == 2 and runs.count("a") == 1
+
+
+@pytest.mark.slow
+@rays
+def test_a_cluster_is_joined_by_its_address_and_stays(small, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    opened = os.environ | {"RAY_AUTH_MODE": "disabled"}  # a cluster's token is its owner's affair
+    head = subprocess.Popen([sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address=127.0.0.1",
+                             f"--port={port}", "--num-cpus=2", "--num-gpus=1", "--include-dashboard=false", "--disable-usage-stats"],
+                            env=opened, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while socket.socket().connect_ex(("127.0.0.1", port)) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        file = small('"Add Noise (DiT).seed" = [1, 2]')
+        file.write_text(file.read_text().replace("count = 1", f'gpus = 1\naddress = "127.0.0.1:{port}"'))
+        done = subprocess.run([sys.executable, "-m", "dit_blocks.standalone.cli", "sweep", str(file)], env=opened, capture_output=True, text=True,
+                              timeout=240)
+        assert done.returncode == 0, done.stderr
+        assert len(rows_of(tmp_path / "sweep")) == 2 and not any(row["error"] for row in rows_of(tmp_path / "sweep"))
+        assert head.poll() is None and not socket.socket().connect_ex(("127.0.0.1", port))
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)
+        head.wait(60)
+
+
+@pytest.mark.parametrize("asked,room", [(dict(), 8), (dict(gpus=1), 2), (dict(gpus=0.5, count=3), 3), (dict(cpus=3), 2), (dict(gpus=4), 0)])
+def test_workers_are_as_many_as_there_is_room_for(asked, room):
+    ray = SimpleNamespace(cluster_resources=lambda: {"CPU": 8.0, "GPU": 2.0})
+    if room:
+        assert drive.places(ray, Workers(**asked)) == room
+    else:
+        with pytest.raises(WorkflowError, match=r"^\[workers\] takes 1 CPUs and 4 GPUs each, where there are 8 and 2$"):
+            drive.places(ray, Workers(**asked))
+
+
+@pytest.mark.slow
+@rays
+def test_processes_of_eval_and_the_benchmarks_answer_in_order():
+    with drive.each_in(2) as each:
+        found = list(each(lambda item: (os.getpid(), -item), range(6)))
+    assert [value for _, value in found] == [0, -1, -2, -3, -4, -5] and os.getpid() not in {process for process, _ in found}
+    with drive.each_in(0) as each:
+        assert each is map
+    with pytest.raises(WorkflowError, match="--workers is at least 0, not -1"), drive.each_in(-1):
+        pass
 
 
 @pytest.mark.slow
