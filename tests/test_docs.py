@@ -115,7 +115,7 @@ def test_each_way_stands_beside_fewer_steps_at_its_seconds():
     block = patch_size.WAYS_FIGURES.search(written)[0]
     assert "| 4 | 99% (95%–100%) | 27% | 27% | 30.0 | 5 steps | 25% | 80% (71%–87%) | 30.0 |" in block and "| skip 3 |" in block
     assert "**More right than fewer steps at the same seconds:** `4`." in block and "fewer steps win:** `cache 0.2`" in block
-    assert written.count("<!-- end of figures -->") == text.count("<!-- end of figures -->") == 2
+    assert written.count("<!-- end of figures -->") == text.count("<!-- end of figures -->") == 3
     assert patch_size.rewritten(text, rows[:1] + [row(name, 0.5, 0.5) for name in patch_size.ROWS.split("\n")[1:]], 100).count("ways figures") == 1
     low, high = patch_size.interval(0.5, 100)
     assert round(low, 3) == 0.404 and round(high, 3) == 0.596 and patch_size.interval(1.0, 20)[1] > 0.999

@@ -326,7 +326,7 @@ def test_words_that_are_ignored_are_told_on_the_node():
     (sigmas,) = out(Schedule, dit=dit, steps=2, scheduler="simple", denoise=1.0)
     tokens = dit.add_noise(dit.fold({"samples": torch.zeros(1, 16, 8, 8)}, 8), sigmas, 0, 1)[0]
     common = {"dit": dit, "tokens": tokens, "sigmas": sigmas, "cfg": 1.0, "solver": "euler"}
-    for text, told in (("a red circle", ()), ("a fluffy red dog", ("words ignored, because the text encoder does not know them: fluffy, dog",))):
+    for text, told in (("a red circle", ()), ("a fluffy red dragon", ("words ignored, because the text encoder does not know them: fluffy, dragon",))):
         positive = clip.encode_from_tokens_scheduled(clip.tokenize(text))
         answer = Denoise.execute(**common, positive=positive, start_step=0, end_step=2)
         assert answer.ui["text"] == answer.ui["dit_blocks"][0]["remarks"] == told
