@@ -158,7 +158,7 @@ def test_pixart_alpha_is_told_the_picture_s_size_and_masked_text_has_no_say(fold
     sigma = dit.flow.sigmas[-1].float()
     x = torch.randn(2, 4, 6, 10, generator=torch.Generator().manual_seed(1)) * sigma
     wanted = x - sigma * theirs("PixArt", transformer, x / (sigma ** 2 + 1).sqrt(), torch.tensor(999), conditioning("PixArt")[:1])[0]
-    torch.testing.assert_close(first, wanted, atol=1e-5 * wanted.abs().max().item(), rtol=1e-5)
+    torch.testing.assert_close(first, wanted, atol=5e-5 * wanted.abs().max().item(), rtol=1e-5)
     ((states, extras),), _ = conditioning("PixArt")
     changed = states.clone()
     changed[:, 3:] += 1
