@@ -92,7 +92,7 @@ def vector(pairs: int = PAIRS) -> SteeringVector:
 
 
 def measure(prompts: int, pairs: int = PAIRS) -> dict:
-    """→ shares of prompts: turned, with all other attributes as they were; blue, whatever became of them; control, without the vector, drawn right."""
+    """→ shares of prompts: turned, with all else as it was; blue, whatever became of the rest; control, drawn right without the vector."""
     blue, counts = vector(pairs), {"turned": 0, "control": 0, "blue": 0}
     wanted = coloured(scenes.held_out()[0][:prompts], "red")
     for start in range(0, prompts, BATCH):
@@ -102,7 +102,8 @@ def measure(prompts: int, pairs: int = PAIRS) -> dict:
                                 ("control", lambda hidden: hidden, batch)):
             found = [read_scene(picture) for picture in draw(batch, start, act)]
             counts[name] += sum(map(same_scene, found, goal))
-            counts["blue"] += sum({thing.colour for thing in scene.things} == {"blue"} for scene in found)
+            if name == "turned":
+                counts["blue"] += sum({thing.colour for thing in scene.things} == {"blue"} for scene in found)
     return {name: count / len(wanted) for name, count in counts.items()} | {"vector": str(blue)}
 
 
@@ -113,8 +114,8 @@ def main() -> None:
     given = parser.parse_args()
     found = measure(given.prompts)
     said = (f"On {given.prompts} held-out prompts with one red object, a vector from red to blue ({found['vector']}), added at strength {STRENGTH} "
-            f"in all {STEPS} steps to the object's tokens: {found['blue']:.0%} become blue, {found['turned']:.0%} with all else as it was. Without it {found['control']:.0%} are "
-            "drawn as asked, in red.\n")
+            f"in all {STEPS} steps to the object's tokens: {found['blue']:.0%} become blue, {found['turned']:.0%} with all else as it was. Without it "
+            f"{found['control']:.0%} are drawn as asked, in red.\n")
     print(said)
     if given.write:
         RESULTS.write_text(FIGURES.sub(lambda _: said, RESULTS.read_text(encoding="utf-8")), encoding="utf-8")
