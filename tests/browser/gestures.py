@@ -125,11 +125,16 @@ def search(page, words: str, x: float, y: float) -> str:
     frames(page)
     page.keyboard.press("Enter")
     page.wait_for_function("count => app.graph.nodes.length === count", arg=len(before) + 1)
+    page.wait_for_function("!document.querySelector('[role=option]')")  # while the search goes away, it takes the clicks
     frames(page)
-    page.mouse.move(x + 6, y + 6)  # the node follows the mouse until a click
-    frames(page)
-    page.mouse.click(x + 6, y + 6)
-    page.wait_for_function("!document.querySelector('[role=option]')")  # while the search goes away, a double-click opens no other
+    for _ in range(5):  # the node follows the mouse until the page takes a click
+        page.mouse.move(x + 6, y + 6)
+        frames(page)
+        page.mouse.click(x + 6, y + 6)
+        if came(page, "app.canvas.state.ghostNodeId == null"):
+            break
+    else:
+        raise TimeoutError(f"{words} still follows the mouse")
     frames(page)
     (new,) = set(page.evaluate("app.graph.nodes.map(({ id }) => String(id))")) - set(before)
     return new
