@@ -6,6 +6,7 @@ from .budget import Budget, Compare
 from .class_label import ClassLabel
 from .concepts import ConceptMap
 from .denoise import AddNoise, Denoise, DenoiseStep, Schedule
+from .journey import TokenJourney
 from .load import LoadCheckpoint, LoadDiffusers, LoadEmbedded, SaveCheckpoint
 from .model import FromModel, ToModel
 from .patch import Patchify, PatchifyImage, Unpatchify
@@ -28,6 +29,6 @@ NODES = [LoadEmbedded, FromModel, ToModel, LoadDiffusers, LoadCheckpoint, SaveCh
          SteeringVector, Steer, SaveSteeringVector, LoadSteeringVector,
          Parity, BlockAblation,
          AttentionMap, AttentionSteps, ConceptMap, PositionSimilarity,
-         PatchFilters, ResponseMaps, TokenPCA, TokenSimilarity, Trajectory, PipelineReport, ContentAndPlace,
+         PatchFilters, ResponseMaps, TokenPCA, TokenSimilarity, TokenJourney, Trajectory, PipelineReport, ContentAndPlace,
          NewDiT, TrainingSet, TrainingScenes, Train, LoadAdapter, SaveAdapter,
          Trainable, NoiseAtTime, DiffusionLoss, TrainStep]

@@ -160,6 +160,7 @@ CASES = {
     "AttentionMap": [lambda k: dict(dit=k.dit, hidden=k.hidden)],
     "AttentionSteps": [lambda k: dict(tokens=k.tokens, **k.guided)],
     "ConceptMap": [lambda k: dict(dit=k.dit, hidden=k.hidden, clip=k.clip)],
+    "TokenJourney": [lambda k: dict(dit=k.dit, hidden=run("Condition", x=k.tokens, step=0, **k.guided)[0])],
     "PositionSimilarity": [lambda k: dict(dit=k.dit, x=k.tokens)],
     "PatchFilters": [lambda k: dict(dit=k.dit, before=k.dit)],
     "ResponseMaps": wires(dict(count=4)),

@@ -42,6 +42,20 @@ export const CHINESE = {
   "Saved with DiT Blocks {saved}; this is {own}, which does not have {nodes}. An update may bring what is missing.":
     "由 DiT Blocks {saved} 保存；这里是 {own}，没有 {nodes}。更新节点包也许就有了。",
   "DiT Blocks {own} does not have {nodes}. An update may bring what is missing.": "DiT Blocks {own} 没有 {nodes}。更新节点包也许就有了。",
+  "its patch: {count} values": "它的图块：{count} 个值",
+  "× row {number} of the patch embedding, and the products below": "× 图块嵌入的第 {number} 行，下面是乘积",
+  "{some} + … = {sum}; bias {bias}: number {number} of {width} is {embedded}":
+    "{some} + … = {sum}；偏置 {bias}：{width} 个数中的第 {number} 个是 {embedded}",
+  "patch embedding: number {number} of {width} is {embedded}": "图块嵌入：{width} 个数中的第 {number} 个是 {embedded}",
+  "its place adds {added}: {placed}; the whole place vector is {length} long":
+    "它的位置加 {added}：得 {placed}；整个位置向量的长度为 {length}",
+  "its place adds nothing: rotary positions turn queries and keys": "它的位置不加任何东西：旋转位置转动 query 和 key",
+  "length before the blocks and after each": "进入各块之前与每块之后的长度",
+  "words it reads most, mean of heads and blocks": "它读得最多的词（各头各块的平均）",
+  "no block shows this token reading text": "没有块显示这个 token 在读文本",
+  "the head answers {count} values": "输出层给出 {count} 个值",
+  "run to follow a token; then click one on any panel": "运行后可跟随一个 token；然后在任一面板上点一个",
+  "token {token} is chosen: run again to follow it": "已选 token {token}：再运行一次即可跟随它",
   "run to see which tokens are alike": "运行后可看到哪些 token 相似",
   "like {place} (orange: alike, blue: opposite)": "与 {place} 相似（橙：相似，蓝：相反）",
   "under the mouse: {place}; click and run to compare with it": "鼠标下：{place}；点击并运行即可与它比较",

@@ -3,7 +3,7 @@ import { newest } from "./answers.js";
 import { ask, tokensOf } from "./costs.js";
 import { fit, gridOf, mostOf, neighbour, readSelection, rectangle, remap, shareOf, tokenAt, tokenOf, writeSelection } from "./grid.js";
 import { say } from "./language.js";
-import { point, whenPointed } from "./linked.js";
+import { pick, point, whenPointed } from "./linked.js";
 import { addPanel, make, whenChanged } from "./panel.js";
 import { placeOf } from "./places.js";
 import { picture, viewUrl } from "./upstream.js";
@@ -234,6 +234,7 @@ class PatchGrid {
   /** @param {number} token */
   begin(token) {
     this.drag = { from: token, to: token, adds: !this.chosen.has(token) };
+    pick(this.node, this.grid && shareOf(this.grid, token));
   }
 
   end() {

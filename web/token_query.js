@@ -1,7 +1,7 @@
 import { app } from "../../scripts/app.js";
 import { fit, neighbour, shareOf, tokenAt, tokenOf } from "./grid.js";
 import { say } from "./language.js";
-import { point, whenPointed } from "./linked.js";
+import { pick, point, whenPointed } from "./linked.js";
 import { addPanel, make, whenChanged } from "./panel.js";
 import { placeOf } from "./places.js";
 import { picture, viewUrl } from "./upstream.js";
@@ -78,6 +78,7 @@ function addQuery(node) {
 
   /** @param {number} token */
   const choose = (token) => {
+    pick(node, told && shareOf(told.grid, token));
     const query = node.widgets.find(({ name }) => name === "query");
     if (!query || placeOf(node).value("query") === undefined) return;
     query.value = token;

@@ -1,0 +1,57 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { stagesOf } from "../../web/journey_words.js";
+
+const told = {
+  grid: [1, 2],
+  query: 0,
+  number: 1,
+  width: 3,
+  tokens: [0, 1],
+  count: 2,
+  values: [
+    [1, 2],
+    [-1, 0.5],
+  ],
+  row: [0.5, -1],
+  rest: [0, 0],
+  bias: 0.25,
+  embedded: [-1.25, -0.75],
+  placed: [-1, -0.75],
+  place: [0.5, 0],
+  norms: [
+    [1, 2],
+    [3, 4],
+  ],
+  read: [[["cat", 0.5]], [["dog", 0.25]]],
+  answers: [[0], [1]],
+  answer_count: 1,
+};
+
+test("a token's stages in words and numbers", () => {
+  const stages = stagesOf(told, 0);
+  assert.deepEqual(stages[2].strips, [
+    [0.5, -1],
+    [0.5, -2],
+  ]);
+  assert.equal(stages[3].says, "1.000 × 0.500 + 2.000 × −1.000 + … = −1.500; bias +0.250: number 1 of 3 is −1.250");
+  assert.equal(stages[4].says, "its place adds +0.250: −1.000; the whole place vector is 0.50 long");
+  assert.deepEqual(stages[5].bars, [1, 2]);
+  assert.deepEqual(stages[6].words, [["cat", 0.5]]);
+});
+
+test("what a model does not show is said", () => {
+  const stages = stagesOf({ ...told, row: null, bias: null, read: null }, 1);
+  assert.deepEqual(
+    stages.map(({ says }) => says),
+    [
+      "token 1: row 0, column 1",
+      "its patch: 2 values",
+      "patch embedding: number 1 of 3 is −0.750",
+      "its place adds nothing: rotary positions turn queries and keys",
+      "length before the blocks and after each",
+      "no block shows this token reading text",
+      "the head answers 1 values",
+    ],
+  );
+});

@@ -1,0 +1,49 @@
+import { say } from "./language.js";
+import { placeInWords } from "./words.js";
+
+// What Token Journey tells of one token, stage by stage. Nothing here knows of a page.
+
+/** @typedef {{grid: [number, number], query: number, number: number, width: number, tokens: number[], count: number, values: number[][],
+ *   row: number[] | null, rest: number[] | null, bias: number | null, embedded: number[], placed: number[], place: number[], norms: number[][],
+ *   read: [string, number][][] | null, answers: number[][], answer_count: number}} Told for each token of `tokens` */
+/** @typedef {{says: string, strips?: number[][], bars?: number[], words?: [string, number][]}} Stage strips: rows of numbers, one above the other */
+
+/** @param {number} value */
+const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(3);
+/** @param {number} value */
+const plain = (value) => (value < 0 ? "−" : "") + Math.abs(value).toFixed(3);
+
+/** @param {Told} told @param {number} token one of `told.tokens` @returns {Stage[]} */
+export function stagesOf(told, token) {
+  const at = told.tokens.indexOf(token);
+  const [values, embedded, placed] = [told.values[at], told.embedded[at], told.placed[at]];
+  const number = { number: told.number, width: told.width };
+  /** @type {Stage[]} */
+  const stages = [
+    { says: placeInWords(token, told.grid[1]) },
+    { says: say("its patch: {count} values", { count: told.count }), strips: [values] },
+  ];
+  if (told.row && told.bias !== null) {
+    const products = told.row.map((weight, i) => weight * values[i]);
+    const some = products
+      .slice(0, 2)
+      .map((_, i) => `${plain(values[i])} × ${plain(/** @type {number[]} */ (told.row)[i])}`)
+      .join(" + ");
+    const known = { ...number, some, sum: plain(embedded - told.bias), bias: signed(told.bias), embedded: plain(embedded) };
+    stages.push(
+      { says: say("× row {number} of the patch embedding, and the products below", known), strips: [told.row, products] },
+      { says: say("{some} + … = {sum}; bias {bias}: number {number} of {width} is {embedded}", known) },
+    );
+  } else stages.push({ says: say("patch embedding: number {number} of {width} is {embedded}", { ...number, embedded: plain(embedded) }) });
+  const place = { added: signed(placed - embedded), placed: plain(placed), length: told.place[at].toFixed(2) };
+  stages.push({
+    says: told.place[at]
+      ? say("its place adds {added}: {placed}; the whole place vector is {length} long", place)
+      : say("its place adds nothing: rotary positions turn queries and keys"),
+  });
+  stages.push({ says: say("length before the blocks and after each"), bars: told.norms[at] });
+  if (told.read) stages.push({ says: say("words it reads most, mean of heads and blocks"), words: told.read[at] });
+  else stages.push({ says: say("no block shows this token reading text") });
+  stages.push({ says: say("the head answers {count} values", { count: told.answer_count }), strips: [told.answers[at]] });
+  return stages;
+}
