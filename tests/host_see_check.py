@@ -9,6 +9,7 @@ from host_model_check import out
 from host_models import MODELS, run_cases, start
 import torch
 
+REFINED = ("lumina2", "z_image")  # models that refine picture tokens before the blocks
 ADDED = ("sd3", "sd35_medium", "pixart", "pixart_alpha", "auraflow")  # models that add positions to tokens
 
 
@@ -149,7 +150,25 @@ def content_and_place(name, make):
     assert answer.change["no content"] > 0 and answer.change["no place"] > 0
 
 
-CHECKS = (filters_are_what_patch_embed_does, tokens_are_shown, flops_are_those_that_torch_counts, trajectory_is_denoise, content_and_place)
+def a_token_travels_as_the_stages_say(name, make):
+    from dit_blocks.dit_impl.see.journey import described, journeys
+    from dit_blocks.nodes.transformer import FinalLayer, PatchEmbed, PositionEmbed, RunBlocks
+    model, positive, _, samples = make()
+    dit, _, _, _, wire = begun(model, positive, samples)
+    (plain,) = out(PositionEmbed, dit=dit, hidden=out(PatchEmbed, dit=dit, x=wire)[0], mode="model", seed=0)
+    (plain,) = out(RunBlocks, dit=dit, hidden=plain, blocks="all", strength=1.0)
+    after, told = journeys(dit, wire, 3, 2)
+    assert torch.equal(after["hidden"].x, plain["hidden"].x)
+    answers = out(FinalLayer, dit=dit, hidden=plain)[0]["tokens"]
+    assert torch.equal(told.answers, answers[wire["call"].layout.index("cond") * len(samples)][told.tokens].float())
+    assert told.norms.isfinite().all() and told.read is not None and 0 < told.read.sum(1).max() <= 1.001
+    assert told.rotary == (name not in ADDED) and (told.placed - told.embedded).any() == (name in (*ADDED, *REFINED))
+    assert (told.matrix is None) == (name == "wan_i2v")  # it embeds the picture that it begins with too
+    said = described(told, 3, 2)
+    assert ("rotary" in said) == told.rotary and ("layers before the blocks" in said) == (name in REFINED), said
+
+
+CHECKS = (a_token_travels_as_the_stages_say, filters_are_what_patch_embed_does, tokens_are_shown, flops_are_those_that_torch_counts, trajectory_is_denoise, content_and_place)
 CASES = {f"{check.__name__} {name}": (check, name) for check in CHECKS for name in MODELS}
 CASES["full-size costs are the published ones"] = (full_size_costs_are_the_published_ones, "sd3")
 

@@ -4,14 +4,23 @@ import { placeInWords } from "./words.js";
 // What Token Journey tells of one token, stage by stage. Nothing here knows of a page.
 
 /** @typedef {{grid: [number, number], query: number, number: number, width: number, tokens: number[], count: number, values: number[][],
- *   row: number[] | null, rest: number[] | null, bias: number | null, embedded: number[], placed: number[], place: number[], norms: number[][],
- *   read: [string, number][][] | null, answers: number[][], answer_count: number}} Told for each token of `tokens` */
+ *   row: number[] | null, rest: number[] | null, bias: number | null, embedded: number[], placed: number[], rotary: boolean, place: number[],
+ *   norms: number[][], read: [string, number][][] | null, answers: number[][], answer_count: number}} Told for each token of `tokens` */
 /** @typedef {{says: string, strips?: number[][], bars?: number[], words?: [string, number][]}} Stage strips: rows of numbers, one above the other */
 
 /** @param {number} value */
 const signed = (value) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(3);
 /** @param {number} value */
 const plain = (value) => (value < 0 ? "−" : "") + Math.abs(value).toFixed(3);
+
+/** @param {Told} told @param {number} at @param {Record<string, string>} place */
+function placeOf(told, at, place) {
+  if (told.rotary && told.place[at])
+    return say("its place adds nothing: rotary; layers before the blocks make this number {placed}", place);
+  if (told.rotary) return say("its place adds nothing: rotary positions turn queries and keys");
+  if (told.place[at]) return say("its place adds {added}: {placed}; the whole place vector is {length} long", place);
+  return say("its place adds nothing here");
+}
 
 /** @param {Told} told @param {number} token one of `told.tokens` @returns {Stage[]} */
 export function stagesOf(told, token) {
@@ -36,11 +45,7 @@ export function stagesOf(told, token) {
     );
   } else stages.push({ says: say("patch embedding: number {number} of {width} is {embedded}", { ...number, embedded: plain(embedded) }) });
   const place = { added: signed(placed - embedded), placed: plain(placed), length: told.place[at].toFixed(2) };
-  stages.push({
-    says: told.place[at]
-      ? say("its place adds {added}: {placed}; the whole place vector is {length} long", place)
-      : say("its place adds nothing: rotary positions turn queries and keys"),
-  });
+  stages.push({ says: placeOf(told, at, place) });
   stages.push({ says: say("length before the blocks and after each"), bars: told.norms[at] });
   if (told.read) stages.push({ says: say("words it reads most, mean of heads and blocks"), words: told.read[at] });
   else stages.push({ says: say("no block shows this token reading text") });

@@ -50,6 +50,9 @@ export const CHINESE = {
   "its place adds {added}: {placed}; the whole place vector is {length} long":
     "它的位置加 {added}：得 {placed}；整个位置向量的长度为 {length}",
   "its place adds nothing: rotary positions turn queries and keys": "它的位置不加任何东西：旋转位置转动 query 和 key",
+  "its place adds nothing: rotary; layers before the blocks make this number {placed}":
+    "它的位置不加任何东西（旋转位置）；各块之前的层使这个数变为 {placed}",
+  "its place adds nothing here": "它的位置在这里不加任何东西",
   "length before the blocks and after each": "进入各块之前与每块之后的长度",
   "words it reads most, mean of heads and blocks": "它读得最多的词（各头各块的平均）",
   "no block shows this token reading text": "没有块显示这个 token 在读文本",

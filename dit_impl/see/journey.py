@@ -27,8 +27,11 @@ WORDS = {
                 "zh": "2. 图块嵌入，{width} 个数中的第 {number} 个：{embedded:.3f}（此模型的嵌入不是一个矩阵乘这些值）"},
     "place": {"en": "3. Its place: {added:+.3f} to this number, so {placed:.3f}; the vector added has length {length:.2f}",
               "zh": "3. 它的位置：给这个数加 {added:+.3f}，得 {placed:.3f}；所加向量的长度为 {length:.2f}"},
-    "unplaced": {"en": "3. Its place: nothing is added; rotary positions turn queries and keys inside attention",
-                 "zh": "3. 它的位置：不加任何东西；旋转位置在注意力里转动 query 和 key"},
+    "unplaced": {"en": "3. Its place: nothing is added here", "zh": "3. 它的位置：这里不加任何东西"},
+    "rotary": {"en": "3. Its place: nothing is added; rotary positions turn queries and keys inside attention",
+               "zh": "3. 它的位置：不加任何东西；旋转位置在注意力里转动 query 和 key"},
+    "refined": {"en": "3. Its place: rotary, nothing is added; layers before the blocks make this number {placed:.3f}",
+                "zh": "3. 它的位置：旋转位置，不加任何东西；各块之前的层使这个数变为 {placed:.3f}"},
     "norms": {"en": "4. Length of the token before the blocks and after each: {norms}", "zh": "4. 进入各块之前与每块之后的长度：{norms}"},
     "read": {"en": "5. Words it read most, mean of heads and blocks: {read}", "zh": "5. 它读得最多的词（各头各块的平均）：{read}"},
     "unread": {"en": "5. No block showed this token reading text", "zh": "5. 没有块显示这个 token 在读文本"},
@@ -40,7 +43,8 @@ WORDS = {
 class Journeys:
     """tokens [K]: whose journeys these are, numbers in reading order. For each: values [K, V], embedded and placed [K, D], norms [K, depth + 1],
     read [K, T] or None where no text was read, answers [K, A]. matrix [D, V]: the patch embedding, None where it is not one matrix times these
-    values. names: of the text tokens, if the CONDITIONING tells. grid: (h, w) or (t, h, w)."""
+    values. rotary: whether places turn queries and keys rather than being added; then placed is what layers before the blocks made of embedded.
+    names: of the text tokens, if the CONDITIONING tells. grid: (h, w) or (t, h, w)."""
     tokens: Tensor
     values: Tensor
     embedded: Tensor
@@ -49,6 +53,7 @@ class Journeys:
     read: Tensor | None
     answers: Tensor
     matrix: Tensor | None
+    rotary: bool
     names: list[str] | None
     grid: tuple[int, ...]
 
@@ -69,7 +74,7 @@ class Journeys:
             "rest": None if self.matrix is None else rounded(self.values[:, VALUES:] @ self.matrix[number, VALUES:]),
             "bias": None if self.matrix is None else self.bias(number),
             "embedded": rounded(self.embedded[:, number]), "placed": rounded(self.placed[:, number]),
-            "place": rounded((self.placed - self.embedded).norm(dim=1)), "norms": rounded(self.norms),
+            "rotary": self.rotary, "place": rounded((self.placed - self.embedded).norm(dim=1)), "norms": rounded(self.norms),
             "read": None if most is None else [[[names[i], float(f"{share:.4g}")] for share, i in zip(*row)]
                                                for row in zip(most.values.tolist(), most.indices.tolist())],
             "answers": rounded(self.answers[:, :VALUES]), "answer_count": self.answers.shape[1],
@@ -105,6 +110,7 @@ def journeys(dit: DitHandle, wire: DitHidden, token: int, number: int = 0) -> tu
         raise StagesError(f"an embedded token of {dit.name} has numbers 0 to {embedded.shape[1] - 1}, there is no number {number}")
     wire = step_stages.position_embed(dit, wire)
     placed = now(shown(wire)[1])
+    rotary = dit.stages.positions == "rotary" or wire["hidden"].position is not None
     norms, read = [placed.norm(dim=1)], []
     for block in range(len(dit.stages.over(wire["hidden"]).kinds)):
         wire, rows = _through(dit, wire, block, None if count <= MOST else [token])
@@ -112,7 +118,7 @@ def journeys(dit: DitHandle, wire: DitHidden, token: int, number: int = 0) -> tu
         read += [] if rows is None else [rows]
     answers = now({**wire["tokens"], "tokens": step_stages.final_layer(dit, shown(wire)[1])["tokens"]})
     text = torch.stack(read).mean(0) if read and len({rows.shape for rows in read}) == 1 else None
-    return wire, Journeys(chosen, values, embedded, placed, torch.stack(norms, 1), text, answers, _matrix(dit, wire, values, embedded),
+    return wire, Journeys(chosen, values, embedded, placed, torch.stack(norms, 1), text, answers, _matrix(dit, wire, values, embedded), rotary,
                           wire.get("words") if text is not None and len(wire.get("words") or ()) == text.shape[1] else None,
                           tuple(wire["tokens"]["grid"]))
 
@@ -158,7 +164,10 @@ def described(told: Journeys, token: int, number: int, language: str = "English"
         products = [f"{value:.3g}×{weight:.3g}" for value, weight in zip(facts["values"][at], facts["row"])][:3]
         lines.append(line("row", some=" + ".join(products) + " + …", sum=facts["embedded"][at] - facts["bias"], bias=facts["bias"], **shared))
     added = facts["placed"][at] - facts["embedded"][at]
-    lines.append(line("place", added=added, placed=facts["placed"][at], length=facts["place"][at]) if facts["place"][at] else line("unplaced"))
+    if facts["rotary"]:
+        lines.append(line("refined" if facts["place"][at] else "rotary", placed=facts["placed"][at]))
+    else:
+        lines.append(line("place" if facts["place"][at] else "unplaced", added=added, placed=facts["placed"][at], length=facts["place"][at]))
     lines.append(line("norms", norms=", ".join(f"{norm:.1f}" for norm in facts["norms"][at])))
     lines.append(line("unread") if facts["read"] is None else
                  line("read", read=", ".join(f"{name} {share:.1%}" for name, share in facts["read"][at])))

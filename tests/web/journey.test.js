@@ -18,6 +18,7 @@ const told = {
   bias: 0.25,
   embedded: [-1.25, -0.75],
   placed: [-1, -0.75],
+  rotary: false,
   place: [0.5, 0],
   norms: [
     [1, 2],
@@ -41,7 +42,7 @@ test("a token's stages in words and numbers", () => {
 });
 
 test("what a model does not show is said", () => {
-  const stages = stagesOf({ ...told, row: null, bias: null, read: null }, 1);
+  const stages = stagesOf({ ...told, row: null, bias: null, read: null, rotary: true }, 1);
   assert.deepEqual(
     stages.map(({ says }) => says),
     [
@@ -54,4 +55,12 @@ test("what a model does not show is said", () => {
       "the head answers 1 values",
     ],
   );
+});
+
+test("rotary places add nothing, whatever layers before the blocks do", () => {
+  assert.equal(
+    stagesOf({ ...told, rotary: true }, 0)[4].says,
+    "its place adds nothing: rotary; layers before the blocks make this number −1.000",
+  );
+  assert.equal(stagesOf(told, 1)[4].says, "its place adds nothing here");
 });
