@@ -168,8 +168,32 @@ def a_token_travels_as_the_stages_say(name, make):
     assert ("rotary" in said) == told.rotary and ("layers before the blocks" in said) == (name in REFINED), said
 
 
+def a_token_travels_without_an_adapter(*_):
+    import host_zoo
+    import host_zoo_transformers  # noqa: F401
+    import host_zoo_unets  # noqa: F401
+    import host_zoo_videos  # noqa: F401
+
+    from dit_blocks.dit_impl.errors import StagesError
+    from dit_blocks.dit_impl.see.journey import described, journeys
+    for name in ("chroma", "omnigen2", "cosmos_predict2", "cogvideox"):
+        model, positive, _, size = host_zoo.ZOO[name]()
+        dit, _, _, _, wire = begun(model, positive, torch.zeros(1, *size))
+        said = described(journeys(dit, wire, 3, 2)[1], 3, 2)
+        assert "do not show apart" in said and "Its place" not in said, said
+    model, positive, _, size = host_zoo.ZOO["sd15"]()
+    dit, _, _, _, wire = begun(model, positive, torch.zeros(1, *size))
+    try:
+        journeys(dit, wire, 3, 2)
+    except StagesError as error:
+        assert "it is not known which tokens" in str(error) and "\n" not in str(error)
+    else:
+        raise AssertionError("a UNet's tokens are of several sizes")
+
+
 CHECKS = (a_token_travels_as_the_stages_say, filters_are_what_patch_embed_does, tokens_are_shown, flops_are_those_that_torch_counts, trajectory_is_denoise, content_and_place)
 CASES = {f"{check.__name__} {name}": (check, name) for check in CHECKS for name in MODELS}
+CASES["a token travels without an adapter"] = (a_token_travels_without_an_adapter, "sd3")
 CASES["full-size costs are the published ones"] = (full_size_costs_are_the_published_ones, "sd3")
 
 if __name__ == "__main__":

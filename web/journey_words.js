@@ -4,7 +4,8 @@ import { placeInWords } from "./words.js";
 // What Token Journey tells of one token, stage by stage. Nothing here knows of a page.
 
 /** @typedef {{grid: [number, number], query: number, number: number, width: number, tokens: number[], count: number, values: number[][],
- *   row: number[] | null, rest: number[] | null, bias: number | null, embedded: number[], placed: number[], rotary: boolean, place: number[],
+ *   row: number[] | null, rest: number[] | null, bias: number | null, embedded: number[], placed: number[], apart: boolean,
+ *   rotary: boolean, place: number[],
  *   norms: number[][], read: [string, number][][] | null, answers: number[][], answer_count: number}} Told for each token of `tokens` */
 /** @typedef {{says: string, strips?: number[][], bars?: number[], words?: [string, number][]}} Stage strips: rows of numbers, one above the other */
 
@@ -32,7 +33,12 @@ export function stagesOf(told, token) {
     { says: placeInWords(token, told.grid[1]) },
     { says: say("its patch: {count} values", { count: told.count }), strips: [values] },
   ];
-  if (told.row && told.bias !== null) {
+  const place = { added: signed(placed - embedded), placed: plain(placed), length: told.place[at].toFixed(2) };
+  if (!told.apart) {
+    stages.push({
+      says: say("embedding and place, not shown apart here: number {number} of {width} is {placed}", { ...number, ...place }),
+    });
+  } else if (told.row && told.bias !== null) {
     const products = told.row.map((weight, i) => weight * values[i]);
     const some = products
       .slice(0, 2)
@@ -44,8 +50,7 @@ export function stagesOf(told, token) {
       { says: say("{some} + … = {sum}; bias {bias}: number {number} of {width} is {embedded}", known) },
     );
   } else stages.push({ says: say("patch embedding: number {number} of {width} is {embedded}", { ...number, embedded: plain(embedded) }) });
-  const place = { added: signed(placed - embedded), placed: plain(placed), length: told.place[at].toFixed(2) };
-  stages.push({ says: placeOf(told, at, place) });
+  if (told.apart) stages.push({ says: placeOf(told, at, place) });
   stages.push({ says: say("length before the blocks and after each"), bars: told.norms[at] });
   if (told.read) stages.push({ says: say("words it reads most, mean of heads and blocks"), words: told.read[at] });
   else stages.push({ says: say("no block shows this token reading text") });

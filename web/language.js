@@ -52,6 +52,8 @@ export const CHINESE = {
   "its place adds nothing: rotary positions turn queries and keys": "它的位置不加任何东西：旋转位置转动 query 和 key",
   "its place adds nothing: rotary; layers before the blocks make this number {placed}":
     "它的位置不加任何东西（旋转位置）；各块之前的层使这个数变为 {placed}",
+  "embedding and place, not shown apart here: number {number} of {width} is {placed}":
+    "嵌入与位置（这里不分开显示）：{width} 个数中的第 {number} 个是 {placed}",
   "its place adds nothing here": "它的位置在这里不加任何东西",
   "length before the blocks and after each": "进入各块之前与每块之后的长度",
   "words it reads most, mean of heads and blocks": "它读得最多的词（各头各块的平均）",

@@ -1,6 +1,7 @@
 """A token's journey through one step in numbers: its values, one row of the patch embedding times them, its place, its length after each
 block, the words that it read, and what the head answers for it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,8 @@ WORDS = {
             "zh": "2. 图块嵌入，{width} 个数中的第 {number} 个：{some}；和为 {sum:.3f}，加偏置 {bias:.3f}：{embedded:.3f}"},
     "unknown": {"en": "2. Patch embedding, number {number} of {width}: {embedded:.3f} (this model's is not one matrix times these values)",
                 "zh": "2. 图块嵌入，{width} 个数中的第 {number} 个：{embedded:.3f}（此模型的嵌入不是一个矩阵乘这些值）"},
+    "together": {"en": "2.–3. Embedding and place, which this model's stages do not show apart: number {number} of {width} is {placed:.3f}",
+                 "zh": "2.–3. 嵌入与位置（此模型的阶段不分开显示）：{width} 个数中的第 {number} 个是 {placed:.3f}"},
     "place": {"en": "3. Its place: {added:+.3f} to this number, so {placed:.3f}; the vector added has length {length:.2f}",
               "zh": "3. 它的位置：给这个数加 {added:+.3f}，得 {placed:.3f}；所加向量的长度为 {length:.2f}"},
     "unplaced": {"en": "3. Its place: nothing is added here", "zh": "3. 它的位置：这里不加任何东西"},
@@ -43,7 +46,7 @@ WORDS = {
 class Journeys:
     """tokens [K]: whose journeys these are, numbers in reading order. For each: values [K, V], embedded and placed [K, D], norms [K, depth + 1],
     read [K, T] or None where no text was read, answers [K, A]. matrix [D, V]: the patch embedding, None where it is not one matrix times these
-    values. rotary: whether places turn queries and keys rather than being added; then placed is what layers before the blocks made of embedded.
+    values. apart: whether embedding and place are stages of their own. rotary: whether places turn queries and keys rather than being added; then placed is what layers before the blocks made of embedded.
     names: of the text tokens, if the CONDITIONING tells. grid: (h, w) or (t, h, w)."""
     tokens: Tensor
     values: Tensor
@@ -53,6 +56,7 @@ class Journeys:
     read: Tensor | None
     answers: Tensor
     matrix: Tensor | None
+    apart: bool
     rotary: bool
     names: list[str] | None
     grid: tuple[int, ...]
@@ -74,7 +78,7 @@ class Journeys:
             "rest": None if self.matrix is None else rounded(self.values[:, VALUES:] @ self.matrix[number, VALUES:]),
             "bias": None if self.matrix is None else self.bias(number),
             "embedded": rounded(self.embedded[:, number]), "placed": rounded(self.placed[:, number]),
-            "rotary": self.rotary, "place": rounded((self.placed - self.embedded).norm(dim=1)), "norms": rounded(self.norms),
+            "apart": self.apart, "rotary": self.rotary, "place": rounded((self.placed - self.embedded).norm(dim=1)), "norms": rounded(self.norms),
             "read": None if most is None else [[[names[i], float(f"{share:.4g}")] for share, i in zip(*row)]
                                                for row in zip(most.values.tolist(), most.indices.tolist())],
             "answers": rounded(self.answers[:, :VALUES]), "answer_count": self.answers.shape[1],
@@ -118,7 +122,7 @@ def journeys(dit: DitHandle, wire: DitHidden, token: int, number: int = 0) -> tu
         read += [] if rows is None else [rows]
     answers = now({**wire["tokens"], "tokens": step_stages.final_layer(dit, shown(wire)[1])["tokens"]})
     text = torch.stack(read).mean(0) if read and len({rows.shape for rows in read}) == 1 else None
-    return wire, Journeys(chosen, values, embedded, placed, torch.stack(norms, 1), text, answers, _matrix(dit, wire, values, embedded), rotary,
+    return wire, Journeys(chosen, values, embedded, placed, torch.stack(norms, 1), text, answers, _matrix(dit, wire, values, embedded), _apart(dit), rotary,
                           wire.get("words") if text is not None and len(wire.get("words") or ()) == text.shape[1] else None,
                           tuple(wire["tokens"]["grid"]))
 
@@ -131,6 +135,15 @@ def _through(dit: DitHandle, wire: DitHidden, block: int, rows: list[int] | None
         return step_stages.run_blocks(dit, wire, str(block)), None
     after, (captured,) = capture(dit, wire, [asked])
     return after, captured.weights
+
+
+def _apart(dit: DitHandle) -> bool:
+    """Whether patch embedding and positions are stages of their own."""
+    try:
+        dit.stages.check_apart("patch embedding")
+    except StagesError:
+        return False
+    return True
 
 
 def _matrix(dit: DitHandle, wire: DitHidden, values: Tensor, embedded: Tensor) -> Tensor | None:
@@ -158,17 +171,25 @@ def described(told: Journeys, token: int, number: int, language: str = "English"
     shared = {"number": number, "width": facts["width"], "embedded": facts["embedded"][at]}
     lines = [line("token", token=token, row=token // across, column=token % across),
              line("values", count=facts["count"], some=some(facts["values"][at], facts["count"]))]
-    if facts["row"] is None:
-        lines.append(line("unknown", **shared))
+    if facts["apart"]:
+        lines += [_embedded_in_words(facts, at, line, **shared), _placed_in_words(facts, at, line)]
     else:
-        products = [f"{value:.3g}×{weight:.3g}" for value, weight in zip(facts["values"][at], facts["row"])][:3]
-        lines.append(line("row", some=" + ".join(products) + " + …", sum=facts["embedded"][at] - facts["bias"], bias=facts["bias"], **shared))
-    added = facts["placed"][at] - facts["embedded"][at]
-    if facts["rotary"]:
-        lines.append(line("refined" if facts["place"][at] else "rotary", placed=facts["placed"][at]))
-    else:
-        lines.append(line("place" if facts["place"][at] else "unplaced", added=added, placed=facts["placed"][at], length=facts["place"][at]))
+        lines.append(line("together", placed=facts["placed"][at], **shared))
     lines.append(line("norms", norms=", ".join(f"{norm:.1f}" for norm in facts["norms"][at])))
     lines.append(line("unread") if facts["read"] is None else
                  line("read", read=", ".join(f"{name} {share:.1%}" for name, share in facts["read"][at])))
     return "\n".join([*lines, line("answer", count=facts["answer_count"], some=some(facts["answers"][at], facts["answer_count"]))])
+
+
+def _embedded_in_words(facts: dict, at: int, line: Callable[..., str], **shared) -> str:
+    if facts["row"] is None:
+        return line("unknown", **shared)
+    products = [f"{value:.3g}×{weight:.3g}" for value, weight in zip(facts["values"][at], facts["row"])][:3]
+    return line("row", some=" + ".join(products) + " + …", sum=facts["embedded"][at] - facts["bias"], bias=facts["bias"], **shared)
+
+
+def _placed_in_words(facts: dict, at: int, line: Callable[..., str]) -> str:
+    moved, placed = facts["place"][at], facts["placed"][at]
+    if facts["rotary"]:
+        return line("refined" if moved else "rotary", placed=placed)
+    return line("place" if moved else "unplaced", added=placed - facts["embedded"][at], placed=placed, length=moved)

@@ -18,6 +18,7 @@ const told = {
   bias: 0.25,
   embedded: [-1.25, -0.75],
   placed: [-1, -0.75],
+  apart: true,
   rotary: false,
   place: [0.5, 0],
   norms: [
@@ -63,4 +64,10 @@ test("rotary places add nothing, whatever layers before the blocks do", () => {
     "its place adds nothing: rotary; layers before the blocks make this number −1.000",
   );
   assert.equal(stagesOf(told, 1)[4].says, "its place adds nothing here");
+});
+
+test("a model whose embedding and place are one stage says so", () => {
+  const says = stagesOf({ ...told, apart: false, row: null, bias: null }, 0).map((stage) => stage.says);
+  assert.equal(says[2], "embedding and place, not shown apart here: number 1 of 3 is −1.000");
+  assert.equal(says[3], "length before the blocks and after each");
 });
