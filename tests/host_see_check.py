@@ -191,7 +191,8 @@ def a_token_travels_without_an_adapter(*_):
         raise AssertionError("a UNet's tokens are of several sizes")
 
 
-CHECKS = (a_token_travels_as_the_stages_say, filters_are_what_patch_embed_does, tokens_are_shown, flops_are_those_that_torch_counts, trajectory_is_denoise, content_and_place)
+CHECKS = (a_token_travels_as_the_stages_say, filters_are_what_patch_embed_does, tokens_are_shown, flops_are_those_that_torch_counts,
+          trajectory_is_denoise, content_and_place)
 CASES = {f"{check.__name__} {name}": (check, name) for check in CHECKS for name in MODELS}
 CASES["a token travels without an adapter"] = (a_token_travels_without_an_adapter, "sd3")
 CASES["full-size costs are the published ones"] = (full_size_costs_are_the_published_ones, "sd3")

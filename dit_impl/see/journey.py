@@ -44,10 +44,13 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Journeys:
-    """tokens [K]: whose journeys these are, numbers in reading order. For each: values [K, V], embedded and placed [K, D], norms [K, depth + 1],
-    read [K, T] or None where no text was read, answers [K, A]. matrix [D, V]: the patch embedding, None where it is not one matrix times these
-    values. apart: whether embedding and place are stages of their own. rotary: whether places turn queries and keys rather than being added; then placed is what layers before the blocks made of embedded.
-    names: of the text tokens, if the CONDITIONING tells. grid: (h, w) or (t, h, w)."""
+    """What is told of K tokens.
+
+    tokens [K]: their numbers in reading order. For each: values [K, V], embedded and placed [K, D], norms [K, depth + 1], read [K, T] or None
+    where no text was read, answers [K, A]. matrix [D, V]: the patch embedding, None where it is not one matrix times these values. apart:
+    whether embedding and place are stages of their own. rotary: whether places turn queries and keys rather than being added; then placed is
+    what layers before the blocks made of embedded. names: of the text tokens, if the CONDITIONING tells. grid: (h, w) or (t, h, w).
+    """
     tokens: Tensor
     values: Tensor
     embedded: Tensor
@@ -122,9 +125,9 @@ def journeys(dit: DitHandle, wire: DitHidden, token: int, number: int = 0) -> tu
         read += [] if rows is None else [rows]
     answers = now({**wire["tokens"], "tokens": step_stages.final_layer(dit, shown(wire)[1])["tokens"]})
     text = torch.stack(read).mean(0) if read and len({rows.shape for rows in read}) == 1 else None
-    return wire, Journeys(chosen, values, embedded, placed, torch.stack(norms, 1), text, answers, _matrix(dit, wire, values, embedded), _apart(dit), rotary,
-                          wire.get("words") if text is not None and len(wire.get("words") or ()) == text.shape[1] else None,
-                          tuple(wire["tokens"]["grid"]))
+    names = wire.get("words") if text is not None and len(wire.get("words") or ()) == text.shape[1] else None
+    return wire, Journeys(chosen, values, embedded, placed, torch.stack(norms, 1), text, answers, _matrix(dit, wire, values, embedded),
+                          _apart(dit), rotary, names, tuple(wire["tokens"]["grid"]))
 
 
 def _through(dit: DitHandle, wire: DitHidden, block: int, rows: list[int] | None) -> tuple[DitHidden, Tensor | None]:
