@@ -7,6 +7,7 @@ from ..dit_impl.sources import new_dit
 from ..dit_impl.training import run, sets
 from ..dit_impl.training.default_model import things
 from ..dit_impl.training.loop import PRECISIONS, SCHEDULERS, Settings
+from ..dit_impl.training.mixes import read_mixes
 from ..dit_impl.training.optimizers import OPTIMIZERS
 from ..dit_impl.training.run import ADAPTER
 from .comfyui import host
@@ -188,6 +189,8 @@ class Train(io.ComfyNode):
                 io.Combo.Input("optimizer", options=list(OPTIMIZERS), default="adamw", optional=True,
                                tooltip="adamw for all weights, or muon for the matrices of attention, MLPs, patch embedding and head: fewer, "
                                        "slower steps."),
+                io.String.Input("mix", default="", optional=True, tooltip='Patch sizes of one sequence, coarse to fine, for a quarter of the batches: "4-2", or '
+                                'several, "4-2, 8-4-2". Empty is one size in each.'),
             ],
             outputs=[
                 DitSocket.Output("taught", display_name="dit", tooltip="The trained model, or the input model with its new adapter."),
@@ -200,13 +203,17 @@ class Train(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, mix=None):
+        return sound(read_mixes, mix)
+
+    @classmethod
     @names_errors
     def execute(cls, dit, training_set, name, scope, steps, batch, learning_rate, scheduler, warmup, precision, accumulate, checkpointing, ema,
                 seed, resume, drop, validation, target, weighting, times, patch_size, rank, sample_every, positive=None, vae=None,
-                language="English", optimizer="adamw") -> io.NodeOutput:
+                language="English", optimizer="adamw", mix="") -> io.NodeOutput:
         folder = host.output_folder("training", name)
         settings = Settings(steps, batch, learning_rate, scheduler, warmup, precision, accumulate, checkpointing, ema, seed, drop, validation,
-                            optimizer=optimizer)
+                            optimizer=optimizer, mix=mix)
         report = host.reporter(steps)
         host.load(dit.modules())
         sample = None

@@ -18,12 +18,12 @@ from dit_blocks.dit_impl.training.default_model.train_dit import (
     build,
     loss_of,
     optimizers,
-    random_mix,
     rate,
     read_captions,
     smooth,
     vocabulary,
 )
+from dit_blocks.dit_impl.training.mixes import random_mix
 
 SMALL = DiTRecipe(width=32, depth=1, heads=2, text_width=16, detail=16)
 

@@ -125,9 +125,11 @@ class MMDiT(nn.Module):
         """Last stage: Streams → predicted tokens [B, N, C·p·p]."""
         return self.final_layer(hidden.x, hidden.vector, hidden.patch_size, hidden.raw)
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int], patch_size: int, t: Tensor,
-                context: Tensor, pooled: Tensor) -> Tensor:
-        """[B, N, C·p·p] → prediction [B, N, C·p·p]."""
+    def forward(self, tokens: Tensor | Mapping[int, Tensor], grid: tuple[int, int] | Mix, patch_size: int, t: Tensor,
+                context: Tensor, pooled: Tensor) -> Tensor | dict[int, Tensor]:
+        """[B, N, C·p·p] → prediction [B, N, C·p·p]; with a Mix as grid `forward_mixed`, because DDP and FSDP watch this call alone."""
+        if isinstance(grid, Mix):
+            return self.forward_mixed(tokens, grid, t, context, pooled)
         return self.head(self.run_blocks(self.embed(tokens, grid, patch_size, t, context, pooled)))
 
     def embed_mixed(self, tokens: Mapping[int, Tensor], mix: Mix, t: Tensor, context: Tensor, pooled: Tensor) -> Streams:

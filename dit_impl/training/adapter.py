@@ -79,6 +79,10 @@ class Distilling:
     def sigmas(self, count: int, generator: torch.Generator) -> Tensor:
         return draw_sigmas(self.flow, count, generator, self.times)
 
+    def check_mix(self, sizes: tuple[int, ...]) -> None:
+        raise TrainingError(f"an adapter for {self.dit.name} learns patches of one size, {self.patch_sizes[0]}: "
+                            f"leave mix {'-'.join(map(str, sizes))} out")
+
     def loss(self, batch: Batch) -> Tensor:
         p, q, size = batch.patch_size, self.teacher_size, tuple(batch.clean.shape[-2:])
         noisy = self.flow.model_input(self.flow.add_noise(batch.clean, batch.noise, batch.sigma), batch.sigma)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import logging
 import math
 from pathlib import Path
+import random
 import time
 from typing import Any, Callable, Protocol
 
@@ -19,7 +20,9 @@ from ..errors import TrainingError
 from ..handle.backbone import Backbone
 from ..libraries import diffusers_part
 from ..model.conditioning import Conditioning
+from ..tokens.mixed import Mix
 from ..tokens.wire import LatentFormat, into_dit_space
+from .mixes import MIX_SHARE, random_mix, read_mixes
 from .optimizers import OPTIMIZERS, optimizers_of
 from .sets import TrainingSet
 from .state import Log, State, held
@@ -37,7 +40,8 @@ class Settings:
 
     steps: of the optimizer, each over `accumulate` batches of `batch` pictures. warmup: in steps. ema: decay of the averaged weights, 0 for
     none. drop: share of captions that are left out, so that guidance works. validation: how many pictures are held out. checkpointing: run
-    blocks again in the backward pass, to save memory. clip: the largest gradient norm."""
+    blocks again in the backward pass, to save memory. clip: the largest gradient norm. mix: sizes of patches in one sequence, as "4-2, 8-4-2",
+    for a share of the batches."""
     steps: int = 500
     batch: int = 8
     learning_rate: float = 1e-3
@@ -53,6 +57,7 @@ class Settings:
     weight_decay: float = 0.01
     clip: float = 1.0
     optimizer: str = "adamw"
+    mix: str = ""
 
     def check(self) -> None:
         """Raise TrainingError for a setting that is not possible."""
@@ -74,16 +79,19 @@ class Settings:
         for name in ("ema", "drop"):
             if not 0 <= getattr(self, name) < 1:
                 raise TrainingError(f"{name} is from 0 to below 1, not {getattr(self, name)}")
+        read_mixes(self.mix)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The input of one loss: clean latents and noise [B, C, H, W] in DiT space, noise levels [B], conditionings, one patch size."""
+    """The input of one loss: clean latents and noise [B, C, H, W] in DiT space, noise levels [B], conditionings, one patch size.
+    mix: where patches of several sizes lie, in the place of the one."""
     clean: Tensor
     noise: Tensor
     sigma: Tensor
     conditionings: list[Conditioning | None]
     patch_size: int
+    mix: Mix | None = None
 
 
 class Objective(Protocol):
@@ -103,6 +111,9 @@ class Objective(Protocol):
 
     def sigmas(self, count: int, generator: torch.Generator) -> Tensor:
         """Random noise levels: → [count]."""
+
+    def check_mix(self, sizes: tuple[int, ...]) -> None:
+        """Raise TrainingError unless it can learn sequences with patches of these sizes."""
 
     def loss(self, batch: Batch) -> Tensor:
         """The mean loss of a batch: → []."""
@@ -156,6 +167,12 @@ class Draws:
                                 f"the model reads {len(objective.latent_format['scale'])}")
         if side < max(objective.patch_sizes):
             raise TrainingError(f"the shorter side of the set's latents is {side} cells, less than a patch of {max(objective.patch_sizes)}")
+        self.mixes = read_mixes(settings.mix)
+        for mix in self.mixes:
+            objective.check_mix(mix)
+            if wrong := next((size for size in data.sizes if any(length % mix[0] for length in size)), None):
+                raise TrainingError(f"mix {'-'.join(map(str, mix))}: the set has latents of {wrong[0]}×{wrong[1]} cells, "
+                                    f"which is not a multiple of {mix[0]}")
         if settings.batch % runner.processes:
             raise TrainingError(f"batch {settings.batch} is not a multiple of {runner.processes} processes")
 
@@ -206,7 +223,17 @@ class Draws:
         nothing = data.nothing or objective.nothing
         conditionings = [None if data.conditionings is None else nothing if out and nothing else data.conditionings[i]
                          for i, out in zip(chosen[mine].tolist(), dropped[mine].tolist())]
-        return Batch(clean.to(device), noise[mine].to(device), sigma[mine].to(device), conditionings, patch_size)
+        return Batch(clean.to(device), noise[mine].to(device), sigma[mine].to(device), conditionings, patch_size,
+                     self._mix(latents, mine, generator))
+
+    def _mix(self, latents: Tensor, mine: slice, generator: torch.Generator) -> Mix | None:
+        """Where patches of several sizes lie in this process's pictures, if the batch is one that has several."""
+        if not self.mixes or torch.rand(1, generator=generator).item() >= MIX_SHARE:
+            return None
+        sizes = self.mixes[int(torch.randint(len(self.mixes), (1,), generator=generator))]
+        rng = random.Random(int(torch.randint(2 ** 31, (1,), generator=generator)))
+        mix = random_mix(into_dit_space(latents, self.objective.latent_format), sizes, rng, generator)
+        return Mix(mix.size, {p: places[mine].to(self.objective.device) for p, places in mix.places.items()})
 
 
 def validate(objective: Objective, draws: Draws, runner) -> float:

@@ -12,6 +12,7 @@ from ..model.conditioning import Arguments, join
 from ..model.copies import own_copy
 from ..model.dit import DiT
 from ..model.mmdit import MMDiT
+from ..tokens.mixed import gather
 from ..tokens.patch import patchify, token_grid
 from .loop import Batch
 from .losses import draw_sigmas, squared_error
@@ -80,8 +81,23 @@ class Denoising:
     def sigmas(self, count: int, generator: torch.Generator) -> Tensor:
         return draw_sigmas(self.flow, count, generator, self.times)
 
+    def check_mix(self, sizes: tuple[int, ...]) -> None:
+        mix = "-".join(map(str, sizes))
+        if type(self.dit.model) is not MMDiT:
+            raise TrainingError(f"{self.dit.name} reads patches of one size in a step, not of several: leave mix {mix} out")
+        if unknown := [p for p in sizes if p not in self.dit.patch_sizes]:
+            raise TrainingError(f"mix {mix}: {self.dit.name} has patch sizes {', '.join(map(str, self.dit.patch_sizes))}, not {unknown[0]}")
+
     def loss(self, batch: Batch) -> Tensor:
-        return self.errors(batch).mean()
+        return self.errors(batch).mean() if batch.mix is None else self._mixed_loss(batch)
+
+    def _mixed_loss(self, batch: Batch) -> Tensor:
+        """The mean of every cell's squared error: each lies in one patch."""
+        clean, noise, time = gather(batch.clean, batch.mix), gather(batch.noise, batch.mix), self.flow.time(batch.sigma)
+        inputs = {p: self.flow.model_input(self.flow.add_noise(clean[p], noise[p], batch.sigma), batch.sigma) for p in clean}
+        answers = self.module(inputs, batch.mix, 0, time, **arguments_of(self.dit, batch.conditionings))
+        return sum(squared_error(self.flow, answer, clean[p], noise[p], batch.sigma, self.target, self.weighting).sum()
+                   for p, answer in answers.items()) / batch.clean.numel()
 
     def errors(self, batch: Batch) -> Tensor:
         """The squared error of every value: → [B, N, C·p·p]."""

@@ -130,7 +130,8 @@ def run(dit: DitHandle, data: TrainingSet, settings: Settings, scope: str = "eve
     taught = runner.readable(taught)
     taught.model.eval().requires_grad_(False)
     taught.model.checkpointing = False
-    return monitor.told(replace(taught, name=dit.name, facts=facts_of(log, settings, data) | objective.account), log)
+    mixes = {"mixes": settings.mix} if settings.mix else {}
+    return monitor.told(replace(taught, name=dit.name, facts=facts_of(log, settings, data) | objective.account | mixes), log)
 
 
 def run_adapter(dit: DitHandle, data: TrainingSet, settings: Settings, patch_size: int, rank: int, times: str = "logit_normal",

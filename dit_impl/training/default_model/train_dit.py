@@ -18,13 +18,13 @@ from ...sampling.flow import RectifiedFlow
 from ...sources.atomic import save_state
 from ...tokens import mixed
 from ...tokens.patch import patchify, token_grid
+from ..mixes import random_mix
 from ..optimizers import optimizers_of
 from . import scenes, things
 from .pool import LatentPool, latent_statistics
 
 log = logging.getLogger(__name__)
 
-SPLIT_SHARES = (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2)  # of a sequence's coarse patches
 SURE = 0.25  # σ counts as at least this in the loss
 
 
@@ -107,21 +107,6 @@ def optimizers(named: dict[str, torch.nn.Parameter], recipe: DiTRecipe) -> list[
     others = {name: p for name, p in named.items() if name not in embeddings}
     return [*optimizers_of(others, recipe.learning_rate, fused=True),
             torch.optim.AdamW(embeddings.values(), recipe.learning_rate, betas=(0.9, 0.99), weight_decay=recipe.embedding_decay, fused=True)]
-
-
-def random_mix(latent: Tensor, sizes: list[int], rng: random.Random) -> mixed.Mix:
-    """The coarsest patches, some of them split, some of those again. Most are chosen by detail, as seen through noise; some by chance."""
-    made = mixed.whole(tuple(latent.shape[-2:]), sizes[0], len(latent), latent.device)
-    fresh = made.places[sizes[0]]
-    for coarse, fine in zip(sizes, sizes[1:]):
-        count = min(fresh.shape[1], max(1, round(rng.choice(SPLIT_SHARES) * fresh.shape[1] * (1 if fine == sizes[1] else 2))))
-        seen = mixed.detail(latent + rng.random() * torch.randn_like(latent), coarse)
-        by_chance = (torch.rand(len(latent), device=latent.device) < 0.25)[:, None]
-        chosen = mixed.richest(torch.where(by_chance, torch.rand_like(seen), seen), count, fresh)
-        before = made.places.get(fine, chosen[:, :0]).shape[1]
-        made = mixed.split(made, coarse, chosen, fine)
-        fresh = made.places[fine][:, before:]
-    return made
 
 
 def loss_of(model: MMDiT, text: TextEncoder, flow: RectifiedFlow, ids: Tensor, latent: Tensor, weights: Tensor, mix: mixed.Mix | int,
