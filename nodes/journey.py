@@ -25,6 +25,7 @@ class TokenJourney(io.ComfyNode):
                 io.Int.Input("number", default=0, min=0, max=2 ** 20,
                              tooltip="Which of the embedded token's D numbers is worked out by hand: the row of the patch embedding."),
                 language_input(),
+                io.Combo.Input("show", options=list(journey.PARTS), default="all", optional=True, tooltip="Which part of the journey is shown."),
             ],
             outputs=[
                 HiddenSocket.Output("hidden_out", display_name="hidden", tooltip="Hidden states after all blocks, the same as by Patch Embed, "
@@ -36,9 +37,9 @@ class TokenJourney(io.ComfyNode):
     @classmethod
     @names_errors
     @keeps_gradients
-    def execute(cls, dit, hidden, token, number, language="auto") -> io.NodeOutput:
+    def execute(cls, dit, hidden, token, number, language="auto", show="all") -> io.NodeOutput:
         host.load(dit.modules(), *dit.room(hidden))
         host.throw_if_interrupted()
         after, told = journey.journeys(dit, hidden, token, number)
-        text = journey.described(told, token, number, language)
+        text = journey.described(told, token, number, language, show)
         return io.NodeOutput(after, text, ui={"dit_blocks": (told.facts(token, number),)})

@@ -1,5 +1,7 @@
 """Token Journey: every number of it is the step's own, and the step goes on as it would."""
 
+import base64
+
 import pytest
 from test_attention import noisy, text
 import torch
@@ -59,8 +61,25 @@ def test_what_is_told_adds_up():
     assert facts["tokens"] == list(range(96)) and facts["grid"] == [8, 12] and facts["count"] == 64
 
 
+def test_an_embedded_token_is_told_in_bytes():
+    told = journey.journeys(DIT, begun(), TOKEN, NUMBER)[1]
+    sent = torch.frombuffer(bytearray(base64.b64decode(told.facts(TOKEN, NUMBER)["vectors"][3])), dtype=torch.int8).float()
+    assert len(sent) == 192 and sent.abs().max() == 127
+    assert (sent / 127 - told.embedded[3] / told.embedded[3].abs().max()).abs().max() <= 0.51 / 127
+
+
+@pytest.mark.parametrize(("show", "begins"), [
+    ("all", ["Token 5", "1. Its", "2. Patch", "3. Its", "4. Length", "5. Words", "6. The head"]), ("patch embedding", ["Token 5", "1. Its", "2. Patch"]),
+    ("position embedding", ["Token 5", "3. Its"]), ("text", ["Token 5", "5. Words"]), ("blocks", ["Token 5", "4. Length", "6. The head"])])
+def test_a_part_of_it_alone(show, begins):
+    said = TokenJourney.execute(dit=DIT, hidden=begun(), token=TOKEN, number=NUMBER, language="English", show=show).result[1].splitlines()
+    assert len(said) == len(begins) and all(map(str.startswith, said, begins))
+
+
 def test_of_a_large_grid_one_token_is_told():
-    few, token = journey.journeys(DIT, begun((64, 32)), 300, NUMBER)[1], 300
+    many = journey.journeys(DIT, begun((64, 64)), 1023, NUMBER)[1]
+    assert many.tokens.tolist() == list(range(1024))
+    few, token = journey.journeys(DIT, begun((66, 64)), 1050, NUMBER)[1], 1050
     assert few.tokens.tolist() == [token] and len(few.values) == len(few.read) == len(few.norms) == 1
     assert str(token) in journey.described(few, token, NUMBER)
 

@@ -1,6 +1,6 @@
 import { app } from "../../scripts/app.js";
 import { tokenOf } from "./grid.js";
-import { stagesOf } from "./journey_words.js";
+import { shownOf, stagesOf } from "./journey_words.js";
 import { say } from "./language.js";
 import { whenPointed } from "./linked.js";
 import { addPanel, make, whenChanged } from "./panel.js";
@@ -8,7 +8,8 @@ import { percent } from "./words.js";
 
 // One token's way through a step, on Token Journey: of the token under the mouse on any panel, else of the one that was clicked.
 
-const HEIGHT = 372;
+/** @type {Record<string, number>} least height of the panel in pixels, by what it shows */
+const HEIGHTS = { all: 406, "patch embedding": 214, "position embedding": 72, text: 92, blocks: 132 };
 const STRIP = 12; // pixels
 const BARS = 34;
 const MOST_LABELS = 12; // bars that have room for their numbers
@@ -56,19 +57,27 @@ function shares(words) {
 /** @param {ComfyNode} node */
 function addJourney(node) {
   const body = make("div", { display: "flex", flexDirection: "column", gap: "3px", flex: "1", minHeight: "0" }, { "aria-live": "polite" });
-  addPanel(node, "journey", HEIGHT, [body]);
+  const widget = (name = "token") => node.widgets.find((one) => one.name === name);
+  const show = () => String(widget("show")?.value ?? "all");
+  const panel = addPanel(node, "journey", () => HEIGHTS[show()], [body]);
   /** @type {import("./journey_words.js").Told | null} */
   let told = null;
   /** @type {number | null} */
   let pointed = null;
-  const widget = () => node.widgets.find(({ name }) => name === "token");
+
+  /** Room for what it shows. */
+  const fit = () => {
+    panel.style.minHeight = `${HEIGHTS[show()]}px`;
+    const least = node.computeSize()[1];
+    if (node.size[1] < least) node.setSize([node.size[0], least]);
+  };
 
   const draw = () => {
     if (!told) return body.replaceChildren(say("run to follow a token; then click one on any panel"));
     const asked = pointed ?? Number(widget()?.value ?? told.query);
     const known = told.tokens.includes(asked);
     const lines = known ? [] : [say("token {token} is chosen: run again to follow it", { token: asked })];
-    const parts = stagesOf(told, known ? asked : told.query).map(({ says, strips = [], bars: lengths, words }) => {
+    const parts = shownOf(stagesOf(told, known ? asked : told.query), show()).map(({ says, strips = [], bars: lengths, words }) => {
       const part = make("div", { display: "flex", flexDirection: "column", gap: "1px" });
       part.append(says, ...strips.map(strip), ...(lengths ? [bars(lengths)] : []), ...(words ? [shares(words)] : []));
       return part;
@@ -93,6 +102,7 @@ function addJourney(node) {
   );
   whenChanged(node, (facts) => {
     if (facts?.tokens) told = /** @type {import("./journey_words.js").Told} */ (/** @type {unknown} */ (facts));
+    fit();
     draw();
   });
 }

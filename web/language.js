@@ -46,6 +46,7 @@ export const CHINESE = {
   "× row {number} of the patch embedding, and the products below": "× 图块嵌入的第 {number} 行，下面是乘积",
   "{some} + … = {sum}; bias {bias}: number {number} of {width} is {embedded}":
     "{some} + … = {sum}；偏置 {bias}：{width} 个数中的第 {number} 个是 {embedded}",
+  "its vector, {shown} of {width} numbers": "它的向量，{width} 个数中的 {shown} 个",
   "patch embedding: number {number} of {width} is {embedded}": "图块嵌入：{width} 个数中的第 {number} 个是 {embedded}",
   "its place adds {added}: {placed}; the whole place vector is {length} long":
     "它的位置加 {added}：得 {placed}；整个位置向量的长度为 {length}",

@@ -6,17 +6,18 @@ import { placeOf } from "./places.js";
 // A box of the pack's own on a node, below its widgets. It keeps nothing that a run needs: that is in real widgets.
 
 /**
- * @param {ComfyNode} node @param {string} name @param {number} height least height in pixels @param {(string | Node)[]} content
+ * @param {ComfyNode} node @param {string} name @param {number | (() => number)} height least height in pixels @param {(string | Node)[]} content
  * @returns {HTMLElement}
  */
 export function addPanel(node, name, height, content) {
+  const least = () => (typeof height === "number" ? height : height());
   const element = document.createElement("div");
   element.className = `dit-blocks-${name}`;
   Object.assign(element.style, {
     position: "relative",
     display: "flex",
     flexDirection: "column",
-    minHeight: `${height}px`,
+    minHeight: `${least()}px`,
     overflow: "hidden",
     boxSizing: "border-box",
     padding: "4px 6px",
@@ -29,7 +30,7 @@ export function addPanel(node, name, height, content) {
   const widget = node.addDOMWidget(name, `dit-blocks-${name}`, element, {
     serialize: false,
     hideOnZoom: false,
-    getMinHeight: () => height,
+    getMinHeight: least,
   });
   widget.serialize = false;
   return element;

@@ -1,6 +1,7 @@
 """A token's journey through one step in numbers: its values, one row of the patch embedding times them, its place, its length after each
 block, the words that it read, and what the head answers for it."""
 
+import base64
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,8 +18,9 @@ from .attention_rows import MEAN, capture, picture_tokens, plan, sample_of, show
 from .filters import filters_of
 from .similarity import finite
 
-MOST = 256  # tokens whose journeys are all told; of more, only the one that is asked for
-VALUES, READ = 64, 6  # of a token's values shown; words that it reads most
+MOST = 1024  # tokens whose journeys are all told; of more, only the one that is asked for
+PARTS = ("all", "patch embedding", "position embedding", "text", "blocks")  # of a journey that can be shown alone
+VALUES, VECTOR, READ = 64, 192, 6  # of a token's values and of its embedded vector, shown; words that it reads most
 WORDS = {
     "token": {"en": "Token {token}: row {row}, column {column}.", "zh": "token {token}：第 {row} 行，第 {column} 列。"},
     "values": {"en": "1. Its patch holds {count} values: {some}", "zh": "1. 它的图块有 {count} 个值：{some}"},
@@ -80,12 +82,18 @@ class Journeys:
             "row": None if self.matrix is None else rounded(self.matrix[number, :VALUES]),
             "rest": None if self.matrix is None else rounded(self.values[:, VALUES:] @ self.matrix[number, VALUES:]),
             "bias": None if self.matrix is None else self.bias(number),
-            "embedded": rounded(self.embedded[:, number]), "placed": rounded(self.placed[:, number]),
+            "vectors": [_in_bytes(vector) for vector in self.embedded[:, :VECTOR]], "embedded": rounded(self.embedded[:, number]), "placed": rounded(self.placed[:, number]),
             "apart": self.apart, "rotary": self.rotary, "place": rounded((self.placed - self.embedded).norm(dim=1)), "norms": rounded(self.norms),
             "read": None if most is None else [[[names[i], float(f"{share:.4g}")] for share, i in zip(*row)]
                                                for row in zip(most.values.tolist(), most.indices.tolist())],
             "answers": rounded(self.answers[:, :VALUES]), "answer_count": self.answers.shape[1],
         }
+
+
+def _in_bytes(vector: Tensor) -> str:
+    """A vector's numbers as signed bytes, its largest as 127: → base64."""
+    steps = vector * (127 / vector.abs().max().clamp(min=1e-12))
+    return base64.b64encode(steps.round().to(torch.int8).numpy().tobytes()).decode()
 
 
 def check_asked(dit: DitHandle, wire: DitHidden, token: int) -> None:
@@ -161,8 +169,8 @@ def _matrix(dit: DitHandle, wire: DitHidden, values: Tensor, embedded: Tensor) -
     return filters if (left - left[:1]).abs().max() <= 0.02 * embedded.abs().max() else None
 
 
-def described(told: Journeys, token: int, number: int, language: str = "English") -> str:
-    """One token's journey in words and numbers, a line each."""
+def described(told: Journeys, token: int, number: int, language: str = "English", show: str = "all") -> str:
+    """One token's journey in words and numbers, a line each. show: one of PARTS."""
     facts = told.facts(token, number)
     at, across = facts["tokens"].index(token), facts["grid"][1]
 
@@ -172,16 +180,21 @@ def described(told: Journeys, token: int, number: int, language: str = "English"
     def line(word: str, **known) -> str:
         return in_language(WORDS[word], language).format(**known)
     shared = {"number": number, "width": facts["width"], "embedded": facts["embedded"][at]}
-    lines = [line("token", token=token, row=token // across, column=token % across),
-             line("values", count=facts["count"], some=some(facts["values"][at], facts["count"]))]
     if facts["apart"]:
-        lines += [_embedded_in_words(facts, at, line, **shared), _placed_in_words(facts, at, line)]
+        embedding, place = _embedded_in_words(facts, at, line, **shared), _placed_in_words(facts, at, line)
     else:
-        lines.append(line("together", placed=facts["placed"][at], **shared))
-    lines.append(line("norms", norms=", ".join(f"{norm:.1f}" for norm in facts["norms"][at])))
-    lines.append(line("unread") if facts["read"] is None else
-                 line("read", read=", ".join(f"{name} {share:.1%}" for name, share in facts["read"][at])))
-    return "\n".join([*lines, line("answer", count=facts["answer_count"], some=some(facts["answers"][at], facts["answer_count"]))])
+        embedding = place = line("together", placed=facts["placed"][at], **shared)
+    lines = {
+        "patch embedding": [line("values", count=facts["count"], some=some(facts["values"][at], facts["count"])), embedding],
+        "position embedding": [place],
+        "blocks": [line("norms", norms=", ".join(f"{norm:.1f}" for norm in facts["norms"][at]))],
+        "text": [line("unread") if facts["read"] is None else
+                 line("read", read=", ".join(f"{name} {share:.1%}" for name, share in facts["read"][at]))],
+        "head": [line("answer", count=facts["answer_count"], some=some(facts["answers"][at], facts["answer_count"]))],
+    }
+    shown = {"all": list(lines), "blocks": ["blocks", "head"]}.get(show, [show])
+    told_lines = [line("token", token=token, row=token // across, column=token % across), *(one for part in shown for one in lines[part])]
+    return "\n".join(dict.fromkeys(told_lines))
 
 
 def _embedded_in_words(facts: dict, at: int, line: Callable[..., str], **shared) -> str:

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { stagesOf } from "../../web/journey_words.js";
+import { shownOf, stagesOf } from "../../web/journey_words.js";
 
 const told = {
   grid: [1, 2],
@@ -16,6 +16,7 @@ const told = {
   row: [0.5, -1],
   rest: [0, 0],
   bias: 0.25,
+  vectors: [btoa(String.fromCharCode(0x81, 127, 0)), btoa("\x01\x02\x03")],
   embedded: [-1.25, -0.75],
   placed: [-1, -0.75],
   apart: true,
@@ -37,9 +38,10 @@ test("a token's stages in words and numbers", () => {
     [0.5, -2],
   ]);
   assert.equal(stages[3].says, "1.000 × 0.500 + 2.000 × −1.000 + … = −1.500; bias +0.250: number 1 of 3 is −1.250");
-  assert.equal(stages[4].says, "its place adds +0.250: −1.000; the whole place vector is 0.50 long");
-  assert.deepEqual(stages[5].bars, [1, 2]);
-  assert.deepEqual(stages[6].words, [["cat", 0.5]]);
+  assert.deepEqual(stages[4], { part: "patch embedding", says: "its vector, 3 of 3 numbers", strips: [[-127, 127, 0]] });
+  assert.equal(stages[5].says, "its place adds +0.250: −1.000; the whole place vector is 0.50 long");
+  assert.deepEqual(stages[6].bars, [1, 2]);
+  assert.deepEqual(stages[7].words, [["cat", 0.5]]);
 });
 
 test("what a model does not show is said", () => {
@@ -50,6 +52,7 @@ test("what a model does not show is said", () => {
       "token 1: row 0, column 1",
       "its patch: 2 values",
       "patch embedding: number 1 of 3 is −0.750",
+      "its vector, 3 of 3 numbers",
       "its place adds nothing: rotary positions turn queries and keys",
       "length before the blocks and after each",
       "no block shows this token reading text",
@@ -60,14 +63,25 @@ test("what a model does not show is said", () => {
 
 test("rotary places add nothing, whatever layers before the blocks do", () => {
   assert.equal(
-    stagesOf({ ...told, rotary: true }, 0)[4].says,
+    stagesOf({ ...told, rotary: true }, 0)[5].says,
     "its place adds nothing: rotary; layers before the blocks make this number −1.000",
   );
-  assert.equal(stagesOf(told, 1)[4].says, "its place adds nothing here");
+  assert.equal(stagesOf(told, 1)[5].says, "its place adds nothing here");
 });
 
 test("a model whose embedding and place are one stage says so", () => {
   const says = stagesOf({ ...told, apart: false, row: null, bias: null }, 0).map((stage) => stage.says);
   assert.equal(says[2], "embedding and place, not shown apart here: number 1 of 3 is −1.000");
   assert.equal(says[3], "length before the blocks and after each");
+});
+
+test("a part of the journey alone", () => {
+  const says = (show, changes = {}) => shownOf(stagesOf({ ...told, ...changes }, 0), show).map((stage) => stage.says.slice(0, 12));
+  const token = "token 0: row";
+  assert.equal(says("all").length, 9);
+  assert.deepEqual(says("patch embedding"), [token, "its patch: 2", "× row 1 of t", "1.000 × 0.50", "its vector, "]);
+  assert.deepEqual(says("position embedding"), [token, "its place ad"]);
+  assert.deepEqual(says("text"), [token, "words it rea"]);
+  assert.deepEqual(says("blocks"), [token, "length befor", "the head ans"]);
+  assert.deepEqual(says("position embedding", { apart: false }), [token, "embedding an"]);
 });
