@@ -9,7 +9,7 @@ import { percent } from "./words.js";
 // One token's way through a step, on Token Journey: of the token under the mouse on any panel, else of the one that was clicked.
 
 /** @type {Record<string, number>} least height of the panel in pixels, by what it shows */
-const HEIGHTS = { all: 406, "patch embedding": 214, "position embedding": 72, text: 92, blocks: 132 };
+const HEIGHTS = { all: 406, "patch embedding": 214, "position embedding": 60, text: 104, blocks: 132 };
 const STRIP = 12; // pixels
 const BARS = 34;
 const MOST_LABELS = 12; // bars that have room for their numbers

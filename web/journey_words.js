@@ -23,7 +23,7 @@ function placeOf(told, at, place) {
   if (told.rotary && told.place[at])
     return say("its place adds nothing: rotary; layers before the blocks make this number {placed}", place);
   if (told.rotary) return say("its place adds nothing: rotary positions turn queries and keys");
-  if (told.place[at]) return say("its place adds {added}: {placed}; the whole place vector is {length} long", place);
+  if (told.place[at]) return say("its place adds {added}: {placed}; its place vector has length {length}", place);
   return say("its place adds nothing here");
 }
 

@@ -48,7 +48,7 @@ export const CHINESE = {
     "{some} + … = {sum}；偏置 {bias}：{width} 个数中的第 {number} 个是 {embedded}",
   "its vector, {shown} of {width} numbers": "它的向量，{width} 个数中的 {shown} 个",
   "patch embedding: number {number} of {width} is {embedded}": "图块嵌入：{width} 个数中的第 {number} 个是 {embedded}",
-  "its place adds {added}: {placed}; the whole place vector is {length} long":
+  "its place adds {added}: {placed}; its place vector has length {length}":
     "它的位置加 {added}：得 {placed}；整个位置向量的长度为 {length}",
   "its place adds nothing: rotary positions turn queries and keys": "它的位置不加任何东西：旋转位置转动 query 和 key",
   "its place adds nothing: rotary; layers before the blocks make this number {placed}":

@@ -39,7 +39,7 @@ test("a token's stages in words and numbers", () => {
   ]);
   assert.equal(stages[3].says, "1.000 × 0.500 + 2.000 × −1.000 + … = −1.500; bias +0.250: number 1 of 3 is −1.250");
   assert.deepEqual(stages[4], { part: "patch embedding", says: "its vector, 3 of 3 numbers", strips: [[-127, 127, 0]] });
-  assert.equal(stages[5].says, "its place adds +0.250: −1.000; the whole place vector is 0.50 long");
+  assert.equal(stages[5].says, "its place adds +0.250: −1.000; its place vector has length 0.50");
   assert.deepEqual(stages[6].bars, [1, 2]);
   assert.deepEqual(stages[7].words, [["cat", 0.5]]);
 });
