@@ -80,8 +80,9 @@ LAYOUTS: dict[str, dict] = {
         "subgraphs": {NOISY: ([6, 7, 8, 9], [(9, "seed")])},
         "columns": [("", 290, [1, 3]), ("1 Prompt and noise", 250, [4, 5, NOISY]), ("2 The loop", 460, [10]), ("3 Decode", 270, [13, 14, 15])]},
     "learn_08_training": {
-        "subgraphs": {"Train": ([6], TRAIN)},
-        "columns": [("", 280, [1, 3]), ("1 A model and pictures", 250, [4, 5]), ("2 Train", 300, ["Train", 8]), ("3 Before and after", 464, [7])]},
+        "subgraphs": {"Train": ([6], TRAIN), "Draw with it": (list(range(10, 18)), [(10, "text"), (14, "seed")])},
+        "columns": [("", 280, [1, 3]), ("1 A model and pictures", 250, [4, 5]), ("2 Train", 300, ["Train", 8, "Draw with it"]),
+                    ("3 Before and after", 464, [7, 18])]},
     "learn_09_patch_sizes": {
         "subgraphs": {"Latent and steps": ([5, 6], [])},
         "columns": [("", 310, [4, 1]), ("1 One prompt", 240, [2, 3, "Latent and steps"]), ("2 Every size", 270, [7, 9]),
