@@ -13,7 +13,7 @@ from .patch import Patchify, PatchifyImage, Unpatchify
 from .patch_schedule import PatchRegions, PatchSchedule, PatchScheduleModel
 from .pictures import ContentAndPlace, PatchFilters, PipelineReport, ResponseMaps, TokenPCA, TokenSimilarity, Trajectory
 from .probe import BlockAblation, Parity
-from .steering import LoadSteeringVector, SaveSteeringVector, Steer, SteeringVector
+from .steering import LoadSteeringVector, SaveSteeringVector, Steer, SteeringVector, SteerModel, SteerSteps
 from .step_cache import StepCache, StepCacheModel
 from .textbook import DiffusionLoss, NoiseAtTime, Trainable, TrainStep
 from .tokens import MixTokens, ReplaceTokens, RollTokens, ScaleTokens, ShuffleTokens, SwapTokens, TokenMap, TokenMask
@@ -26,7 +26,7 @@ NODES = [LoadEmbedded, FromModel, ToModel, LoadDiffusers, LoadCheckpoint, SaveCh
          PatchSchedule, PatchRegions, PatchScheduleModel, StepCache, StepCacheModel, Budget, Compare,
          Condition, PatchEmbed, PositionEmbed, RunBlocks, FinalLayer, Guidance, SamplerStep, BlocksModel,
          TokenMask, MixTokens, SwapTokens, RollTokens, ShuffleTokens, ScaleTokens, ReplaceTokens, TokenMap,
-         SteeringVector, Steer, SaveSteeringVector, LoadSteeringVector,
+         SteeringVector, Steer, SteerSteps, SteerModel, SaveSteeringVector, LoadSteeringVector,
          Parity, BlockAblation,
          AttentionMap, AttentionSteps, ConceptMap, PositionSimilarity,
          PatchFilters, ResponseMaps, TokenPCA, TokenSimilarity, TokenJourney, Trajectory, PipelineReport, ContentAndPlace,

@@ -2,17 +2,38 @@
 
 from comfy_api.v0_0_2 import io, ui
 
+from ..dit_impl.handle.block_plan import check_share
+from ..dit_impl.handle.steering_plan import Turn
 from ..dit_impl.sources.steering_file import load_vector, save_vector
 from ..dit_impl.tokens import steering
 from .comfyui import host
 from .load import _pick
-from .wires import HiddenSocket, SteeringSocket, names_errors
+from .wires import DitSocket, HiddenSocket, SteeringSocket, dit_input, names_errors, sound
 
 CATEGORY = "DiT Blocks/tokens"
 
 
 def _vector_output():
     return SteeringSocket.Output("direction", display_name="vector", tooltip="The direction, one number for each of the model's width.")
+
+
+def _turn_inputs():
+    return [
+        SteeringSocket.Input("vector", tooltip="From Steering Vector or Load Steering Vector."),
+        io.Float.Input("strength", default=1.0, min=-100.0, max=100.0, step=0.1, round=0.001,
+                       tooltip="A factor on the direction. 1 adds the mean difference itself, a negative number turns the other way."),
+        io.Combo.Input("rows", options=list(steering.ROWS), default="both",
+                       tooltip="both: positive and negative prompt alike. positive: that one alone, so that cfg multiplies the turn."),
+    ]
+
+
+def _mask_input():
+    return io.Mask.Input("mask", optional=True, tooltip="Which tokens turn. Without it, all. A token is inside if the mask covers more than half.")
+
+
+def _share_inputs():
+    return [io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.001, tooltip="Where in sampling it begins. 0 is the first step."),
+            io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.001, tooltip="Where in sampling it ends. 1 is the last step.")]
 
 
 class SteeringVector(io.ComfyNode):
@@ -52,12 +73,7 @@ class Steer(io.ComfyNode):
             search_aliases=["steering", "activation addition", "control vector", "concept slider"],
             inputs=[
                 HiddenSocket.Input("hidden", tooltip="Hidden states at the place that the vector was taken from."),
-                SteeringSocket.Input("vector", tooltip="From Steering Vector or Load Steering Vector."),
-                io.Float.Input("strength", default=1.0, min=-100.0, max=100.0, step=0.1, round=0.001,
-                               tooltip="A factor on the direction. 1 adds the mean difference itself, a negative number turns the other way."),
-                io.Combo.Input("rows", options=list(steering.ROWS), default="both",
-                               tooltip="both: positive and negative prompt alike. positive: that one alone, so that cfg multiplies the turn."),
-                io.Mask.Input("mask", optional=True, tooltip="Which tokens turn. Without it, all. A token is inside if the mask covers more than half."),
+                *_turn_inputs(), _mask_input(),
             ],
             outputs=[HiddenSocket.Output("hidden_out", display_name="hidden", tooltip="Hidden states with the direction added.")],
         )
@@ -66,6 +82,55 @@ class Steer(io.ComfyNode):
     @names_errors
     def execute(cls, hidden, vector, strength, rows, mask=None) -> io.NodeOutput:
         return io.NodeOutput(steering.steer(hidden, vector, strength, mask, rows))
+
+
+class SteerSteps(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksSteerSteps",
+            display_name="Steer Every Step",
+            category=CATEGORY,
+            description="Add a direction to the hidden states in every step of DiT Denoise, at the place among the blocks that it was taken from.",
+            search_aliases=["steering", "activation addition", "control vector", "concept slider"],
+            inputs=[dit_input(), *_turn_inputs(), *_share_inputs(), _mask_input()],
+            outputs=[DitSocket.Output("dit_out", display_name="dit", tooltip="The same model, steered in DiT Denoise and DiT Denoise Step.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, start_percent=None, end_percent=None):
+        return sound(check_share, start_percent, end_percent)
+
+    @classmethod
+    @names_errors
+    def execute(cls, dit, vector, strength, rows, start_percent, end_percent, mask=None) -> io.NodeOutput:
+        return io.NodeOutput(dit.with_turn(Turn(vector, strength, rows, mask, start_percent, end_percent)))
+
+
+class SteerModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksSteerModel",
+            display_name="Steer (MODEL)",
+            category=CATEGORY,
+            description="Add a direction to the hidden states in every step of KSampler, at the place among the blocks that it was taken from. Put it "
+                        "between the loader and the sampler. At strength 0 nothing changes, bit for bit.",
+            search_aliases=["steering", "activation addition", "control vector", "concept slider", "KSampler"],
+            inputs=[io.Model.Input("model", tooltip="Any diffusion transformer that ComfyUI has loaded. It is not changed."),
+                    *_turn_inputs(), *_share_inputs(), _mask_input()],
+            outputs=[io.Model.Output("model_out", display_name="model", tooltip="The same model, steered.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, start_percent=None, end_percent=None):
+        return sound(check_share, start_percent, end_percent)
+
+    @classmethod
+    @names_errors
+    def execute(cls, model, vector, strength, rows, start_percent, end_percent, mask=None) -> io.NodeOutput:
+        from .comfyui.planned_blocks import with_turn  # there is no MODEL outside ComfyUI
+        return io.NodeOutput(with_turn(model, Turn(vector, strength, rows, mask, start_percent, end_percent)))
 
 
 class SaveSteeringVector(io.ComfyNode):

@@ -2,7 +2,7 @@
 
 from comfy_api.v0_0_2 import io
 
-from ..dit_impl.handle.block_plan import BlockPlan
+from ..dit_impl.handle.block_plan import BlockPlan, check_share
 from ..dit_impl.sampling.solvers import ONE_CALL
 from ..dit_impl.step import stages as step_stages
 from ..dit_impl.step.guidance import guide
@@ -188,8 +188,7 @@ class BlocksModel(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, model, blocks, strength, start_percent, end_percent) -> io.NodeOutput:
-        if start_percent > end_percent:
-            raise ValueError(f"start_percent {start_percent:g} is after end_percent {end_percent:g}")
+        check_share(start_percent, end_percent)
         from .comfyui.planned_blocks import with_block_plan  # there is no MODEL outside ComfyUI
         return io.NodeOutput(with_block_plan(model, BlockPlan(blocks, strength, start_percent, end_percent)))
 

@@ -29,6 +29,7 @@ from ..tokens.wire_types import AnyWire, DitHidden, DitTokens, ModelCall
 from .block_plan import BlockPlan, runs
 from .class_names import find_class
 from .dit_handle import DitHandle
+from .steering_plan import Steering, Turn, check_areas, holding
 from .step_cache import IN_STAGES, CacheRun, StepCache, cached_run, mark_of
 
 
@@ -36,6 +37,10 @@ def _towards(sides: list[Tensor], cfg: float) -> Tensor:
     """x0 of the positive side, and of the negative where there is one → guided x0."""
     cond, *uncond = sides
     return guided(cond, uncond[0], cfg) if uncond and is_guided(cfg) else cond
+
+
+def _layout(parts: list[Part]) -> tuple[str, ...]:
+    return tuple("uncond" if part.side else "cond" for part in parts)
 
 
 @dataclass(eq=False)
@@ -47,7 +52,8 @@ class Backbone(DitHandle):
     class_names: of a class-conditional model, by number; synonyms are parted by commas.
     device: where the model computes; None is where its weights are, which may differ where a host keeps some of them elsewhere.
     facts: of its training, for people to read. cache: of blocks, over the steps of a run; run: the run under way, on a copy of the handle.
-    plan: which blocks run in `denoise`, None is all.
+    plan: which blocks run in `denoise`, None is all. turns: by steering vectors in `denoise`; steering: those of the model call under way, on a
+    copy of the handle.
 
     The model is called as model(tokens, grid, patch_size, t, **arguments): `model.conditions` says which those are.
     """
@@ -64,6 +70,8 @@ class Backbone(DitHandle):
     cache: StepCache | None = None
     run: CacheRun | None = None
     plan: BlockPlan | None = None
+    turns: tuple[Turn, ...] = ()
+    steering: Steering | None = None
 
     @property
     def patch_sizes(self) -> tuple[int, ...]:
@@ -99,6 +107,11 @@ class Backbone(DitHandle):
     def with_plan(self, plan: BlockPlan) -> "Backbone":
         plan.steps(len(self.own_stages.kinds))
         return replace(self, plan=plan)
+
+    def with_turn(self, turn: Turn) -> "Backbone":
+        stages = self.own_stages
+        turn.check(len(stages.kinds), stages.width, self.name)
+        return self if turn.does_nothing else replace(self, turns=(*self.turns, turn))
 
     @property
     def remark(self) -> str:
@@ -197,18 +210,24 @@ class Backbone(DitHandle):
         """
         sides = self._sides(wire, positive, self.away_from(negative, cfg) if is_guided(cfg) else negative, is_guided(cfg))
 
+        check_areas(self.turns, any(one.area is not None for side in sides for one in side))
+
         def predict_x0(x: Tensor, sigma: Tensor) -> Tensor:
             if self.run:
                 self.run.at(sigma.item())
+            turns = holding(self.turns, self.flow.sigma_at, sigma.item())
 
-            def ask(latents: Tensor, arguments: Arguments) -> Tensor:
-                tokens = self._x0(to_tokens(latents, wire), token_grid(*latents.shape[-2:], wire["patch_size"]), wire["patch_size"], sigma, arguments)
-                return to_latent(tokens, {**wire, "size": latents.shape[-2:]})
+            def ask(latents: Tensor, arguments: Arguments, call: list[Part]) -> Tensor:
+                cut = {"size": latents.shape[-2:], "grid": token_grid(*latents.shape[-2:], wire["patch_size"]), "patch_size": wire["patch_size"]}
+                handle = replace(self, steering=Steering(turns, _layout(call), cut, self.name)) if turns else self
+                tokens = handle._x0(to_tokens(latents, wire), cut["grid"], cut["patch_size"], sigma, arguments)
+                return to_latent(tokens, {**wire, "size": cut["size"]})
             return to_tokens(_towards(average(ask, to_latent(x, wire), sigma, sides), cfg), wire)
         return predict_x0
 
     def begin(self, wire: DitTokens, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None = None) -> DitHidden:
         check_step(step, sigmas)
+        self.check_stages()
         wire = self.entered(wire, sigmas, step)
         stages, device, home = self.stages, self.compute_device, wire["tokens"].device
         sides = self._sides(wire, positive, negative, negative is not None)
@@ -235,13 +254,13 @@ class Backbone(DitHandle):
             kept = Inpainting(wire, self.flow, device)
             given = iter(zip(calls, to_latent(prediction.to(latent), wire).split([len(call) * len(x) for call in calls])))
 
-            def answer(latents: Tensor, _: Arguments) -> Tensor:
+            def answer(latents: Tensor, *_) -> Tensor:
                 call, answers = next(given)
                 cuts = [place(one, part.prompt.area) for one, part in zip(answers.chunk(len(call)), call)]
                 return self._to_x0(torch.cat(cuts), latents, sigma)
             return kept.leave(to_tokens(_towards(average(answer, latent, sigma, sides), cfg), wire))
         areas = tuple(None if part.prompt.area is None else slices(part.prompt.area, size) for part in parts)
-        call = Call(tuple("uncond" if part.side else "cond" for part in parts), x, sigma, to_x0, wire, None, areas)
+        call = Call(_layout(parts), x, sigma, to_x0, wire, None, areas)
         first, *others = map(start, calls)
         return {"hidden": first["hidden"], "tokens": first["tokens"], "others": tuple(others), "done": frozenset(), "call": call,
                 "model": self.name, "trace": ()}
@@ -280,16 +299,18 @@ class Backbone(DitHandle):
         return self._to_x0(self._answer(inputs, grid, patch_size, times, arguments).to(tokens), tokens, sigma)
 
     def _answer(self, inputs: Tensor, grid: tuple[int, int], patch_size: int, times: Tensor, arguments: Arguments) -> Tensor:
-        """The model's prediction, by the plan of its blocks and the cache of the run where there are such."""
+        """The model's prediction, by the plan of its blocks, the turns of the call and the cache of the run where there are such."""
         cached = self.run is not None and self.run.takes_part()
-        if self.plan is None and not cached:
+        if self.plan is None and self.steering is None and not cached:
             return self.model(inputs, grid, patch_size, times, **arguments)
         stages = self.own_stages
         every = range(len(stages.kinds))
         parts = [(every, 1.0)] if self.plan is None else runs(self.plan.steps(len(every)))
         hidden = stages.position_embed(stages.patch_embed(stages.condition(inputs, grid, patch_size, times, **arguments)))
+        if self.steering is not None:
+            stages = self.steering.over(stages)
         if cached and parts:
-            return stages.head(self.run.run_blocks(stages, hidden, (mark_of(arguments), grid, patch_size), parts))
+            return stages.head(self.run.run_blocks(stages, hidden, (mark_of(arguments), grid, patch_size, self.steering and self.steering.key), parts))
         for blocks, strength in parts:
             hidden = stages.run_blocks(hidden, blocks, strength)
         return stages.head(hidden)

@@ -1,12 +1,13 @@
 """Which blocks a model runs in the steps of a sampler, in which order, and how strong."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ..errors import StagesError
 from ..model.stages import parse_blocks
 from ..tokens.numbers import check_ranges
 
+SigmaAt = Callable[[float], float]  # a share of sampling → its noise level
 Steps = list[tuple[int, float]]  # a block's number and the factor on what it adds, in the order in which blocks run
 
 
@@ -37,6 +38,17 @@ class BlockPlan:
             except ValueError:
                 raise StagesError(f'blocks: a factor is a number after *, as in "7*0.5", not {part.strip()[:40]!r}') from None
             yield named, share
+
+
+def check_share(start: float, end: float) -> None:
+    """Raise StagesError unless there is a part of sampling from one share to another."""
+    if start > end:
+        raise StagesError(f"start_percent {start:g} is after end_percent {end:g}")
+
+
+def covers(start: float, end: float, sigma_at: SigmaAt, sigma: float) -> bool:
+    """Whether what goes from one share of sampling to another holds at a noise level, as core's SkipLayerGuidanceDiT counts it."""
+    return (end >= 1 or sigma_at(end) <= sigma) and (start <= 0 or sigma <= sigma_at(start))
 
 
 def together(plans: list[BlockPlan], count: int) -> Steps:

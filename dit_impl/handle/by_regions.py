@@ -20,9 +20,10 @@ def by_regions(dit: DitHandle, mixture: Mixture, mask: Tensor | None = None) -> 
     """A handle on the same weights that reads patches of several sizes in one sequence, for one run at a time. Raises BackboneError."""
     if not isinstance(dit, Backbone) or type(dit.model) is not MMDiT:
         raise BackboneError(f"{dit.name} reads patches of one size in a step, not {mixture}: use one patch size for each step")
-    if dit.cache or dit.plan:
+    if dit.cache or dit.plan or dit.turns:
         why = "a Step Cache, and patches of several sizes ({}) stand in other places in each step" if dit.cache else (
-            "a plan of its blocks, which patches of several sizes ({}) have not")
+            "a plan of its blocks, which patches of several sizes ({}) have not") if dit.plan else (
+            "Steer Every Step, which patches of several sizes ({}) can't do")
         raise BackboneError(f"{dit.name} has {why.format(mixture)}: leave one of the two out")
     known = dit.model.config.patch_sizes
     if missing := [p for p in mixture.sizes if p not in known]:

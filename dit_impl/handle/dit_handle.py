@@ -17,6 +17,7 @@ from ..tokens.other_sizes import Reading, choose_method
 from ..tokens.wire import CARRIED, LatentFormat, fold, grey_picture, in_a_row, same_format
 from ..tokens.wire_types import AnyWire, DitHidden, DitTokens
 from .block_plan import BlockPlan
+from .steering_plan import Turn
 from .step_cache import StepCache
 
 
@@ -32,6 +33,7 @@ class DitHandle:
     mixes = False  # whether it was trained on patches of several sizes in one sequence
     remark = ""  # what a user of its stages should know
     answers = ""  # what the numbers that its head gives mean
+    turns: tuple[Turn, ...] = ()  # by steering vectors, in every step of `denoise`
     learns = False  # whether what is computed with it is recorded, for Train Step
     unconditional: Conditioning | None = None  # what guidance goes away from where no negative is given
 
@@ -124,6 +126,10 @@ class DitHandle:
         """A handle on the same weights that runs the blocks of a plan in every step. Raises StagesError."""
         raise NotImplementedError
 
+    def with_turn(self, turn: Turn) -> "DitHandle":
+        """A handle on the same weights that adds a steering vector in every step. Raises StagesError, TokensError."""
+        raise NotImplementedError
+
     def approximate(self, reading: Reading) -> "DitHandle":
         """A handle on the same weights that reads patches of a size that is not native to it."""
         raise NotImplementedError
@@ -149,6 +155,12 @@ class DitHandle:
     def stages(self) -> Stages:
         """The transformer in stages. Raises StagesError where it can only be run whole."""
         raise NotImplementedError
+
+    def check_stages(self) -> None:
+        """Raise StagesError where stages would leave out what `denoise` does."""
+        if self.turns:
+            raise StagesError(f"{self.name} is steered in every step, which stages would leave out: put Steer between them in the place of Steer "
+                              "Every Step or Steer (MODEL), or use DiT Denoise")
 
     def begin(self, wire: DitTokens, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None = None) -> DitHidden:
         """Begin a step by stages: tokens at the step's noise level → DIT_HIDDEN with no stage done. Raises ScheduleError, BackboneError."""

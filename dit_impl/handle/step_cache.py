@@ -6,7 +6,7 @@ ones add up by themselves.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from threading import Lock
@@ -19,6 +19,7 @@ from torch import Tensor
 from ..errors import StagesError
 from ..model.stages import Hidden, Stages
 from ..tokens.wire_types import DitTokens, without
+from .block_plan import SigmaAt, check_share
 
 Parts = Sequence[tuple[Sequence[int], float]]  # (blocks, the factor on what they add), in the order in which they run
 REMEMBERED = "step_cache"  # its place in what a wire remembers
@@ -36,8 +37,7 @@ class StepCache:
     def __post_init__(self):
         if not 0 <= self.threshold < inf:
             raise StagesError(f"threshold is 0 or more, not {self.threshold:g}")
-        if self.start > self.end:
-            raise StagesError(f"start_percent {self.start:g} is after end_percent {self.end:g}")
+        check_share(self.start, self.end)
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class CacheRun:
         return {**wire, "remembered": {**wire.get("remembered", {}), REMEMBERED: kept}}
 
 
-def cached_run(cache: StepCache, sigma_at: Callable[[float], float], rises: bool, wire: Mapping = MappingProxyType({})) -> CacheRun:
+def cached_run(cache: StepCache, sigma_at: SigmaAt, rises: bool, wire: Mapping = MappingProxyType({})) -> CacheRun:
     """The cache of the run that a wire stands in, or of a new one. sigma_at: the noise level at a share of sampling."""
     levels = sigma_at(cache.start) if cache.start > 0 else inf, sigma_at(cache.end) if cache.end < 1 else 0.0
     return CacheRun(cache, rises, wire.get("remembered", {}).get(REMEMBERED), levels)

@@ -18,7 +18,8 @@ from ..model.conditioning import OVER_TEXT, Arguments, join
 from .flow import Flow
 
 Area = tuple[int, int, int, int]  # height, width, top, left, in latent cells
-Ask = Callable[[Tensor, Arguments], Tensor]  # cuts [B, C, h, w], what the model is called with → x0 of each
+# cuts [B, C, h, w], what the model is called with, the parts of the batch → x0 of each
+Ask = Callable[[Tensor, Arguments, "list[Part]"], Tensor]
 
 FUZZ = 8  # cells over which the weight of an area falls off towards its inner borders
 LEAST_AREA = 8  # side of the area around a mask, at least
@@ -220,7 +221,7 @@ def average(ask: Ask, x: Tensor, sigma: Tensor, sides: list[list[Prompt]]) -> li
     """x0 of each side at a noise level, by as many model calls as it takes: latent [B, C, H, W] → one of the same for each side."""
     sums, weights = [torch.zeros_like(x) for _ in sides], [x.new_full((len(x), 1, *x.shape[-2:]), NEVER) for _ in sides]
     for call in together(parts_at(sides, sigma, x), tuple(x.shape[-2:])):
-        answer = ask(torch.cat([place(x, part.prompt.area) for part in call]), join([part.prompt.arguments for part in call]))
+        answer = ask(torch.cat([place(x, part.prompt.area) for part in call]), join([part.prompt.arguments for part in call]), call)
         for part, x0 in zip(call, answer.chunk(len(call))):
             place(sums[part.side], part.prompt.area).add_(x0 * part.weight)
             place(weights[part.side], part.prompt.area).add_(part.weight)

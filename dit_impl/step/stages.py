@@ -32,6 +32,7 @@ POSITION_MODES = ("model", "none", "shuffled", "1-D", "scaled", "shifted", "NTK"
 
 def check(dit: DitHandle, wire: DitHidden, *needed: str) -> None:
     """Raise StagesError unless a DIT_HIDDEN comes from a model of this shape and latent space, and has been through the stages `needed`."""
+    dit.check_stages()
     theirs, ours = wire.get("shape"), shape_of(dit)
     if (theirs or wire["model"]) != (ours if theirs else dit.name):
         raise StagesError(f"the hidden states come from {wire['model']}, {theirs or 'of a shape not known'}; the dit is {dit.name}, {ours}: "

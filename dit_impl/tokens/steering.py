@@ -63,15 +63,24 @@ def steer(wire: DitHidden, vector: SteeringVector, strength: float, mask: Tensor
     """
     _check_hidden(wire, "hidden")
     x, layout, samples = values(wire), layout_of(wire), samples_of(wire)
-    if len(vector.direction) != x.shape[-1]:
-        raise TokensError(f"the vector has {len(vector.direction)} numbers, for {vector.model}; tokens of {wire['model']} have {x.shape[-1]}")
-    if rows not in ROWS:
-        raise TokensError(f"rows is {' or '.join(ROWS)}, not {rows!r}")
+    check_vector(vector, x.shape[-1], wire["model"])
+    check_rows(rows)
     if not strength:
         return wire
     where = x.new_ones(samples, 1, 1) if mask is None else token_mask(mask, wire, samples).to(x)
     gain = torch.cat([where if rows == "both" or part == "cond" else torch.zeros_like(where) for part in layout])
     return with_values(wire, x + gain * (strength * vector.direction.to(x)))
+
+
+def check_vector(vector: SteeringVector, width: int, name: str) -> None:
+    """Raise TokensError unless the tokens of a model, of this width, can turn by the vector."""
+    if len(vector.direction) != width:
+        raise TokensError(f"the vector has {len(vector.direction)} numbers, for {vector.model}; tokens of {name} have {width}")
+
+
+def check_rows(rows: str) -> None:
+    if rows not in ROWS:
+        raise TokensError(f"rows is {' or '.join(ROWS)}, not {rows!r}")
 
 
 def _positive(wire: DitHidden) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor
 from ...dit_impl.errors import BackboneError, StagesError, TokensError
 from ...dit_impl.handle.backbone import Backbone, Conditioning, DitHandle
 from ...dit_impl.handle.block_plan import BlockPlan
+from ...dit_impl.handle.steering_plan import Turn
 from ...dit_impl.handle.step_cache import StepCache
 from ...dit_impl.model.stages import Call, Stages
 from ...dit_impl.sampling.at import NoiseSpace
@@ -49,11 +50,11 @@ from ...dit_impl.tokens.wire import (
 )
 from ...dit_impl.tokens.wire_types import AnyWire, DitHidden, DitTokens, ModelCall, NoiseStart, Onward, without
 from . import adapted_model
-from .latent_space import read_latent_format
+from .latent_space import read_latent_format, read_latent_rgb
 from .model_calls import Answering, Listening, canvas_of, on_grid
 from .patched_model import ADAPTERS, PATCH_SIZE, patch_sizes_of, with_patch_sizes
-from .planned_blocks import in_a_run, with_block_plan, with_step_cache
-from .riders import check_stages, check_uncut, left_out_by_stages, remembering, wrappers_of
+from .planned_blocks import in_a_run, with_block_plan, with_step_cache, with_turn
+from .riders import TURNS, check_stages, check_uncut, left_out_by_stages, remembering, wrappers_of
 from .stages import begun, stages_of
 from .token_samplers import GivenSampler, TokenSampler
 
@@ -87,6 +88,7 @@ class HandleOfModel(DitHandle):
         (own, *_), self.frame_patch = patch_sizes_of(model)
         self.taught = dict(model.model_options.get(ADAPTERS, {}))  # patch sizes that adapters brought
         self.patch_sizes, self.remark = (own, *self.taught), left_out_by_stages(model)
+        self.turns = model.model_options.get(TURNS, ())
         self.previewer = None  # chosen anew for every run, as the user's setting may change
 
     @property
@@ -127,6 +129,9 @@ class HandleOfModel(DitHandle):
 
     def with_plan(self, plan: BlockPlan) -> "HandleOfModel":
         return HandleOfModel(with_block_plan(self.model, plan), self.sampler, self.guider)
+
+    def with_turn(self, turn: Turn) -> "HandleOfModel":
+        return HandleOfModel(with_turn(self.model, turn), self.sampler, self.guider)
 
     def with_adapter(self, adapter: Adapter) -> "HandleOfModel":
         """The same MODEL, which reads one more patch size. Raises BackboneError, CheckpointError."""
@@ -268,6 +273,7 @@ class HandleOfModel(DitHandle):
 
     def begin(self, wire: DitTokens, sigmas: Tensor, step: int, positive: Conditioning, negative: Conditioning | None = None) -> DitHidden:
         check_step(step, sigmas)
+        self.check_stages()
         self.check_tokens(wire)
         stages, given = self.stages, tuple(filter(None, (positive, negative)))
         check_stages(self.model, wire["size"], *given)
@@ -376,13 +382,7 @@ class HandleOfModel(DitHandle):
 
     @property
     def latent_rgb(self) -> Tensor | None:
-        """Linear map from latents to RGB, as ComfyUI previews them: [C + 1, 3], the last row added."""
-        known = self.model.model.latent_format
-        if known.latent_rgb_factors is None or known.latent_rgb_factors_reshape is not None:
-            return None
-        factors = torch.tensor(known.latent_rgb_factors, dtype=torch.float32)
-        bias = known.latent_rgb_factors_bias
-        return torch.cat([factors, torch.zeros(1, 3) if bias is None else torch.tensor(bias, dtype=torch.float32)[None]])
+        return read_latent_rgb(self.model.model.latent_format)
 
     def picture(self, wire: DitTokens, tokens: Tensor) -> Tensor:
         known = self.model.model.latent_format

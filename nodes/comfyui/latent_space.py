@@ -20,3 +20,12 @@ def read_latent_format(host_format) -> LatentFormat:
             and torch.equal(out_of_dit_space(probe, ours), host_format.process_out(probe))):
         return {**identity_format(channels), "host": host_format}
     return ours
+
+
+def read_latent_rgb(known) -> Tensor | None:
+    """The linear map from latents to RGB by which ComfyUI previews them: [C + 1, 3], the last row added; None where it has none."""
+    if known.latent_rgb_factors is None or known.latent_rgb_factors_reshape is not None:
+        return None
+    factors = torch.tensor(known.latent_rgb_factors, dtype=torch.float32)
+    bias = known.latent_rgb_factors_bias
+    return torch.cat([factors, torch.zeros(1, 3) if bias is None else torch.tensor(bias, dtype=torch.float32)[None]])

@@ -20,7 +20,7 @@ from ...dit_impl.tokens.patch import patchify, token_grid, unpatchify
 from ...dit_impl.tokens.wire import into_dit_space, out_of_dit_space
 from . import host
 from .patched_model import PATCH_SIZE
-from .planned_blocks import with_step_cache
+from .planned_blocks import with_step_cache, with_turn
 
 ASKED_FOR_X0 = "dit_blocks_asked_for_x0"  # in transformer_options: whether the model's sampling takes x0 as it is
 
@@ -138,4 +138,7 @@ def as_model(dit: DitHandle):
         host.castable(dit.model)
         patcher = dit.model.comfy_patcher = comfy.model_patcher.CoreModelPatcher(
             ModelOfDit(dit), comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device())
-    return with_step_cache(patcher.clone(), dit.cache) if dit.cache else patcher.clone()
+    model = patcher.clone()
+    for turn in dit.turns:
+        model = with_turn(model, turn)
+    return with_step_cache(model, dit.cache) if dit.cache else model

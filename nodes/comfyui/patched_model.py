@@ -18,6 +18,7 @@ from ...dit_impl.tokens.patch import patchify, token_grid, unpatchify
 from .own_patch import own_patch
 
 PATCH_SIZE = "dit_blocks_patch_size"  # in transformer_options, for models that have weights for several
+COARSE = "dit_blocks_coarse"  # in transformer_options, the size of patches that are read as a coarser latent
 ADAPTERS = "dit_blocks_adapters"  # in model_options: patch size → what it was taught
 
 
@@ -85,8 +86,8 @@ def with_patch_sizes(model, sizes: set[int], size_at: Callable[[float, dict], in
         x, t, c = args["input"], args["timestep"], args["c"]
         options = c.get("transformer_options", {})
         size = size_at(t.flatten()[0].item(), options)
-        if size != own[0] and size not in readings:  # it has weights for this one
-            c = {**c, "transformer_options": {**options, PATCH_SIZE: size}}
+        if size != own[0]:  # either it has weights for this one, or it reads it as a coarser latent
+            c = {**c, "transformer_options": {**options, COARSE if size in readings else PATCH_SIZE: size}}
 
         def call(x: Tensor, t: Tensor, c: dict) -> Tensor:
             if former:

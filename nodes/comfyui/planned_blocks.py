@@ -1,4 +1,5 @@
-"""A MODEL that runs a plan of its blocks in the steps of a sampler, or leaves blocks out by a cache. Imported only in ComfyUI.
+"""A MODEL that runs a plan of its blocks in the steps of a sampler, leaves blocks out by a cache, or turns between them by steering vectors.
+Imported only in ComfyUI.
 
 Followed: BaseModel.apply_model of comfy/model_base.py, CFGGuider of comfy/samplers.py and the wrappers of comfy/patcher_extension.py, ComfyUI
 0.33. For the length of one model call, and on the module that is called, the stages take the place of its forward. What the cache keeps is in
@@ -13,15 +14,18 @@ from comfy.patcher_extension import WrappersMP
 import torch
 from torch import Tensor, nn
 
-from ...dit_impl.errors import StagesError
-from ...dit_impl.handle.block_plan import BlockPlan, is_whole, runs, together
+from ...dit_impl.errors import StagesError, TokensError
+from ...dit_impl.handle.block_plan import BlockPlan, covers, is_whole, runs, together
+from ...dit_impl.handle.steering_plan import Steering, Turn, holding
 from ...dit_impl.handle.step_cache import CacheRun, StepCache, Told, cached_run, mark_of
 from ...dit_impl.model.stages import Stages
 from ...dit_impl.sampling.walk import rises
 from ...dit_impl.tokens.numbers import MOST
 from .model_calls import APPLY_MODEL
-from .riders import CACHE, CACHE_RUN, PLANS
+from .patched_model import patch_sizes_of
+from .riders import CACHE, CACHE_RUN, PLANS, TURNS
 from .stages import begun, stages_of
+from .turns import TURN_NODE, begins_a_run, steering_of
 
 NODE, CACHE_NODE = "DiT Blocks (MODEL)", "Step Cache"
 PROMPTS = ("context", "y")  # among what a transformer is called with
@@ -33,6 +37,19 @@ def with_block_plan(model, plan: BlockPlan):
     plan.steps(_count(stages_of(model.model.diffusion_model)) or MOST)
     clone = model.clone()
     clone.model_options[PLANS] = (*clone.model_options.get(PLANS, ()), plan)
+    return _by_blocks(clone)
+
+
+def with_turn(model, turn: Turn):
+    """→ ModelPatcher over the same weights, with one more turn; itself where that does nothing. Raises StagesError, TokensError."""
+    stages = stages_of(model.model.diffusion_model)
+    turn.check(_count(stages), stages.shape.width, type(model.model).__name__)
+    if turn.does_nothing:
+        return model
+    clone = model.clone()
+    clone.model_options[TURNS] = (*clone.model_options.get(TURNS, ()), turn)
+    clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, TURNS)
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, TURNS, begins_a_run(clone.model_options[TURNS]))
     return _by_blocks(clone)
 
 
@@ -96,31 +113,30 @@ def _patches(options: dict) -> str:
 
 
 def _by_blocks(clone):
-    """A clone whose steps run by its plans and by its cache."""
-    plans, caches = clone.model_options.get(PLANS, ()), CACHE in clone.model_options
+    """A clone whose steps run by its plans, by its turns and by its cache."""
+    plans, turns, caches = clone.model_options.get(PLANS, ()), clone.model_options.get(TURNS, ()), CACHE in clone.model_options
+    own = patch_sizes_of(clone)[0][0] if turns else 0
 
     def wrapper(executor, x: Tensor, t: Tensor, *args, **kwargs) -> Tensor:
-        base, sigma = executor.class_obj, t.max().item()  # hooks and several devices call a model of their own
+        base = executor.class_obj  # hooks and several devices call a model of their own
         options = {**dict(zip(APPLY_MODEL, args)), **kwargs}.get("transformer_options") or {}
-        active = [plan for plan in plans if _covers(plan, base.model_sampling, sigma)]
+        sigma = options.get("sigmas", t).max().item()  # the sampler's: coarse patches are read at another
+        sigma_at = base.model_sampling.percent_to_sigma
+        active = [plan for plan in plans if covers(plan.start, plan.end, sigma_at, sigma)]
+        held = holding(turns, sigma_at, sigma)
         run = options.get(CACHE_RUN) if caches else None
         if run is not None:
             run.at(sigma)
             if not run.takes_part(may=not _patches(options)):  # those of this call alone, such as core's SkipLayerGuidanceDiT
                 run = None
-        if not active and run is None:
+        if not active and not held and run is None:
             return executor(x, t, *args, **kwargs)
-        asked = tuple(options.get("cond_or_uncond") or ())
-        with _in_place_of_forward(base.diffusion_model, lambda module, args, kwargs: _call(module, active, run, asked, args, kwargs)):
+        asked, steering = tuple(options.get("cond_or_uncond") or ()), steering_of(held, x, own, options, type(base).__name__) if held else None
+        with _in_place_of_forward(base.diffusion_model, lambda module, args, kwargs: _call(module, active, steering, run, asked, args, kwargs)):
             return executor(x, t, *args, **kwargs)
     clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, PLANS)
     clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, PLANS, wrapper)
     return clone
-
-
-def _covers(plan: BlockPlan, model_sampling, sigma: float) -> bool:
-    """Whether a plan holds at a noise level, as core's SkipLayerGuidanceDiT counts it."""
-    return model_sampling.percent_to_sigma(plan.end) <= sigma <= model_sampling.percent_to_sigma(plan.start)
 
 
 def _count(stages: Stages) -> int | None:
@@ -154,26 +170,31 @@ def _in_place_of_forward(module: nn.Module, run: Callable[[nn.Module, tuple, dic
         restore()
 
 
-def _call(module: nn.Module, plans: list[BlockPlan], run: CacheRun | None, asked: tuple, args: tuple, kwargs: dict) -> Tensor:
-    """A model call with the blocks that the plans say, and without those that the cache stands for. Raises StagesError."""
+def _call(module: nn.Module, plans: list[BlockPlan], steering: Steering | None, run: CacheRun | None, asked: tuple, args: tuple,
+          kwargs: dict) -> Tensor:
+    """A model call with the blocks that the plans say, steered between them, and without those that the cache stands for. Raises
+    StagesError."""
+    what = "steering" if steering else "a plan of blocks"
     try:
         for key, wrappers in kwargs.get("transformer_options", {}).get("wrappers", {}).get(WrappersMP.DIFFUSION_MODEL, {}).items():
             if wrappers:
-                raise StagesError(f"this MODEL carries a wrapper around the whole diffusion model ({key or 'unnamed'}), which a plan of blocks "
+                raise StagesError(f"this MODEL carries a wrapper around the whole diffusion model ({key or 'unnamed'}), which {what} "
                                   "would leave out: take one of the two away")
         stages = stages_of(module)
         count = _count(stages)
-        if run is None and count is not None and is_whole(together(plans, count), count):
+        if run is None and steering is None and count is not None and is_whole(together(plans, count), count):
             return module.forward(*args, **kwargs)
         hidden = begun(stages, args, kwargs)
         stages = stages.over(hidden)
         hidden = stages.position_embed(stages.patch_embed(hidden))
+        if steering is not None:
+            stages = steering.over(stages)
         parts = runs(together(plans, len(stages.kinds))) if plans else [(list(range(len(stages.kinds))), 1.0)]
         if run is not None and parts:
             texts = mark_of({name: kwargs[name] for name in PROMPTS if torch.is_tensor(kwargs.get(name))})
-            return stages.head(run.run_blocks(stages, hidden, (asked, texts), parts))
+            return stages.head(run.run_blocks(stages, hidden, (asked, texts, steering and steering.key), parts))
         for blocks, strength in parts:
             hidden = stages.run_blocks(hidden, blocks, strength)
         return stages.head(hidden)
-    except StagesError as error:
-        raise StagesError(f"{CACHE_NODE if run is not None else NODE}: {error}") from error
+    except (StagesError, TokensError) as error:
+        raise StagesError(f"{CACHE_NODE if run is not None else TURN_NODE if steering else NODE}: {error}") from error

@@ -22,8 +22,9 @@ WHOLE = "use DiT Denoise over all steps, from Add Noise to the schedule's end"
 PLANS = "dit_blocks_plans"  # in model_options, and the key of the wrapper that runs plans of blocks
 CACHE = "dit_blocks_step_cache"  # in model_options, and the key of the wrapper that begins a run of it
 CACHE_RUN = "dit_blocks_cache_run"  # in transformer_options of a run: what it remembers
+TURNS = "dit_blocks_turns"  # in model_options, and the key of the wrapper that begins a run of them
 # around a whole run, and the same around each step of it
-HARMLESS = ("infinite_talk_outer_sample", "triposplat_sampling_preview", CACHE)
+HARMLESS = ("infinite_talk_outer_sample", "triposplat_sampling_preview", CACHE, TURNS)
 
 
 # --- functions that remember ------------------------------------------------------------------------------------------
