@@ -44,6 +44,17 @@ export function make(tag, style = {}, attributes = {}) {
   return element;
 }
 
+/** Give a real widget a value as its own element does. @param {ComfyNode} node @param {string} name @param {unknown} value
+ * @returns {boolean} false where a wire brings the value */
+export function setWidget(node, name, value) {
+  const widget = node.widgets.find((one) => one.name === name);
+  if (!widget || placeOf(node).value(name) === undefined) return false;
+  widget.value = /** @type {any} */ (value);
+  widget.callback?.(widget.value);
+  app.canvas.setDirty(true, true);
+  return true;
+}
+
 /** @type {Set<() => void>} what to do when a widget or wire of any node with a panel has changed, or one has run */
 const waiting = new Set();
 /** @type {Map<string, Record<string, any>>} what the pack's Python told of each node after its last run */
