@@ -44,7 +44,7 @@ function addMaps(node) {
   const asks = () => told !== null && told.query !== null && placeOf(node).value("direction") !== "text to image";
 
   const maps = () => {
-    if (!told || !image.naturalWidth) return null;
+    if (!told || !image.naturalWidth || image.style.display) return null;
     const shown = fit([image.naturalHeight, image.naturalWidth], box.clientWidth, box.clientHeight);
     return { grid: told.grid, boxes: told.maps.map((map) => placeIn(shown, map.box)) };
   };
@@ -96,6 +96,7 @@ function addMaps(node) {
     [live.width, live.height] = [picture.width, picture.height];
     live.getContext("2d")?.drawImage(picture, 0, 0);
     [image.style.display, live.style.display] = ["none", ""];
+    draw();
   });
   whenChanged(node, (facts) => {
     if (facts?.sheet) {

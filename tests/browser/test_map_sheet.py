@@ -137,3 +137,18 @@ def test_the_token_under_the_mouse_is_framed_in_every_map(page, run):
     page.mouse.down()
     page.mouse.up()
     assert value(page, ATTENTION, "query") == 1  # a text token
+
+
+def test_a_tab_that_is_opened_again_shows_what_its_last_run_told(page, run):
+    entry = run()
+    look(page)
+    before = maps_of(page, ATTENTION, entry)
+    page.evaluate("app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    page.wait_for_function("!app.rootGraph.nodes.length")
+    page.evaluate("app.extensionManager.command.execute('Workspace.PreviousOpenedWorkflow')")
+    page.wait_for_function("app.rootGraph.nodes.length")
+    settle(page)
+    page.mouse.move(*middle(before[0], 4, 9))
+    says(page, ATTENTION, "token 73: row 4, column 9")
+    expect_framed(page, ATTENTION, before, 4, 9)
+    expect_framed(page, POSITIONS, maps_of(page, POSITIONS, entry), 4, 9)
