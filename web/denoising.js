@@ -123,7 +123,11 @@ function addScrubber(node) {
       ? say("x0 at step {step}, σ = {sigma}, after block {block}", where)
       : say("x0 at step {step}, σ = {sigma}", where);
   };
-  drawLive(node, (picture) => show(canvas, picture));
+  drawLive(
+    node,
+    (picture) => show(canvas, picture),
+    () => told,
+  );
   slider.addEventListener("input", stop);
   for (const one of [slider, depth]) {
     one.addEventListener("input", draw);

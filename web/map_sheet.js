@@ -12,7 +12,7 @@ import { placeInWords } from "./words.js";
 // The picture on nodes that show maps over the token grid: the token under the mouse is framed in each of its maps.
 
 const KINDS = new Set(["AttentionMap", "AttentionSteps", "PositionSimilarity", "ConceptMap"].map((name) => `DiTBlocks${name}`));
-const HEIGHT = 250;
+const HEIGHT = 225;
 const FILL = { position: "absolute", inset: "0", width: "100%", height: "100%", objectFit: "contain" };
 
 /** @typedef {import("./grid.js").Box} Box */
@@ -92,12 +92,16 @@ function addMaps(node) {
     [node.imgs, node.overIndex] = [[image], 0]; // for the menu of the node, which opens and saves its picture
     draw();
   });
-  drawLive(node, (picture) => {
-    [live.width, live.height] = [picture.width, picture.height];
-    live.getContext("2d")?.drawImage(picture, 0, 0);
-    [image.style.display, live.style.display] = ["none", ""];
-    draw();
-  });
+  drawLive(
+    node,
+    (picture) => {
+      [live.width, live.height] = [picture.width, picture.height];
+      live.getContext("2d")?.drawImage(picture, 0, 0);
+      [image.style.display, live.style.display] = ["none", ""];
+      draw();
+    },
+    () => told,
+  );
   whenChanged(node, (facts) => {
     if (facts?.sheet) {
       told = /** @type {Told} */ (/** @type {unknown} */ (facts));

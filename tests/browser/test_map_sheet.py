@@ -9,7 +9,8 @@ import pytest
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install playwright)")
 WORKFLOW = json.loads((ROOT / "example_workflows" / "text_to_image.json").read_text(encoding="utf-8"))
 WORKFLOW["nodes"] = [node for node in WORKFLOW["nodes"] if node["type"] != "MarkdownNote"]
-PATCHIFY, ATTENTION, POSITIONS = "DiTBlocksPatchify", "DiTBlocksAttentionMap", "DiTBlocksPositionSimilarity"
+PATCHIFY, ATTENTION, POSITIONS, STEPS = (
+    f"DiTBlocks{name}" for name in ("Patchify", "AttentionMap", "PositionSimilarity", "AttentionSteps"))
 ROWS, COLUMNS = 8, 16
 
 # Instead of the denoising: one block's attention at the first step, and positions, beside Patchify, with space around them.
@@ -38,24 +39,46 @@ ADDED = """() => {
     for (const one of app.graph.nodes.filter(({ comfyClass }) => ["DiTBlocksDenoise", "SaveImage"].includes(comfyClass))) app.graph.remove(one);
 }"""
 
+# In the place of DiT Denoise: the same with attention at every step.
+IN_ITS_PLACE = """() => {
+    const denoise = app.graph.nodes.find(({ comfyClass }) => comfyClass === "DiTBlocksDenoise");
+    const steps = LiteGraph.createNode("DiTBlocksAttentionSteps");
+    app.graph.add(steps);
+    steps.pos = [denoise.pos[0], denoise.pos[1] + 1000];
+    steps.setSize([400, steps.size[1]]);
+    for (const { name, link } of denoise.inputs.filter(({ link }) => link != null)) {
+        const { origin_id, origin_slot } = app.graph.getLink(link);
+        const place = steps.inputs.findIndex((one) => one.name === name);
+        if (place >= 0) app.graph.getNodeById(origin_id).connect(origin_slot, steps, place);
+    }
+    for (const { target_id, target_slot } of denoise.outputs[0].links.map((id) => app.graph.getLink(id)))
+        steps.connect(2, app.graph.getNodeById(target_id), target_slot);
+    app.graph.remove(denoise);
+}"""
+
 
 @pytest.fixture
 def page(page, load):
     load(WORKFLOW)
     turn(page, "DiTBlocksEmptyLatent", "height", 128)
+    return page
+
+
+@pytest.fixture
+def maps(page):
     page.evaluate(ADDED)
     settle(page)
     return page
 
 
-def look(page) -> None:
-    """Patchify in the middle, with both nodes beside it, in full size."""
-    on(page, PATCHIFY, "(app.canvas.ds.scale = 1, app.canvas.centerOnNode(node), app.canvas.setDirty(true, true))")
+def look(page, kind: str = PATCHIFY) -> None:
+    """A node in the middle, in full size; beside Patchify are both nodes with maps."""
+    on(page, kind, "(app.canvas.ds.scale = 1, app.canvas.centerOnNode(node), app.canvas.setDirty(true, true))")
     settle(page)
 
 
 def panel(page, kind: str):
-    return page.locator(f".dit-blocks-maps >> nth={0 if kind == ATTENTION else 1}")
+    return page.locator(f".dit-blocks-maps >> nth={1 if kind == POSITIONS else 0}")
 
 
 def maps_of(page, kind: str, entry: dict) -> list[tuple[float, float, float, float]]:
@@ -91,7 +114,8 @@ def says(page, kind: str, words: str) -> None:
     sync_api.expect(panel(page, kind)).to_contain_text(words)
 
 
-def test_the_token_under_the_mouse_is_framed_in_every_map(page, run):
+def test_the_token_under_the_mouse_is_framed_in_every_map(maps, run):
+    page = maps
     says(page, ATTENTION, "run to see the maps")
     entry = run()
     look(page)
@@ -139,7 +163,27 @@ def test_the_token_under_the_mouse_is_framed_in_every_map(page, run):
     assert value(page, ATTENTION, "query") == 1  # a text token
 
 
-def test_a_tab_that_is_opened_again_shows_what_its_last_run_told(page, run):
+def test_after_the_previews_of_a_run_comes_its_picture(page, run):
+    turn(page, "DiTBlocksSchedule", "steps", 4)
+    page.evaluate(IN_ITS_PLACE)
+    settle(page)
+    look(page, STEPS)
+    for block in (0, 1):
+        turn(page, STEPS, "block", block)
+        entry = run()
+        sync_api.expect(panel(page, STEPS).locator("img")).to_be_visible()
+        settle(page)
+        maps = maps_of(page, STEPS, entry)
+        assert len(maps) == 4
+        page.mouse.move(*middle(maps[2], 5, 11))
+        says(page, STEPS, "token 91: row 5, column 11")
+        expect_framed(page, STEPS, maps, 5, 11)
+        sync_api.expect(panel(page, STEPS).locator("canvas")).to_be_hidden()
+        page.mouse.move(5, 5)
+
+
+def test_a_tab_that_is_opened_again_shows_what_its_last_run_told(maps, run):
+    page = maps
     entry = run()
     look(page)
     before = maps_of(page, ATTENTION, entry)
