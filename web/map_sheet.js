@@ -50,6 +50,7 @@ function addMaps(node) {
   };
 
   const draw = () => {
+    if (!node.graph) return; // taken out while the page still had it
     const [shown, place] = [maps(), told && at && shareOf(told.grid, at.token)];
     const places = shown && place ? shown.boxes.map((one) => placeIn(one, place)) : [];
     while (frames.children.length < places.length) frames.append(makeFrame());

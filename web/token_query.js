@@ -35,7 +35,7 @@ function addQuery(node) {
 
   const draw = () => {
     const [width, height] = [canvas.clientWidth, canvas.clientHeight];
-    if (!width || !height) return;
+    if (!width || !height || !node.graph) return;
     const ratio = window.devicePixelRatio || 1;
     [canvas.width, canvas.height] = [width * ratio, height * ratio];
     const rows = told && picture(viewUrl(told.rows), draw);
