@@ -1,6 +1,6 @@
 """Maps of a block's attention, also over steps, and maps of position embeddings."""
 
-from comfy_api.v0_0_2 import io, ui
+from comfy_api.v0_0_2 import io
 
 from ..dit_impl.sampling.solvers import SOLVERS
 from ..dit_impl.sampling.walk import last_step
@@ -15,6 +15,7 @@ from .wires import (
     dit_input,
     keeps_gradients,
     language_input,
+    map_sheet_shown,
     names_errors,
     sigmas_input,
     sound,
@@ -77,9 +78,8 @@ class AttentionMap(io.ComfyNode):
         host.throw_if_interrupted()
         asked = Question(block, head, direction, query, word, every_query)
         after, seen = attention_maps.attention_map(dit, hidden, asked, host.free_memory())
-        picture, text = attention_pictures.drawing(seen, language), attention_pictures.described(seen, language)
-        shown = ui.PreviewImage(picture, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
-        return io.NodeOutput(picture, attention_pictures.masks(seen), after, text, ui=shown)
+        sheet, text = attention_pictures.drawing(seen, language), attention_pictures.described(seen, language)
+        return io.NodeOutput(sheet.image, attention_pictures.masks(seen), after, text, ui=map_sheet_shown(cls, sheet, asked.of_picture(), text))
 
 
 class AttentionSteps(io.ComfyNode):
@@ -125,14 +125,15 @@ class AttentionSteps(io.ComfyNode):
     def execute(cls, dit, tokens, sigmas, positive, cfg, solver, block, head, direction, query, word, at_steps, language, negative=None,
                 start_step=0, end_step=STEP_MAX) -> io.NodeOutput:
         dit.away_from(negative, cfg)  # refuse guidance without a negative before anything is loaded
-        report = host.reporter(last_step(start_step, end_step, sigmas) - start_step)
+        report, asked = host.reporter(last_step(start_step, end_step, sigmas) - start_step), Question(block, head, direction, query, word)
         host.load(dit.modules(), *dit.room(tokens))
         host.throw_if_interrupted()
         tokens, x0, answers = attention_maps.over_steps(
-            dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step, Question(block, head, direction, query, word), at_steps,
+            dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step, asked, at_steps,
             host.free_memory(), lambda done, wire, x0: report(done, dit.preview(wire, x0)))
-        picture = attention_pictures.over_steps(answers, sigmas, language)
-        return io.NodeOutput(picture, attention_pictures.masks(*answers.values()), tokens, x0, ui=ui.PreviewImage(picture, cls=cls))
+        sheet = attention_pictures.over_steps(answers, sigmas, language)
+        shown = map_sheet_shown(cls, sheet, asked.of_picture())
+        return io.NodeOutput(sheet.image, attention_pictures.masks(*answers.values()), tokens, x0, ui=shown)
 
 
 class PositionSimilarity(io.ComfyNode):
@@ -165,6 +166,5 @@ class PositionSimilarity(io.ComfyNode):
     def execute(cls, dit, x, query, language) -> io.NodeOutput:
         host.load(dit.modules(), *dit.room(x))
         compared = position_similarity.compare_positions(dit, x, query)
-        picture, text = position_similarity.drawing(compared, dit.name, language), position_similarity.described(compared, language)
-        shown = ui.PreviewImage(picture, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
-        return io.NodeOutput(picture, position_similarity.maps(compared), text, ui=shown)
+        sheet, text = position_similarity.drawing(compared, dit.name, language), position_similarity.described(compared, language)
+        return io.NodeOutput(sheet.image, position_similarity.maps(compared), text, ui=map_sheet_shown(cls, sheet, query, text))

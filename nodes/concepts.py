@@ -1,11 +1,11 @@
 """Concept maps: where a model sees what words name, as masks."""
 
-from comfy_api.v0_0_2 import io, ui
+from comfy_api.v0_0_2 import io
 
 from ..dit_impl.see import concept_map, concept_pictures
 from ..dit_impl.see.concept_words import read_concepts
 from .comfyui import host
-from .wires import HiddenSocket, dit_input, keeps_gradients, language_input, names_errors
+from .wires import HiddenSocket, dit_input, keeps_gradients, language_input, map_sheet_shown, names_errors
 
 
 class ConceptMap(io.ComfyNode):
@@ -52,6 +52,5 @@ class ConceptMap(io.ComfyNode):
         host.throw_if_interrupted()
         after, maps = concept_map.concept_maps(dit, hidden, asked, blocks)
         mask = maps.mask(concept, threshold, grow)
-        picture, text = concept_pictures.drawing(maps, language), concept_pictures.described(maps, threshold, language)
-        shown = ui.PreviewImage(picture, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
-        return io.NodeOutput(picture, maps.shares, mask, after, text, ui=shown)
+        sheet, text = concept_pictures.drawing(maps, language), concept_pictures.described(maps, threshold, language)
+        return io.NodeOutput(sheet.image, maps.shares, mask, after, text, ui=map_sheet_shown(cls, sheet, None, text))

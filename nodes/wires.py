@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from functools import wraps
 
-from comfy_api.v0_0_2 import io
+from comfy_api.v0_0_2 import io, ui
 import torch
 
 from ..dit_impl.drawing.charts import LANGUAGES
+from ..dit_impl.drawing.map_sheet import MapSheet
 from ..dit_impl.tokens.other_sizes import METHODS
 from ..dit_impl.tokens.places import moved
 from .comfyui import host
@@ -76,6 +77,13 @@ def _at_home(cls, given: io.NodeOutput) -> io.NodeOutput:
 def schema_of(cls) -> io.Schema:
     """A node's schema, as made when the node was registered. Making a new one would list the files for its widgets again."""
     return cls.SCHEMA or cls.GET_SCHEMA()
+
+
+def map_sheet_shown(cls, sheet: MapSheet, query: int | None, text: str = "") -> dict:
+    """What the editor shows on a node with maps: the picture, and where the maps are in it. query: the image token that was asked for."""
+    shown = ui.PreviewImage(sheet.image, cls=cls).as_dict()
+    facts = sheet.facts(query) | {"sheet": shown["images"][0]}
+    return shown | {"dit_blocks": (facts,)} | (ui.PreviewText(text).as_dict() if text else {})
 
 
 def decoder(vae):

@@ -320,7 +320,7 @@ def test_more_that_is_refused():
 def test_pictures_and_words_tell_what_was_seen(question, language):
     dit, wire = embedded_step()
     _, seen = attention_maps.attention_map(dit, wire, question, PLENTY)
-    picture, words = attention_pictures.drawing(seen, language), attention_pictures.described(seen, language)
+    picture, words = attention_pictures.drawing(seen, language).image, attention_pictures.described(seen, language)
     assert picture.dim() == 4 and picture.shape[-1] == 3 and min(picture.shape[1:3]) >= 384 and 0 <= picture.min() <= picture.max() <= 1
     mask = attention_pictures.masks(seen)
     assert mask.shape == (1, 16, 16) and mask.max() == 1 and mask.min() >= 0
@@ -360,13 +360,13 @@ def test_long_texts_and_videos_are_drawn_too(language):
     dit, wire = embedded_step((16, 16))
     _, seen = attention_maps.attention_map(dit, wire, Question(0, MEAN, "image to text", 9), PLENTY)
     long = replace(seen, shares=torch.rand(77).softmax(0), names=None)
-    assert attention_pictures.drawing(long, language).shape[1] < 1.3 * attention_pictures.drawing(seen, language).shape[1]
+    assert attention_pictures.drawing(long, language).image.shape[1] < 1.3 * attention_pictures.drawing(seen, language).image.shape[1]
     assert "24" in attention_pictures.note(long, language) and "77" in attention_pictures.note(long, language)
     shares = torch.rand(3 * 4, 6)
     video = replace(seen, question=Question(0, 1, "image to image", 30), shares=shares, maps=shares.view(3, 4, 6), grid=(3, 4, 6))
     frames = attention_pictures.map_pictures(video, 100.0, 60)
     plain = attention_pictures.map_pictures(replace(video, question=Question(0, 1, "text to image", 3)), 100.0, 60)
     assert [torch.equal(*pair) for pair in zip(frames, plain)] == [True, False, True]  # the query is in the second frame
-    assert attention_pictures.drawing(video, language).dim() == 4
-    sheet = attention_pictures.over_steps({0: video, 2: video}, torch.linspace(1, 0, 5), language)
+    assert attention_pictures.drawing(video, language).image.dim() == 4
+    sheet = attention_pictures.over_steps({0: video, 2: video}, torch.linspace(1, 0, 5), language).image
     assert sheet.shape[2] > 3 * 2 * 60

@@ -44,16 +44,16 @@ def tokens():
 
 
 PICTURES = {
-    "attention": lambda: attention_pictures.drawing(seen("image to image", 5), "English"),
-    "attention to words": lambda: attention_pictures.drawing(seen("image to text", 5), "English"),
-    "attention over 8 steps": lambda: attention_pictures.over_steps(dict.fromkeys(range(8), seen("text to image", 1)), SIGMAS, "English"),
+    "attention": lambda: attention_pictures.drawing(seen("image to image", 5), "English").image,
+    "attention to words": lambda: attention_pictures.drawing(seen("image to text", 5), "English").image,
+    "attention over 8 steps": lambda: attention_pictures.over_steps(dict.fromkeys(range(8), seen("text to image", 1)), SIGMAS, "English").image,
     "attention over 8 steps, 64×64": lambda: attention_pictures.over_steps(dict.fromkeys(range(8), seen("text to image", 1, grid=(64, 64))),
-                                                                           SIGMAS, "English"),
-    "attention to words over 8 steps": lambda: attention_pictures.over_steps(dict.fromkeys(range(8), seen("image to text", 5)), SIGMAS, "English"),
+                                                                           SIGMAS, "English").image,
+    "attention to words over 8 steps": lambda: attention_pictures.over_steps(dict.fromkeys(range(8), seen("image to text", 5)), SIGMAS, "English").image,
     "trajectory": lambda: moments(4), "trajectory of 20": lambda: moments(20),
     "components": lambda: similarity.pca(tokens()).image,
     "similarity": lambda: similarity.token_similarity(tokens(), 3, image=torch.rand(1, 256, 256, 3)).image,
-    "positions": lambda: position_similarity.drawing(position_similarity.compare_positions(load_embedded()[0], tokens(), 3), "a model", "English"),
+    "positions": lambda: position_similarity.drawing(position_similarity.compare_positions(load_embedded()[0], tokens(), 3), "a model", "English").image,
     "content and place": apart,
     "report": lambda: report.drawing(report.collect(torch.rand(1, 256, 256, 3), {"samples": torch.zeros(1, 16, 32, 32)}, tokens(),
                                                     dit=load_embedded()[0])),

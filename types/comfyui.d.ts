@@ -17,6 +17,9 @@ interface ComfyNode extends GraphNode {
   comfyClass: string;
   graph: Graph;
   widgets: Widget[];
+  hideOutputImages?: boolean;
+  imgs?: HTMLImageElement[];
+  overIndex?: number | null;
   onExecuted?(output: { text?: string[] } & Record<string, unknown>): void;
   addDOMWidget(name: string, type: string, element: HTMLElement, options?: DOMWidgetOptions): Widget;
 }

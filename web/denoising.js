@@ -1,7 +1,8 @@
 import { app } from "../../scripts/app.js";
 import { newest } from "./answers.js";
 import { ask, walkOf } from "./costs.js";
-import { fit } from "./grid.js";
+import { makeFrame, putFrame } from "./frames.js";
+import { fit, placeIn } from "./grid.js";
 import { makeHits } from "./hits.js";
 import { say } from "./language.js";
 import { whenPointed } from "./linked.js";
@@ -39,20 +40,11 @@ function makeCanvas(node) {
   const style = { position: "absolute", inset: "0", width: "100%", height: "100%", objectFit: "contain" };
   const canvas = make("canvas", style, { "aria-label": "x0" });
   const box = make("div", { position: "relative", flex: "1", minHeight: "0" });
-  const frame = make("div", { position: "absolute", display: "none", outline: "1.5px solid #000", boxShadow: "inset 0 0 0 1.5px #fff" });
-  frame.className = "dit-blocks-frame";
+  const frame = makeFrame();
   box.append(canvas, frame);
-  whenPointed(node, (place) => {
-    frame.style.display = place ? "" : "none";
-    if (!place) return;
-    const shown = fit([canvas.height, canvas.width], box.clientWidth, box.clientHeight);
-    Object.assign(frame.style, {
-      left: `${shown.x + place.x * shown.width}px`,
-      top: `${shown.y + place.y * shown.height}px`,
-      width: `${place.width * shown.width}px`,
-      height: `${place.height * shown.height}px`,
-    });
-  });
+  whenPointed(node, (place) =>
+    putFrame(frame, place && placeIn(fit([canvas.height, canvas.width], box.clientWidth, box.clientHeight), place)),
+  );
   return [box, canvas];
 }
 
@@ -131,7 +123,11 @@ function addScrubber(node) {
       ? say("x0 at step {step}, σ = {sigma}, after block {block}", where)
       : say("x0 at step {step}, σ = {sigma}", where);
   };
-  drawLive(node, (picture) => show(canvas, picture));
+  drawLive(
+    node,
+    (picture) => show(canvas, picture),
+    () => told,
+  );
   slider.addEventListener("input", stop);
   for (const one of [slider, depth]) {
     one.addEventListener("input", draw);

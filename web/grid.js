@@ -1,6 +1,7 @@
 // The arithmetic of a token grid: which cell is where, and which tokens are selected. Nothing here knows of a page.
 
 /** @typedef {[number, number]} Pair height and width, or row and column */
+/** @typedef {{x: number, y: number, width: number, height: number}} Box */
 
 /** Tokens down and across: a latent that does not divide is padded. @param {Pair} size @param {number} p @returns {Pair} */
 export function gridOf([height, width], p) {
@@ -78,6 +79,26 @@ export function remap(chosen, size, from, to) {
 export function tokenAt([rows, columns], x, y) {
   if (x < 0 || y < 0 || x >= 1 || y >= 1) return null;
   return Math.floor(y * rows) * columns + Math.floor(x * columns);
+}
+
+/** The token under a point, and the number of the map that it is on; null beside all of them.
+ * @param {Pair} grid @param {Box[]} boxes of the maps @param {number} x @param {number} y */
+export function tokenOn(grid, boxes, x, y) {
+  for (const [map, box] of boxes.entries()) {
+    const token = tokenAt(grid, (x - box.x) / box.width, (y - box.y) / box.height);
+    if (token !== null) return { token, map };
+  }
+  return null;
+}
+
+/** Where a place that is told in shares of a box lies, in the box's own measure. @param {Box} box @param {Box} place @returns {Box} */
+export function placeIn(box, place) {
+  return {
+    x: box.x + place.x * box.width,
+    y: box.y + place.y * box.height,
+    width: place.width * box.width,
+    height: place.height * box.height,
+  };
 }
 
 /** Where a token lies, as shares of the grid's box; null for none. @param {Pair} grid @param {number | null} token */

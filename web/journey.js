@@ -3,7 +3,7 @@ import { tokenOf } from "./grid.js";
 import { shownOf, stagesOf } from "./journey_words.js";
 import { say } from "./language.js";
 import { whenPointed } from "./linked.js";
-import { addPanel, make, whenChanged } from "./panel.js";
+import { addPanel, make, setWidget, whenChanged } from "./panel.js";
 import { percent } from "./words.js";
 
 // One token's way through a step, on Token Journey: of the token under the mouse on any panel, else of the one that was clicked.
@@ -92,12 +92,8 @@ function addJourney(node) {
       draw();
     },
     (place) => {
-      const [token, chosen] = [told && tokenOf(told.grid, place), widget()];
-      if (token === null || !chosen) return;
-      chosen.value = token;
-      chosen.callback?.(token);
-      app.canvas.setDirty(true, true);
-      draw();
+      const token = told && tokenOf(told.grid, place);
+      if (token !== null && setWidget(node, "token", token)) draw();
     },
   );
   whenChanged(node, (facts) => {

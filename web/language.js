@@ -62,6 +62,7 @@ export const CHINESE = {
   "the head answers {count} values": "输出层给出 {count} 个值",
   "run to follow a token; then click one on any panel": "运行后可跟随一个 token；然后在任一面板上点一个",
   "token {token} is chosen: run again to follow it": "已选 token {token}：再运行一次即可跟随它",
+  "run to see the maps": "运行后显示各图",
   "run to see which tokens are alike": "运行后可看到哪些 token 相似",
   "like {place} (orange: alike, blue: opposite)": "与 {place} 相似（橙：相似，蓝：相反）",
   "under the mouse: {place}; click and run to compare with it": "鼠标下：{place}；点击并运行即可与它比较",

@@ -1,7 +1,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { Answers } from "./answers.js";
-import { placeOf } from "./places.js";
+import { placeOf, places } from "./places.js";
 
 // A box of the pack's own on a node, below its widgets. It keeps nothing that a run needs: that is in real widgets.
 
@@ -44,6 +44,17 @@ export function make(tag, style = {}, attributes = {}) {
   return element;
 }
 
+/** Give a real widget a value as its own element does. @param {ComfyNode} node @param {string} name @param {unknown} value
+ * @returns {boolean} false where a wire brings the value */
+export function setWidget(node, name, value) {
+  const widget = node.widgets.find((one) => one.name === name);
+  if (!widget || placeOf(node).value(name) === undefined) return false;
+  widget.value = /** @type {any} */ (value);
+  widget.callback?.(widget.value);
+  app.canvas.setDirty(true, true);
+  return true;
+}
+
 /** @type {Set<() => void>} what to do when a widget or wire of any node with a panel has changed, or one has run */
 const waiting = new Set();
 /** @type {Map<string, Record<string, any>>} what the pack's Python told of each node after its last run */
@@ -60,6 +71,16 @@ export const asking = (path) =>
     throw new Error(answer.statusText);
   });
 
+/** What was told before the graph was left for another tab: ComfyUI keeps the outputs of its nodes. */
+function recall() {
+  for (const { id, node } of places(app.rootGraph)) {
+    const outputs = app.nodeOutputs[node.graph === app.rootGraph ? id : `${node.graph.id}:${node.id}`];
+    const [facts] = /** @type {any} */ (outputs)?.dit_blocks ?? [];
+    if (facts && !told.has(id)) told.set(id, facts);
+  }
+  for (const each of waiting) each();
+}
+
 /** Whether a graph that is being loaded is the one that is there, taken back by an undo. @param {{id?: string}} graph */
 export const isUndo = (graph) => graph.id === app.rootGraph.id;
 
@@ -67,6 +88,9 @@ app.registerExtension({
   name: "dit-blocks.panel",
   beforeConfigureGraph(graph) {
     if (!isUndo(graph)) told.clear();
+  },
+  afterConfigureGraph() {
+    requestAnimationFrame(() => requestAnimationFrame(recall)); // by then the outputs are there
   },
 });
 

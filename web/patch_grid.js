@@ -1,10 +1,23 @@
 import { app } from "../../scripts/app.js";
 import { newest } from "./answers.js";
 import { ask, tokensOf } from "./costs.js";
-import { fit, gridOf, mostOf, neighbour, readSelection, rectangle, remap, shareOf, tokenAt, tokenOf, writeSelection } from "./grid.js";
+import {
+  fit,
+  gridOf,
+  mostOf,
+  neighbour,
+  placeIn,
+  readSelection,
+  rectangle,
+  remap,
+  shareOf,
+  tokenAt,
+  tokenOf,
+  writeSelection,
+} from "./grid.js";
 import { say } from "./language.js";
 import { pick, point, whenPointed } from "./linked.js";
-import { addPanel, make, whenChanged } from "./panel.js";
+import { addPanel, make, setWidget, whenChanged } from "./panel.js";
 import { placeOf } from "./places.js";
 import { picture, viewUrl } from "./upstream.js";
 import { placeInWords, readInWords, stepInWords, tokensInWords } from "./words.js";
@@ -102,12 +115,7 @@ class PatchGrid {
 
   /** @param {Iterable<number>} tokens */
   choose(tokens) {
-    const { selection } = this;
-    if (!selection || placeOf(this.node).value("selection") === undefined) return;
-    selection.value = writeSelection(tokens);
-    selection.callback?.(selection.value);
-    app.canvas.setDirty(true, true);
-    this.draw();
+    if (setWidget(this.node, "selection", writeSelection(tokens))) this.draw();
   }
 
   // --- the sizes that the model has ---
@@ -129,13 +137,7 @@ class PatchGrid {
     const button = make("button", { ...style, ...colours }, { "aria-pressed": String(chosen) });
     button.textContent = `p = ${p}`;
     button.addEventListener("pointerdown", (event) => event.stopPropagation());
-    button.addEventListener("click", () => {
-      const typed = this.node.widgets.find(({ name }) => name === "patch_size");
-      if (!typed || placeOf(this.node).value("patch_size") === undefined) return;
-      typed.value = p;
-      typed.callback?.(p);
-      app.canvas.setDirty(true, true);
-    });
+    button.addEventListener("click", () => setWidget(this.node, "patch_size", p));
     return button;
   }
 
@@ -182,7 +184,8 @@ class PatchGrid {
     if (!at) return;
     context.lineWidth = 2;
     context.strokeStyle = "#fff";
-    context.strokeRect(x + at.x * width, y + at.y * height, at.width * width, at.height * height);
+    const framed = placeIn({ x, y, width, height }, at);
+    context.strokeRect(framed.x, framed.y, framed.width, framed.height);
   }
 
   say() {

@@ -1,9 +1,9 @@
 import { app } from "../../scripts/app.js";
-import { fit, neighbour, shareOf, tokenAt, tokenOf } from "./grid.js";
+import { fit, placeIn, shareOf } from "./grid.js";
 import { say } from "./language.js";
-import { pick, point, whenPointed } from "./linked.js";
-import { addPanel, make, whenChanged } from "./panel.js";
+import { addPanel, make, setWidget, whenChanged } from "./panel.js";
 import { placeOf } from "./places.js";
+import { followHands } from "./token_hands.js";
 import { picture, viewUrl } from "./upstream.js";
 import { placeInWords } from "./words.js";
 
@@ -21,7 +21,7 @@ function addQuery(node) {
     { position: "absolute", inset: "0", width: "100%", height: "100%", touchAction: "none", outlineOffset: "-2px" },
     { tabindex: "0", role: "grid", "aria-label": "tokens" },
   );
-  const says = make("div", { minHeight: "30px", whiteSpace: "pre-line" }, { "aria-live": "polite" });
+  const says = make("div", { minHeight: "2.7em", whiteSpace: "pre-line" }, { "aria-live": "polite" });
   const box = make("div", { position: "relative", flex: "1", minHeight: "0" });
   box.append(canvas);
   addPanel(node, "similarity", HEIGHT, [box, says]);
@@ -35,7 +35,7 @@ function addQuery(node) {
 
   const draw = () => {
     const [width, height] = [canvas.clientWidth, canvas.clientHeight];
-    if (!width || !height) return;
+    if (!width || !height || !node.graph) return;
     const ratio = window.devicePixelRatio || 1;
     [canvas.width, canvas.height] = [width * ratio, height * ratio];
     const rows = told && picture(viewUrl(told.rows), draw);
@@ -53,8 +53,8 @@ function addQuery(node) {
     const from = told.live ? shown : 0;
     for (let row = 0; row < down; row++)
       context.drawImage(rows, row * across, from, across, 1, place.x, place.y + row * side, place.width, side);
-    frame(context, shown, across, side);
-    if (hovered !== null && hovered !== shown) frame(context, hovered, across, side);
+    frame(context, shown);
+    if (hovered !== null && hovered !== shown) frame(context, hovered);
     const lines = [say("like {place} (orange: alike, blue: opposite)", { place: placeInWords(shown, across) })];
     if (hovered !== null && hovered !== shown) {
       lines.push(say("under the mouse: {place}; click and run to compare with it", { place: placeInWords(hovered, across) }));
@@ -63,9 +63,11 @@ function addQuery(node) {
     says.textContent = lines.join("\n");
   };
 
-  /** @param {CanvasRenderingContext2D} context @param {number} token @param {number} across @param {number} side */
-  const frame = (context, token, across, side) => {
-    const [x, y] = [place.x + (token % across) * side, place.y + Math.floor(token / across) * side];
+  /** @param {CanvasRenderingContext2D} context @param {number} token */
+  const frame = (context, token) => {
+    const share = told && shareOf(told.grid, token);
+    if (!share) return;
+    const { x, y, width: side } = placeIn(place, share);
     for (const [inset, colour] of /** @type {[number, string][]} */ ([
       [0.75, "#000"],
       [2.25, "#fff"],
@@ -76,55 +78,17 @@ function addQuery(node) {
     }
   };
 
-  /** @param {number} token */
-  const choose = (token) => {
-    pick(node, told && shareOf(told.grid, token));
-    const query = node.widgets.find(({ name }) => name === "query");
-    if (!query || placeOf(node).value("query") === undefined) return;
-    query.value = token;
-    query.callback?.(token);
-    app.canvas.setDirty(true, true);
-    draw();
-  };
-
-  /** @param {PointerEvent} event */
-  const under = (event) => {
-    if (!told) return null;
-    const seen = canvas.getBoundingClientRect();
-    const scale = canvas.clientWidth / seen.width; // the graph may be zoomed
-    const [x, y] = [(event.clientX - seen.left) * scale - place.x, (event.clientY - seen.top) * scale - place.y];
-    return tokenAt(told.grid, x / place.width, y / place.height);
-  };
-
   new ResizeObserver(draw).observe(box);
-  canvas.addEventListener("pointerdown", (event) => {
-    const token = under(event);
-    if (token === null || event.button) return;
-    event.stopPropagation();
-    canvas.focus({ preventScroll: true });
-    choose(token);
-  });
-  /** @param {number | null} token */
-  const hover = (token) => {
-    hovered = token;
-    point(node, told && shareOf(told.grid, token));
-    draw();
-  };
-  whenPointed(node, (place) => {
-    hovered = told && tokenOf(told.grid, place);
-    draw();
-  });
-  canvas.addEventListener("pointermove", (event) => hover(under(event)));
-  canvas.addEventListener("pointerleave", () => hover(null));
-  canvas.addEventListener("keydown", (event) => {
-    if (!told) return;
-    const next = neighbour(told.grid, hovered ?? chosen(), event.key);
-    if (next !== null) hover(next);
-    else if ((event.key === "Enter" || event.key === " ") && hovered !== null) choose(hovered);
-    else return;
-    event.preventDefault();
-    event.stopPropagation();
-    draw();
+  followHands(node, canvas, {
+    maps: () => told && { grid: told.grid, boxes: [place] },
+    start: () => ({ token: chosen(), map: 0 }),
+    show: (at) => {
+      hovered = at?.token ?? null;
+      draw();
+    },
+    choose: ({ token }) => {
+      if (setWidget(node, "query", token)) draw();
+    },
   });
   whenChanged(node, (facts) => {
     if (facts?.rows) {

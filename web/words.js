@@ -57,9 +57,13 @@ export function walkInWords({ steps, flops, share, batch, stretches }, own) {
   return `${step}\n${say("{steps} steps: {flops}FLOPs, {share} of p = {own} throughout", known)}`;
 }
 
-/** @param {number} token @param {number} columns of its grid */
-export function placeInWords(token, columns) {
-  return say("token {token}: row {row}, column {column}", { token, row: Math.floor(token / columns), column: token % columns });
+/** @param {number} token @param {number} columns of its grid @param {number} first the number of the grid's first token, in a video's frame */
+export function placeInWords(token, columns, first = 0) {
+  return say("token {token}: row {row}, column {column}", {
+    token: first + token,
+    row: Math.floor(token / columns),
+    column: token % columns,
+  });
 }
 
 /** @param {{groups: [number, number, string][], runs: number[]}} plan @param {boolean} chosen whether `runs` is known, and not brought by a wire */

@@ -170,6 +170,12 @@ def sheet(pictures: Sequence[Tensor], labels: Sequence[str], columns: int | None
 
     Line breaks in labels are kept. A sheet wider than WIDEST gets larger letters.
     """
+    return sheet_and_corners(pictures, labels, columns, title, note, language, side)[0]
+
+
+def sheet_and_corners(pictures: Sequence[Tensor], labels: Sequence[str], columns: int | None = None, title: str = "", note: str = "",
+                      language: str = "English", side: int = 240) -> tuple[Tensor, list[tuple[int, int]]]:
+    """As `sheet`, with x and y of each picture's upper left corner in it."""
     pictures = [enlarged(picture.detach().float().cpu(), side) for picture in pictures]
     columns = min(columns or math.ceil(math.sqrt(len(pictures) * 1.6)), len(pictures))
     wide, gap = max(picture.shape[1] for picture in pictures), GAP
@@ -186,13 +192,13 @@ def sheet(pictures: Sequence[Tensor], labels: Sequence[str], columns: int | None
     whole, draw = canvas(width, gap + head + rows * (tall + gap) + foot)
     if title:
         draw.multiline_text((gap, gap), title, fill=INK, font=large, spacing=5)
-    for i, (picture, label) in enumerate(zip(pictures, labels)):
-        x, y = gap + i % columns * (wide + gap), gap + head + i // columns * (tall + gap)
+    corners = [(gap + i % columns * (wide + gap), gap + head + i // columns * (tall + gap)) for i in range(len(pictures))]
+    for picture, label, (x, y) in zip(pictures, labels, corners):
         whole.paste(as_pillow(picture), (x, y))
         draw.multiline_text((x, y + picture.shape[0] + 3), label, fill=INK, font=face, spacing=4)
     if note:
         draw.multiline_text((gap, whole.height - foot), note, fill=FAINT, font=face, spacing=4)
-    return as_tensor(whole)
+    return as_tensor(whole), corners
 
 
 def columns_within(wide: int) -> int:

@@ -37,6 +37,11 @@ class Question:
     word: str = ""
     every: bool = False
 
+    def of_picture(self) -> int | None:
+        """The query, if it is an image token."""
+        queries, keys = DIRECTIONS[self.direction]
+        return self.query if queries == "image" and not (keys == "text" and self.word.strip()) else None
+
 
 @dataclass(frozen=True)
 class Seen:

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from ..drawing import charts
+from ..drawing.map_sheet import MapSheet
 from .attention_maps import Seen
 from .attention_rows import MEAN, in_bytes
 
 SIDE = 384
+BETWEEN = 4  # pixels between the frames of a video
 STEP_SIDE = 150  # of a map in a contact sheet
 BARS = 24  # text tokens drawn at most: those with most attention
 KINDS = {"image": {"en": "image tokens", "zh": "图像 token"}, "text": {"en": "text tokens", "zh": "文本 token"}}
@@ -88,32 +90,41 @@ def scaled(picture: Tensor, high: float, cut: bool, language: str) -> Tensor:
 
 
 @charts.drawn
-def drawing(seen: Seen, language: str) -> Tensor:
-    """One answer as a picture with title and scale: → [1, H, W, 3]."""
-    title = f"{where(seen, language)}\n{asked(seen, language)}"
+def drawing(seen: Seen, language: str) -> MapSheet:
+    """One answer as a picture with title and scale."""
+    title, (*_, h, w) = f"{where(seen, language)}\n{asked(seen, language)}", seen.grid
     if not is_map(seen):
-        return charts.sheet([word_bars(seen, 100 * seen.shares.max().item(), language)], [""], 1, title, note(seen, language), language)[None]
+        bars = word_bars(seen, 100 * seen.shares.max().item(), language)
+        return MapSheet(charts.sheet([bars], [""], 1, title, note(seen, language), language)[None], (h, w))
     pictures = map_pictures(seen, top(seen), SIDE if len(seen.grid) == 2 else SIDE // 2)
     high = top(seen)
     scaled_ones = [scaled(picture, high, high < seen.shares.max() * 100, language) for picture in pictures]
     names = [charts.in_language({"en": f"frame {i}", "zh": f"第 {i} 帧"}, language) for i in range(len(pictures))]
-    return charts.sheet(scaled_ones, names if len(pictures) > 1 else [""], None, title, note(seen, language), language, 1)[None]
+    labels = names if len(pictures) > 1 else [""]
+    sheet, corners = charts.sheet_and_corners(scaled_ones, labels, None, title, note(seen, language), language, 1)
+    size = pictures[0].shape[1], len(pictures[0])
+    return MapSheet(sheet[None], (h, w), size, [(x, y, i * h * w) for i, (x, y) in enumerate(corners)])
 
 
 @charts.drawn
-def over_steps(answers: Mapping[int, Seen], sigmas: Tensor, language: str) -> Tensor:
-    """A contact sheet with an answer for each step, on one colour scale, with step and sigma below each: → [1, H, W, 3]."""
+def over_steps(answers: Mapping[int, Seen], sigmas: Tensor, language: str) -> MapSheet:
+    """A contact sheet with an answer for each step, on one colour scale, with step and sigma below each."""
     first = next(iter(answers.values()))
+    *_, h, w = first.grid
     title = f"{where(first, language)}\n{asked(first, language)}"
     labels = [charts.in_language({"en": f"step {step}\nσ = {sigmas[step]:.3g}", "zh": f"第 {step} 步\nσ = {sigmas[step]:.3g}"}, language)
               for step in answers]
     largest = 100 * max(seen.shares.max().item() for seen in answers.values())
     if not is_map(first):
-        return charts.sheet([word_bars(seen, largest, language, 340) for seen in answers.values()], labels, 2, title, "", language, 1)[None]
+        bars = [word_bars(seen, largest, language, 340) for seen in answers.values()]
+        return MapSheet(charts.sheet(bars, labels, 2, title, "", language, 1)[None], (h, w))
     high = max(map(top, answers.values()))
-    pictures = [charts.side_by_side(map_pictures(seen, high, STEP_SIDE), 4) for seen in answers.values()]
-    sheet = charts.sheet(pictures, labels, charts.columns_within(pictures[0].shape[1]), title, "", language, 1)
-    return scaled(sheet, high, high < largest, language)[None]
+    frames = [map_pictures(seen, high, STEP_SIDE) for seen in answers.values()]
+    rows = [charts.side_by_side(one, BETWEEN) for one in frames]
+    sheet, corners = charts.sheet_and_corners(rows, labels, charts.columns_within(rows[0].shape[1]), title, "", language, 1)
+    tall, wide = frames[0][0].shape[:2]
+    return MapSheet(scaled(sheet, high, high < largest, language)[None], (h, w), (wide, tall),
+                    [(x + i * (wide + BETWEEN), y, i * h * w) for x, y in corners for i in range(len(frames[0]))])
 
 
 def note(seen: Seen, language: str) -> str:

@@ -1,9 +1,9 @@
 """Concept maps as a picture and in words."""
 
 import torch
-from torch import Tensor
 
 from ..drawing import charts
+from ..drawing.map_sheet import MapSheet
 from ..tokens.numbers import in_words
 from .concept_map import ConceptMaps
 
@@ -11,15 +11,20 @@ SIDE = 224
 
 
 @charts.drawn
-def drawing(maps: ConceptMaps, language: str = "English") -> Tensor:
-    """A heat map for each concept with its name below, on one scale: → [1, H, W, 3]."""
+def drawing(maps: ConceptMaps, language: str = "English") -> MapSheet:
+    """A heat map for each concept with its name below, on one scale. The frames of a video are below each other."""
     shares = maps.shares * 100
     titles = {"en": f"Where the model sees each concept, mean of blocks {in_words(list(maps.blocks))}",
               "zh": f"模型在哪里看到每个概念，第 {in_words(list(maps.blocks))} 块的平均"}
     pictures = [charts.heat(share, SIDE, 0.0, 100.0) for share in shares]
-    sheet = charts.sheet(pictures, list(maps.names), charts.columns_within(pictures[0].shape[1]), charts.in_language(titles, language), "", language, 1)
+    columns = charts.columns_within(pictures[0].shape[1])
+    sheet, corners = charts.sheet_and_corners(pictures, list(maps.names), columns, charts.in_language(titles, language), "", language, 1)
     unit = charts.in_language({"en": "% of a place that is the concept's", "zh": "一处属于这个概念的百分比"}, language)
-    return torch.cat([sheet, charts.scale_bar(0.0, 100.0, unit, sheet.shape[1], language=language)])[None]
+    whole = torch.cat([sheet, charts.scale_bar(0.0, 100.0, unit, sheet.shape[1], language=language)])[None]
+    *_, h, w = maps.grid
+    frames = shares.shape[1] // h
+    tall = len(pictures[0]) // frames
+    return MapSheet(whole, (h, w), (pictures[0].shape[1], tall), [(x, y + i * tall, i * h * w) for x, y in corners for i in range(frames)])
 
 
 def described(maps: ConceptMaps, threshold: float, language: str = "English") -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..drawing import charts
+from ..drawing.map_sheet import MapSheet
 from ..errors import StagesError
 from ..handle.backbone import Backbone, DitHandle
 from ..model.position import sincos_1d
@@ -99,13 +100,14 @@ def maps(similarity: Similarity) -> Tensor:
 
 
 @charts.drawn
-def drawing(similarity: Similarity, name: str, language: str) -> Tensor:
-    """Both maps side by side, with a mark on the query: → [1, H, W, 3]. For a video, the frame with the query."""
+def drawing(similarity: Similarity, name: str, language: str) -> MapSheet:
+    """Both maps side by side, with a mark on the query. For a video, the frame with the query."""
     *_, h, w = similarity.grid
     frame, place = divmod(similarity.query, h * w)
-    pictures, low = [], min(similarity.own.min().item(), similarity.text.min().item())
-    for values in (similarity.own, similarity.text):
-        picture = charts.marked(charts.heat(values.view(-1, h, w)[frame], SIDE, low, 1.0), (h, w), place)
+    low = min(similarity.own.min().item(), similarity.text.min().item())
+    maps = [charts.marked(charts.heat(values.view(-1, h, w)[frame], SIDE, low, 1.0), (h, w), place) for values in (similarity.own, similarity.text)]
+    pictures = []
+    for picture in maps:
         score = {"en": "score" if similarity.kind == "rotary" else "cosine", "zh": "分数" if similarity.kind == "rotary" else "余弦"}
         pictures.append(torch.cat([picture, charts.scale_bar(low, 1.0, charts.in_language(score, language), picture.shape[1], language=language)]))
     labels = [charts.in_language(KINDS[similarity.kind], language),
@@ -116,7 +118,8 @@ def drawing(similarity: Similarity, name: str, language: str) -> Tensor:
                                 "zh": f"与 token {similarity.query}（第 {row} 行第 {column} 列{at['zh']}）的位置相像的位置"}, language)
     note = charts.in_language({"en": f"{name}; a grid of {' by '.join(map(str, similarity.grid))} tokens",
                                "zh": f"{name}；{'×'.join(map(str, similarity.grid))} 个 token 的网格"}, language)
-    return charts.sheet(pictures, labels, 2, title, note, language, 1)[None]
+    sheet, corners = charts.sheet_and_corners(pictures, labels, 2, title, note, language, 1)
+    return MapSheet(sheet[None], (h, w), (maps[0].shape[1], len(maps[0])), [(x, y, frame * h * w) for x, y in corners])
 
 
 def described(similarity: Similarity, language: str) -> str:

@@ -16,7 +16,7 @@ from playwright.sync_api import sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from browser.gestures import COUNT_QUESTIONS, settle  # noqa: E402
-from browser.layouts import LAYOUTS, PICTURES, parts  # noqa: E402
+from browser.layouts import LAYOUTS, MAPS, PICTURES, parts  # noqa: E402
 from browser.wires import TITLES, Box, Ways, behind, curve, route  # noqa: E402
 from comfyui_host import ROOT  # noqa: E402
 from serve_host import TYPES, Serve  # noqa: E402
@@ -195,13 +195,13 @@ def place(graph: dict, columns: list[tuple[str, int, list[int]]], sizes: dict, h
     graph["groups"] = []
     for i, (title, width, ids) in enumerate(columns):
         least = sum(sizes[id_][1] for id_ in ids) + GAP * (len(ids) - 1)
-        growing = [id_ for id_ in ids if by_id[id_]["type"] in PICTURES | {"MarkdownNote"}]
+        growing = [id_ for id_ in ids if by_id[id_]["type"] in PICTURES | MAPS | {"MarkdownNote"}]
         more = max(0.0, height - least) / max(1, len(growing))
         y = 0.0
         for id_ in ids:
             node, tall = by_id[id_], sizes[id_][1]
             if id_ in growing:
-                tall = 8 * (min(tall + more, max(tall, width * (1.15 if node["type"] in PICTURES else 2))) // 8)
+                tall = 8 * (min(tall + more, max(tall, width * (2 if node["type"] == "MarkdownNote" else 1.15))) // 8)
             node["pos"], node["size"] = [round(x), round(y + TITLE)], [width, round(tall - TITLE)]
             y += tall + GAP
         tallest = max(tallest, y - GAP)

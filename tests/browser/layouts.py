@@ -4,10 +4,10 @@ subgraphs: title → the nodes in it (ids, or titles of subgraphs made before), 
 columns, left to right: the title of the group, its width, the nodes in it from top to bottom.
 """
 
-# Types of nodes that show a picture of their own after a run.
+# Types of nodes that the front end shows a picture on after a run, and those with a picture on a panel of the pack's own.
 PICTURES = {"SaveImage", "PreviewImage", "KSampler"} | {f"DiTBlocks{name}" for name in (
-    "TokenPCA", "PatchFilters", "Trajectory", "PipelineReport", "ContentAndPlace", "AttentionMap", "AttentionSteps", "ConceptMap",
-    "PositionSimilarity", "Train", "ResponseMaps")}
+    "TokenPCA", "PatchFilters", "Trajectory", "PipelineReport", "ContentAndPlace", "Train", "ResponseMaps")}
+MAPS = {f"DiTBlocks{name}" for name in ("AttentionMap", "AttentionSteps", "ConceptMap", "PositionSimilarity")}
 
 
 def parts(graph: dict, types: dict) -> dict[str, list[int]]:

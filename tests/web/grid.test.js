@@ -6,12 +6,14 @@ import {
   gridOf,
   mostOf,
   neighbour,
+  placeIn,
   readSelection,
   rectangle,
   remap,
   shareOf,
   tokenAt,
   tokenOf,
+  tokenOn,
   writeSelection,
 } from "../../web/grid.js";
 
@@ -105,4 +107,30 @@ test("arrow keys stay on the grid", () => {
   assert.equal(neighbour([2, 3], 2, "ArrowRight"), 2);
   assert.equal(neighbour([2, 3], 4, "ArrowUp"), 1);
   assert.equal(neighbour([2, 3], 0, "a"), null);
+});
+
+test("a token is found on the map that it was framed on, and the other way round", () => {
+  const grid = /** @type {[number, number]} */ ([2, 5]);
+  const picture = { x: 30, y: 7, width: 400, height: 200 };
+  const boxes = [
+    { x: 1 / 16, y: 1 / 8, width: 3 / 8, height: 1 / 2 },
+    { x: 9 / 16, y: 1 / 8, width: 3 / 8, height: 1 / 2 },
+  ].map((box) => placeIn(picture, box));
+  assert.deepEqual(boxes[1], { x: 255, y: 32, width: 150, height: 100 });
+  for (const [map, box] of boxes.entries()) {
+    for (let token = 0; token < 10; token++) {
+      const { x, y, width, height } = placeIn(box, shareOf(grid, token));
+      for (const inside of [0.01, 0.5, 0.99])
+        assert.deepEqual(tokenOn(grid, boxes, x + inside * width, y + inside * height), { token, map });
+    }
+  }
+  assert.deepEqual(placeIn(boxes[0], shareOf(grid, 7)), { x: 55 + 2 * 30, y: 32 + 50, width: 30, height: 50 });
+  for (const [x, y] of [
+    [240, 60],
+    [54, 60],
+    [60, 31],
+    [60, 133],
+  ])
+    assert.equal(tokenOn(grid, boxes, x, y), null); // between the maps and around them
+  assert.equal(tokenOn(grid, [], 60, 60), null);
 });

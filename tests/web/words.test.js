@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { blocksInWords, percent, short, stepInWords, tokensInWords, walkInWords } from "../../web/words.js";
+import { blocksInWords, percent, placeInWords, short, stepInWords, tokensInWords, walkInWords } from "../../web/words.js";
 
 test("numbers are short", () => {
   assert.equal(short(16_870_000_000_000), "16.9 T");
@@ -12,6 +12,11 @@ test("numbers are short", () => {
 test("the textbook's arithmetic", () => {
   assert.equal(tokensInWords([32, 32], 2, 16), "1,024 tokens of 16 values: 32×32 patches of 2×2");
   assert.equal(tokensInWords([32, 32], 2, undefined), "1,024 tokens: 32×32 patches of 2×2");
+});
+
+test("a token's number goes on over a video's frames, its row and column do not", () => {
+  assert.equal(placeInWords(7, 5), "token 7: row 1, column 2");
+  assert.equal(placeInWords(7, 5, 20), "token 27: row 1, column 2");
 });
 
 test("costs name what they are a share of", () => {

@@ -1,0 +1,23 @@
+"""Pictures with maps over the token grid that know where in them the maps are, so that the editor can frame tokens on them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class MapSheet:
+    """image [1, H, W, 3]. grid: rows and columns of tokens in each map. size: width and height of each, in pixels. corners: x and y of each
+    map's upper left, and the number of the token there, for a map of a video's frame; none where there are bars instead."""
+    image: Tensor
+    grid: tuple[int, int]
+    size: tuple[int, int] = (0, 0)
+    corners: Sequence[tuple[int, int, int]] = ()
+
+    def facts(self, query: int | None = None) -> dict:
+        """What the editor needs, for JSON: boxes as shares of the picture. query: the image token that was asked for, if one was."""
+        (height, width), (wide, tall) = self.image.shape[1:3], self.size
+        maps = [{"box": {"x": x / width, "y": y / height, "width": wide / width, "height": tall / height}, "first": first}
+                for x, y, first in self.corners]
+        return {"grid": list(self.grid), "maps": maps, "query": query}
