@@ -16,7 +16,8 @@ def drawing(maps: ConceptMaps, language: str = "English") -> MapSheet:
     shares = maps.shares * 100
     titles = {"en": f"Where the model sees each concept, mean of blocks {in_words(list(maps.blocks))}",
               "zh": f"模型在哪里看到每个概念，第 {in_words(list(maps.blocks))} 块的平均"}
-    pictures = [charts.heat(share, SIDE, 0.0, 100.0) for share in shares]
+    side = SIDE if len(shares) > 1 else 2 * SIDE  # room for the title and the scale
+    pictures = [charts.heat(share, side, 0.0, 100.0) for share in shares]
     columns = charts.columns_within(pictures[0].shape[1])
     sheet, corners = charts.sheet_and_corners(pictures, list(maps.names), columns, charts.in_language(titles, language), "", language, 1)
     unit = charts.in_language({"en": "% of a place that is the concept's", "zh": "一处属于这个概念的百分比"}, language)

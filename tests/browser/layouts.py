@@ -89,9 +89,10 @@ LAYOUTS: dict[str, dict] = {
                     ("3 What is lost, what is saved", 474, [12, 10])]},
     "learn_10_see_and_steer": {
         "subgraphs": {"Blue": ([9, 11, 12, 13, 14, 15], [(9, "text")]), "Red": ([16, 18, 19, 20, 21, 22], [(16, "text")]),
-                      "Its ninth step": ([25, 26, 27, 28], []), "Noise": ([6, 7, 8, 10, 17, 24], []), "Draw both": ([32, 33, 34, 35, 36, 37], [])},
-        "columns": [("", 270, [4, 1]), ("1 A red square", 226, [23, 5, "Noise", "Its ninth step"]), ("2 See it", 300, [29]),
-                    ("3 A direction", 226, ["Blue", "Red", 30, 31]), ("4 Steer", 226, ["Draw both", 38, 39])]},
+                      "All steps, and the ninth": ([25, 26, 27, 28, 32, 33, 34], []), "Noise": ([5, 6, 7, 8, 10, 17, 24], []),
+                      "Draw": ([35, 36, 37], [])},
+        "columns": [("", 270, [4, 1]), ("1 A red square", 226, [23, "Noise", "All steps, and the ninth", 38]), ("2 See it", 300, [29]),
+                    ("3 A direction", 226, ["Blue", "Red", 30]), ("4 Steer", 226, [31, "Draw", 39])]},
     "one_step_at_a_time": {
         "subgraphs": {NOISY: ([5, 6, 7, 8], [(8, "seed")]), "Steps 4 to 7": ([13, 14, 15, 16], [])},
         "columns": [("", 260, [4, 1, 2, 3]), ("1 Noise, step 0", 240, [NOISY, 9]), ("2 Steps 1 and 2", 240, [10, 11]),
