@@ -123,6 +123,21 @@ def test_the_boxes_speak_chinese(page):
         expect(page, "grid", "64 tokens of 256 values")
 
 
+def test_titles_of_an_example_speak_chinese(page, load):
+    load(json.loads((ROOT / "example_workflows" / "learn_05_time_and_text.json").read_text(encoding="utf-8")))
+    page.evaluate("app.rootGraph.nodes.find(({ title }) => title === 'Prompt').title = 'mine'")
+    capture(page)
+
+    def titles() -> list[str]:
+        return page.evaluate("[...app.rootGraph.nodes, ...app.rootGraph.groups].map(({ title }) => title)")
+    try:
+        page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'zh')")
+        assert later(page, lambda: {"第九步", "2 文本", "mine"} <= set(titles()))
+    finally:
+        page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'en')")
+    assert later(page, lambda: {"The ninth step", "2 Text", "mine"} <= set(titles()))
+
+
 def test_a_selection_survives_saving_and_loading(page, load):
     turn(page, "DiTBlocksPatchify", "selection", "0-7")
     saved = page.evaluate("app.graph.serialize()")
