@@ -18,8 +18,9 @@ from dit_blocks.standalone import pack
 from dit_blocks.standalone.folders import Folders, current, use
 
 NOTHING_WIRED = {"PixelSpace", "LoadEmbedded", "LoadDiffusers", "LoadCheckpoint", "LoadSteeringVector"}
-# take or give a MODEL: host_model_check.py, host_patch_check.py, host_blocks_check.py, host_cache_check.py
-NEED_COMFYUI = {"FromModel", "ToModel", "PatchScheduleModel", "BlocksModel", "StepCacheModel"}
+# take or give a MODEL: host_model_check.py, host_patch_check.py, host_blocks_check.py, host_cache_check.py,
+# host_steering_check.py
+NEED_COMFYUI = {"FromModel", "ToModel", "PatchScheduleModel", "BlocksModel", "StepCacheModel", "SteerModel"}
 CLASSES = {cls.define_schema().node_id.removeprefix("DiTBlocks"): cls for cls in NODES}
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
@@ -154,6 +155,7 @@ CASES = {
     "StepCache": [lambda k: dict(dit=k.dit)],
     "SteeringVector": [lambda k: dict(towards=k.hidden, away=k.hidden), lambda k: dict(towards=k.hidden, away=k.hidden, mask=k.mask, more=k.vector)],
     "Steer": [lambda k: dict(hidden=k.hidden, vector=k.vector), lambda k: dict(hidden=k.hidden, vector=k.vector, rows="positive", mask=k.mask)],
+    "SteerSteps": [lambda k: dict(dit=k.dit, vector=k.vector), lambda k: dict(dit=k.dit, vector=k.vector, rows="positive", mask=k.mask)],
     "SaveSteeringVector": [lambda k: dict(vector=k.vector)],
     "Parity": [lambda k: dict(prediction=k.branch, cfg=1.0, **k.common), lambda k: dict(prediction=k.at_step_1, step=1, **k.guided)],
     "BlockAblation": [lambda k: dict(tokens=k.clean, cfg=2.0, levels=1, **k.guided), lambda k: dict(tokens=k.walked, levels=1, **k.common)],
