@@ -216,8 +216,17 @@ RIDERS = {
     "timestep ranges": said()(lambda positive, latent: [[positive[0][0], {**positive[0][1], "start_percent": 0.0, "end_percent": 0.5}],
                                                         *second(positive, start_percent=0.4, end_percent=1.0)]),
     "Patch Schedule (MODEL)": ("sd3", lambda: (coarse_first(), {})),
+    "Steer (MODEL)": ("sd3", lambda: (steered(), {})),
     "a half-precision LATENT": ("sd3", lambda: ((*base("sd3")[:3], base("sd3")[3].half()), {"denoise": 0.7})),
 }
+
+
+def steered():
+    from dit_blocks.dit_impl.tokens.steering import SteeringVector
+    from dit_blocks.nodes.steering import SteerModel
+    model, *rest = base("sd3")
+    vector = SteeringVector(torch.ones(192), "SD3 (MODEL)", 1, 24.0)
+    return (SteerModel.execute(model=model, vector=vector, strength=1.0, rows="positive", start_percent=0.0, end_percent=0.6).result[0], *rest)
 
 
 def coarse_first():

@@ -158,7 +158,7 @@ def by_the_dit(name, make):
 
 def coarse_patches(name, make):
     """A patch size that the MODEL has no weights for: shares go by the sampler's noise level, and a mask lies on the whole picture."""
-    made = make(size=(12, 8))
+    made = make()
     one = vector(1, width_of(made))
     dit, tokens, sigmas = prepared(made, 4)
 
@@ -169,10 +169,10 @@ def coarse_patches(name, make):
     assert not torch.equal(coarse(dit.with_turn(Turn(one))), plain)
     late = next(share / 1000 for share in range(1000) if dit.model.get_model_object("model_sampling").percent_to_sigma(share / 1000) < sigmas[-2])
     assert torch.equal(coarse(dit.with_turn(Turn(one, start=late))), plain)
-    corner = torch.zeros(1, 3, 2)
-    corner[:, 0, 0] = 1
+    corner = torch.zeros(1, 72, 56)
+    corner[:, 64:, :32] = 1  # the row of cells that is all of the last row of tokens
     masked = (coarse(dit.with_turn(Turn(vector(blocks_of(made[0]), width_of(made)), mask=corner)), 1) - coarse(dit, 1)).norm(dim=-1)[0]
-    assert masked.argmax() == 0 and masked[0] > 2 * masked[1:].max(), masked
+    assert masked.argmax() == 4 and masked[4] > 1.5 * masked[[0, 1, 2, 3, 5]].max(), masked
 
 
 def rides_along(name, make):
@@ -203,6 +203,17 @@ def rides_along(name, make):
         guider.set_cfg(4.0)
         return by(guider)
     alone = steered(made[0], one, rows="positive")
+    cfg = comfy.samplers.CFGGuider(made[0])
+    cfg.set_conds(made[1], made[2])
+    cfg.set_cfg(4.0)
+    from dit_blocks.nodes.denoise import Denoise
+    dit, tokens, levels = prepared((alone, *made[1:]))
+    refused("DiT Denoise: SD3 (MODEL) is steered in every step, the guider's model is not", lambda: out(
+        Denoise, dit=dit, tokens=tokens, sigmas=levels, start_step=0, end_step=STEPS, positive=made[1], cfg=4.0, solver="euler", guider=cfg))
+    sampled = comfy.samplers.CFGGuider(alone)
+    sampled.set_conds(made[1], made[2])
+    sampled.set_cfg(4.0)
+    same(by(sampled), picture(alone, made))
     close = dict(atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(dual(alone, 2.0), picture(alone, made), **close)
     assert not torch.allclose(dual(alone, 2.0), dual(steered(made[0], one), 2.0), **close)

@@ -39,4 +39,7 @@ def sampled_by(dit: DitHandle, sampler: comfy.samplers.Sampler | None, guider: c
         if given is not None and not _is_of(guider, given, what):
             raise BackboneError(f"{what} is not what the guider ({kind}) was given as {what}, and the guider's own counts: "
                                 + ("wire the same conditioning into both" if what == "positive" else "leave it unwired here"))
-    return HandleOfModel(model, sampler, guider)
+    sampled = HandleOfModel(model, sampler, guider)
+    if not all(turn in sampled.turns for turn in own.turns):
+        raise BackboneError(f"{dit.name} is steered in every step, the guider's model is not: put Steer (MODEL) before the guider ({kind})")
+    return sampled
