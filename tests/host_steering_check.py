@@ -285,6 +285,20 @@ def by_the_generic_way(name, make=None):
     refused("Steer (MODEL): the vector has 7 numbers", lambda: picture(steered(model, vector(1, 7)), made))
 
 
+def what_has_no_tokens_of_a_picture(name, make=None):
+    """Latents of several tensors, and models whose blocks or tokens are not known: one line before a picture is drawn."""
+    from host_zoo import ZOO
+    from host_zoo_check import FILES, by_core, latents
+    for file in FILES:
+        importlib.import_module(file)
+    for name, line in (("ltxav_with_sound", "it is not known which tokens of a latent of several tensors"), ("seedvr2", ""),
+                       ("hidream_e1", "it is not known which tokens of HiDream are the picture's")):
+        model, positive, negative, shape = ZOO[name]()
+        how = dict(cfg=4.0, sampler="euler", scheduler="simple", denoise=1.0)
+        for block in (0, 1):
+            refused(f"Steer (MODEL): {line}", lambda: by_core(steered(model, vector(block, 64)), positive, negative, latents(shape), **how))
+
+
 def the_pack_s_own_model(name=None, make=None):
     """The default model by DiT to MODEL: Steer (MODEL), and Steer Every Step before it, are what DiT Denoise draws over Steer Every Step."""
     from dit_blocks.nodes.load import LoadEmbedded
@@ -317,7 +331,7 @@ CASES |= {f"{name}: plans and a cache": (with_plans_and_a_cache, name) for name 
 CASES |= {f"{name}: coarse patches": (coarse_patches, name) for name in ("sd3", "flux_dev")}
 CASES |= {f"{name}: generic": (by_the_generic_way, name) for name in ("chroma", "omnigen2", "hunyuan_video")}
 CASES |= {"sd3: rides along": (rides_along, "sd3"), "flux_dev: refusals": (refusals, "flux_dev"), "sd3: nothing is left": (leaves_nothing, "sd3"),
-          "the pack's own model": (the_pack_s_own_model, None)}
+          "not known": (what_has_no_tokens_of_a_picture, None), "the pack's own model": (the_pack_s_own_model, None)}
 
 
 if __name__ == "__main__":
