@@ -6,10 +6,12 @@
 import importlib
 import sys
 
+from host_adapter_check import adapter_for, with_adapter
 from host_blocks_check import SEED, STEPS, blocks_of, picture, planned, refused, same
 from host_cache_check import ALWAYS, NEVER, caching, hits
 from host_model_check import out
 from host_models import MODELS, ksampler, run_cases, start
+from host_patch_check import own_size, scheduled
 from host_riders import extra
 from host_stages_check import lora
 import torch
@@ -52,12 +54,12 @@ def begun(made, tokens=None, step=0):
     return dit, out(PositionEmbed, dit=dit, hidden=hidden, mode="model", seed=0)[0]
 
 
-def by_stages(made, turns, steps=range(STEPS), blocks=None):
+def by_stages(made, turns, steps=range(STEPS), blocks=None, patch_size=0):
     """KSampler's picture, every step by stages: with Steer before the blocks of the turns in some of the steps."""
     from dit_blocks.nodes.patch import Unpatchify
     from dit_blocks.nodes.steering import Steer
     from dit_blocks.nodes.transformer import FinalLayer, Guidance, RunBlocks, SamplerStep
-    _, tokens, sigmas = prepared(made)
+    _, tokens, sigmas = prepared(made, patch_size)
     for step in range(STEPS):
         dit, hidden = begun(made, tokens, step)
         count = len(dit.stages.over(hidden["hidden"]).kinds)
@@ -173,6 +175,19 @@ def coarse_patches(name, make):
     corner[:, 64:, :32] = 1  # the row of cells that is all of the last row of tokens
     masked = (coarse(dit.with_turn(Turn(vector(blocks_of(made[0]), width_of(made)), mask=corner)), 1) - coarse(dit, 1)).norm(dim=-1)[0]
     assert masked.argmax() == 4 and masked[4] > 1.5 * masked[[0, 1, 2, 3, 5]].max(), masked
+
+
+def an_adapter_s_patches(name, make):
+    """A patch size that an adapter taught, before or after the turn: KSampler, and the stages at that size."""
+    made = make()
+    size = own_size(made[0]) + 1
+    adapter, one = adapter_for(made[0], size), vector(1, width_of(made))
+    adapted = with_adapter(made[0], adapter)
+    plain = picture(scheduled(adapted, f"{size}", patch_method="native"), made)
+    expected = by_stages((adapted, *made[1:]), [(one, 2.0, "positive", CORNER)], patch_size=size)
+    assert not torch.equal(plain, expected)
+    for model in (steered(adapted, one, rows="positive", mask=CORNER), with_adapter(steered(made[0], one, rows="positive", mask=CORNER), adapter)):
+        same(expected, picture(scheduled(model, f"{size}", patch_method="native"), made))
 
 
 def rides_along(name, make):
@@ -330,8 +345,9 @@ CASES |= {f"{name}: {title}": (check, name) for name in ("sd3", "flux_dev", "lum
 CASES |= {f"{name}: plans and a cache": (with_plans_and_a_cache, name) for name in ("flux_dev", "wan")}
 CASES |= {f"{name}: coarse patches": (coarse_patches, name) for name in ("sd3", "flux_dev")}
 CASES |= {f"{name}: generic": (by_the_generic_way, name) for name in ("chroma", "omnigen2", "hunyuan_video")}
-CASES |= {"sd3: rides along": (rides_along, "sd3"), "flux_dev: refusals": (refusals, "flux_dev"), "sd3: nothing is left": (leaves_nothing, "sd3"),
-          "not known": (what_has_no_tokens_of_a_picture, None), "the pack's own model": (the_pack_s_own_model, None)}
+CASES |= {"flux_dev: an adapter's patches": (an_adapter_s_patches, "flux_dev"), "sd3: rides along": (rides_along, "sd3"), "flux_dev: refusals": (refusals, "flux_dev"),
+          "sd3: nothing is left": (leaves_nothing, "sd3"), "not known": (what_has_no_tokens_of_a_picture, None),
+          "the pack's own model": (the_pack_s_own_model, None)}
 
 
 if __name__ == "__main__":
