@@ -21,7 +21,7 @@ from dit_blocks.standalone.cli import main
 
 HERE = Path(__file__).parent
 EXAMPLES, KEPT = HERE.parent / "example_workflows", HERE / "pictures"
-ELSEWHERE = ("sd3_5", "flux_dev", "ksampler_parity", "train_from_scratch")  # test_host_workflows.py, test_train_nodes.py
+ELSEWHERE = ("sd3_5", "flux_dev", "steer_a_style", "ksampler_parity", "train_from_scratch")  # test_host_workflows.py, test_train_nodes.py
 BRIEFLY = {"new_patch_size_adapter": {"5": {"count": 16}, "16:6": {"steps": 4, "batch": 4, "validation": 2}},  # test_train_nodes.py trains longer
            "train_from_scratch": {"4": {"count": 16}, "10:6": {"steps": 4, "batch": 4, "validation": 2, "sample_every": 2}}}
 HEIGHT, GAP = 72, 8
@@ -97,7 +97,7 @@ def beside_standalone(path: Path, entry: dict, base: Path, folder: Path) -> dict
     return {name: float(np.abs(np.asarray(Image.open(file), float) - np.asarray(Image.open(ours[name]), float)).mean()) for name, file in pairs.items()}
 
 
-CARDS = {"sd3_5": "SD3.5 as wires", "flux_dev": "Flux.1 dev as wires"}
+CARDS = {"sd3_5": "SD3.5 as wires", "flux_dev": "Flux.1 dev as wires", "steer_a_style": "A style, steered"}
 
 
 def card(title: str, pixels: int = 1024, cell: int = 8, channels: int = 16, p: int = 2) -> Image.Image:

@@ -16,7 +16,7 @@ from dit_blocks.standalone.cli import main
 from dit_blocks.standalone.node_types import NodeType
 from dit_blocks.standalone.workflow import read_workflow
 
-NEED_COMFYUI = ("sd3_5", "flux_dev", "ksampler_parity")  # test_host_workflows.py
+NEED_COMFYUI = ("sd3_5", "flux_dev", "steer_a_style", "ksampler_parity")  # test_host_workflows.py
 EXAMPLES = [path for path in sorted((ROOT / "example_workflows").glob("*.json")) if path.stem not in NEED_COMFYUI]
 
 pytestmark = needs_comfyui

@@ -66,7 +66,25 @@ def test_a_workflow_over_a_model_runs(host, types, name, architecture, files):
     assert picture.shape == (48, 64, 3) and picture.std() > 1
 
 
-@pytest.mark.parametrize("name", ["sd3_5", "flux_dev", "ksampler_parity"])
+def test_a_style_turns_ksamplers_picture(host, types):
+    """Over a small SD3: the steered picture is another one, and at strength 0 the same."""
+    prompt = prompt_of("steer_a_style", types)
+    for node in prompt.values():
+        kind, inputs = node["class_type"], node["inputs"]
+        if f"Small{kind}" in types:
+            node |= {"class_type": f"Small{kind}", "inputs": {"architecture": "sd3"}}
+        inputs |= {"EmptySD3LatentImage": {"width": 64, "height": 48}, "DiTBlocksSchedule": {"steps": 9}, "KSampler": {"steps": 2},
+                   "DiTBlocksRunBlocks": {"blocks": "0"}}.get(kind, {})
+    (steer,) = (node for node in prompt.values() if node["class_type"] == "DiTBlocksSteerModel")
+    steer["inputs"]["strength"] = 20.0  # its random blocks hardly read the text
+    drawn = pictures(host, prompt)
+    steer["inputs"]["strength"] = 0.0
+    same = pictures(host, prompt)
+    assert not np.array_equal(drawn["style_1_as_asked"], drawn["style_2_steered"]) and drawn["style_2_steered"].std() > 1
+    assert np.array_equal(same["style_1_as_asked"], same["style_2_steered"])
+
+
+@pytest.mark.parametrize("name", ["sd3_5", "flux_dev", "steer_a_style", "ksampler_parity"])
 def test_standalone_says_which_nodes_it_lacks(name, tmp_path, capsys):
     assert main(["run", str(EXAMPLES / f"{name}.json"), "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err

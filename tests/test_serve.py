@@ -68,9 +68,9 @@ def test_the_page_and_the_packs_files(server):
 def test_templates_subgraphs_and_translations(server):
     names = server.get("/api/workflow_templates")["dit-blocks"]
     # Only what can be run here: these need ComfyUI's own loaders and samplers.
-    assert names[0] == "start_here" and set(names) == {path.stem for path in EXAMPLE.parent.glob("*.json")} - {"flux_dev", "sd3_5", "ksampler_parity"}
+    assert names[0] == "start_here" and set(names) == {path.stem for path in EXAMPLE.parent.glob("*.json")} - {"flux_dev", "sd3_5", "steer_a_style", "ksampler_parity"}
     titles = [one["title"] for one in server.get("/templates/index.json")[0]["templates"]]
-    assert titles[:3] == ["Start here", "1 Pixels to latents", "2 Latents to patches"] and len(titles) == 10
+    assert titles[:3] == ["Start here", "1 Pixels to latents", "2 Latents to patches"] and len(titles) == 11
     assert server.get("/api/workflow_templates/dit-blocks/text_to_image.json") == json.loads(EXAMPLE.read_text(encoding="utf-8"))
     assert asked(server, "GET", "/api/workflow_templates/dit-blocks/text_to_image.jpg")[0] == 200
     first = server.get("/templates/index.zh.json")[0]["templates"][0]["name"]

@@ -125,6 +125,11 @@ LAYOUTS: dict[str, dict] = {
                           ("4 Decode", 246, [11, 12, 13])]},
     "flux_dev": {"columns": [("", 256, [1, 2, 4]), ("1 Encode", 256, [3, 5, 6, 7]), ("2 Patchify", 236, [8, 9, 10]), ("3 Denoise", 246, [11, 12]),
                              ("4 Decode", 246, [13, 14, 15])]},
+    "steer_a_style": {
+        "subgraphs": {"Noise and schedule": ([3, 4, 5, 6, 7, 8], []), "A painting": (list(range(9, 15)), [(9, "text")]),
+                      "A photograph": (list(range(15, 21)), [(15, "text")]), "Draw": ([24, 25], []), "Draw it steered": ([27, 28], [])},
+        "columns": [("", 280, [1, 2]), ("1 Two runs", 250, ["Noise and schedule", "A painting", "A photograph"]), ("2 A direction", 240, [21, 22]),
+                    ("3 As asked", 240, [23, "Draw", 26]), ("4 Steered", 240, ["Draw it steered", 29])]},
     "exploded_step": {
         "subgraphs": {"Steps 0 to 5": ([1, 2, 3, 4, 5, 6, 7, 8], [(2, "text"), (7, "seed")]), "Decode both": ([18, 19, 20, 22, 23], [])},
         "columns": [("", 270, [9, "Steps 0 to 5"]), ("1 Embed", 236, [10, 11, 12]), ("2 Blocks", 236, [13, 14]), ("3 Step", 236, [15, 16, 17, "Decode both"]),

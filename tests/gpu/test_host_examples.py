@@ -13,7 +13,7 @@ from dit_blocks.standalone.node_types import NodeType
 from dit_blocks.standalone.workflow import read_workflow
 
 pytestmark = needs_comfyui
-NEED_MODELS = ("sd3_5", "flux_dev", "ksampler_parity")  # test_host_workflows.py
+NEED_MODELS = ("sd3_5", "flux_dev", "steer_a_style", "ksampler_parity")  # test_host_workflows.py
 EXAMPLES = [path.stem for path in sorted((ROOT / "example_workflows").glob("*.json")) if path.stem not in NEED_MODELS]
 MODES = ("normal", "dynamic", "no float64", "gpuonly")  # host_pack.py
 RUNS = [(mode, name) for mode in MODES for name in EXAMPLES] if os.environ.get("EVERYWHERE") else [  # all of them take an hour
