@@ -215,7 +215,7 @@ class Backbone(DitHandle):
         def predict_x0(x: Tensor, sigma: Tensor) -> Tensor:
             if self.run:
                 self.run.at(sigma.item())
-            turns = holding(self.turns, self.flow.sigma_at, sigma.item())
+            turns = holding(self.turns, self.flow.sigma_at, sigma.item()) if self.turns else ()
 
             def ask(latents: Tensor, arguments: Arguments, call: list[Part]) -> Tensor:
                 cut = {"size": latents.shape[-2:], "grid": token_grid(*latents.shape[-2:], wire["patch_size"]), "patch_size": wire["patch_size"]}
