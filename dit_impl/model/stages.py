@@ -81,7 +81,7 @@ class Call:
     x: Tensor
     sigma: Tensor
     to_x0: Callable[[Tensor, float], Tensor | tuple[Tensor, Onward]]
-    start: DitTokens | None = None
+    start: DitTokens
     canvas: DitTokens | None = None
     areas: tuple[tuple[slice, ...] | None, ...] = ()
 

@@ -95,9 +95,8 @@ def concept_maps(dit: DitHandle, wire: DitHidden, concepts: Concepts, blocks: st
 def _beside(dit: DitHandle, wire: DitHidden, concepts: Concepts) -> DitHidden:
     """The same step with the concepts in the place of its prompt, where its blocks begin. Raises StagesError."""
     call = wire["call"]
-    start = {**(call.start or wire["tokens"]), "tokens": call.x}
     sigmas = torch.stack([call.sigma.float().cpu(), torch.zeros(())])
-    begun = step_stages.patch_embed(dit, step_stages.condition(dit, start, concepts.conditioning, None, sigmas, 0))
+    begun = step_stages.patch_embed(dit, step_stages.condition(dit, call.start, concepts.conditioning, None, sigmas, 0))
     begun = step_stages.position_embed(dit, begun)
     if begun["hidden"].x.shape[1:] != wire["hidden"].x.shape[1:]:
         raise StagesError(f"the hidden states hold {wire['hidden'].x.shape[1]} tokens, and {begun['hidden'].x.shape[1]} without what the "

@@ -134,7 +134,7 @@ def take_and_replace(
                           f"{'×'.join(map(str, tokens['grid']))} of {tokens['patch_size']}: both must have the same size")
 
     def begun(clean: DitTokens) -> tuple[DitTokens, Parts]:
-        noisy, _ = dit.add_noise(without(clean, "memory"), sigmas, step, seed)
+        noisy, _ = dit.add_noise(clean, sigmas, step, seed)
         return noisy, take_apart(dit, step_stages.condition(dit, noisy, positive, dit.away_from(negative, cfg), sigmas, step))
     noisy, parts = begun(tokens)
     # at the lowest noise level, because some models scale their input by it

@@ -36,7 +36,7 @@ def guide(prediction: DitTokens, cfg: float, negative: DitTokens | None = None) 
 
 def wire_of_x0(prediction: DitTokens) -> DitTokens:
     """The DIT_TOKENS with the grid of a prediction's x0. The step itself may have been computed on another grid."""
-    return prediction if prediction.get("guided") or not prediction.get("call") else prediction["call"].start or prediction
+    return prediction if prediction["guided"] else prediction["call"].start
 
 
 def x0_of(wire: DitTokens, what: str, cfg: float) -> tuple[Tensor, Onward]:

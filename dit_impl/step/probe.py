@@ -11,7 +11,7 @@ from ..drawing import charts
 from ..errors import StagesError
 from ..handle.backbone import Conditioning, DitHandle
 from ..tokens.numbers import in_words
-from ..tokens.wire_types import DitHidden, DitTokens, without
+from ..tokens.wire_types import DitHidden, DitTokens
 from . import stages as step_stages
 from .guidance import guide
 
@@ -39,20 +39,16 @@ def parity(dit: DitHandle, prediction: DitTokens, sigmas: Tensor, step: int, pos
     if "trace" not in prediction:
         raise StagesError("prediction is not from Final Layer or DiT Guidance")
     negative = dit.away_from(negative, cfg)
-    start: DitTokens = {**(prediction["call"].start or without(prediction, "call", "guided", "trace")),
-                        "tokens": prediction["call"].x}
-    x0 = guide(prediction, 1.0)["tokens"]
+    start, x0 = prediction["call"].start, guide(prediction, 1.0)["tokens"]
     own = dit.denoise(start, sigmas, positive, negative, cfg, start_step=step, end_step=step + 1)[1]["tokens"].to(x0)
     largest = (x0 - own).abs().max().item()
     if not largest:
         return Parity(0.0, "")
     wire = step_stages.condition(dit, start, positive, negative, sigmas, step)
     wire = step_stages.position_embed(dit, step_stages.patch_embed(dit, wire))
-    native = dict(wire["trace"])
     for i in range(len(dit.stages.over(wire["hidden"]).kinds)):
         wire = step_stages.run_blocks(dit, wire, str(i))
-    native |= dict(wire["trace"][3:]) | dict(step_stages.final_layer(dit, wire)["trace"][-1:])
-    by_wires = dict(prediction["trace"])
+    native, by_wires = (dict(one["trace"]) for one in (step_stages.final_layer(dit, wire), prediction))
     for name in ("condition", "patches", "positions"):
         if name not in by_wires:
             return Parity(largest, f"{name}, which was left out")
@@ -109,7 +105,7 @@ def ablate(dit: DitHandle, clean: DitTokens, sigmas: Tensor, levels: int, positi
     rows: list[Tensor] = []
     report = None
     for row, step in enumerate(steps):
-        noisy, _ = dit.add_noise(without(clean, "memory"), sigmas, step, seed)
+        noisy, _ = dit.add_noise(clean, sigmas, step, seed)
         wire = step_stages.condition(dit, noisy, positive, negative, sigmas, step)
         before = step_stages.position_embed(dit, step_stages.patch_embed(dit, wire))
 

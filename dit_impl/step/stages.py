@@ -242,7 +242,7 @@ def final_layer(dit: DitHandle, wire: DitHidden) -> DitTokens:
     """Turn image tokens back into patch values: DIT_HIDDEN → DIT_TOKENS, a prediction for every part of the batch."""
     check(dit, wire, "condition", "patches")
     call: Call = wire["call"]
-    canvas, areas, predictions = call.canvas or call.start or wire["tokens"], list(call.areas), []
+    canvas, areas, predictions = call.canvas or call.start, list(call.areas), []
     for one in model_calls(_brought(dit, wire)):
         with dit.running():
             answer = dit.stages.over(one["hidden"]).head(one["hidden"])

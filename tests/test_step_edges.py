@@ -1,0 +1,183 @@
+"""A step by stages at the edges: a handle whose blocks can't all be left out, reference pictures beside the picture, predictions on
+another grid than the step's, other latent spaces; and what is refused, in which words."""
+
+from dataclasses import dataclass, replace
+
+from conftest import conditioning
+import pytest
+import torch
+
+from dit_blocks.dit_impl.errors import ScheduleError, StagesError
+from dit_blocks.dit_impl.handle.backbone import Backbone
+from dit_blocks.dit_impl.model.stages import TokenStages
+from dit_blocks.dit_impl.step import stages
+from dit_blocks.dit_impl.step.by_block import by_block
+from dit_blocks.dit_impl.step.guidance import guide
+from dit_blocks.dit_impl.step.probe import Ablation, Parity, ablate, parity
+from dit_blocks.dit_impl.tokens.other_sizes import repatch
+from dit_blocks.dit_impl.tokens.wire import identity_format
+
+
+def line(error, call, *arguments, **named) -> str:
+    with pytest.raises(error) as caught:
+        call(*arguments, **named)
+    return str(caught.value)
+
+
+def clean(dit, size=(8, 6), batch=1, seed=0) -> dict:
+    return dit.fold({"samples": torch.randn(batch, dit.channels, *size, generator=torch.Generator().manual_seed(seed))}, 2)
+
+
+def begun(dit, positive, negative=None, step=0, **which) -> dict:
+    """A step until its blocks."""
+    sigmas = dit.schedule(4)
+    hidden = stages.condition(dit, dit.add_noise(clean(dit, **which), sigmas, step, 7)[0], positive, negative, sigmas, step)
+    return stages.position_embed(dit, stages.patch_embed(dit, hidden))
+
+
+def predicted(dit, positive, negative=None, step=0, **which) -> dict:
+    return stages.final_layer(dit, stages.run_blocks(dit, begun(dit, positive, negative, step, **which)))
+
+
+# --- Wires = KSampler? and Block Ablation ---------------------------------------------------------------------------
+
+def test_a_step_after_others_is_the_model_s_too(backbone, positive, negative):
+    sigmas = backbone.schedule(4)
+    prediction = guide(predicted(backbone, positive, negative, step=2), 3.0)
+    assert parity(backbone, prediction, sigmas, 2, positive, negative, 3.0) == Parity(0.0, "")
+    other = guide(predicted(backbone, positive, conditioning(9), step=2), 3.0)
+    found = parity(backbone, other, sigmas, 2, positive, negative, 3.0)
+    assert found.stage == "block 1" and str(found) == f"differs by up to {found.largest:.3g}; first after block 1"
+    assert str(Parity(0.5, "")) == "differs by up to 0.5; first after guidance" and str(Parity(0.0, "")) == "equal, bit for bit"
+    assert line(StagesError, parity, backbone, clean(backbone), sigmas, 2, positive, negative, 3.0) == \
+        "prediction is not from Final Layer or DiT Guidance"
+
+
+@dataclass(eq=False)
+class NeedsItsSecondBlock(Backbone):
+    @property
+    def stages(self):
+        made = TokenStages(self.model, self.name)
+        made.can_leave_out = lambda block: block != 1
+        return made
+
+
+@pytest.mark.parametrize("needed", [False, True])
+def test_a_block_s_change_is_that_of_the_step_without_it(four_blocks, positive, negative, needed):
+    dit = NeedsItsSecondBlock(four_blocks.model, four_blocks.latent_format, name="a DiT that needs its second block") if needed else four_blocks
+    sigmas, tokens, heard = dit.schedule(8), clean(dit), []
+    found = ablate(dit, tokens, sigmas, 3, positive, negative, 3.0, 5, lambda total: lambda done: heard.append((done, total)))
+    steps = [1, 4, 6]  # the middles of three parts of eight steps
+    assert torch.equal(found.sigmas, sigmas[steps]) and found.kinds == ["joint"] * 4 and heard == [(i, 12) for i in range(1, 13)]
+    for row, step in enumerate(steps):
+        hidden = stages.condition(dit, dit.add_noise(tokens, sigmas, step, 5)[0], positive, negative, sigmas, step)
+        hidden = stages.position_embed(dit, stages.patch_embed(dit, hidden))
+        whole, *others = (guide(stages.final_layer(dit, stages.run_blocks(dit, hidden, blocks)), 3.0)["tokens"]
+                          for blocks in ("all", "1-3", "0,2-3", "0-1,3", "0-2"))
+        wanted = torch.stack([(one - whole).norm() / whole.norm() for one in others])
+        if needed:
+            wanted[1] = torch.nan
+        torch.testing.assert_close(found.change[row], wanted, equal_nan=True)
+    assert sorted(found.ranking) == ([0, 2, 3] if needed else [0, 1, 2, 3])
+    assert found.ranked().endswith("\n1 joint can't be left out") == needed
+
+
+def test_lists_of_blocks_for_core_s_node():
+    def lists(*kinds, count):
+        return Ablation(torch.arange(len(kinds), 0, -1.0)[None], torch.ones(1), list(kinds)).skip_lists(count)
+    assert lists("double", "double", "double", "single", "single", count=4) == ("1, 2", "0, 1", "0")
+    assert lists("joint", "joint", "joint", count=2) == ("1, 2", "", "0")
+    assert lists("single", "single", count=1) == ("", "1", "0")
+    assert lists("encoder", "double", "double", count=2) == ("", "", "0")  # no numbers of core's
+    assert lists("encoder", "double", "single", count=2) == ("", "", "0")
+
+
+def test_the_picture_after_each_block_is_the_final_layer_s(four_blocks, positive, negative):
+    sigmas = four_blocks.schedule(4)
+    tokens, hidden = four_blocks.add_noise(clean(four_blocks), sigmas, 0, 7)[0], begun(four_blocks, positive, negative)
+    shown = by_block(four_blocks, tokens, sigmas, 0, positive, negative, 3.0)
+    assert list(shown) == [0, 1, 2, 3]
+    for block, picture in shown.items():
+        x0 = guide(stages.final_layer(four_blocks, stages.run_blocks(four_blocks, hidden, f"0-{block}")), 3.0)["tokens"]
+        assert torch.equal(picture, four_blocks.picture(tokens, x0))
+
+
+# --- grafts ---------------------------------------------------------------------------------------------------------
+
+def test_a_mask_is_over_the_picture_not_over_references_beside_it(backbone, positive):
+    def with_references(hidden: dict, value: float) -> dict:
+        x = hidden["hidden"].x
+        before, after = x.new_full((len(x), 2, x.shape[2]), value), x.new_full((len(x), 3, x.shape[2]), -value)
+        return {**hidden, "hidden": hidden["hidden"].but(x=torch.cat([before, x, after], 1), extra={"img_offset": 2})}
+    mine, other = (with_references(begun(backbone, positive, step=1, seed=seed), value) for seed, value in ((0, 5.0), (1, 9.0)))
+    mask = torch.zeros(1, 4, 3)
+    mask[0, 1, 2] = mask[0, 3, 0] = 1
+    grafted, kept, theirs = (wire["hidden"].x for wire in (stages.run_blocks(backbone, mine, "", graft=other, mask=mask), mine, other))
+    changed = (grafted != kept).any(-1)[0].nonzero().flatten().tolist()
+    assert changed == [2 + 5, 2 + 9] and torch.equal(grafted[:, changed], theirs[:, changed])
+
+
+def test_patches_that_were_only_embedded_can_be_grafted(backbone, positive, negative):
+    mine = begun(backbone, positive, negative)
+    other = stages.patch_embed(backbone, clean(backbone, seed=1))
+    grafted = stages.run_blocks(backbone, mine, "", graft=other)["hidden"].x
+    assert torch.equal(grafted, other["hidden"].x.repeat(2, 1, 1))
+
+
+def test_grafts_that_do_not_fit(backbone, positive):
+    mine = begun(backbone, positive)
+    assert line(StagesError, stages.run_blocks, backbone, mine, "", graft=begun(backbone, positive, size=(4, 6))) == \
+        "the graft has 6 tokens of width 64, the hidden states have 12 of 64"
+    area = [[tensor, {**extras, "area": (4, 4, 0, 0)}] for tensor, extras in positive]
+    assert line(StagesError, stages.run_blocks, backbone, mine, "", graft=begun(backbone, area)).startswith(
+        "the graft's hidden states are of several areas of the picture, of 2×2 tokens, but this node needs all tokens on one grid: ")
+
+
+# --- plans ----------------------------------------------------------------------------------------------------------
+
+def test_the_plan_that_the_editor_shows():
+    kinds = ["double", "double", "single", "single", "single", "double"]
+    assert stages.block_plan(kinds, "all but 1-3") == {
+        "groups": [[0, 1, "double"], [2, 4, "single"], [5, 5, "double"]], "runs": [0, 4, 5]}
+    assert line(StagesError, stages.block_plan, kinds, "6") == "this model has blocks 0 to 5, there is no block 6"
+
+
+# --- guidance and Sampler Step --------------------------------------------------------------------------------------
+
+def test_x0_is_on_the_step_s_own_grid_where_the_prediction_is_on_another(backbone, positive):
+    """A step over patches of 4 that is computed on a canvas of patches of 2, as a MODEL does."""
+    fine = predicted(backbone, positive, size=(8, 8))
+    start = repatch(fine["call"].start, 4)
+
+    def to_x0(prediction, cfg):
+        return repatch({**fine["call"].start, "tokens": fine["call"].to_x0(prediction, cfg)}, 4)["tokens"]
+    coarse = {**fine, "call": replace(fine["call"], start=start, canvas=fine["call"].start, to_x0=to_x0)}
+    guided = guide(coarse, 1.0)
+    assert guided["patch_size"] == 4 and guided["grid"] == (2, 2) and guided["tokens"].shape == (1, 4, 64)
+    sigmas = backbone.schedule(4)
+    by_one_step = backbone.advance(start, guided["tokens"], sigmas, 0, "euler")[0]["tokens"]
+    for prediction in (coarse, guided):
+        assert torch.equal(stages.sampler_step(backbone, start, prediction, sigmas, 0, "euler")[0]["tokens"], by_one_step)
+    assert line(StagesError, guide, fine, 2.0, coarse) == \
+        "prediction has a 4×4 grid of patches of 2, negative a 2×2 grid of patches of 4"
+
+
+def test_predictions_that_do_not_belong_together(backbone, positive):
+    prediction, sigmas = predicted(backbone, positive, batch=2), backbone.schedule(4)
+    tokens = prediction["call"].start
+    other_space = {"latent_format": identity_format(4) | {"scale": torch.full((4,), 2.0)}}
+    one = predicted(backbone, positive)
+    said = lambda *given: line(StagesError, guide, prediction, 2.0, *given)  # noqa: E731
+    assert said() == "cfg 2 needs a negative: wire one into DiT Condition, or the prediction of another branch into negative"
+    assert said(tokens) == "negative is not from Final Layer or DiT Guidance"
+    assert said(predicted(backbone, positive, step=2, batch=2)) == "prediction and negative are of different steps: sigma 1 and 0.5"
+    assert said(one) == "prediction and negative have shapes [2, 12, 16] and [1, 12, 16]"
+    assert said({**prediction, **other_space}) == \
+        "prediction and negative are in different latent spaces: both must come from models that use the same VAE"
+    assert line(StagesError, guide, tokens, 2.0, prediction) == "prediction is not from Final Layer or DiT Guidance"
+    step = lambda *given: line(StagesError, stages.sampler_step, backbone, *given, sigmas, 0, "euler")  # noqa: E731
+    assert step({**tokens, **other_space}, prediction) == \
+        "the prediction and the tokens are in different latent spaces: wire the same dit into both"
+    assert step(tokens, one) == "the prediction has shape [1, 12, 16], the tokens [2, 12, 16]"
+    assert line(ScheduleError, stages.sampler_step, backbone, tokens, prediction, sigmas, 5, "euler") == \
+        "step 5 is outside the schedule, whose steps are 0 to 3"
