@@ -28,7 +28,7 @@ ROOMS = {
     "handle": (["handle/*"], ["test_sampling", "test_patch_methods", "test_class_label", "test_batches", "test_inpainting", "test_coarse_steps",
                               "test_handle_edges"]),
     "step": (["step/*"], ["test_inside", "test_probe", "test_batches", "test_inpainting", "test_regions", "test_step_edges"]),
-    "cost": (["cost/*"], ["test_budget", "test_costs", "test_coarse_steps"]),
+    "cost": (["cost/*"], ["test_budget", "test_costs", "test_coarse_steps", "test_cost_edges"]),
     "training": ([f"training/{part}.py" for part in ("loop", "losses", "objectives", "state", "optimizers")],
                  ["test_training_loop", "test_training_rules", "test_training_edges", "test_optimizers"]),
 }

@@ -116,13 +116,11 @@ def ablate(dit: DitHandle, clean: DitTokens, sigmas: Tensor, levels: int, positi
         report = report or reporter(len(steps) * len(kinds))
         changes = []
         for i in range(len(kinds)):
-            if not dit.stages.over(before["hidden"]).can_leave_out(i):
+            if dit.stages.over(before["hidden"]).can_leave_out(i):
+                after = step_stages.run_blocks(dit, before, in_words(list(range(i + 1, len(kinds)))))
+                changes.append((x0_of(after) - whole).square().mean().sqrt() / whole.square().mean().sqrt())
+            else:
                 changes.append(torch.tensor(torch.nan))
-                before = step_stages.run_blocks(dit, before, str(i)) if i < len(kinds) - 1 else before
-                report(row * len(kinds) + i + 1)
-                continue
-            after = step_stages.run_blocks(dit, before, in_words(list(range(i + 1, len(kinds)))))
-            changes.append((x0_of(after) - whole).square().mean().sqrt() / whole.square().mean().sqrt())
             if i < len(kinds) - 1:
                 before = step_stages.run_blocks(dit, before, str(i))
             report(row * len(kinds) + i + 1)
