@@ -9,6 +9,8 @@ import torch
 
 from dit_blocks.dit_impl.errors import ScheduleError, StagesError
 from dit_blocks.dit_impl.handle.backbone import Backbone
+from dit_blocks.dit_impl.model.position import sincos_1d
+from dit_blocks.dit_impl.model.rotary import Placing
 from dit_blocks.dit_impl.model.stages import TokenStages
 from dit_blocks.dit_impl.step import stages
 from dit_blocks.dit_impl.step.by_block import by_block
@@ -101,6 +103,112 @@ def test_the_picture_after_each_block_is_the_final_layer_s(four_blocks, positive
     for block, picture in shown.items():
         x0 = guide(stages.final_layer(four_blocks, stages.run_blocks(four_blocks, hidden, f"0-{block}")), 3.0)["tokens"]
         assert torch.equal(picture, four_blocks.picture(tokens, x0))
+
+
+# --- positions ------------------------------------------------------------------------------------------------------
+
+class RotaryStages(TokenStages):
+    positions, trained = "rotary", 2
+
+    def placed(self, hidden, count, placing):
+        return hidden.but(position=(count, placing))
+
+
+class OwnKindOfStages(TokenStages):
+    """Rotates by a table of its own."""
+
+    def position_embed(self, hidden):
+        return hidden.but(position="a table")
+
+
+@dataclass(eq=False)
+class Staged(Backbone):
+    kind: type = RotaryStages
+
+    @property
+    def stages(self):
+        return self.kind(self.model, self.name)
+
+
+def staged(dit, kind=RotaryStages):
+    return Staged(dit.model, dit.latent_format, dit.flow, "a staged DiT", kind=kind)
+
+
+def test_rotary_places_know_the_grid_and_the_noise_level(backbone, class_dit, positive):
+    dit, sigmas = staged(backbone), backbone.schedule(4)
+    wire = stages.patch_embed(dit, stages.condition(dit, dit.add_noise(clean(dit), sigmas, 2, 7)[0], positive, None, sigmas, 2))
+    place = lambda *how: stages.position_embed(dit, wire, *how)["hidden"].position  # noqa: E731
+    assert place("shifted", 3, 1.5) == (12, Placing("shifted", 3, 1.5, 2.0, 2, 0.5))  # 4×3 patches: twice the side trained on
+    assert place("NTK", 3, 1.5, 1.25) == (12, Placing("NTK", 3, 1.5, 1.25, 2, 0.5)) and place("none") == (12, Placing("none", 0, 0.0, 2.0, 2, 0.5))
+    RotaryStages.trained = 5
+    try:
+        assert place("DyPE") == (12, Placing("DyPE", 0, 0.0, 1.0, 5, 0.5))  # a smaller grid is not shrunk
+    finally:
+        RotaryStages.trained = 2
+    early = stages.patch_embed(dit, clean(dit))
+    assert stages.position_embed(dit, early, "YaRN")["hidden"].position[1].time == 1.0
+    assert line(StagesError, stages.position_embed, dit, early, "DyPE") == "DyPE goes by the noise level: put DiT Condition before Position Embed"
+    noisy = staged(class_dit)  # whose noise levels begin at 157
+    label = class_dit.class_conditioning("3")
+    wire = stages.patch_embed(noisy, stages.condition(noisy, clean(noisy), label, None, noisy.schedule(4), 0))
+    assert stages.position_embed(noisy, wire, "DyPE")["hidden"].position[1].time == 1.0
+    assert line(StagesError, stages.run_blocks, dit, stages.patch_embed(dit, stages.condition(dit, clean(dit), positive, None, sigmas, 2))) == \
+        "a staged DiT has rotary positions, which its blocks need: put Position Embed before DiT Blocks"
+
+
+def test_positions_that_are_added(backbone, positive):
+    sigmas = backbone.schedule(4)
+    wire = stages.patch_embed(backbone, stages.condition(backbone, clean(backbone), positive, None, sigmas, 2))
+    x = wire["hidden"].x
+    added = lambda *how: stages.position_embed(backbone, wire, *how)["hidden"].x  # noqa: E731
+    own = stages.position_embed(backbone, {**wire, "hidden": wire["hidden"].but(x=torch.zeros_like(x))})["hidden"].x
+    assert torch.equal(added(), x + own) and torch.equal(added("scaled"), x + own) and torch.equal(added("none"), x)
+    assert torch.equal(added("1-D"), x + sincos_1d(64, torch.arange(12)).float())
+    for seed in (0, 3):
+        assert torch.equal(added("shuffled", seed), x + own[:, torch.randperm(12, generator=torch.Generator().manual_seed(seed))])
+    assert torch.equal(added("shuffled"), added("shuffled", 0))
+    said = lambda dit, mode: line(StagesError, stages.position_embed, dit, {**wire, "model": dit.name}, mode)  # noqa: E731
+    assert said(backbone, "NTK") == 'mode "NTK" is for rotary positions, which a small DiT has not'
+    assert said(staged(backbone, OwnKindOfStages), "none") == \
+        'a staged DiT has positions of its own kind inside attention: only mode "model" is possible, not "none"'
+    assert said(backbone, "3-D") == "mode is one of model, none, shuffled, 1-D, scaled, shifted, NTK, YaRN, DyPE, not '3-D'"
+    conditioned = stages.condition(backbone, clean(backbone), positive, None, sigmas, 2)
+    assert line(StagesError, stages.position_embed, backbone, conditioned) == "the hidden states have not been through Patch Embed"
+
+
+# --- the order of stages --------------------------------------------------------------------------------------------
+
+def test_patches_embedded_first_wait_for_their_step(backbone, class_dit, positive, negative):
+    sigmas, tokens = backbone.schedule(4), clean(backbone)
+    wire = stages.patch_embed(backbone, tokens)
+    assert (wire["tokens"], wire["call"], wire["model"], wire["done"]) == (tokens, None, "a small DiT", {"patches"})
+    assert wire["hidden"].extra == {"grid": (4, 3), "patch_size": 2} and wire["hidden"].index == 0 and wire["shape"] == stages.shape_of(backbone)
+    assert [name for name, _ in wire["trace"]] == ["patches"] and torch.equal(wire["trace"][0][1], stages.checksum(wire["hidden"].x).flatten())
+    words = [[tensor, {**extras, "words": ("a", "ring")}] for tensor, extras in positive]
+    later = stages.condition(backbone, wire, words, negative, sigmas, 1)
+    first = stages.condition(backbone, tokens, words, negative, sigmas, 1)
+    assert later["done"] == {"patches", "condition"} and [name for name, _ in later["trace"]] == ["patches", "condition"]
+    assert torch.equal(later["hidden"].x, wire["hidden"].x.repeat(2, 1, 1)) and torch.equal(later["hidden"].vector, first["hidden"].vector)
+    assert later["words"] == first["words"] == ("a", "ring") and "words" not in stages.condition(backbone, tokens, positive, None, sigmas, 1)
+    masked = {**tokens, "noise_mask": torch.ones(1, 8, 6)}
+    for dit, given in ((backbone, masked), (class_dit, clean(class_dit))):
+        assert line(StagesError, stages.patch_embed, dit, given) == \
+            "a small DiT can embed patches only after DiT Condition: put DiT Condition before Patch Embed"
+
+
+def test_hidden_states_of_another_model(backbone, positive):
+    wire = begun(backbone, positive)
+    other = replace(backbone, name="another DiT")
+    assert torch.equal(stages.run_blocks(other, wire)["hidden"].x, stages.run_blocks(backbone, wire)["hidden"].x)  # of the same shape
+    spaced = replace(other, latent_format=identity_format(4) | {"scale": torch.full((4,), 2.0)})
+    assert line(StagesError, stages.run_blocks, spaced, wire) == \
+        "the hidden states come from a small DiT, which has another latent space than another DiT"
+    replayed = {**wire, "hidden": wire["hidden"].but(extra={"stages": TokenStages(torch.nn.Identity(), "x")})}
+    assert line(StagesError, stages.check, backbone, replayed) == \
+        "the blocks of a small DiT run by replaying its own forward, so that its hidden states go on in no other model"
+    unknown = {name: value for name, value in wire.items() if name != "shape"}
+    stages.check(backbone, unknown)
+    assert line(StagesError, stages.check, other, unknown).startswith("the hidden states come from a small DiT, of a shape not known; the dit is another DiT, ")
 
 
 # --- grafts ---------------------------------------------------------------------------------------------------------
