@@ -121,6 +121,11 @@ class OwnKindOfStages(TokenStages):
         return hidden.but(position="a table")
 
 
+class JoinedStages(TokenStages):
+    def check_apart(self, what):
+        raise StagesError(f"its {what} can't be told apart")
+
+
 @dataclass(eq=False)
 class Staged(Backbone):
     kind: type = RotaryStages
@@ -171,6 +176,9 @@ def test_positions_that_are_added(backbone, positive):
     assert said(backbone, "NTK") == 'mode "NTK" is for rotary positions, which a small DiT has not'
     assert said(staged(backbone, OwnKindOfStages), "none") == \
         'a staged DiT has positions of its own kind inside attention: only mode "model" is possible, not "none"'
+    joined = staged(backbone, JoinedStages)
+    assert said(joined, "none") == "its positions can't be told apart"
+    assert torch.equal(stages.position_embed(joined, {**wire, "model": joined.name})["hidden"].x, x + own)
     assert said(backbone, "3-D") == "mode is one of model, none, shuffled, 1-D, scaled, shifted, NTK, YaRN, DyPE, not '3-D'"
     conditioned = stages.condition(backbone, clean(backbone), positive, None, sigmas, 2)
     assert line(StagesError, stages.position_embed, backbone, conditioned) == "the hidden states have not been through Patch Embed"
