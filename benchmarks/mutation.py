@@ -30,7 +30,7 @@ ROOMS = {
     "step": (["step/*"], ["test_inside", "test_probe", "test_batches", "test_inpainting", "test_regions", "test_step_edges"]),
     "cost": (["cost/*"], ["test_budget", "test_costs", "test_coarse_steps", "test_cost_edges"]),
     "training": ([f"training/{part}.py" for part in ("loop", "losses", "objectives", "state", "optimizers")],
-                 ["test_training_loop", "test_training_rules", "test_training_edges", "test_optimizers"]),
+                 ["test_training_loop", "test_training_rules", "test_training_edges", "test_training_draws", "test_training_steps", "test_training_mix"]),
 }
 KILLED, TIMEOUT = "killed", "timeout"
 

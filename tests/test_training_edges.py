@@ -114,7 +114,6 @@ def test_validation_is_the_mean_over_the_pictures_held_out(backbone):
     with torch.no_grad():
         wanted = sum(objective.loss(batch).item() * len(batch.clean) for batch in draws.held_out()) / 3
     assert validate(objective, draws, Alone()) == pytest.approx(wanted, rel=1e-5)
-    assert validate(objective, Draws(data(), objective, SHORT, Alone()), Alone()) != validate(objective, draws, Alone())  # NaN: none held out
 
 
 # --- states ---------------------------------------------------------------------------------------------------------
