@@ -11,7 +11,7 @@ from dit_blocks.dit_impl.errors import ScheduleError, StagesError
 from dit_blocks.dit_impl.handle.backbone import Backbone
 from dit_blocks.dit_impl.model.position import sincos_1d
 from dit_blocks.dit_impl.model.rotary import Placing
-from dit_blocks.dit_impl.model.stages import TokenStages
+from dit_blocks.dit_impl.model.stages import Stages, TokenStages
 from dit_blocks.dit_impl.step import stages
 from dit_blocks.dit_impl.step.by_block import by_block
 from dit_blocks.dit_impl.step.guidance import guide
@@ -121,6 +121,23 @@ class OwnKindOfStages(TokenStages):
         return hidden.but(position="a table")
 
 
+class LearnedElsewhere(Stages):
+    """Not of this library: it scales positions itself."""
+
+    def __init__(self, model, name):
+        self.model, self.name = model, name
+
+    @property
+    def shape(self):
+        return TokenStages(self.model, self.name).shape
+
+    def position_embed(self, hidden):
+        return hidden
+
+    def scaled_positions(self, hidden, grid):
+        return torch.full((1, grid[0] * grid[1], hidden.x.shape[2]), float(grid[0]))
+
+
 class JoinedStages(TokenStages):
     def check_apart(self, what):
         raise StagesError(f"its {what} can't be told apart")
@@ -145,6 +162,9 @@ def test_rotary_places_know_the_grid_and_the_noise_level(backbone, class_dit, po
     place = lambda *how: stages.position_embed(dit, wire, *how)["hidden"].position  # noqa: E731
     assert place("shifted", 3, 1.5) == (12, Placing("shifted", 3, 1.5, 2.0, 2, 0.5))  # 4×3 patches: twice the side trained on
     assert place("NTK", 3, 1.5, 1.25) == (12, Placing("NTK", 3, 1.5, 1.25, 2, 0.5)) and place("none") == (12, Placing("none", 0, 0.0, 2.0, 2, 0.5))
+    film = {**wire, "tokens": {**wire["tokens"], "grid": (9, 4, 1)}}
+    assert stages.position_embed(dit, film, "NTK")["hidden"].position == (36, Placing("NTK", 0, 0.0, 2.0, 2, 0.5))  # frames are no side
+    assert place() is None
     RotaryStages.trained = 5
     try:
         assert place("DyPE") == (12, Placing("DyPE", 0, 0.0, 1.0, 5, 0.5))  # a smaller grid is not shrunk
@@ -173,9 +193,12 @@ def test_positions_that_are_added(backbone, positive):
         assert torch.equal(added("shuffled", seed), x + own[:, torch.randperm(12, generator=torch.Generator().manual_seed(seed))])
     assert torch.equal(added("shuffled"), added("shuffled", 0))
     said = lambda dit, mode: line(StagesError, stages.position_embed, dit, {**wire, "model": dit.name}, mode)  # noqa: E731
-    assert said(backbone, "NTK") == 'mode "NTK" is for rotary positions, which a small DiT has not'
+    for mode in ("shifted", "NTK"):
+        assert said(backbone, mode) == f'mode "{mode}" is for rotary positions, which a small DiT has not'
     assert said(staged(backbone, OwnKindOfStages), "none") == \
         'a staged DiT has positions of its own kind inside attention: only mode "model" is possible, not "none"'
+    elsewhere = staged(backbone, LearnedElsewhere)
+    assert torch.equal(stages.position_embed(elsewhere, {**wire, "model": elsewhere.name}, "scaled")["hidden"].x, x + 4.0)
     joined = staged(backbone, JoinedStages)
     assert said(joined, "none") == "its positions can't be told apart"
     assert torch.equal(stages.position_embed(joined, {**wire, "model": joined.name})["hidden"].x, x + own)
@@ -275,6 +298,8 @@ def test_x0_is_on_the_step_s_own_grid_where_the_prediction_is_on_another(backbon
     by_one_step = backbone.advance(start, guided["tokens"], sigmas, 0, "euler")[0]["tokens"]
     for prediction in (coarse, guided):
         assert torch.equal(stages.sampler_step(backbone, start, prediction, sigmas, 0, "euler")[0]["tokens"], by_one_step)
+    assert line(StagesError, stages.sampler_step, backbone, fine["call"].start, repatch(guide(fine, 1.0), 4), sigmas, 0, "euler") == \
+        "the prediction has a 2×2 grid of patches of 4, tokens a 4×4 grid of patches of 2"
     assert line(StagesError, guide, fine, 2.0, coarse) == \
         "prediction has a 4×4 grid of patches of 2, negative a 2×2 grid of patches of 4"
 
@@ -298,3 +323,21 @@ def test_predictions_that_do_not_belong_together(backbone, positive):
     assert step(tokens, one) == "the prediction has shape [1, 12, 16], the tokens [2, 12, 16]"
     assert line(ScheduleError, stages.sampler_step, backbone, tokens, prediction, sigmas, 5, "euler") == \
         "step 5 is outside the schedule, whose steps are 0 to 3"
+
+
+def test_what_a_model_remembers_goes_on_with_the_tokens(backbone, positive):
+    prediction, sigmas = predicted(backbone, positive), backbone.schedule(4)
+    plain, to_x0 = prediction["call"].start, prediction["call"].to_x0
+    keeps = {**prediction, "call": replace(prediction["call"], to_x0=lambda *given: (to_x0(*given), {"remembered": {"cache": 1}}))}
+    once = guide(keeps, 1.0)
+    for one in (keeps, once, guide(once, 2.0, prediction)):
+        assert stages.sampler_step(backbone, plain, one, sigmas, 0, "euler")[0]["remembered"] == {"cache": 1}
+    assert "remembered" not in stages.sampler_step(backbone, plain, guide(prediction, 1.0), sigmas, 0, "euler")[0]
+    assert line(StagesError, guide, once, 2.0) == "prediction is guided already: for cfg 2, wire a negative prediction into negative"
+
+
+def test_the_final_layer_needs_a_step_and_patches(backbone, positive):
+    conditioned = stages.condition(backbone, clean(backbone), positive, None, backbone.schedule(4), 0)
+    assert line(StagesError, stages.final_layer, backbone, conditioned) == "the hidden states have not been through Patch Embed"
+    assert line(StagesError, stages.final_layer, backbone, stages.patch_embed(backbone, clean(backbone))) == \
+        "the hidden states have not been through DiT Condition"
