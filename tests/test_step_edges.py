@@ -17,7 +17,7 @@ from dit_blocks.dit_impl.step.by_block import by_block
 from dit_blocks.dit_impl.step.guidance import guide
 from dit_blocks.dit_impl.step.probe import Ablation, Parity, ablate, parity
 from dit_blocks.dit_impl.tokens.other_sizes import repatch
-from dit_blocks.dit_impl.tokens.wire import identity_format
+from dit_blocks.dit_impl.tokens.wire import fold, fold_nested, identity_format
 
 
 def line(error, call, *arguments, **named) -> str:
@@ -341,3 +341,17 @@ def test_the_final_layer_needs_a_step_and_patches(backbone, positive):
     assert line(StagesError, stages.final_layer, backbone, conditioned) == "the hidden states have not been through Patch Embed"
     assert line(StagesError, stages.final_layer, backbone, stages.patch_embed(backbone, clean(backbone))) == \
         "the hidden states have not been through DiT Condition"
+
+
+def test_answers_in_a_row_and_of_several_tensors(backbone, positive):
+    """As models of sound give them, and of film with sound."""
+    film, sound = torch.randn(1, 4, 3, 2, 2).half(), torch.randn(1, 5, 7).half()
+    for answer, tokens in ((sound, {**fold(sound.unsqueeze(2), 1), "line": True}), ((film, sound), fold_nested([film, sound], list))):
+        class Answers(TokenStages):
+            def head(self, hidden, answer=answer):
+                return answer
+        dit, wire = staged(backbone, Answers), begun(backbone, positive)
+        wire = {**wire, "model": dit.name, "tokens": tokens, "call": replace(wire["call"], start=tokens)}
+        prediction = stages.final_layer(dit, wire)
+        assert torch.equal(prediction["tokens"], tokens["tokens"].float()) and prediction["tokens"].dtype == torch.float32
+        assert prediction["guided"] is False and [name for name, _ in prediction["trace"]][-1] == "final layer"
