@@ -273,6 +273,21 @@ def test_grafts_that_do_not_fit(backbone, positive):
         "the graft's hidden states are of several areas of the picture, of 2×2 tokens, but this node needs all tokens on one grid: ")
 
 
+def test_attention_to_itself_where_the_picture_does_not_read_itself(backbone, positive):
+    class SecondReadsText(TokenStages):
+        def attentions(self, hidden, tokens, block=0):
+            known = super().attentions(hidden, tokens, block)
+            return known if block == 0 else [replace(one, keys={"text": one.keys.get("text")}) for one in known]
+    dit, wire = staged(backbone, SecondReadsText), begun(backbone, positive)
+    wire = {**wire, "model": dit.name}
+    run = lambda blocks: stages.run_blocks(dit, wire, blocks, attention="itself")  # noqa: E731
+    assert not torch.equal(run("0")["hidden"].x, stages.run_blocks(dit, wire, "0")["hidden"].x)
+    assert line(StagesError, run, "0-1") == 'attention "itself": the image tokens of block 1 of a staged DiT do not read each other'
+    conditioned = stages.condition(backbone, clean(backbone), positive, None, backbone.schedule(4), 0)
+    for given in ((conditioned,), (begun(backbone, positive), "all", 1.0, conditioned)):
+        assert line(StagesError, stages.run_blocks, backbone, *given) == "the hidden states have not been through Patch Embed"
+
+
 # --- plans ----------------------------------------------------------------------------------------------------------
 
 def test_the_plan_that_the_editor_shows():
