@@ -24,7 +24,7 @@ LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "node_modules", "__pycache__"
 ROOMS = {
     "tokens": (["tokens/*"], ["test_patch", "test_token_ops", "test_patch_methods", "test_batches", "test_token_edges"]),
     "sampling": (["sampling/*"], ["test_flow", "test_sampling", "test_inpainting", "test_coarse_steps", "test_sampling_edges",
-                                  "test_level", "test_mixed", "test_regions", "test_batches"]),
+                                  "test_solver_numbers", "test_level", "test_mixed", "test_regions", "test_batches"]),
     "handle": (["handle/*"], ["test_handle_edges", "test_class_label", "test_block_plan", "test_step_cache", "test_patch_methods",
                               "test_patch_regions", "test_regions", "test_coarse_steps", "test_batches", "test_inpainting", "test_inside"]),
     "step": (["step/*"], ["test_inside", "test_probe", "test_batches", "test_inpainting", "test_regions", "test_step_edges"]),

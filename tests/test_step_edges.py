@@ -1,6 +1,7 @@
 """A step by stages at the edges: a handle whose blocks can't all be left out, reference pictures beside the picture, predictions on
 another grid than the step's, other latent spaces; and what is refused, in which words."""
 
+from copy import deepcopy
 from dataclasses import dataclass, replace
 
 from conftest import conditioning
@@ -221,6 +222,10 @@ def test_patches_embedded_first_wait_for_their_step(backbone, class_dit, positiv
     assert later["done"] == {"patches", "condition"} and [name for name, _ in later["trace"]] == ["patches", "condition"]
     assert torch.equal(later["hidden"].x, wire["hidden"].x.repeat(2, 1, 1)) and torch.equal(later["hidden"].vector, first["hidden"].vector)
     assert later["words"] == first["words"] == ("a", "ring") and "words" not in stages.condition(backbone, tokens, positive, None, sigmas, 1)
+    placed = stages.position_embed(backbone, later)
+    assert (placed["done"], stages.run_blocks(backbone, placed)["done"]) == (later["done"] | {"positions"}, later["done"] | {"positions", "blocks"})
+    half = replace(backbone, model=deepcopy(backbone.model).bfloat16())
+    assert stages.patch_embed(half, tokens)["hidden"].x.dtype == torch.bfloat16
     masked = {**tokens, "noise_mask": torch.ones(1, 8, 6)}
     for dit, given in ((backbone, masked), (class_dit, clean(class_dit))):
         assert line(StagesError, stages.patch_embed, dit, given) == \

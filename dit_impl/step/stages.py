@@ -76,7 +76,7 @@ def _brought(dit: DitHandle, wire: DitHidden) -> DitHidden:
 
 def _begun(dit: DitHandle, tokens: DitTokens, positive: Conditioning, negative: Conditioning | None, sigmas: Tensor, step: int) -> DitHidden:
     """A step that has begun, with the words of the text tokens if the CONDITIONING has them."""
-    begun: DitHidden = {**dit.begin(tokens, sigmas, step, positive, negative), "trace": (), "shape": shape_of(dit)}
+    begun: DitHidden = {**dit.begin(tokens, sigmas, step, positive, negative), "shape": shape_of(dit)}
     if positive and "words" in positive[0][1]:
         begun["words"] = positive[0][1]["words"]
     return begun
