@@ -11,6 +11,11 @@ from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
 LEVELS = st.floats(0.01, 0.99)
 
 
+def predict_x0(flow, model, x, sigma):
+    """The data behind x, as a model has it that is called as its flow says."""
+    return flow.to_x0(model(flow.model_input(x, sigma), flow.time(sigma)), x, sigma)
+
+
 def exact_prediction(flow, x0, noise, sigma):
     """What a perfect model would answer."""
     if flow.prediction == "x0":
@@ -42,7 +47,7 @@ def test_predict_x0_takes_a_level_for_each_sample(flow):
     def model(x, t):
         seen.append((x, t))
         return exact_prediction(flow, x0, noise, sigma.view(-1, 1, 1))
-    torch.testing.assert_close(flow.predict_x0(model, flow.add_noise(x0, noise, sigma), sigma), x0)
+    torch.testing.assert_close(predict_x0(flow, model, flow.add_noise(x0, noise, sigma), sigma), x0)
     assert seen[0][1].shape == (3,)
 
 
@@ -89,7 +94,7 @@ def test_a_constant_velocity_lands_exactly(sigma, following):
     flow = RectifiedFlow()
     x0, noise = torch.randn(2, 4, 8, dtype=torch.float64)
     x = flow.add_noise(x0, noise, sigma)
-    seen = flow.predict_x0(lambda x, t: noise - x0, x, torch.tensor([sigma], dtype=torch.float64))
+    seen = predict_x0(flow, lambda x, t: noise - x0, x, torch.tensor([sigma], dtype=torch.float64))
     stepped = x + (x - seen) / sigma * (following - sigma)
     torch.testing.assert_close(stepped, flow.add_noise(x0, noise, following))
 

@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 
 import pytest
+from test_flow import predict_x0
 import torch
 
 from dit_blocks.dit_impl.errors import ScheduleError
@@ -143,7 +144,7 @@ def test_ddim_is_diffusers_ddim():
     for t in reference.timesteps[:-1]:
         z = reference.step(model(z, t), t, z).prev_sample
     sigmas = flow.sigmas[reference.timesteps]
-    ours = walk("ddim", lambda x, sigma: flow.predict_x0(model, x, sigma.reshape(1)), ours, sigmas)
+    ours = walk("ddim", lambda x, sigma: predict_x0(flow, model, x, sigma.reshape(1)), ours, sigmas)
     torch.testing.assert_close(ours * flow.alphas_cumprod[reference.timesteps[-1]].sqrt(), z, atol=1e-6, rtol=1e-6)
 
 

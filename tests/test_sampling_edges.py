@@ -5,6 +5,7 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
+from test_flow import predict_x0
 import torch
 
 from dit_blocks.dit_impl.errors import ScheduleError
@@ -59,8 +60,8 @@ def test_a_model_is_shown_what_its_flow_shows():
         shown.append((x, t))
         return torch.zeros_like(x)
     x, sigma = torch.ones(2, 3), torch.tensor([0.5, 3.0])
-    RectifiedFlow().predict_x0(model, x, sigma)
-    DDPM().predict_x0(model, x, sigma)
+    predict_x0(RectifiedFlow(), model, x, sigma)
+    predict_x0(DDPM(), model, x, sigma)
     assert torch.equal(shown[0][0], x) and torch.equal(shown[0][1], sigma * 1000)
     torch.testing.assert_close(shown[1][0], x / (sigma ** 2 + 1).sqrt()[:, None])
     assert shown[1][1].tolist() == [(DDPM().sigmas.log() - math.log(s)).abs().argmin().item() for s in (0.5, 3.0)]

@@ -1,12 +1,9 @@
-"""What noise level means to a model, and how its prediction becomes x0. One contract: `predict_x0(x, sigma)`."""
+"""What noise level means to a model, and how its prediction becomes x0."""
 
 from dataclasses import dataclass
-from typing import Callable
 
 import torch
 from torch import Tensor
-
-Model = Callable[[Tensor, Tensor], Tensor]  # (input, time 0..1000 [B]) → prediction, shaped as the input
 
 
 def per_sample(sigma: Tensor | float, x: Tensor) -> Tensor:
@@ -78,10 +75,6 @@ class RectifiedFlow:
         s = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
         total = 1 - s + s * gain
         return x / per_sample(total, x), s * gain / total
-
-    def predict_x0(self, model: Model, x: Tensor, sigma: Tensor) -> Tensor:
-        """The data behind x at noise level sigma: [B, …], [B] → [B, …]."""
-        return self.to_x0(model(self.model_input(x, sigma), self.time(sigma)), x, sigma)
 
 
 @dataclass(frozen=True)
@@ -160,10 +153,6 @@ class DDPM:
     def quieter(self, x: Tensor, sigma: Tensor | float, gain: float) -> tuple[Tensor, Tensor]:
         """x whose noise alone was scaled by `gain`, e.g. by averaging: → (x, the noise level it has then), since x = x0 + σ·gain·ε."""
         return x, torch.as_tensor(sigma, dtype=x.dtype, device=x.device) * gain
-
-    def predict_x0(self, model: Model, x: Tensor, sigma: Tensor) -> Tensor:
-        """The data behind x at noise level sigma: [B, …], [B] → [B, …]."""
-        return self.to_x0(model(self.model_input(x, sigma), self.time(sigma)), x, sigma)
 
 
 Flow = RectifiedFlow | DDPM
