@@ -65,7 +65,7 @@ def checksum(tokens: Tensor) -> Tensor:
 
 def _after(wire: DitHidden, hiddens: list[Hidden], stage: str, name: str = "") -> DitHidden:
     """The wire after a stage of each of its model calls, with the stage's name and checksums added to the trace."""
-    sums = torch.cat([checksum(hidden.x if hidden.x.dim() == 3 else hidden.x.flatten(2)).flatten() for hidden in hiddens])
+    sums = torch.cat([checksum(hidden.x.flatten(2)).flatten() for hidden in hiddens])
     return {**with_calls(wire, hiddens), "done": wire["done"] | {stage}, "trace": (*wire["trace"], (name or stage, sums))}
 
 
@@ -97,7 +97,7 @@ def condition(dit: DitHandle, x: AnyWire, positive: Conditioning, negative: Cond
     if any(begun["call"].areas):
         raise StagesError("the conditioning has areas, which the model reads as pictures of their own: put DiT Condition before Patch Embed")
     given = _brought(dit, x)["hidden"].x
-    hiddens = [hidden.but(x=given.repeat(len(hidden.x) // len(given), 1, 1), index=x["hidden"].index) for hidden in hiddens_of(begun)]
+    hiddens = [hidden.but(x=given.repeat(len(hidden.x) // len(given), 1, 1)) for hidden in hiddens_of(begun)]
     return _after({**begun, "done": x["done"], "trace": x["trace"]}, hiddens, "condition")
 
 
