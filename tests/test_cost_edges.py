@@ -107,6 +107,15 @@ def test_with_and_without_patches():
         ("像素，p = 4", budget(on_pixels, 48, 32, 4, 2)), ("像素，无图块", budget(on_pixels, 48, 32, 1, 2))]
 
 
+def test_the_dits_of_the_paper():
+    """Peebles & Xie 2022, table 1, and the weights that their models have, in millions; twice as many bytes."""
+    for name, width, blocks, millions in (("S", 384, 12, 33), ("B", 768, 12, 130), ("L", 1024, 24, 458), ("XL", 1152, 28, 675)):
+        for p in (2, 4, 8):
+            shape = PRESETS[f"DiT-{name}/{p}"]
+            assert shape == DiTArchitecture(f"DiT-{name}/{p}", width, blocks, p, 4, millions * 1_000_000, head=2, guided=False)
+            assert budget(shape, 256, 256).weights == millions * 2_000_000 and budget(shape, 256, 256) == budget(shape, 256, 256, p, guided=False)
+
+
 # --- words ----------------------------------------------------------------------------------------------------------
 
 ROWS = [("first", Budget("", (2, 3), 8, 11, 250, 750, 0, 999, 1000, 0)), ("the second", Budget("", (40, 50), 12, 2011, 10 ** 6, 0, 0, 10 ** 9, 10 ** 12, 0)),

@@ -183,15 +183,12 @@ ARCHITECTURES = {one.kind: one for one in (
     ViTArchitecture, DiTArchitecture, PixArtArchitecture, MMDiTArchitecture, FluxArchitecture, CountedArchitecture)}
 
 
-def _dits() -> list[DiTArchitecture]:
-    shapes = {"S": (384, 12, 33), "B": (768, 12, 130), "L": (1024, 24, 458), "XL": (1152, 28, 675)}
-    return [DiTArchitecture(f"DiT-{size}/{p}", width, blocks, p, channels=4, parameters=millions * 10 ** 6, head=2, guided=False)
-            for size, (width, blocks, millions) in shapes.items() for p in (2, 4, 8)]
-
-
+DITS = {"S": (384, 12, 33), "B": (768, 12, 130), "L": (1024, 24, 458), "XL": (1152, 28, 675)}  # width, blocks, millions of weights
 SD3_TEXT, OWN_TEXT = 154, 36  # text tokens: SD3's of CLIP and T5, and those of this library's own text encoder
 PRESETS = {one.name: one for one in [
-    ViTArchitecture("ViT-B/16", 768, 12, 16, channels=3, parameters=86_600_000, downscale=1, guided=False), *_dits(),
+    ViTArchitecture("ViT-B/16", 768, 12, 16, channels=3, parameters=86_600_000, downscale=1, guided=False),
+    *(DiTArchitecture(f"DiT-{size}/{p}", width, blocks, p, channels=4, parameters=millions * 10 ** 6, head=2, guided=False)
+      for size, (width, blocks, millions) in DITS.items() for p in (2, 4, 8)),
     MMDiTArchitecture("SD3-medium", 1536, 24, text=SD3_TEXT, parameters=2_028_000_000),
     MMDiTArchitecture("SD3.5-medium", 1536, 24, text=SD3_TEXT, parameters=2_243_000_000, dual=13),
     MMDiTArchitecture("SD3.5-large", 2432, 38, text=SD3_TEXT, parameters=8_057_000_000),
