@@ -4,6 +4,7 @@
     python -m benchmarks.mutation                        all rooms of ROOMS
     python -m benchmarks.mutation tokens sampling        these
     python -m benchmarks.mutation tokens --survivors     and what nothing noticed, as diffs
+    python -m benchmarks.mutation training --every 4     every fourth mistake of a room: a sample, where all take too long
 
 mutmut wants sources that lie as they are imported. Here the repository's root is the package, so it is copied to a folder dit_blocks first,
 under the system's folder for temporary files. Each mistake is tried in a fork of a process that has imported torch, on the tests that reach
@@ -32,7 +33,7 @@ ROOMS = {
     "training": ([f"training/{part}.py" for part in ("loop", "losses", "objectives", "state", "optimizers")],
                  ["test_training_loop", "test_training_rules", "test_training_edges", "test_training_draws", "test_training_steps", "test_training_mix"]),
 }
-KILLED, TIMEOUT = "killed", "timeout"
+KILLED, TIMEOUT, UNTRIED = "killed", "timeout", "not checked"
 
 
 def staged(room: str) -> Path:
@@ -58,8 +59,8 @@ def staged(room: str) -> Path:
     return there
 
 
-def run(room: str, processes: int, survivors: bool) -> dict[str, int]:
-    """Try a room's mutants: → verdict → how many."""
+def run(room: str, processes: int, survivors: bool, every: int) -> dict[str, int]:
+    """Try a room's mutants, or every so many of each function's: → verdict → how many."""
     os.chdir(staged(room))
     os.environ["PYTHONPATH"] = str(Path("mutants").resolve())  # of processes that tests start
     from mutmut import __main__ as mutmut
@@ -76,12 +77,18 @@ def run(room: str, processes: int, survivors: bool) -> dict[str, int]:
         data.exit_code_by_key = {key: code if status_by_exit_code[code] == KILLED else None for key, code in data.exit_code_by_key.items()}
         if data.exit_code_by_key:
             data.save()
+    collected = mutmut.collect_source_file_mutation_data
+
+    def sampled(**which):
+        found, by_path = collected(**which)
+        return [one for one in found if int(one[1].rpartition("_")[2]) % every == 0], by_path
+    mutmut.collect_source_file_mutation_data = sampled
     mutmut._run((), processes)
     told: dict[str, int] = {}
-    for data, name, code in mutmut.collect_source_file_mutation_data(mutant_names=())[0]:
+    for data, name, code in collected(mutant_names=())[0]:
         verdict = status_by_exit_code[code]
         told[verdict] = told.get(verdict, 0) + 1
-        if survivors and verdict not in (KILLED, TIMEOUT):
+        if survivors and verdict not in (KILLED, TIMEOUT, UNTRIED):
             print(f"# {verdict}: {name}\n{get_diff_for_mutant(name, path=data.path)}")
     return told
 
@@ -90,21 +97,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="How many small mistakes the tests notice.")
     parser.add_argument("rooms", nargs="*", choices=[*ROOMS, []], help="of dit_impl; all if none is named")
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="try every n-th mistake alone")
     parser.add_argument("--survivors", action="store_true", help="show what nothing noticed")
     asked = parser.parse_args()
     rows = []
     for room in asked.rooms or ROOMS:
         reader, writer = os.pipe()
         if (child := os.fork()) == 0:  # mutmut keeps its settings in the process
-            told = run(room, asked.processes, asked.survivors)
+            told = run(room, asked.processes, asked.survivors, asked.every)
             killed, whole = told.get(KILLED, 0) + told.get(TIMEOUT, 0), sum(told.values())
-            os.write(writer, f"| {room} | {whole} | {killed} | {killed / whole:.1%} |".encode())
+            tried = whole - told.get(UNTRIED, 0)
+            os.write(writer, f"| {room} | {whole:,} | {tried:,} | {killed:,} ({killed / tried:.1%}) |".encode())
             os._exit(0)
         os.close(writer)
         if os.waitpid(child, 0)[1]:
             sys.exit(f"{room}: mutmut stopped")
         rows.append(os.read(reader, 1000).decode())
-    print("\n".join(["", "| room | mistakes | noticed | share |", "|---|---|---|---|", *rows]))
+    print("\n".join(["", "| room | mistakes | tried | noticed of those tried |", "|---|---|---|---|", *rows]))
 
 
 if __name__ == "__main__":
