@@ -26,12 +26,14 @@ ROOMS = {
     "tokens": (["tokens/*"], ["test_patch", "test_token_ops", "test_patch_methods", "test_batches", "test_token_edges"]),
     "sampling": (["sampling/*"], ["test_flow", "test_sampling", "test_inpainting", "test_coarse_steps", "test_sampling_edges",
                                   "test_solver_numbers", "test_level", "test_mixed", "test_regions", "test_batches"]),
-    "handle": (["handle/*"], ["test_handle_edges", "test_class_label", "test_block_plan", "test_step_cache", "test_patch_methods",
-                              "test_patch_regions", "test_regions", "test_coarse_steps", "test_batches", "test_inpainting", "test_inside"]),
+    "handle": (["handle/*"], ["test_handle_edges", "test_handle_exact", "test_class_label", "test_block_plan", "test_step_cache",
+                              "test_patch_methods", "test_patch_regions", "test_regions", "test_coarse_steps", "test_batches",
+                              "test_inpainting", "test_inside"]),
     "step": (["step/*"], ["test_inside", "test_probe", "test_batches", "test_inpainting", "test_regions", "test_step_edges"]),
     "cost": (["cost/*"], ["test_budget", "test_costs", "test_coarse_steps", "test_cost_edges"]),
     "training": ([f"training/{part}.py" for part in ("loop", "losses", "objectives", "state", "optimizers")],
-                 ["test_training_loop", "test_training_rules", "test_training_edges", "test_training_draws", "test_training_steps", "test_training_mix"]),
+                 ["test_training_loop", "test_training_rules", "test_training_edges", "test_training_draws", "test_training_steps",
+                  "test_training_mix"]),
 }
 KILLED, TIMEOUT, UNTRIED = "killed", "timeout", "not checked"
 

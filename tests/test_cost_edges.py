@@ -102,6 +102,7 @@ def test_with_and_without_patches():
     assert with_and_without_patches(shape, 48, 32, 4, batch=2) == [
         budget(shape, 48, 32, 4, 2), budget(shape, 48, 32, 1, 2), budget(on_pixels, 48, 32, 4, 2), budget(on_pixels, 48, 32, 1, 2)]
     assert with_and_without_patches(on_pixels, 48, 32) == [budget(on_pixels, 48, 32, 2), budget(on_pixels, 48, 32, 1)]
+    assert len(with_and_without_patches(replace(shape, downscale=2), 48, 32)) == 4
     assert [label for label, _ in why_patches(shape, 48, 32)] == ["latent, p = 2", "latent, no patches", "pixels, p = 2", "pixels, no patches"]
     assert why_patches(on_pixels, 48, 32, 4, "中文", batch=2) == [
         ("像素，p = 4", budget(on_pixels, 48, 32, 4, 2)), ("像素，无图块", budget(on_pixels, 48, 32, 1, 2))]
@@ -194,6 +195,10 @@ def test_a_question_s_widgets_reach_the_walk():
     assert ask(given, batch=3, cfg=2.0)["walk"] == ask(given, batch=3)["walk"] == wanted  # cfg 2 stands for any guidance
     unguided = answers.cost_answer({"shape": small | {"guided": False}, "size": [4, 6], "walk": given})["walk"]
     assert unguided == ask(given, cfg=1.0)["walk"] and ask(cfg=1.0)["sizes"][2]["flops"] * 2 == ask(cfg=5.0)["sizes"][2]["flops"]
+    ends = ask({"steps": 4, "rows": "4 until sigma 0.6, then 2"})["walk"]["stretches"]  # its noise levels count as even ones, from 1
+    assert [one["steps"] for one in ends] == [2, 2]
+    with pytest.raises(ValueError, match="^a walk has no setting 'stop'; "):
+        ask({"steps": 4, "stop": 1})
     assert ask({"steps": 4, "patch_size": 4})["walk"]["stretches"][0]["patch_size"] == 4
     assert ask({"steps": 4})["walk"]["stretches"][0]["patch_size"] == 2 and ask({"steps": 4})["walk"]["steps"] == 4
 
