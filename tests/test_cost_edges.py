@@ -33,8 +33,8 @@ COMMON = {"name": "small", "width": D, "blocks": L, "channels": 2}
 EMBED = N * 8 * D
 WEIGHTS, SCORES = 12 * D * D, 2 * D  # of a block: for each token, for each pair of tokens
 # an architecture → attention, what else the blocks do, the final layer, tokens in a row, tokens of the longest attention
-COUNTED = {"image_weights": 100, "text_weights": 70, "text_embedding": 30, "fixed_weights": 900, "joint": 4, "image_to_image": 5, "image_to_text": 7,
-           "text_to_text": 9}
+COUNTED = {"image_weights": 100, "text_weights": 70, "text_embedding": 30, "fixed_weights": 900, "joint": 4, "image_to_image": 5, 
+           "image_to_text": 7, "text_to_text": 9}
 CASES = [
     (ViTArchitecture(**COMMON), L * SCORES * N * N, L * WEIGHTS * N, 0, N, N),
     (DiTArchitecture(**COMMON, head=2), L * SCORES * N * N, L * (WEIGHTS * N + 6 * D * D), 2 * EMBED, N, N),
@@ -76,7 +76,8 @@ def test_a_sequence_of_several_patch_sizes_counted_by_hand():
     ends, vector = (2 * 32 + 4 * 8) * D, (6 * L + 3 + 3) * D * D
     attention = L * SCORES * M * M + SCORES * N * N
     assert found == Budget("small", (1, N), 32, M, attention, blocks + 2 * ends + vector, ends, 0, M * 6 * D * 2, attention + blocks)
-    assert budget_of_mix(shape, {4: 2, 2: 4}, 3, 0, True, 1) == budget_of_mix(replace(shape, text=0, guided=False), {4: 2, 2: 4}, 6, bytes_each=1)
+    assert budget_of_mix(shape, {4: 2, 2: 4}, 3, 0, True, 1) == budget_of_mix(
+        replace(shape, text=0, guided=False), {4: 2, 2: 4}, 6, bytes_each=1)
     assert budget_of_mix(shape, {2: N}).macs == budget(shape, 48, 32).macs
 
 
@@ -103,7 +104,8 @@ def test_with_and_without_patches():
         budget(shape, 48, 32, 4, 2), budget(shape, 48, 32, 1, 2), budget(on_pixels, 48, 32, 4, 2), budget(on_pixels, 48, 32, 1, 2)]
     assert with_and_without_patches(on_pixels, 48, 32) == [budget(on_pixels, 48, 32, 2), budget(on_pixels, 48, 32, 1)]
     assert len(with_and_without_patches(replace(shape, downscale=2), 48, 32)) == 4
-    assert [label for label, _ in why_patches(shape, 48, 32)] == ["latent, p = 2", "latent, no patches", "pixels, p = 2", "pixels, no patches"]
+    assert [label for label, _ in why_patches(shape, 48, 32)] == [
+        "latent, p = 2", "latent, no patches", "pixels, p = 2", "pixels, no patches"]
     assert why_patches(on_pixels, 48, 32, 4, "中文", batch=2) == [
         ("像素，p = 4", budget(on_pixels, 48, 32, 4, 2)), ("像素，无图块", budget(on_pixels, 48, 32, 1, 2))]
 
@@ -114,12 +116,14 @@ def test_the_dits_of_the_paper():
         for p in (2, 4, 8):
             shape = PRESETS[f"DiT-{name}/{p}"]
             assert shape == DiTArchitecture(f"DiT-{name}/{p}", width, blocks, p, 4, millions * 1_000_000, head=2, guided=False)
-            assert budget(shape, 256, 256).weights == millions * 2_000_000 and budget(shape, 256, 256) == budget(shape, 256, 256, p, guided=False)
+            assert budget(shape, 256, 256).weights == millions * 2_000_000
+            assert budget(shape, 256, 256) == budget(shape, 256, 256, p, guided=False)
 
 
 # --- words ----------------------------------------------------------------------------------------------------------
 
-ROWS = [("first", Budget("", (2, 3), 8, 11, 250, 750, 0, 999, 1000, 0)), ("the second", Budget("", (40, 50), 12, 2011, 10 ** 6, 0, 0, 10 ** 9, 10 ** 12, 0)),
+ROWS = [("first", Budget("", (2, 3), 8, 11, 250, 750, 0, 999, 1000, 0)),
+        ("the second", Budget("", (40, 50), 12, 2011, 10 ** 6, 0, 0, 10 ** 9, 10 ** 12, 0)),
         ("third", Budget("", (1, 1), 1, 1, 0, 10 ** 15, 0, 0, 2 * 10 ** 6, 0))]
 
 
@@ -190,7 +194,8 @@ def test_a_question_s_widgets_reach_the_walk():
     assert ask(native=[2, 4], method="native")["sizes"][3]["refused"] == (
         "the model knows patch sizes 2, 4, not 3: patch_method native can't read it, resample or pi_resize may")
     assert ask(native=[2, 4], method="native")["native"] == [2, 4] and ask(native=[2, 4])["sizes"][4]["method"] == "native"
-    given = {"steps": 4, "rows": "4 until 50%, then 2", "coarse_cfg": 0.5, "start_step": 1, "end_step": 3, "solver": "heun", "capture_blocks": True}
+    given = {"steps": 4, "rows": "4 until 50%, then 2", "coarse_cfg": 0.5, "start_step": 1, "end_step": 3, "solver": "heun",
+             "capture_blocks": True}
     wanted = answers.of_walk(SHAPE, (4, 6), parse_schedule(given["rows"], coarse_cfg=0.5), SIGMAS, 2.0, 3, 1, 3, "heun", True)
     assert ask(given, batch=3, cfg=2.0)["walk"] == ask(given, batch=3)["walk"] == wanted  # cfg 2 stands for any guidance
     unguided = answers.cost_answer({"shape": small | {"guided": False}, "size": [4, 6], "walk": given})["walk"]
@@ -205,7 +210,8 @@ def test_a_question_s_widgets_reach_the_walk():
 
 def test_the_default_model_s_own_noise_levels_decide_where_a_row_ends():
     def first(**given):
-        told = answers.cost_answer({"shape": "embedded", "size": [8, 8], "walk": {"steps": 10, "rows": "4 until sigma 0.5, then 2", **given}})
+        walk = {"steps": 10, "rows": "4 until sigma 0.5, then 2", **given}
+        told = answers.cost_answer({"shape": "embedded", "size": [8, 8], "walk": walk})
         return told["walk"]["stretches"][0]["steps"]
     dit = answers.load_embedded()[0]
     for given in ({}, {"scheduler": "beta"}, {"denoise": 0.6}):
@@ -214,6 +220,7 @@ def test_the_default_model_s_own_noise_levels_decide_where_a_row_ends():
 
 
 def test_without_a_model_there_are_grids():
-    assert answers.without_model(3, (4, 70)) == {1: {"grid": (4, 70), "tokens": 280, "values": 3}, 2: {"grid": (2, 35), "tokens": 70, "values": 12},
-                                                 3: {"grid": (2, 24), "tokens": 48, "values": 27}, 4: {"grid": (1, 18), "tokens": 18, "values": 48}}
+    assert answers.without_model(3, (4, 70)) == {
+        1: {"grid": (4, 70), "tokens": 280, "values": 3}, 2: {"grid": (2, 35), "tokens": 70, "values": 12},
+        3: {"grid": (2, 24), "tokens": 48, "values": 27}, 4: {"grid": (1, 18), "tokens": 18, "values": 48}}
     assert list(answers.patch_sizes((80, 70))) == list(range(1, 65))

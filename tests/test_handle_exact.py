@@ -78,14 +78,16 @@ def test_a_ddpm_keeps_all_of_its_data(class_dit):
 def test_noise_of_a_step_is_told_on_the_wire(backbone):
     sigmas, wire = backbone.schedule(4), clean(backbone)
     noisy, noise = backbone.add_noise(wire, sigmas, 1, 7)
-    assert torch.equal(noise["tokens"], noise_like(wire, 7)) and torch.equal(noisy["tokens"], 0.75 * noise["tokens"] + 0.25 * wire["tokens"])
+    assert torch.equal(noise["tokens"], noise_like(wire, 7))
+    assert torch.equal(noisy["tokens"], 0.75 * noise["tokens"] + 0.25 * wire["tokens"])
     assert noisy["level"] == {"sigma": 0.75, "share": 0.25, "walked": False} and noisy["start"]["seed"] == 7
     assert noisy["start"]["sigma"] == 0.75 and noisy["start"]["sigma"].dtype == torch.float32
     assert line(ScheduleError, backbone.add_noise, wire, sigmas, 4, 7) == "step 4 is outside the schedule, whose steps are 0 to 3"
     there, x0 = backbone.advance(noisy, noise["tokens"] * 0.5, sigmas, 1, "euler")
     assert there["level"] == {"sigma": 0.5, "share": 0.5, "walked": True} and torch.equal(x0["tokens"], noise["tokens"] * 0.5)
     torch.testing.assert_close(there["tokens"], noisy["tokens"] + (noisy["tokens"] - x0["tokens"]) / 0.75 * -0.25)
-    assert line(ScheduleError, backbone.advance, noisy, noise["tokens"], sigmas, 2, "euler").startswith("step 2 begins at noise level 0.5, ")
+    assert line(ScheduleError, backbone.advance, noisy, noise["tokens"], sigmas, 2, "euler").startswith(
+        "step 2 begins at noise level 0.5, ")
 
 
 def test_handles_on_the_same_weights(backbone):
@@ -97,7 +99,8 @@ def test_handles_on_the_same_weights(backbone):
     assert (coarse.reading.method, coarse.reading.own, coarse.reading.patch_size) == ("resample", 2, 6)
     mixed = by_regions(backbone, Mixture(4, (Split(2, 0.5),)))
     assert (mixed.model, mixed.facts, mixed.mask, mixed.seen) == (backbone.model, backbone.facts, None, [])
-    assert line(StagesError, lambda: mixed.stages) == "a small DiT reads patches of several sizes (4 with 2 on 50%), which has no stages of its own"
+    assert line(StagesError, lambda: mixed.stages) == \
+        "a small DiT reads patches of several sizes (4 with 2 on 50%), which has no stages of its own"
     planned = backbone.with_plan(BlockPlan("0"))
     assert planned.plan == BlockPlan("0") and backbone.plan is None and line(StagesError, backbone.with_plan, BlockPlan("7")) == \
         "this model has blocks 0 to 1, there is no block 7"
@@ -109,7 +112,8 @@ def test_planned_blocks_are_those_of_the_stages(four_blocks, positive):
     sigmas, wire = four_blocks.schedule(4), clean(four_blocks)
     noisy, _ = four_blocks.add_noise(wire, sigmas, 0, 7)
     stages = four_blocks.stages
-    for blocks, strength, parts in (("0,2-3", 1.0, [([0, 2, 3], 1.0)]), ("0, 1*0.5, 3", 2.0, [([0], 2.0), ([1], 1.0), ([3], 2.0)]), ("", 1.0, [])):
+    for blocks, strength, parts in (("0,2-3", 1.0, [([0, 2, 3], 1.0)]),
+                                    ("0, 1*0.5, 3", 2.0, [([0], 2.0), ([1], 1.0), ([3], 2.0)]), ("", 1.0, [])):
         plan = BlockPlan(blocks, strength)
         assert runs(plan.steps(4)) == parts
         hidden = four_blocks.begin(noisy, sigmas, 0, positive)["hidden"]
@@ -134,7 +138,8 @@ def test_words_that_no_plan_has_are_told_before_a_model_is_there():
 def test_plans_for_the_same_step():
     plans = [BlockPlan("0-2", 0.5), BlockPlan("all but 1"), BlockPlan("3-0", 2.0)]
     assert together(plans, 4) == [(2, 1.0), (0, 1.0)] and together(plans[:1], 4) == [(0, 0.5), (1, 0.5), (2, 0.5)]
-    assert is_whole([(0, 1.0), (1, 1.0)], 2) and not is_whole([(1, 1.0), (0, 1.0)], 2) and not is_whole([(0, 1.0)], 2) and not is_whole([(0, 0.5)], 1)
+    assert is_whole([(0, 1.0), (1, 1.0)], 2)
+    assert not any(is_whole(steps, count) for steps, count in (([(1, 1.0), (0, 1.0)], 2), ([(0, 1.0)], 2), ([(0, 0.5)], 1)))
 
 
 # --- patch schedules ------------------------------------------------------------------------------------------------
@@ -146,7 +151,8 @@ def test_single_places_have_one_size(backbone):
     assert line(TokensError, readings, backbone, plan, stretches, sound) == (
         "tokens of a latent [B, C, L], or of one of several tensors, are single places: their patch size is 1, not 2")
     assert readings(backbone, plan, stretches[:1], sound) == [backbone]
-    assert [handle.patch_sizes for handle in readings(backbone, parse_schedule("8 until 50%, then 2"), [(8, 0, 2), (2, 2, 4)])] == [(2, 4, 8), (2, 4)]
+    of_two = readings(backbone, parse_schedule("8 until 50%, then 2"), [(8, 0, 2), (2, 2, 4)])
+    assert [handle.patch_sizes for handle in of_two] == [(2, 4, 8), (2, 4)]
     assert finest(Mixture(8, (Split(4), Split(2)))) == 2 and finest(3) == 3
 
 
@@ -226,7 +232,8 @@ def test_changes_and_marks():
     values = {"a": torch.tensor([[1.0, 2.0]]), "n": 3, "list": [1]}
     ((first, mark), *others) = mark_of(dict(reversed(values.items())))
     weights = torch.sin(torch.tensor([1.0, 2.0]) * 12.9898)
-    assert (first, mark[0]) == ("a", (1, 2)) and mark[1] == pytest.approx((weights[0] + 2 * weights[1]).item()) and others == [("list", None), ("n", 3)]
+    assert (first, mark[0]) == ("a", (1, 2)) and mark[1] == pytest.approx((weights[0] + 2 * weights[1]).item())
+    assert others == [("list", None), ("n", 3)]
     assert mark_of({"a": values["a"].T})[0][1][0] == (2, 1)
 
 

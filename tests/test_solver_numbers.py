@@ -1,5 +1,5 @@
-"""Solvers against the numbers that ComfyUI 0.33's own samplers give on a small model: k_diffusion/sampling.py and extra_samplers/uni_pc.py, in
-float64, uni_pc in float32. All of them walk from the same x, and those that add noise add the same."""
+"""Solvers against the numbers that ComfyUI 0.33's own samplers give on a small model: k_diffusion/sampling.py and extra_samplers/uni_pc.py,
+in float64, uni_pc in float32. All of them walk from the same x, and those that add noise add the same."""
 
 import pytest
 import torch

@@ -68,7 +68,7 @@ class NeedsItsThirdBlock(Backbone):
 
 @pytest.mark.parametrize("needed", [False, True])
 def test_a_block_s_change_is_that_of_the_step_without_it(four_blocks, positive, negative, needed):
-    dit = NeedsItsThirdBlock(four_blocks.model, four_blocks.latent_format, name="a DiT that needs its third block") if needed else four_blocks
+    dit = NeedsItsThirdBlock(four_blocks.model, four_blocks.latent_format, name="a needy DiT") if needed else four_blocks
     sigmas, tokens, heard = dit.schedule(8), clean(dit), []
     found = ablate(dit, tokens, sigmas, 3, positive, negative, 3.0, 5, lambda total: lambda done: heard.append((done, total)))
     steps = [1, 4, 6]  # the middles of three parts of eight steps
@@ -162,7 +162,8 @@ def test_rotary_places_know_the_grid_and_the_noise_level(backbone, class_dit, po
     wire = stages.patch_embed(dit, stages.condition(dit, dit.add_noise(clean(dit), sigmas, 2, 7)[0], positive, None, sigmas, 2))
     place = lambda *how: stages.position_embed(dit, wire, *how)["hidden"].position  # noqa: E731
     assert place("shifted", 3, 1.5) == (12, Placing("shifted", 3, 1.5, 2.0, 2, 0.5))  # 4×3 patches: twice the side trained on
-    assert place("NTK", 3, 1.5, 1.25) == (12, Placing("NTK", 3, 1.5, 1.25, 2, 0.5)) and place("none") == (12, Placing("none", 0, 0.0, 2.0, 2, 0.5))
+    assert place("NTK", 3, 1.5, 1.25) == (12, Placing("NTK", 3, 1.5, 1.25, 2, 0.5))
+    assert place("none") == (12, Placing("none", 0, 0.0, 2.0, 2, 0.5))
     film = {**wire, "tokens": {**wire["tokens"], "grid": (9, 4, 1)}}
     assert stages.position_embed(dit, film, "NTK")["hidden"].position == (36, Placing("NTK", 0, 0.0, 2.0, 2, 0.5))  # frames are no side
     assert place() is None
@@ -173,12 +174,14 @@ def test_rotary_places_know_the_grid_and_the_noise_level(backbone, class_dit, po
         RotaryStages.trained = 2
     early = stages.patch_embed(dit, clean(dit))
     assert stages.position_embed(dit, early, "YaRN")["hidden"].position[1].time == 1.0
-    assert line(StagesError, stages.position_embed, dit, early, "DyPE") == "DyPE goes by the noise level: put DiT Condition before Position Embed"
+    assert line(StagesError, stages.position_embed, dit, early, "DyPE") == \
+        "DyPE goes by the noise level: put DiT Condition before Position Embed"
     noisy = staged(class_dit)  # whose noise levels begin at 157
     label = class_dit.class_conditioning("3")
     wire = stages.patch_embed(noisy, stages.condition(noisy, clean(noisy), label, None, noisy.schedule(4), 0))
     assert stages.position_embed(noisy, wire, "DyPE")["hidden"].position[1].time == 1.0
-    assert line(StagesError, stages.run_blocks, dit, stages.patch_embed(dit, stages.condition(dit, clean(dit), positive, None, sigmas, 2))) == \
+    unplaced = stages.patch_embed(dit, stages.condition(dit, clean(dit), positive, None, sigmas, 2))
+    assert line(StagesError, stages.run_blocks, dit, unplaced) == \
         "a staged DiT has rotary positions, which its blocks need: put Position Embed before DiT Blocks"
 
 
@@ -214,16 +217,19 @@ def test_patches_embedded_first_wait_for_their_step(backbone, class_dit, positiv
     sigmas, tokens = backbone.schedule(4), clean(backbone)
     wire = stages.patch_embed(backbone, tokens)
     assert (wire["tokens"], wire["call"], wire["model"], wire["done"]) == (tokens, None, "a small DiT", {"patches"})
-    assert wire["hidden"].extra == {"grid": (4, 3), "patch_size": 2} and wire["hidden"].index == 0 and wire["shape"] == stages.shape_of(backbone)
-    assert [name for name, _ in wire["trace"]] == ["patches"] and torch.equal(wire["trace"][0][1], stages.checksum(wire["hidden"].x).flatten())
+    assert wire["hidden"].extra == {"grid": (4, 3), "patch_size": 2}
+    assert wire["hidden"].index == 0 and wire["shape"] == stages.shape_of(backbone)
+    ((name, sums),) = wire["trace"]
+    assert name == "patches" and torch.equal(sums, stages.checksum(wire["hidden"].x).flatten())
     words = [[tensor, {**extras, "words": ("a", "ring")}] for tensor, extras in positive]
     later = stages.condition(backbone, wire, words, negative, sigmas, 1)
     first = stages.condition(backbone, tokens, words, negative, sigmas, 1)
     assert later["done"] == {"patches", "condition"} and [name for name, _ in later["trace"]] == ["patches", "condition"]
     assert torch.equal(later["hidden"].x, wire["hidden"].x.repeat(2, 1, 1)) and torch.equal(later["hidden"].vector, first["hidden"].vector)
-    assert later["words"] == first["words"] == ("a", "ring") and "words" not in stages.condition(backbone, tokens, positive, None, sigmas, 1)
+    assert later["words"] == first["words"] == ("a", "ring")
+    assert "words" not in stages.condition(backbone, tokens, positive, None, sigmas, 1)
     placed = stages.position_embed(backbone, later)
-    assert (placed["done"], stages.run_blocks(backbone, placed)["done"]) == (later["done"] | {"positions"}, later["done"] | {"positions", "blocks"})
+    assert placed["done"] == later["done"] | {"positions"} and stages.run_blocks(backbone, placed)["done"] == placed["done"] | {"blocks"}
     half = replace(backbone, model=deepcopy(backbone.model).bfloat16())
     assert stages.patch_embed(half, tokens)["hidden"].x.dtype == torch.bfloat16
     masked = {**tokens, "noise_mask": torch.ones(1, 8, 6)}
@@ -244,7 +250,8 @@ def test_hidden_states_of_another_model(backbone, positive):
         "the blocks of a small DiT run by replaying its own forward, so that its hidden states go on in no other model"
     unknown = {name: value for name, value in wire.items() if name != "shape"}
     stages.check(backbone, unknown)
-    assert line(StagesError, stages.check, other, unknown).startswith("the hidden states come from a small DiT, of a shape not known; the dit is another DiT, ")
+    assert line(StagesError, stages.check, other, unknown).startswith(
+        "the hidden states come from a small DiT, of a shape not known; the dit is another DiT, ")
 
 
 # --- grafts ---------------------------------------------------------------------------------------------------------

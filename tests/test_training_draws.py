@@ -134,7 +134,8 @@ def test_a_process_without_a_picture_of_its_own_takes_another_s():
 
 def test_sets_that_do_not_fit_a_training():
     said = lambda data, settings, runner=Alone(): line(TrainingError, Draws, data, Plain(), settings, runner)  # noqa: E731
-    assert said(numbered(8, 8), replace(SETTINGS, validation=5)) == "the set has 2 pictures, validation holds out 5: none is left for training"
+    assert said(numbered(8, 8), replace(SETTINGS, validation=5)) == \
+        "the set has 2 pictures, validation holds out 5: none is left for training"
     assert said(numbered(16, 16, 7, 16), SETTINGS) == "the shorter side of the set's latents is 7 cells, less than a patch of 8"
     assert said(numbered(16, 10, 16), replace(SETTINGS, mix="4-2", validation=0)) == \
         "mix 4-2: the set has latents of 10×10 cells, which is not a multiple of 4"
@@ -171,7 +172,8 @@ def test_noise_levels_are_of_sd3_s_densities():
     torch.testing.assert_close(draw("mode"), 1 - u - 1.29 * (torch.cos(math.pi * u / 2) ** 2 - 1 + u))
     torch.testing.assert_close(draw("uniform", 3.0), 3 * u / (1 + 2 * u))
     assert torch.equal(losses.draw_sigmas(RectifiedFlow(), 50, seeded(3)), draw("logit_normal"))
-    assert torch.equal(losses.draw_sigmas(DDPM(), 50, seeded(3), "mode"), DDPM().sigmas[torch.randint(1000, (50,), generator=seeded(3))].float())
+    of_ddpm = DDPM().sigmas[torch.randint(1000, (50,), generator=seeded(3))].float()
+    assert torch.equal(losses.draw_sigmas(DDPM(), 50, seeded(3), "mode"), of_ddpm)
 
 
 SIGMA = torch.tensor([0.01, 0.3, 0.99])
@@ -213,7 +215,8 @@ def test_a_copy_that_is_trained_is_of_float32_and_its_own(backbone):
 
 
 def test_what_an_objective_trains_and_what_a_resume_compares(backbone, class_dit):
-    objective = Denoising(training_copy(backbone), "patch embed and head", target="x0", weighting="cosmap", times="mode", checkpointing=True)
+    objective = Denoising(training_copy(backbone), "patch embed and head", target="x0", weighting="cosmap", times="mode",
+                          checkpointing=True)
     learning = {name for name, p in objective.module.named_parameters() if p.requires_grad}
     assert learning == objective.trained.keys() and {name.split(".")[0] for name in learning} == {"x_embedder", "final_layer"}
     assert objective.account == {"scope": "patch embed and head", "target": "x0", "weighting": "cosmap", "times": "mode"}
@@ -276,7 +279,8 @@ def test_the_loss_is_the_mean_error_of_the_model_s_answer(backbone, target, weig
 
 def test_the_settings_of_both_optimizers():
     named = {name: torch.nn.Parameter(torch.zeros(*shape)) for name, shape in {
-        "x_embedder.2.weight": (4, 4), "blocks.0.attn.qkv.weight": (4, 4), "blocks.0.attn2.qkv.weight": (4, 4), "blocks.0.mlp.fc1.weight": (4, 4),
+        "x_embedder.2.weight": (4, 4), "blocks.0.attn.qkv.weight": (4, 4), "blocks.0.attn2.qkv.weight": (4, 4),
+        "blocks.0.mlp.fc1.weight": (4, 4),
         "blocks.0.mlp.fc2.weight": (4, 4), "final_layer.linear.weight": (4, 4), "final_layer.detail.context.2.weight": (4, 4),
         "final_layer.detail.out.weight": (4, 4), "blocks.0.adaLN.weight": (4, 4), "blocks.0.attn.qkv.bias": (4,)}.items()}
     muon, adamw = optimizers_of(named, 1e-3, 0.02, eps=1e-5)

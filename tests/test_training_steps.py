@@ -206,7 +206,8 @@ def test_one_that_is_stopped_says_where_it_goes_on(tmp_path, caplog):
     kept = torch.load(path, weights_only=True)
     assert kept["step"] == 2 and torch.equal(kept["parameters"]["weight"], objective.weight) and objective.weight.grad is None
     caplog.clear()
-    for given in (dict(state=path, resume=True), dict(state=tmp_path / "other.pt"), {}):  # before a step of its own: nothing to write or to tell
+    # before a step of its own there is nothing to write or to tell
+    for given in (dict(state=path, resume=True), dict(state=tmp_path / "other.pt"), {}):
         objective = Line([KeyboardInterrupt()])
         with pytest.raises(KeyboardInterrupt):
             train(objective, data(), SETTINGS, **given)
@@ -230,7 +231,8 @@ class SteepAtTheThird(Line):
     (SteepAtTheThird, [1.0, 2.0, 3.0], "the loss of step 3 is 3.0, its gradient's norm inf")])
 def test_what_is_not_finite_goes_back_to_the_last_good_state(tmp_path, kind, losses, says):
     path, objective, seen = tmp_path / "state.pt", kind(losses), []
-    told = line(TrainingError, train, objective, data(), SETTINGS, path, watch=lambda *_: seen.append(objective.weight.detach().clone()), every=1)
+    watch = lambda *_: seen.append(objective.weight.detach().clone())  # noqa: E731
+    told = line(TrainingError, train, objective, data(), SETTINGS, path, watch=watch, every=1)
     assert told.startswith(says) and told.endswith(f": learning_rate 0.001 is too high; the last good state, of step 1, is in {path}")
     assert torch.equal(objective.weight, seen[0]) and torch.load(path, weights_only=True)["step"] == 1
     assert line(TrainingError, train, kind(losses), data(), SETTINGS).endswith(": learning_rate 0.001 is too high")
@@ -254,11 +256,13 @@ def test_a_state_is_as_far_as_its_log():
 
 
 def test_moments_are_of_the_parameters_they_stand_at():
-    parameters, fits = [torch.zeros(2, 3), torch.zeros(1)], {0: {"step": torch.tensor(3.0), "m": torch.zeros(2, 3)}, 1: {"m": torch.zeros(1)}}
+    parameters = [torch.zeros(2, 3), torch.zeros(1)]
+    fits = {0: {"step": torch.tensor(3.0), "m": torch.zeros(2, 3)}, 1: {"m": torch.zeros(1)}}
     states.check_moments(fits, parameters)
     for wrong, shown in (({0: {"m": torch.zeros(3, 2)}}, "0"), ({2: {}}, "2"), ({-1: {}}, "-1"), ({"0": {}}, "'0'"), ({True: {}}, "True"),
                          (fits | {1: {"m": torch.zeros(2)}}, "1")):
-        assert line(ValueError, states.check_moments, wrong, parameters) == f"moments of parameter {shown}, of another shape or of none there is"
+        assert line(ValueError, states.check_moments, wrong, parameters) == \
+            f"moments of parameter {shown}, of another shape or of none there is"
 
 
 def test_a_state_is_held_by_a_lock_beside_it(tmp_path, monkeypatch, caplog):
@@ -327,7 +331,8 @@ def test_what_a_state_holds_and_puts_back(tmp_path):
     written.keep(2, log)
     assert written.step == 2 and log.unsaved == ""
     kept = torch.load(path, weights_only=True)
-    assert kept["settings"] == written.account and kept["log"] == asdict(log) and kept.keys() == {"step", "settings", "log", "parameters", "optimizer"}
+    assert kept["settings"] == written.account and kept["log"] == asdict(log)
+    assert kept.keys() == {"step", "settings", "log", "parameters", "optimizer"}
     other = Line()
     other.weight.data.zero_()
     read = state_of(path, other, Doubling(), optimizer=torch.optim.AdamW([other.weight]))
