@@ -223,4 +223,6 @@ def test_without_a_model_there_are_grids():
     assert answers.without_model(3, (4, 70)) == {
         1: {"grid": (4, 70), "tokens": 280, "values": 3}, 2: {"grid": (2, 35), "tokens": 70, "values": 12},
         3: {"grid": (2, 24), "tokens": 48, "values": 27}, 4: {"grid": (1, 18), "tokens": 18, "values": 48}}
+    assert answers.cost_answer({"shape": None, "channels": 3, "size": [4, 70]}) == {
+        "own": 0, "native": [], "sizes": answers.without_model(3, (4, 70))}
     assert list(answers.patch_sizes((80, 70))) == list(range(1, 65))
