@@ -1,6 +1,7 @@
 """The arithmetic of cost to the last multiply-add, on shapes small enough to count by hand; and what tables and answers say of it."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from dit_blocks.dit_impl.cost.arithmetic import (
 from dit_blocks.dit_impl.cost.pictures import table, why_patches
 from dit_blocks.dit_impl.handle.patch_schedule import parse_schedule
 from dit_blocks.dit_impl.model.dit import DiT, DiTConfig
+from dit_blocks.dit_impl.model.mmdit import MMDiT
 from dit_blocks.dit_impl.tokens.mixed import Mixture, Split
 
 # width 3, 2 blocks, patches of 2 over 2 channels; a picture of 32×48 pixels has 2×3 tokens of 8 values, and its text 5
@@ -91,6 +93,11 @@ def test_pictures_without_a_token_are_refused(width, height, patch_size, batch):
 def test_a_model_s_shape_is_read_off_it(backbone, class_dit):
     count = sum(p.numel() for p in backbone.model.parameters())
     assert architecture(backbone) == MMDiTArchitecture("a small DiT", 64, 2, 2, 4, count, 8, text=OWN_TEXT)
+    other = replace(backbone.model.config, patch_sizes=(4, 2), dual_blocks=(1,), detail=8)
+    found = architecture(replace(backbone, model=MMDiT(other)))
+    assert (found.patch_size, found.dual, found.detail, found.text) == (4, 1, 8, OWN_TEXT)
+    counting = SimpleNamespace(name="Flux", channels=16, downscale=4, stages=SimpleNamespace(architecture=lambda *asked: asked))
+    assert architecture(counting) == ("Flux", 16, 4)
     own = architecture(class_dit)
     assert (type(own), own.name, own.head, own.blocks, own.downscale, own.guided) == (DiTArchitecture, "a small DiT", 2, 3, 8, True)
     plain = replace(class_dit, model=DiT(DiTConfig(in_channels=4, width=64, depth=3, heads=2, learn_sigma=False)), downscale=4)
@@ -173,6 +180,7 @@ def test_a_mixture_s_walk_counts_patches_by_the_mask():
     step = budget_of_mix(SHAPE, {4: 1, 2: 4}, guided=False)
     assert told["stretches"] == [{"patch_size": "4 with 2 on the mask", "steps": 4, "tokens": 5, "flops": 2 * step.macs}]
     assert told["flops"] == 8 * step.macs and told["share"] == step.macs / budget(SHAPE, 64, 32, guided=False).macs
+    assert answers.of_walk(SHAPE, (4, 8), plan, SIGMAS, 1.0, 3)["flops"] == 3 * told["flops"]
     quarter = Mixture(4, (Split(2, 0.25),))
     assert answers.tokens_of(quarter, (16, 16)) == 12 + 16 and answers.coarsest(quarter) == 4 and answers.coarsest(3) == 3
     with pytest.raises(ValueError, match="^patch_size 4 does not fit into a latent of 3×9 cells$"):
