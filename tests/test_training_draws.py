@@ -10,7 +10,7 @@ from conftest import conditioning
 import pytest
 import torch
 
-from dit_blocks.dit_impl.errors import TrainingError
+from dit_blocks.dit_impl.errors import BackboneError, TrainingError
 from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
 from dit_blocks.dit_impl.tokens.mixed import gather, whole
 from dit_blocks.dit_impl.tokens.wire import identity_format
@@ -273,6 +273,15 @@ def test_the_loss_is_the_mean_error_of_the_model_s_answer(backbone, target, weig
     torch.testing.assert_close(objective.loss(replace(batch, mix=mix)), errors.mean())
     texts = [arguments_of(dit, [one]) for one in batch.conditionings]
     assert all(torch.equal(value, torch.cat([text[name] for text in texts])) for name, value in given.items())
+
+
+def test_arguments_are_in_the_type_that_the_model_computes_in(backbone, class_dit):
+    half = replace(backbone, model=backbone.model.bfloat16())
+    assert {value.dtype for value in arguments_of(half, [conditioning(1)] * 2).values()} == {torch.bfloat16}
+    classes = replace(class_dit, model=class_dit.model.bfloat16())
+    assert arguments_of(classes, [classes.class_conditioning("3")])["labels"].dtype == torch.long
+    assert line(BackboneError, arguments_of, class_dit, [conditioning(1)]) == \
+        "the training set's conditioning has no class_label, which a small DiT reads: use Class Label"
 
 
 # --- optimizers -----------------------------------------------------------------------------------------------------

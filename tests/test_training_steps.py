@@ -103,10 +103,11 @@ class Recording(Alone):
 
 
 def test_the_runner_is_asked_once_a_step_and_told_of_each_batch():
-    runner = Recording()
-    log = train(Line([1.0, 3.0, 6.0, 8.0]), data(), replace(SETTINGS, steps=2, accumulate=2, clip=0.5), runner=runner)
+    runner, objective = Recording(), Line([1.0, 3.0, 6.0, 8.0])
+    log = train(objective, data(), replace(SETTINGS, steps=2, accumulate=2, clip=0.5), runner=runner)
     step = lambda first, second: [("gathering", False), ("backward", first), ("gathering", True), ("backward", second),  # noqa: E731
                                   ("clip", [(2,)], 0.5), ("mean", first + second)]
+    assert objective.trained["weight"] is objective.weight
     assert runner.heard == [("prepare", 1), *step(0.5, 1.5), *step(3.0, 4.0)]
     assert log.losses == [6.0, 21.0] and log.gradients == [7.0, 7.0] and log.validation == []
 
@@ -152,6 +153,7 @@ def test_a_state_is_written_every_so_many_steps_and_at_the_end(tmp_path):
     path, seen = tmp_path / "state.pt", []
 
     def watch(done, log):
+        assert (tmp_path / ".state.pt.lock").exists()
         seen.append((done, torch.load(path, weights_only=True)["step"], len(log.losses)))
     log = train(Line(), data(), replace(SETTINGS, validation=2), path, watch=watch, every=2)
     assert seen == [(1, 0, 1), (2, 0, 2), (3, 2, 3), (4, 2, 4), (5, 4, 5)] and torch.load(path, weights_only=True)["step"] == 5
@@ -162,6 +164,14 @@ def test_a_state_is_written_every_so_many_steps_and_at_the_end(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["state.pt"]
     once = train(Line(), data(), replace(SETTINGS, steps=8), path, watch=watch)
     assert seen[3:] == [(done, 0, done) for done in range(1, 9)] and once.seconds > 0  # by default every 50 steps
+
+
+def test_the_names_in_a_state_s_file(backbone, tmp_path):
+    for settings, names in ((SETTINGS, {"optimizer", "schedule"}),
+                            (replace(SETTINGS, optimizer="muon", ema=0.9), {"optimizer", "optimizer2", "schedule", "schedule2", "average"})):
+        train(Denoising(training_copy(backbone)), data(), replace(settings, steps=1), tmp_path / "state.pt")
+        kept = torch.load(tmp_path / "state.pt", weights_only=True)
+        assert kept.keys() == names | {"step", "settings", "log", "parameters"}
 
 
 def test_seconds_go_on_where_they_stopped(tmp_path, monkeypatch):
