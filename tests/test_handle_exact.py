@@ -14,8 +14,11 @@ from dit_blocks.dit_impl.handle.block_plan import BlockPlan, is_whole, runs, tog
 from dit_blocks.dit_impl.handle.by_regions import by_regions
 from dit_blocks.dit_impl.handle.patch_schedule import denoise_by_schedule, finest, parse_schedule, quick_look, readings, step_at
 from dit_blocks.dit_impl.handle.step_cache import CacheRun, Kept, Remembered, StepCache, Told, cached_run, changed, mark_of, told_between
+from dit_blocks.dit_impl.sampling.at import At, NoiseSpace
 from dit_blocks.dit_impl.sampling.flow import RectifiedFlow
+from dit_blocks.dit_impl.sampling.noise import StepNoise
 from dit_blocks.dit_impl.sampling.schedules import schedule
+from dit_blocks.dit_impl.sampling.solvers import step
 from dit_blocks.dit_impl.tokens.mixed import Mixture, Split
 from dit_blocks.dit_impl.tokens.wire import fold, identity_format, noise_like
 
@@ -88,6 +91,31 @@ def test_noise_of_a_step_is_told_on_the_wire(backbone):
     torch.testing.assert_close(there["tokens"], noisy["tokens"] + (noisy["tokens"] - x0["tokens"]) / 0.75 * -0.25)
     assert line(ScheduleError, backbone.advance, noisy, noise["tokens"], sigmas, 2, "euler").startswith(
         "step 2 begins at noise level 0.5, ")
+
+
+def test_a_step_of_a_ddpm_adds_noise_as_ddpms_do(class_dit):
+    sigmas = class_dit.schedule(4)
+    noisy, noise = class_dit.add_noise(clean(class_dit), sigmas, 1, 7)
+    drawn = StepNoise(noisy, sigmas[1:].float(), torch.device("cpu"))
+    for solver in ("euler_ancestral", "uni_pc"):
+        at = At(lambda x, sigma: noise["tokens"] * 0.5, sigmas[1:], 0, NoiseSpace(False), drawn)
+        wanted = step(solver, at, noisy["tokens"])[0]
+        torch.testing.assert_close(class_dit.advance(noisy, noise["tokens"] * 0.5, sigmas, 1, solver)[0]["tokens"], wanted)
+
+
+def test_a_step_that_is_begun_knows_its_tokens_and_its_areas(backbone, negative):
+    area = [[tensor, {**extras, "area": (4, 2, 2, 4)}] for tensor, extras in conditioning(2)]
+    sigmas = backbone.schedule(4)
+    noisy, _ = backbone.add_noise(clean(backbone, 2), sigmas, 1, 7)
+    begun = backbone.begin(noisy, sigmas, 1, conditioning(1) + area, negative)
+    call, (other,) = begun["call"], begun["others"]
+    assert torch.equal(call.x, noisy["tokens"]) and call.sigma == 0.75 and call.start["tokens"] is noisy["tokens"] and call.canvas is None
+    assert sorted(call.layout) == ["cond", "cond", "uncond", "uncond"]
+    assert call.areas.count(None) == 2 and call.areas.count((slice(2, 6), slice(4, 6))) == 2
+    cuts = {tuple(one["tokens"]["grid"]): one["tokens"] for one in (begun, other)}
+    assert cuts.keys() == {(4, 3), (2, 1)} and tuple(cuts[2, 1]["size"]) == (4, 2)
+    assert torch.equal(cuts[2, 1]["tokens"], noisy["tokens"].unflatten(1, (4, 3))[:, 1:3, 2:].flatten(1, 2))
+    assert (begun["done"], begun["trace"], begun["model"]) == (frozenset(), (), "a small DiT")
 
 
 def test_handles_on_the_same_weights(backbone):
@@ -253,6 +281,9 @@ def test_each_prompt_s_cache_is_its_own(four_blocks, positive):
             torch.testing.assert_close(done.x, wanted.x)
             first[number] = wanted.x if not known else first[number]
             assert run.told[-1] == Told(sigma, known, 0.0 if known else None)
+    twin = replace(dit, model=deepcopy(dit.model)).stages
+    run.run_blocks(twin, begin(0), "a", [([0, 1], 1.0), ([3], 0.5)])  # another model under the same prompts
+    assert not run.told[-1].reused
     other = run.run_blocks(stages, begin(0), "a", [([0, 1], 1.0), ([3], 0.25)])  # another plan: nothing is known of it
     assert not run.told[-1].reused and not torch.allclose(other.x, first[0])
 
