@@ -191,8 +191,25 @@ def a_token_travels_without_an_adapter(*_):
         raise AssertionError("a UNet's tokens are of several sizes")
 
 
+def wires_are_compared_with_the_model(name, make):
+    """Wires = KSampler? finds the model's own blocks equal, and names the block after which changed ones part."""
+    from dit_blocks.nodes.probe import Parity
+    from dit_blocks.nodes.transformer import FinalLayer, Guidance, PatchEmbed, PositionEmbed, RunBlocks
+    model, positive, _, samples = make()
+    dit, sigmas, _, _, hidden = begun(model, positive, samples)
+    (hidden,) = out(PositionEmbed, dit=dit, hidden=out(PatchEmbed, dit=dit, x=hidden)[0], mode="model", seed=0)
+    (hidden,) = out(RunBlocks, dit=dit, hidden=hidden, blocks="0", strength=1.0)
+    last = len(dit.stages.over(hidden["hidden"]).kinds) - 1
+    for strength, says in ((1.0, "equal, bit for bit"), (0.5, f"first after block {last}")):
+        (after,) = out(RunBlocks, dit=dit, hidden=hidden, blocks=f"1-{last}", strength=strength)
+        (x0,) = out(Guidance, prediction=out(FinalLayer, dit=dit, hidden=after)[0], cfg=1.0)
+        told = Parity.execute(dit=dit, prediction=x0, sigmas=sigmas, step=1, positive=positive, cfg=1.0)
+        largest, said = told.result[0], told.ui.as_dict()["text"][0]
+        assert said.endswith(says) and (largest == 0) == (strength == 1), said
+
+
 CHECKS = (a_token_travels_as_the_stages_say, filters_are_what_patch_embed_does, tokens_are_shown, flops_are_those_that_torch_counts,
-          trajectory_is_denoise, content_and_place)
+          trajectory_is_denoise, content_and_place, wires_are_compared_with_the_model)
 CASES = {f"{check.__name__} {name}": (check, name) for check in CHECKS for name in MODELS}
 CASES["a token travels without an adapter"] = (a_token_travels_without_an_adapter, "sd3")
 CASES["full-size costs are the published ones"] = (full_size_costs_are_the_published_ones, "sd3")
