@@ -20,7 +20,7 @@ from dit_blocks.dit_impl.sampling.noise import StepNoise
 from dit_blocks.dit_impl.sampling.schedules import schedule
 from dit_blocks.dit_impl.sampling.solvers import step
 from dit_blocks.dit_impl.tokens.mixed import Mixture, Split
-from dit_blocks.dit_impl.tokens.wire import fold, identity_format, noise_like
+from dit_blocks.dit_impl.tokens.wire import fold, identity_format, noise_like, to_latent
 
 
 def randn(*shape, seed=0) -> torch.Tensor:
@@ -301,3 +301,22 @@ def test_prompts_of_several_lengths_and_a_negative(backbone, negative):
     assert line(BackboneError, backbone.denoiser, wire, conditioning(1), None, 2.0) == "cfg 2 needs a negative: wire one, or set cfg to 1"
     other = replace(backbone, latent_format=identity_format(3))
     assert line(BackboneError, other.denoiser, wire, conditioning(1)) == "a small DiT has latents of 3 channels, the tokens come from 4"
+
+
+def test_an_area_of_the_negative_counts_without_guidance_too(backbone, positive):
+    """As in KSampler: the positive is asked about the same area as well, as about a picture of its own, and the negative is not."""
+    calls = []
+    backbone.model.register_forward_pre_hook(lambda _, given, named: calls.append(len(given[0])), with_kwargs=True)
+    negative = [[tensor, {**extras, "area": (4, 6, 4, 0)}] for tensor, extras in conditioning(2)]
+    wire, sigma = clean(backbone), torch.tensor(0.7)
+    x0 = to_latent(backbone.denoiser(wire, positive, negative, 1.0)(wire["tokens"], sigma), wire)
+    assert sorted(calls) == [1, 1]
+    whole = to_latent(backbone.denoiser(wire, positive)(wire["tokens"], sigma), wire)
+    cut = fold(to_latent(wire["tokens"], wire)[..., 4:, :], 2)
+    part = to_latent(backbone.denoiser(cut, positive)(cut["tokens"], sigma), cut)
+    wanted = whole.clone()
+    wanted[..., 4:, :] = (whole[..., 4:, :] + part) / 2
+    torch.testing.assert_close(x0, wanted, atol=1e-5, rtol=1e-5)
+    label = [[torch.zeros(1, 1, 1), {"class_label": 3}]]
+    assert line(BackboneError, backbone.denoiser, wire, positive, label, 2.0) == \
+        "negative conditioning is a class label, a small DiT reads text: use CLIP Text Encode"
