@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dit_blocks.dit_impl.sampling.flow import DDPM
-from dit_blocks.dit_impl.sampling.regions import FUZZ
+from dit_blocks.dit_impl.sampling.regions import FUZZ, Prompt, has_area, prompt, with_opposites
 from dit_blocks.dit_impl.tokens.wire import fold, to_latent, to_tokens
 from dit_blocks.nodes.transformer import Condition, FinalLayer, Guidance, PatchEmbed, PositionEmbed, RunBlocks
 
@@ -189,3 +189,58 @@ def test_conditionings_and_masks_stay_as_they_were(backbone, wire, negative):
     kept = mask.clone(), [dict(extras) for _, extras in positive]
     backbone.denoise(wire, backbone.schedule(2), positive, negative, 3.0)
     assert torch.equal(mask, kept[0]) and [extras.keys() for _, extras in positive] == [extras.keys() for extras in kept[1]]
+
+
+# --- areas by themselves --------------------------------------------------------------------------------------------
+
+def test_which_prompts_have_an_area():
+    mask = torch.ones(1, 4, 4)
+    assert has_area({"area": (1, 1, 0, 0)}) and has_area({"mask": mask, "set_area_to_bounds": True})
+    assert not any(map(has_area, ({}, {"mask": mask}, {"mask": mask, "set_area_to_bounds": False}, {"set_area_to_bounds": True})))
+
+
+@pytest.mark.parametrize("rows,columns,area", [
+    (slice(0, 0), slice(0, 0), (8, 8, 0, 0)), (slice(3, 5), slice(7, 9), (8, 8, 3, 7)), (slice(2, 13), slice(1, 20), (11, 19, 2, 1)),
+    (slice(0, 9), slice(5, 13), (9, 8, 0, 5))])
+def test_the_bounds_of_a_mask(backbone, rows, columns, area):
+    masks = torch.zeros(2, 16, 24)
+    masks[0, rows, columns] = masks[1, rows, columns] = -1.0  # what is not 0 counts, whatever its sign
+    found = prompt({}, {"mask": masks, "set_area_to_bounds": True, "mask_strength": 0.5}, (16, 24), backbone.flow, "it", "a model")
+    assert found.area == area and torch.equal(found.mask, 0.5 * masks[:, None])
+    assert prompt({}, {"mask": masks}, (16, 24), backbone.flow, "it", "a model").area is None
+
+
+def test_when_a_prompt_counts(backbone):
+    at = lambda **extras: (made := prompt({}, extras, (8, 8), backbone.flow, "it", "a model")).start and (made.start, made.end)  # noqa: E731
+    assert at() == (float("inf"), 0.0) and at(start_percent=0.25) == (0.75, 0.0) and at(end_percent=0.75) == (float("inf"), 0.25)
+    assert at(clip_start_percent=0.25, clip_end_percent=0.5) == (0.75, 0.5)
+    assert at(clip_start_percent=0.25, clip_end_percent=0.75, start_percent=0.5, end_percent=0.625) == (0.5, 0.375)
+    assert at(clip_start_percent=0.5, clip_end_percent=0.625, start_percent=0.25, end_percent=0.75) == (0.5, 0.375)
+
+
+def of(name: str, area=None) -> Prompt:
+    return Prompt({"name": name}, area, strength=len(name))
+
+
+def test_an_area_s_opposite_is_of_the_least_prompt_that_covers_it():
+    one, whole, tiny = of("one", (4, 4, 2, 2)), of("whole"), of("tiny", (2, 2, 2, 2))
+    large, close, aside, same = of("large", (8, 8, 0, 0)), of("close", (5, 5, 1, 1)), of("aside", (4, 4, 3, 2)), of("same", (4, 4, 2, 2))
+
+    def added(*others: Prompt) -> str | None:
+        positive, negative = with_opposites([one], list(others))
+        new = [prompt for prompt in negative if prompt not in others]
+        assert all(prompt.area == one.area and prompt.strength == one.strength for prompt in new) and len(new) < 2
+        return new[0].arguments["name"] if new else None
+    assert added(whole) == "whole" and added(whole, large) == added(large, whole) == "large" and added(large, close) == added(close, large) == "close"
+    assert added(whole, aside, tiny) == "whole" and added(aside) is None and added() is None and added(tiny) is None
+    assert added(close, same) is None and added(of("first"), whole) == "first"
+    for edge, covers in (((4, 4, 2, 2), True), ((5, 4, 1, 2), True), ((4, 5, 2, 1), True), ((4, 4, 1, 2), False), ((4, 4, 2, 1), False),
+                         ((3, 9, 2, 0), False), ((9, 3, 0, 2), False), ((4, 9, 3, 0), False), ((9, 4, 0, 3), False)):
+        assert (added(of("other", edge)) is not None or edge == one.area) == covers, edge
+
+
+def test_both_sides_get_their_opposites():
+    mine, theirs = of("mine", (4, 4, 0, 0)), of("theirs", (2, 2, 4, 4))
+    positive, negative = with_opposites([of("cond"), mine], [of("uncond"), theirs])
+    assert [(prompt.arguments["name"], prompt.area) for prompt in positive] == [("cond", None), ("mine", (4, 4, 0, 0)), ("cond", (2, 2, 4, 4))]
+    assert [(prompt.arguments["name"], prompt.area) for prompt in negative] == [("uncond", None), ("theirs", (2, 2, 4, 4)), ("uncond", (4, 4, 0, 0))]
