@@ -211,7 +211,9 @@ def test_the_bounds_of_a_mask(backbone, rows, columns, area):
 
 
 def test_when_a_prompt_counts(backbone):
-    at = lambda **extras: (made := prompt({}, extras, (8, 8), backbone.flow, "it", "a model")).start and (made.start, made.end)  # noqa: E731
+    def at(**extras) -> tuple[float, float]:
+        made = prompt({}, extras, (8, 8), backbone.flow, "it", "a model")
+        return made.start, made.end
     assert at() == (float("inf"), 0.0) and at(start_percent=0.25) == (0.75, 0.0) and at(end_percent=0.75) == (float("inf"), 0.25)
     assert at(clip_start_percent=0.25, clip_end_percent=0.5) == (0.75, 0.5)
     assert at(clip_start_percent=0.25, clip_end_percent=0.75, start_percent=0.5, end_percent=0.625) == (0.5, 0.375)
@@ -231,7 +233,8 @@ def test_an_area_s_opposite_is_of_the_least_prompt_that_covers_it():
         new = [prompt for prompt in negative if prompt not in others]
         assert all(prompt.area == one.area and prompt.strength == one.strength for prompt in new) and len(new) < 2
         return new[0].arguments["name"] if new else None
-    assert added(whole) == "whole" and added(whole, large) == added(large, whole) == "large" and added(large, close) == added(close, large) == "close"
+    assert added(whole) == "whole" and added(whole, large) == added(large, whole) == "large"
+    assert added(large, close) == added(close, large) == "close"
     assert added(whole, aside, tiny) == "whole" and added(aside) is None and added() is None and added(tiny) is None
     assert added(close, same) is None and added(of("first"), whole) == "first"
     for edge, covers in (((4, 4, 2, 2), True), ((5, 4, 1, 2), True), ((4, 5, 2, 1), True), ((4, 4, 1, 2), False), ((4, 4, 2, 1), False),
@@ -242,5 +245,7 @@ def test_an_area_s_opposite_is_of_the_least_prompt_that_covers_it():
 def test_both_sides_get_their_opposites():
     mine, theirs = of("mine", (4, 4, 0, 0)), of("theirs", (2, 2, 4, 4))
     positive, negative = with_opposites([of("cond"), mine], [of("uncond"), theirs])
-    assert [(prompt.arguments["name"], prompt.area) for prompt in positive] == [("cond", None), ("mine", (4, 4, 0, 0)), ("cond", (2, 2, 4, 4))]
-    assert [(prompt.arguments["name"], prompt.area) for prompt in negative] == [("uncond", None), ("theirs", (2, 2, 4, 4)), ("uncond", (4, 4, 0, 0))]
+    assert [(prompt.arguments["name"], prompt.area) for prompt in positive] == [
+        ("cond", None), ("mine", (4, 4, 0, 0)), ("cond", (2, 2, 4, 4))]
+    assert [(prompt.arguments["name"], prompt.area) for prompt in negative] == [
+        ("uncond", None), ("theirs", (2, 2, 4, 4)), ("uncond", (4, 4, 0, 0))]

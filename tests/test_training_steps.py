@@ -167,8 +167,8 @@ def test_a_state_is_written_every_so_many_steps_and_at_the_end(tmp_path):
 
 
 def test_the_names_in_a_state_s_file(backbone, tmp_path):
-    for settings, names in ((SETTINGS, {"optimizer", "schedule"}),
-                            (replace(SETTINGS, optimizer="muon", ema=0.9), {"optimizer", "optimizer2", "schedule", "schedule2", "average"})):
+    both = replace(SETTINGS, optimizer="muon", ema=0.9)
+    for settings, names in ((SETTINGS, {"optimizer", "schedule"}), (both, {"optimizer", "optimizer2", "schedule", "schedule2", "average"})):
         train(Denoising(training_copy(backbone)), data(), replace(settings, steps=1), tmp_path / "state.pt")
         kept = torch.load(tmp_path / "state.pt", weights_only=True)
         assert kept.keys() == names | {"step", "settings", "log", "parameters"}
