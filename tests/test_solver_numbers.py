@@ -52,6 +52,8 @@ class Growing:
         return NOISE * (1 + i)
 
     def brownian(self, i, levels):
+        high, low = levels(i)
+        assert high > low
         return NOISE * (1 + i)
 
 
@@ -74,7 +76,7 @@ def test_a_step_between_equal_levels_stays_where_it_is(rectified):
         assert there is x and torch.equal(x0, small_model(x, sigmas[1])) and kept.x0 is x0 and kept.sigma == 0.5
 
 
-# --- a Brownian motion's noise --------------------------------------------------------------------------------------
+# --- noise on the way --------------------------------------------------------------------------------------
 
 class Tree:
     """In the place of torchsde's: what it adds between two levels tells which."""
@@ -91,15 +93,25 @@ class Tree:
 def test_a_brownian_motion_is_asked_in_order_and_scaled_to_white_noise(monkeypatch):
     monkeypatch.setattr(noise, "library", lambda name, what: SimpleNamespace(BrownianTree=Tree))
     Tree.made, Tree.asked = [], []
-    sigmas = torch.tensor([4.0, 2.0, 2.0, 1.0, 0.0])
+    sigmas = torch.tensor([4.0, 2.0, 2.0, 1.0, 0.5, 0.0])
     drawn = noise.StepNoise({**fold(torch.ones(1, 1, 4, 4), 2), "start": {"seed": 7}}, sigmas, torch.device("cpu"))
     levels = lambda i: (sigmas[i], sigmas[i + 1])  # noqa: E731
     first = drawn.brownian(0, levels)
-    assert Tree.made == [(1.0, (1, 1, 4, 4), 4.0, 7)] and Tree.asked == [(2.0, 4.0)]
+    assert Tree.made == [(0.5, (1, 1, 4, 4), 4.0, 7)] and Tree.asked == [(2.0, 4.0)]
     torch.testing.assert_close(first, torch.full((1, 4, 4), -24 / 2 ** 0.5))
     torch.testing.assert_close(drawn.brownian(2, levels), torch.full((1, 4, 4), -12.0))  # nothing moves between equal levels
     assert Tree.asked == [(2.0, 4.0), (1.0, 2.0)] and len(Tree.made) == 1
     assert torch.equal(drawn.brownian(0, levels), first) and len(Tree.made) == 2 and Tree.asked[2:] == [(2.0, 4.0)]
+    drawn.brownian(3, levels)
+    assert Tree.asked[3:] == [(1.0, 2.0), (0.5, 1.0)]
+
+
+def test_white_noise_of_a_step_is_its_turn_in_one_stream_of_the_next_seed():
+    wire = {**fold(torch.ones(1, 1, 4, 4), 2), "start": {"seed": 7}}
+    drawn, generator = noise.StepNoise(wire, torch.linspace(1, 0, 4), torch.device("cpu")), torch.Generator().manual_seed(8)
+    first, second, third = (fold(torch.randn(1, 1, 4, 4, generator=generator), 2)["tokens"] for _ in range(3))
+    for step_, wanted in ((0, first), (2, third), (1, second), (1, second)):
+        assert torch.equal(drawn.gaussian(step_), wanted)
 
 
 # --- schedules ------------------------------------------------------------------------------------------------------
