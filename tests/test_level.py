@@ -34,6 +34,13 @@ def test_pure_noise_and_ddpm_tokens_are_not_scaled(sigma, share):
     assert torch.equal(handed_on(standing(tokens, torch.tensor(sigma), torch.tensor(share)))["tokens"], tokens["tokens"])
 
 
+def test_tokens_that_are_clean_know_nothing_of_a_step_under_way():
+    plain = {**wire(1, 4, 4, 4), "start": {}, "memory": {}}
+    assert clean({**plain, "level": 1, "remembered": 2, "random": 3, "hits": 4}) == plain
+    stood = standing(plain, torch.tensor(0.7), torch.tensor(0.3))
+    assert standing(stood, torch.tensor(0.0), torch.tensor(1.0)) == plain and "level" in stood
+
+
 def test_clean_tokens_stand_nowhere():
     tokens = standing(wire(1, 4, 4, 4), torch.tensor(0.0), torch.tensor(1.0))
     assert "level" not in tokens and not is_walked(tokens)
