@@ -57,7 +57,7 @@ def staged(room: str) -> Path:
         f"also_copy = {lines(['dit_blocks', 'pytest.ini'])}\n"
         f"pytest_add_cli_args_test_selection = {lines(test_files)}\n"
         f"pytest_add_cli_args = {lines(['-c', 'pytest.ini'])}\n"
-        "track_dependencies = false\nuse_git_change_detection = false\ntimeout_constant = 10\n")
+        "track_dependencies = false\nuse_git_change_detection = false\ntimeout_constant = 10\ntimeout_multiplier = 5\n")
     return there
 
 
