@@ -64,7 +64,7 @@ class Steering:
         """Hidden states after the turns whose place is before one of these blocks. Raises StagesError, TokensError."""
         for turn in self.turns:
             if first <= turn.vector.block <= last:
-                call = Call(self.sides, hidden.x, hidden.x.new_zeros(()), lambda *_: hidden.x)
+                call = Call(self.sides, hidden.x, hidden.x.new_zeros(()), lambda *_: hidden.x, self.cut)
                 wire = {"hidden": hidden, "tokens": self.cut, "done": frozenset({"patches"}), "call": call, "model": self.name, "trace": ()}
                 hidden = steer(wire, turn.vector, turn.strength, turn.mask, turn.rows)["hidden"]
         return hidden
