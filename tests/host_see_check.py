@@ -163,7 +163,7 @@ def a_token_travels_as_the_stages_say(name, make):
     assert torch.equal(told.answers, answers[wire["call"].layout.index("cond") * len(samples)][told.tokens].float())
     assert told.norms.isfinite().all() and told.read is not None and 0 < told.read.sum(1).max() <= 1.001
     assert told.rotary == (name not in ADDED) and (told.placed - told.embedded).any() == (name in (*ADDED, *REFINED))
-    assert (told.matrix is None) == (name == "wan_i2v")  # it embeds the picture that it begins with too
+    assert (told.matrix is None) == (name in ("wan_i2v", "pixart", "pixart_alpha"))  # one embeds a picture too, the others scale the values
     said = described(told, 3, 2)
     assert ("rotary" in said) == told.rotary and ("layers before the blocks" in said) == (name in REFINED), said
 

@@ -84,6 +84,15 @@ def test_of_a_large_grid_one_token_is_told():
     assert str(token) in journey.described(few, token, NUMBER)
 
 
+@pytest.mark.parametrize("size", [(16, 24), (66, 64)])
+def test_a_matrix_that_does_not_embed_the_values_is_not_told(size, monkeypatch):
+    """Not of one token alone either, of which any matrix and a bias would be true."""
+    as_it_is = journey.filters_of
+    monkeypatch.setattr(journey, "filters_of", lambda *given: as_it_is(*given) * 2)
+    told = journey.journeys(DIT, begun(size), TOKEN, NUMBER)[1]
+    assert told.matrix is None and told.facts(TOKEN, NUMBER)["row"] is None
+
+
 def test_in_chinese():
     told = journey.journeys(DIT, begun(), TOKEN, NUMBER)[1]
     assert "图块嵌入" in journey.described(told, TOKEN, NUMBER, "中文")

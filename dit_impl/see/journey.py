@@ -117,7 +117,7 @@ def journeys(dit: DitHandle, wire: DitHidden, token: int, number: int = 0) -> tu
     chosen = torch.arange(count) if count <= MOST else torch.tensor([token])
 
     def now(wire: AnyWire) -> Tensor:
-        return finite(wire)[sample][chosen]
+        return finite(wire)[sample]
     values = now({**wire["tokens"], "tokens": wire["call"].x[:1].expand(sample + 1, -1, -1)})
     wire = step_stages.patch_embed(dit, wire)
     embedded = now(shown(wire)[1])
@@ -134,8 +134,8 @@ def journeys(dit: DitHandle, wire: DitHidden, token: int, number: int = 0) -> tu
     answers = now({**wire["tokens"], "tokens": step_stages.final_layer(dit, shown(wire)[1])["tokens"]})
     text = torch.stack(read).mean(0) if read and len({rows.shape for rows in read}) == 1 else None
     names = wire.get("words") if text is not None and len(wire.get("words") or ()) == text.shape[1] else None
-    return wire, Journeys(chosen, values, embedded, placed, torch.stack(norms, 1), text, answers, _matrix(dit, wire, values, embedded),
-                          _apart(dit), rotary, names, tuple(wire["tokens"]["grid"]))
+    return wire, Journeys(chosen, values[chosen], embedded[chosen], placed[chosen], torch.stack(norms, 1)[chosen], text, answers[chosen],
+                          _matrix(dit, wire, values, embedded), _apart(dit), rotary, names, tuple(wire["tokens"]["grid"]))
 
 
 def _through(dit: DitHandle, wire: DitHidden, block: int, rows: list[int] | None) -> tuple[DitHidden, Tensor | None]:
@@ -158,7 +158,8 @@ def _apart(dit: DitHandle) -> bool:
 
 
 def _matrix(dit: DitHandle, wire: DitHidden, values: Tensor, embedded: Tensor) -> Tensor | None:
-    """The patch embedding [D, V], if embedding these values is indeed this matrix and a bias."""
+    """The patch embedding [D, V], if embedding these values of all tokens is indeed this matrix and a bias. It is not where a model scales
+    them first."""
     try:
         filters = filters_of(dit, wire["tokens"]["patch_size"], dit.compute_device).flatten(1)
     except (BackboneError, StagesError):
