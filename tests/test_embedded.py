@@ -36,7 +36,7 @@ def run(capsys, *arguments: object) -> dict:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_every_example_runs_and_draws_the_picture_that_is_kept(path, tmp_path, capsys):
     report = run(capsys, path, "--out", tmp_path, "--input", tmp_path, *briefly(path.stem))
-    assert report["images"] and all(Image.open(image).size[0] >= 256 for image in report["images"])
+    assert report["images"] and all(Image.open(image).size[0] >= 128 for image in report["images"])  # 128: lesson 8's own model
     assert Image.open(path.with_suffix(".jpg")).size[1] >= 256
     assert not unlike(path.stem, report["images"])
 
