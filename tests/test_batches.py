@@ -3,6 +3,7 @@
 from conftest import conditioning
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numbers_and_errors import randn
 import pytest
 import torch
 
@@ -12,11 +13,6 @@ from dit_blocks.dit_impl.tokens import edit
 from dit_blocks.dit_impl.tokens.patch import patchify, unpatchify
 from dit_blocks.dit_impl.tokens.select import mask_tokens, rows_beside, token_mask
 from dit_blocks.dit_impl.tokens.wire import fold, noise_like, unfold
-
-
-def randn(*shape, seed=0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
 
 # --- noise ----------------------------------------------------------------------------------------------------------
 

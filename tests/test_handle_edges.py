@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+from numbers_and_errors import line, randn
 import pytest
 import torch
 
@@ -10,17 +11,6 @@ from dit_blocks.dit_impl.handle.backbone import Backbone, DitHandle
 from dit_blocks.dit_impl.handle.class_names import find_class
 from dit_blocks.dit_impl.handle.patch_schedule import QUICK_STEPS, PatchSchedule, Row, denoise_by_schedule, parse_schedule, quick_look
 from dit_blocks.dit_impl.tokens.wire import fold, latent_format, unfold
-
-
-def randn(*shape, seed=0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def line(error, call, *arguments, **named) -> str:
-    with pytest.raises(error) as caught:
-        call(*arguments, **named)
-    return str(caught.value)
-
 
 # --- what it reads --------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from copy import deepcopy
 from dataclasses import replace
 
 from conftest import conditioning
+from numbers_and_errors import line, randn
 import pytest
 import torch
 
@@ -21,16 +22,6 @@ from dit_blocks.dit_impl.sampling.schedules import schedule
 from dit_blocks.dit_impl.sampling.solvers import step
 from dit_blocks.dit_impl.tokens.mixed import Mixture, Split
 from dit_blocks.dit_impl.tokens.wire import fold, identity_format, noise_like, to_latent
-
-
-def randn(*shape, seed=0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def line(error, call, *arguments, **named) -> str:
-    with pytest.raises(error) as caught:
-        call(*arguments, **named)
-    return str(caught.value)
 
 
 def clean(dit, batch=1, size=(8, 6), patch_size=2) -> dict:

@@ -1,5 +1,6 @@
 """A noise mask on the pack's own models: what lies outside it is clean at every noise level, whole and by stages, for each picture its own."""
 
+from numbers_and_errors import randn
 import pytest
 import torch
 
@@ -9,10 +10,6 @@ from dit_blocks.dit_impl.step.guidance import guide
 from dit_blocks.dit_impl.tokens.patch import patchify, unpatchify
 
 SIZE = (8, 8)
-
-
-def randn(*shape, seed=0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def masked(dit, mask, patch_size=2, steps=4, batch=2):

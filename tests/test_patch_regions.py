@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from numbers_and_errors import randn
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -16,10 +17,6 @@ from dit_blocks.dit_impl.model.mmdit import MMDiT
 from dit_blocks.dit_impl.tokens.mixed import Mixture, Split, counts_of, gather, mix_of, scatter, touching
 from dit_blocks.dit_impl.tokens.wire import identity_format, unfold
 from dit_blocks.nodes.patch_schedule import PatchRegions, PatchSchedule
-
-
-def randn(*shape, seed=0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture

@@ -4,12 +4,13 @@ import math
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numbers_and_errors import line
 import pytest
 from test_flow import predict_x0
 import torch
 
 from dit_blocks.dit_impl.errors import ScheduleError
-from dit_blocks.dit_impl.sampling.at import At, Memory
+from dit_blocks.dit_impl.sampling.at import At
 from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow, per_sample
 from dit_blocks.dit_impl.sampling.guidance import guided, is_guided
 from dit_blocks.dit_impl.sampling.schedules import BETA, SCHEDULERS, beta_quantile, schedule, shift_time, sigma_table
@@ -18,12 +19,6 @@ from dit_blocks.dit_impl.sampling.walk import check_sigmas, check_step, last_ste
 from dit_blocks.dit_impl.tokens.wire import fold
 
 CPU = torch.device("cpu")
-
-
-def line(error, call, *arguments, **named) -> str:
-    with pytest.raises(error) as caught:
-        call(*arguments, **named)
-    return str(caught.value)
 
 
 # --- flows ----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 
 from conftest import conditioning
+from numbers_and_errors import line
 import pytest
 import torch
 
@@ -19,12 +20,6 @@ from dit_blocks.dit_impl.step.guidance import guide
 from dit_blocks.dit_impl.step.probe import Ablation, Parity, ablate, parity
 from dit_blocks.dit_impl.tokens.other_sizes import repatch
 from dit_blocks.dit_impl.tokens.wire import fold, fold_nested, identity_format
-
-
-def line(error, call, *arguments, **named) -> str:
-    with pytest.raises(error) as caught:
-        call(*arguments, **named)
-    return str(caught.value)
 
 
 def clean(dit, size=(8, 6), batch=1, seed=0) -> dict:

@@ -2,6 +2,7 @@
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numbers_and_errors import line, randn
 import pytest
 import torch
 
@@ -25,17 +26,6 @@ from dit_blocks.dit_impl.tokens.wire import (
     unfold,
     with_tokens,
 )
-
-
-def randn(*shape, seed=0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def line(error, call, *arguments, **named) -> str:
-    with pytest.raises(error) as caught:
-        call(*arguments, **named)
-    return str(caught.value)
-
 
 # --- numbers in words -----------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import random
 from types import SimpleNamespace
 
 from conftest import conditioning
+from numbers_and_errors import line
 import pytest
 import torch
 
@@ -50,12 +51,6 @@ def numbered(*sizes) -> TrainingSet:
 
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def line(error, call, *arguments, **named) -> str:
-    with pytest.raises(error) as caught:
-        call(*arguments, **named)
-    return str(caught.value)
 
 
 # --- draws ----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from conftest import conditioning
+from numbers_and_errors import line
 import pytest
 import torch
 
@@ -16,12 +17,6 @@ from dit_blocks.dit_impl.training.sets import TrainingSet
 pytest.importorskip("diffusers", reason="no diffusers (pip install diffusers)")
 SHORT = Settings(steps=4, batch=2, warmup=0, scheduler="constant")
 SIGMA = torch.tensor([0.01, 0.3, 0.8, 0.99])
-
-
-def line(error, call, *arguments, **named) -> str:
-    with pytest.raises(error) as caught:
-        call(*arguments, **named)
-    return str(caught.value)
 
 
 def data(count: int = 6, channels: int = 4, side: int = 8) -> TrainingSet:

@@ -9,6 +9,7 @@ import math
 from types import SimpleNamespace
 
 from conftest import conditioning
+from numbers_and_errors import line
 import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -46,12 +47,6 @@ class Line:
         if isinstance(given, BaseException):
             raise given
         return given + (self.weight - self.weight.detach()).sum()
-
-
-def line(error, call, *arguments, **named) -> str:
-    with pytest.raises(error) as caught:
-        call(*arguments, **named)
-    return str(caught.value)
 
 
 # --- learning rates -------------------------------------------------------------------------------------------------
