@@ -106,7 +106,7 @@ function addMaps(node) {
   whenChanged(node, (facts) => {
     if (facts?.sheet) {
       told = /** @type {Told} */ (/** @type {unknown} */ (facts));
-      at = null;
+      if (at && (at.token >= told.grid[0] * told.grid[1] || at.map >= told.maps.length)) at = null;
       image.src = viewUrl(told.sheet);
     }
     draw();

@@ -84,6 +84,7 @@ def run(tab, host):
     """run(): queue what is on the canvas and wait until it has run and the page has been told → its history entry."""
     def queue(act=lambda: tab.evaluate("app.queuePrompt(0)")) -> dict:
         before = host.get("/history")
+        tab.evaluate("window.ended = false; app.api.addEventListener('execution_success', () => (window.ended = true), { once: true })")
         act()
         deadline = time.monotonic() + 120
         while not (fresh := host.get("/history").keys() - before.keys()):
@@ -91,6 +92,7 @@ def run(tab, host):
             time.sleep(0.2)
         entry = host.wait(*fresh)
         assert entry["status"]["status_str"] == "success", entry["status"]
+        tab.wait_for_function("window.ended")
         outside = [id for id in entry["outputs"] if ":" not in id]  # of subgraphs
         tab.wait_for_function("ids => ids.every((id) => id in app.nodeOutputs)", arg=outside)
         return entry

@@ -66,7 +66,7 @@ SETTLED = """async () => {
         const nodes = app.canvas.graph.nodes.map(({ id, pos, size, imgs }) => [id, ...pos, ...size, imgs?.length]);
         return JSON.stringify([app.canvas.ds.scale, [...app.canvas.ds.offset], nodes, boxes]);
     };
-    const pictures = "[data-node-id] img, .dit-blocks-side-by-side img";
+    const pictures = "[data-node-id] img, [class*=dit-blocks-] img";
     const busy = () => window.asking || document.fonts.status !== "loaded" || [...document.querySelectorAll(pictures)].some((one) => !one.complete)
         || LiteGraph.vueNodesMode && app.canvas.graph.nodes.some(({ id }) => !document.querySelector(`[data-node-id="${id}"]`));
     const began = performance.now();

@@ -152,9 +152,11 @@ def test_the_token_under_the_mouse_is_framed_in_every_map(maps, run):
     says(page, ATTENTION, "query is 83 now: run again for the outputs")
     assert not framed(page, ATTENTION) and not framed(page, POSITIONS)
 
+    page.mouse.move(*middle(positions[1], 6, 3))
     turn(page, ATTENTION, "direction", "text to image")
     turn(page, ATTENTION, "query", 1)
     attention = maps_of(page, ATTENTION, run())
+    expect_framed(page, ATTENTION, attention, 6, 3)  # the mouse rests while a run ends
     page.mouse.move(*middle(attention[0], 6, 3))
     says(page, ATTENTION, "token 99: row 6, column 3")
     sync_api.expect(panel(page, ATTENTION)).not_to_contain_text("click")
