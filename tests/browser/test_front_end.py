@@ -2,7 +2,7 @@
 
 import json
 
-from browser.gestures import settle
+from browser.gestures import search, settle
 from comfyui_host import ROOT
 import numpy as np
 from PIL import Image
@@ -183,12 +183,8 @@ def test_an_exploded_step_of_a_loaded_file_can_be_collapsed(page):
 
 
 def test_the_blueprint_is_found_in_the_node_search(page):
-    page.mouse.dblclick(800, 850)
-    page.wait_for_function("document.activeElement?.tagName === 'INPUT'")  # what is typed before the search has opened is lost
-    page.keyboard.type("exploded")
-    page.get_by_text(BLUEPRINT).first.click()
-    page.mouse.click(800, 850)
-    page.wait_for_function("title => app.graph.nodes.some(node => node.title === title)", arg=BLUEPRINT)
+    new = search(page, BLUEPRINT, 800, 850)
+    assert find(page, BLUEPRINT) == new
     assert menu(page, BLUEPRINT) == {COLLAPSE: True}
 
 
