@@ -48,6 +48,7 @@ def tab(request, host, browser):
     if not (request.param or EVERYWHERE or isinstance(host, Serve)):
         pytest.skip("the canvas renderer over ComfyUI: set EVERYWHERE=1")
     host.post("/settings/Comfy.VueNodes.Enabled", request.param)
+    host.post("/settings/Comfy.RightSidePanel.IsOpen", False)  # which a file before may have opened: it takes a third of the canvas
     page = browser.new_page(viewport={"width": 1600, "height": 1000})
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(error.stack or str(error)))
