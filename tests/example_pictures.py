@@ -21,9 +21,11 @@ from dit_blocks.standalone.cli import main
 
 HERE = Path(__file__).parent
 EXAMPLES, KEPT = HERE.parent / "example_workflows", HERE / "pictures"
-ELSEWHERE = ("sd3_5", "flux_dev", "steer_a_style", "ksampler_parity", "train_from_scratch")  # test_host_workflows.py, test_train_nodes.py
+ELSEWHERE = ("sd3_5", "flux_dev", "steer_a_style", "ksampler_parity", "train_from_scratch",
+             "pixels_without_vae")  # test_host_workflows.py, test_train_nodes.py
 BRIEFLY = {"new_patch_size_adapter": {"5": {"count": 16}, "16:6": {"steps": 4, "batch": 4, "validation": 2}},  # test_train_nodes.py trains longer
-           "train_from_scratch": {"4": {"count": 16}, "10:6": {"steps": 4, "batch": 4, "validation": 2, "sample_every": 2}}}
+           "train_from_scratch": {"4": {"count": 16}, "10:6": {"steps": 4, "batch": 4, "validation": 2, "sample_every": 2}},
+           "pixels_without_vae": {"5": {"count": 16}, "23:6": {"steps": 4, "batch": 4, "validation": 2}}}
 HEIGHT, GAP = 72, 8
 # dB. Tiles drawn anew have 35 and more, those of other examples 24 at most, a black one 11; overviews drawn anew have 32 and more.
 LEAST, LEAST_OF_OVERVIEWS = 30, 24

@@ -221,6 +221,19 @@ def test_new_patch_size_adapter_learns_in_a_fifth_of_its_steps(tmp_path, capsys)
     assert len(losses) == 60 and sum(losses[-10:]) <= 2 / 3 * sum(losses[:10])
 
 
+def test_pixels_without_vae_learns_in_a_few_of_its_steps(tmp_path, capsys):
+    """The example, by 60 steps of its 400: the loss of its last ten is at most a third of the first ten's, and it draws without a VAE."""
+    example = EXAMPLE.with_name("pixels_without_vae.json")
+    few = [f"--set=23:6.{one}" for one in ("steps=60", "batch=8", "validation=8")]
+    assert main(["run", str(example), "--out", str(tmp_path), "--json", "--set", "5.count=64", *few]) == 0
+    training, picture, pixels, latents = (Path(one) for one in json.loads(capsys.readouterr().out.splitlines()[-1])["images"][-4:])
+    assert picture.name.startswith("pixels_2_picture") and Image.open(picture).size == (32, 32) and Image.open(training).size[0] > 512
+    assert Image.open(pixels).size[1] < Image.open(latents).size[1]  # two rows, four rows
+    losses = [float(row["loss"]) for row in rows(tmp_path / "dit_blocks" / "training" / "pixels" / "log.csv") if row["loss"]]
+    assert len(losses) == 60 and sum(losses[-10:]) <= sum(losses[:10]) / 3
+    assert Image.open(example.with_suffix(".jpg")).size[0] >= 256
+
+
 CONFIG = """
 out = "taught.safetensors"
 [model]

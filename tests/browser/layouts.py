@@ -176,6 +176,11 @@ LAYOUTS: dict[str, dict] = {
     "train_from_scratch": {
         "subgraphs": {"Train": ([6], TRAIN)},
         "columns": [("", 280, [1, 2, 5]), ("1 A model and pictures", 270, [3, 4]), ("2 Train", 340, ["Train", 7]), ("3 Filters", 400, [8, 9])]},
+    "pixels_without_vae": {
+        "subgraphs": {"Train": ([6], TRAIN), "Draw with it": (list(range(8, 17)), [(8, "text"), (13, "seed")]),
+                      "What a step costs": ([18, 19, 20], [(19, "patch_size")])},
+        "columns": [("", 270, [1, 2]), ("1 A model of pixels", 230, [3, 4, 5]), ("2 Train", 226, ["Train", 7]), ("3 Draw", 226, ["Draw with it", 17]),
+                    ("4 What it costs", 300, ["What a step costs", 21, 22])]},
     "textbook_step": {
         "subgraphs": {"A picture and its caption": ([4, 5, 6], [(4, "seed")])},
         "columns": [("", 250, [1, 2, 3, "A picture and its caption"]), ("1 Patchify", 240, [7, 17]), ("2 Noise, condition", 240, [8, 9, 10]),
