@@ -123,15 +123,18 @@ def _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_s
     """→ tokens, x0, a note on approximate patch sizes. seen(done, wire, x0) is called after every step, before(step, wire, cfg) before it."""
     dit.away_from(negative, cfg)  # refuse guidance without a negative before anything is loaded
     report = host.reporter(last_step(start_step, end_step, sigmas) - start_step)
-    host.load(dit.modules(), *dit.room(tokens))
-    host.throw_if_interrupted()
+
+    def load(model):
+        host.load(model.modules(), *model.room(tokens))
+        host.throw_if_interrupted()
     if quick_look:
+        load(dit)
         report(0, patch_schedule.quick_look(dit, tokens, sigmas, positive, negative, cfg, start_step, end_step))
 
     def tell(done, wire, x0):
         seen(done, wire, x0)
         report(done, dit.preview(wire, x0))
-    done = patch_schedule.denoise_by_schedule(dit, tokens, plan, sigmas, positive, negative, cfg, solver, start_step, end_step, tell, before)
+    done = patch_schedule.denoise_by_schedule(dit, tokens, plan, sigmas, positive, negative, cfg, solver, start_step, end_step, tell, before, load)
     check_finite(done[0]["tokens"], "model's answer")
     return done
 
@@ -155,6 +158,8 @@ def _given(dit, tokens, sigmas, start_step, end_step, positive, negative, plan, 
         raise ValueError(f"{what} is for ComfyUI's own samplers and guiders: run this workflow in ComfyUI, or leave {what} unwired")
     if capture_blocks:
         raise ValueError(f"capture_blocks reads single steps from the inside, without the {what}: turn it off, or leave {what} unwired")
+    if plan.names_other:
+        raise ValueError(f"the {what} goes with one model, and the patch_schedule says 'of other': leave {what} unwired, or 'of other' out")
     sizes = plan.stretches(sigmas, start_step, last_step(start_step, end_step, sigmas))
     if sampler is not None and len(sizes) > 1:
         raise ValueError(f"a sampler takes its steps without a break, and the patch_schedule changes the size from {sizes[0][0]} to {sizes[1][0]} "
@@ -233,7 +238,11 @@ class Denoise(io.ComfyNode):
         def capture(step, wire, guidance):
             blocks.append(by_block(dit, wire, sigmas, step, positive, negative, guidance))
         plan = patch_schedule or _one_size(tokens, patch_method)
+        if capture_blocks and plan.names_other:
+            raise ValueError("capture_blocks shows the blocks of one model, and the patch_schedule says 'of other': leave one of the two out")
         facts = {"size": tokens["size"][-2:], "shape": shape_of(dit), "native": dit.patch_sizes, "batch": len(tokens["tokens"])}
+        if plan.other is not None:
+            facts["other"] = shape_of(plan.other)
         if sampler is not None or guider is not None:
             dit = _given(dit, tokens, sigmas, start_step, end_step, positive, negative, plan, capture_blocks, sampler, guider)
         done, x0, approximate = _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step, plan,

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from comfy_api.v0_0_2 import io
 
-from ..dit_impl.handle.patch_schedule import parse_schedule
-from .wires import PatchScheduleSocket, names_errors, patch_method_input, sound
+from ..dit_impl.handle.patch_schedule import NO_OTHER, parse_schedule
+from .wires import DitSocket, PatchScheduleSocket, names_errors, patch_method_input, sound
 
 CATEGORY = "DiT Blocks/patch size"
 
@@ -38,6 +38,8 @@ class PatchSchedule(io.ComfyNode):
                 patch_method_input(),
                 _coarse_cfg_input(),
                 io.Mask.Input("mask", optional=True, tooltip="For rows such as '4 with 2 on the mask': where patches are fine."),
+                DitSocket.Input("other", optional=True, tooltip="For rows such as '32 of other until 40%': a second model of the same family, such as "
+                                "one with larger patches. It takes those steps."),
             ],
             outputs=[PatchScheduleSocket.Output("patch_schedule", display_name="patch_schedule", tooltip="For DiT Denoise.")],
         )
@@ -48,8 +50,13 @@ class PatchSchedule(io.ComfyNode):
 
     @classmethod
     @names_errors
-    def execute(cls, rows, patch_method="auto", coarse_cfg=1.0, mask=None) -> io.NodeOutput:
-        return io.NodeOutput(replace(parse_schedule(rows, patch_method, coarse_cfg), mask=mask))
+    def execute(cls, rows, patch_method="auto", coarse_cfg=1.0, mask=None, other=None) -> io.NodeOutput:
+        plan = parse_schedule(rows, patch_method, coarse_cfg)
+        if plan.names_other and other is None:
+            raise ValueError(NO_OTHER)
+        if other is not None and not plan.names_other:
+            raise ValueError("a model is wired into other, and no row names it: write '4 of other until 50%', or take the wire away")
+        return io.NodeOutput(replace(plan, mask=mask, other=other))
 
 
 class PatchRegions(io.ComfyNode):
@@ -108,10 +115,14 @@ class PatchScheduleModel(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, rows=None):
-        return sound(parse_schedule, rows)
+        return sound(cls._plan, rows)
+
+    @classmethod
+    def _plan(cls, rows, patch_method="auto", coarse_cfg=1.0):
+        return parse_schedule(rows, patch_method, coarse_cfg).of_one_model("KSampler")
 
     @classmethod
     @names_errors
     def execute(cls, model, rows, patch_method="auto", enabled=True, coarse_cfg=1.0) -> io.NodeOutput:
         from .comfyui.patched_model import with_patch_schedule  # there is no MODEL outside ComfyUI
-        return io.NodeOutput(with_patch_schedule(model, parse_schedule(rows, patch_method, coarse_cfg)) if enabled else model)
+        return io.NodeOutput(with_patch_schedule(model, cls._plan(rows, patch_method, coarse_cfg)) if enabled else model)

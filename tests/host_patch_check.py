@@ -73,6 +73,78 @@ def wrappers_are_chained(name, make):
     assert len(set(calls)) == 2 and not torch.equal(patched, ksampler(scheduled(model, f"{2 * own} until 50%, then {own}"), *rest))
 
 
+def by_core(first, last, positive, negative, latent, cut, sampler, steps=4) -> torch.Tensor:
+    """KSampler (Advanced) twice: one MODEL hands its noise on to the other."""
+    import comfy.sample
+    how = {"steps": steps, "cfg": 4.0, "sampler_name": sampler, "scheduler": "simple", "positive": positive, "negative": negative, "seed": 5,
+           "disable_pbar": True}
+    half = comfy.sample.sample(first, comfy.sample.prepare_noise(latent, 5), latent_image=latent, start_step=0, last_step=cut, **how)
+    return comfy.sample.sample(last, torch.zeros_like(half), latent_image=half, start_step=cut, last_step=10000, force_full_denoise=True,
+                               disable_noise=True, **how)
+
+
+def in_a_row(first, last, positive, negative, latent, cut, sampler, sizes, steps=4) -> torch.Tensor:
+    """DiT Denoise twice, each with its own MODEL as dit and patches of its own size."""
+    from dit_blocks.dit_impl.tokens.other_sizes import repatch
+    from dit_blocks.nodes.denoise import AddNoise, Denoise, Schedule
+    from dit_blocks.nodes.patch import Patchify, Unpatchify
+    tokens = out(Patchify, latent={"samples": latent}, patch_size=sizes[0], dit=first)[0]
+    (sigmas,) = out(Schedule, dit=last, steps=steps, scheduler="simple", denoise=1.0)
+    tokens, _ = out(AddNoise, dit=last, tokens=tokens, sigmas=sigmas, step=0, seed=5)
+    for dit, size, start, end in ((first, sizes[0], 0, cut), (last, sizes[1], cut, 10000)):
+        tokens, *_ = out(Denoise, dit=dit, tokens=repatch(tokens, size), sigmas=sigmas, start_step=start, end_step=end, positive=positive,
+                         negative=negative, cfg=4.0, solver=sampler)
+    return out(Unpatchify, tokens=tokens)[0]["samples"]
+
+
+def two_models_take_turns(make, rows: str, other) -> None:
+    """Rows 'of other' are DiT Denoise on the other MODEL, then on this one, bit for bit, and KSampler (Advanced) so to rounding; neither
+    MODEL is changed."""
+    from dit_blocks.nodes.model import FromModel
+    made = model, positive, negative, latent = make()
+    theirs, ours = (out(FromModel, model=one)[0] for one in (other, model))
+    sizes = int(rows.split()[0]), int(rows.split()[-1])
+    before = [ksampler(one, positive, negative, latent) for one in (model, other)]
+    found = {}
+    for sampler in ("euler", "heun"):
+        found[sampler] = wires(*made, sampler=sampler, rows={"rows": rows, "other": theirs})
+        assert torch.equal(found[sampler], in_a_row(theirs.reading(sizes[0]), ours, positive, negative, latent, 2, sampler, sizes))
+        if sizes[0] == own_size(other):
+            torch.testing.assert_close(found[sampler], by_core(other, model, positive, negative, latent, 2, sampler), atol=1e-4, rtol=1e-4)
+    assert found["euler"].isfinite().all() and not any(torch.equal(found["euler"], one) for one in before)
+    assert all(torch.equal(then, ksampler(one, positive, negative, latent)) for then, one in zip(before, (model, other)))
+
+
+def another_of_its_family(name, make):
+    two_models_take_turns(make, "2 of other until 50%, then 2", MODELS["sd35_medium"]()[0])
+    two_models_take_turns(make, "4 of other until 50%, then 2", MODELS["sd35_medium"]()[0])
+
+
+def radiance_at_two_patch_sizes(name, make):
+    """Chroma Radiance reads pixels; its two checkpoints differ in the patch size."""
+    import comfy.supported_models as supported
+    from host_zoo import build, cond
+    from host_zoo_unets import RADIANCE
+    fine, coarse = (build(supported.ChromaRadiance, {**RADIANCE, "patch_size": p}) for p in (4, 8))
+    assert (own_size(fine), own_size(coarse)) == (4, 8)
+    pixels = torch.zeros(1, 3, 24, 16)
+    two_models_take_turns(lambda: (fine, cond(1, 32), cond(2, 32), pixels), "8 of other until 50%, then 4", coarse)
+
+
+def no_family(name, make):
+    from dit_blocks.nodes.model import FromModel
+    made = make()
+    for other, message in ((MODELS["flux_dev"]()[0], "other (Flux (MODEL)) has prompts: prompts of Flux"),
+                           (MODELS["wan"]()[0], "DiT Denoise: 'of other' takes a model of the same family: other (WAN21")):
+        theirs = out(FromModel, model=other)[0]
+        try:
+            wires(*made, rows={"rows": "2 of other until 50%, then 2", "other": theirs})
+        except ValueError as error:
+            assert message in str(error) and "\n" not in str(error), error
+        else:
+            raise AssertionError(f"not refused: {message}")
+
+
 def refusals(name, make):
     model, positive, negative, latent = make()
     own = own_size(model)
@@ -87,6 +159,7 @@ def refusals(name, make):
     refused(f"Patch Schedule (MODEL): resample takes multiples of SD3 (MODEL)'s own patch size {own}, not 3",
             lambda: scheduled(model, "3 until 50%, then 2", patch_method="resample"))
     refused("Patch Schedule (MODEL): SD3 (MODEL) knows patch sizes 2, not 4", lambda: scheduled(model, "4 until 50%, then 2", patch_method="native"))
+    refused("Patch Schedule (MODEL): KSampler runs one model, and the rows say 'of other'", lambda: scheduled(model, "4 of other until 50%, then 2"))
     refused("Patch Schedule (MODEL): the patch schedule does not cover the last steps", lambda: scheduled(model, "4 until 50%"))
     refused("smaller than patch size 64", lambda: ksampler(scheduled(model, "64 until 50%, then 2"), positive, negative, latent))
     assert torch.equal(ksampler(model, positive, negative, latent), wires(model, positive, negative, latent))
@@ -122,11 +195,14 @@ SOME = {
     "guidance of coarse steps": (coarse_steps_take_their_own_guidance, ("sd3", "wan")),
     "fewer tokens": (fewer_tokens, ("sd3", "flux_dev")),
     "wrappers are chained": (wrappers_are_chained, ("sd3", "flux_dev")),
+    "another of its family": (another_of_its_family, ("sd3",)),
+    "no family": (no_family, ("sd3",)),
     "refused": (refusals, ("sd3",)),
 }
 CASES = {f"{name}: {what}": (check, name) for what, check in CHECKS.items() for name in MODELS}
 CASES |= {f"{name}: {what}": (check, name) for what, (check, names) in SOME.items() for name in names}
 CASES |= {"a UNet: resample": (lambda name, make: wires_are_ksampler(name, lambda: unet()), None),
+          "Radiance at two patch sizes": (radiance_at_two_patch_sizes, None),
           "the embedded model: native": (the_embedded_model_is_native, None)}
 
 if __name__ == "__main__":

@@ -245,6 +245,7 @@ def refused(message: str, made, **how) -> None:
 
 
 def refusals(name, make):
+    from dit_blocks.nodes.model import FromModel
     from dit_blocks.nodes.patch_schedule import PatchSchedule
     made = model, positive, negative, samples = make()
     guider, euler = cfg_guider(made), select("euler")
@@ -259,6 +260,10 @@ def refusals(name, make):
     plan = out(PatchSchedule, rows="4 until 50%, then 2", patch_method="auto", coarse_cfg=1.0)[0]
     refused("DiT Denoise: a sampler takes its steps without a break, and the patch_schedule changes the size from 4 to 2", made, sampler=euler,
             negative=negative, patch_schedule=plan)
+    turns = out(PatchSchedule, rows="2 of other until 50%, then 2", other=out(FromModel, model=model)[0])[0]
+    refused("DiT Denoise: the sampler goes with one model, and the patch_schedule says 'of other'", made, sampler=euler, negative=negative,
+            patch_schedule=turns)
+    refused("DiT Denoise: the guider goes with one model", made, guider=guider, patch_schedule=turns)
     refused("DiT Denoise: capture_blocks reads single steps", made, sampler=euler, negative=negative, capture_blocks=True)
     refused("DiT Denoise: cfg 4 needs a negative", made, sampler=euler)
 

@@ -219,9 +219,11 @@ def chroma():
     return build(SM.Chroma, CHROMA), *pair(32), (16, 9, 7)
 
 
+RADIANCE = {**CHROMA, "image_model": "chroma_radiance", "in_channels": 3, "out_channels": 3, "patch_size": 4,
+    "nerf_hidden_size": 16, "nerf_mlp_ratio": 2, "nerf_depth": 2, "nerf_max_freqs": 4, "nerf_tile_size": 16,
+    "nerf_final_head_type": "conv", "nerf_embedder_dtype": torch.float32, "use_x0": False, "use_sequential_txt_ids": False}
+
+
 @arch
 def chroma_radiance():
-    m = build(SM.ChromaRadiance, {**CHROMA, "image_model": "chroma_radiance", "in_channels": 3, "out_channels": 3, "patch_size": 4,
-        "nerf_hidden_size": 16, "nerf_mlp_ratio": 2, "nerf_depth": 2, "nerf_max_freqs": 4, "nerf_tile_size": 16,
-        "nerf_final_head_type": "conv", "nerf_embedder_dtype": torch.float32, "use_x0": False, "use_sequential_txt_ids": False})
-    return m, *pair(32), (3, 18, 14)
+    return build(SM.ChromaRadiance, RADIANCE), *pair(32), (3, 18, 14)

@@ -91,7 +91,7 @@ def test_a_picture_is_the_linear_map_of_the_first_latent(backbone):
 
 @pytest.mark.parametrize("text,says", [
     (" ,;\n", "the patch schedule is empty: write rows such as '4 until 50%, then 2'"),
-    ("4 until noon, then 2", "a row is a patch size and where it ends, as in '4 until 50%', '4 until sigma 0.6' or '4 with 2 on 25%', not '4 until noon'"),
+    ("4 until noon, then 2", "a row is a patch size and where it ends, as in '4 until 50%', '4 until sigma 0.6', '4 of other until 50%' or '4 with 2 on 25%', not '4 until noon'"),
     ("4 until 50%", "the patch schedule does not cover the last steps: end it with a size alone, as in 'then 4'"),
     ("8 until 20%, 4, then 2", "patch size 4 has no end, and rows follow it: write '4 until 50%'"),
     ("0", "a patch size is at least 1 and a share at most 100%, not 0 until 0%"),

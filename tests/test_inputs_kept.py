@@ -150,7 +150,7 @@ CASES = {
     "ReplaceTokens": [*wires(dict(fill="mean"), dict(fill="zeros", mask="mask"), dict(fill="one token")),
                       lambda k: dict(x=k.hidden, source=k.alone), lambda k: dict(x=k.walked, source=k.tokens, mask=k.mask)],
     "TokenMap": wires({}, dict(show="norm")),
-    "PatchSchedule": [lambda k: dict(rows="4 with 2 on the mask", mask=k.mask)],
+    "PatchSchedule": [lambda k: dict(rows="4 with 2 on the mask", mask=k.mask), lambda k: dict(rows="4 of other until 50%, then 2", other=k.dit)],
     "PatchRegions": [lambda k: dict(where="mask", mask=k.mask)],
     "StepCache": [lambda k: dict(dit=k.dit)],
     "SteeringVector": [lambda k: dict(towards=k.hidden, away=k.hidden), lambda k: dict(towards=k.hidden, away=k.hidden, mask=k.mask, more=k.vector)],

@@ -6,7 +6,7 @@ import { latent, shape } from "./upstream.js";
 
 /** @typedef {import("./places.js").Place} Place */
 /** @typedef {{grid: [number, number], tokens: number, values: number, flops?: number, share?: number, method?: string, refused?: string}} StepCost */
-/** @typedef {{patch_size: number, steps: number, tokens: number, flops: number}} Stretch */
+/** @typedef {{patch_size: number | string, steps: number, tokens: number, flops: number}} Stretch */
 /** @typedef {{steps: number, flops: number, share: number, batch: number, stretches: Stretch[]}} WalkCost */
 /** @typedef {{own: number, native: number[], sizes: Record<string, StepCost>, walk?: WalkCost, error?: string}} Costs */
 /** @typedef {Record<string, unknown> & {size: [number, number]}} Question */
@@ -77,12 +77,14 @@ export function walkOf(place) {
   const size = patchify.value("patch_size") ?? toldOf(patchify).patch_size;
   const rows = plan ? rowsOf(plan) : undefined;
   const model = shape(denoise, toldOf(denoise).shape);
+  const other = plan ? shape(plan, toldOf(denoise).other, "other") : null;
+  if (/\bof\s+other\b/i.test(String(rows)) && !other && plan?.origin("other")) return null;
   if (!question || !model || steps === undefined || (plan ? rows : size) === undefined) return null;
   const [scheduler, less] = ["scheduler", "denoise"].map((name) => schedule?.value(name));
   const own = Object.fromEntries(["start_step", "end_step", "solver", "capture_blocks"].map((name) => [name, denoise.value(name)]));
   return {
     ...question,
     shape: model,
-    walk: { steps, scheduler, denoise: less, patch_size: size, rows, coarse_cfg: plan?.value("coarse_cfg"), ...own },
+    walk: { steps, scheduler, denoise: less, patch_size: size, rows, other, coarse_cfg: plan?.value("coarse_cfg"), ...own },
   };
 }

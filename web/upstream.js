@@ -62,16 +62,17 @@ export function latent(place, name, told, changed) {
   return { size: [Math.floor(pixels[0] / cell), Math.floor(pixels[1] / cell)], batch, image };
 }
 
-/** The node that a model comes from: a cache over the steps hands on the same one. @param {Place} place */
-export function loaderOf(place) {
-  let loader = place.origin("dit");
+/** The node that a model comes from: a cache over the steps hands on the same one. @param {Place} place @param {string} input the one that takes it */
+export function loaderOf(place, input = "dit") {
+  let loader = place.origin(input);
   while (loader?.kind === "DiTBlocksStepCache") loader = loader.origin("dit");
   return loader;
 }
 
-/** The shape of the model on a wire: the default one is known before any run, others after it. @param {Place} place @param {unknown} told */
-export function shape(place, told) {
-  const loader = loaderOf(place);
+/** The shape of the model on a wire: the default one is known before any run, others after it.
+ * @param {Place} place @param {unknown} told @param {string} input the one that takes it */
+export function shape(place, told, input = "dit") {
+  const loader = loaderOf(place, input);
   if (loader?.kind === "DiTBlocksLoadEmbedded") return "embedded";
   return loader ? /** @type {Record<string, unknown> | null} */ (told ?? null) : null;
 }

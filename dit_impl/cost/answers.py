@@ -29,7 +29,8 @@ MOST_STEPS = 10000
 
 @dataclass(frozen=True)
 class WalkWidgets:
-    """The widgets of Sigma Schedule, Patch Schedule and DiT Denoise. patch_size is used if there are no rows; 0 is the model's own."""
+    """The widgets of Sigma Schedule, Patch Schedule and DiT Denoise. patch_size is used if there are no rows; 0 is the model's own. other: the
+    shape of the model that Patch Schedule has as other."""
     steps: Annotated[int, Between(1, MOST_STEPS)]
     scheduler: str = "simple"
     denoise: Annotated[float, Between(0.01, 1)] = 1
@@ -40,6 +41,7 @@ class WalkWidgets:
     end_step: Annotated[int, Between(1, MOST_STEPS)] = MOST_STEPS
     solver: str = "euler"
     capture_blocks: bool = False
+    other: str | dict | None = None
 
 
 @dataclass(frozen=True)
@@ -138,15 +140,18 @@ def without_model(channels: int, size: tuple[int, int]) -> dict[int, dict]:
 
 
 def of_walk(shape: Architecture, size: tuple[int, int], plan: PatchSchedule, sigmas: Tensor, cfg: float, batch: int = 1,
-            start_step: int = 0, end_step: int | None = None, solver: str = "euler", capture_blocks: bool = False) -> dict:
+            start_step: int = 0, end_step: int | None = None, solver: str = "euler", capture_blocks: bool = False,
+            other: Architecture | None = None) -> dict:
     """What a Denoise node costs: → steps, flops, share and stretches. Raises ValueError.
 
     share: of what the same steps cost at the model's own patch size. stretches: steps in a row at one patch size, with the tokens in a
-    picture and the flops of a step.
+    picture and the flops of a step. other: takes the steps of rows that say 'of other'.
     """
     end_step = last_step(start_step, end_step, sigmas)
+    if plan.names_other and other is None:
+        raise ValueError("the rows say 'of other', and no other model is wired")
 
-    def flops(p: int | Mixture, start: int, stop: int, guidance: float) -> int:
+    def flops(shape: Architecture, p: int | Mixture, start: int, stop: int, guidance: float) -> int:
         if coarsest(p) > min(size):
             raise ValueError(f"patch_size {coarsest(p)} does not fit into a latent of {size[0]}×{size[1]} cells")
         step = of_step(shape, size, p, batch, is_guided(guidance), plan.mask)
@@ -156,11 +161,13 @@ def of_walk(shape: Architecture, size: tuple[int, int], plan: PatchSchedule, sig
 
     total, stretches = 0, []
     for p, start, stop in plan.stretches(sigmas, start_step, end_step):
-        guidance = plan.guidance(p, cfg)
-        total += flops(p, start, stop, guidance)
-        tokens = tokens_of(p, size, plan.mask)
-        stretches.append({"patch_size": p if isinstance(p, int) else str(p), "steps": stop - start, "tokens": tokens, "flops": flops(p, start, start + 1, guidance)})
-    own = flops(min(shape.patch_size, *size), start_step, end_step, cfg)
+        guidance, of_other = plan.guidance(p, cfg), plan.of_other(sigmas, start)
+        model = other if of_other else shape
+        total += flops(model, p, start, stop, guidance)
+        said = f"{p} of other" if of_other else p if isinstance(p, int) else str(p)
+        stretches.append({"patch_size": said, "steps": stop - start, "tokens": tokens_of(p, size, plan.mask),
+                          "flops": flops(model, p, start, start + 1, guidance)})
+    own = flops(shape, min(shape.patch_size, *size), start_step, end_step, cfg)
     return {"steps": end_step - start_step, "flops": total, "share": total / own, "batch": batch, "stretches": stretches}
 
 
@@ -177,7 +184,8 @@ def read_walk(given: object, shape: Architecture, default: bool) -> dict:
         sigmas = load_embedded()[0].schedule(widgets.steps, widgets.scheduler, widgets.denoise)
     rows = str(widgets.patch_size or shape.patch_size) if widgets.rows is None else widgets.rows
     return {"plan": parse_schedule(rows, coarse_cfg=widgets.coarse_cfg), "sigmas": sigmas, "solver": widgets.solver,
-            "start_step": widgets.start_step, "end_step": widgets.end_step, "capture_blocks": widgets.capture_blocks}
+            "start_step": widgets.start_step, "end_step": widgets.end_step, "capture_blocks": widgets.capture_blocks,
+            "other": None if widgets.other is None else read_shape(widgets.other)}
 
 
 def cost_answer(given: object) -> dict:

@@ -85,6 +85,14 @@ class Backbone(DitHandle):
     def answers(self) -> str:
         return self.flow.prediction
 
+    @property
+    def reads(self) -> str:
+        return str(self.model.conditions)
+
+    @property
+    def caches(self) -> bool:
+        return self.cache is not None
+
     def modules(self) -> list[nn.Module]:
         return [self.model]
 

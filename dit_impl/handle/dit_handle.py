@@ -36,6 +36,8 @@ class DitHandle:
     turns: tuple[Turn, ...] = ()  # by steering vectors, in every step of `denoise`
     learns = False  # whether what is computed with it is recorded, for Train Step
     unconditional: Conditioning | None = None  # what guidance goes away from where no negative is given
+    caches = False  # whether it leaves out blocks over the steps of a run
+    downscale = 8  # pixels to a latent cell
 
     @property
     def patch_size(self) -> int:
@@ -70,6 +72,11 @@ class DitHandle:
     @property
     def space(self) -> NoiseSpace:
         """What solvers have to know of this model's noise."""
+        raise NotImplementedError
+
+    @property
+    def reads(self) -> str:
+        """Which prompts it reads, in words: equal for models that read the same."""
         raise NotImplementedError
 
     def share_of_data(self, sigma: Tensor) -> Tensor:

@@ -1,35 +1,37 @@
 """A patch size for each step: coarse patches first, for the layout of the picture, then fine ones for detail. FlexiDiT (2025), §3.3."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 import re
-from typing import Callable
 
 import torch
 from torch import Tensor
 
-from ..errors import ScheduleError, TokensError
+from ..errors import BackboneError, ScheduleError, TokensError
 from ..sampling.guidance import is_guided
 from ..sampling.walk import last_step, rises
 from ..tokens.mixed import Mixture, Split
 from ..tokens.other_sizes import choose_method, repatch
-from ..tokens.wire import in_a_row
+from ..tokens.wire import in_a_row, same_format
 from ..tokens.wire_types import DitTokens, without
 from .backbone import Conditioning, DitHandle
 from .by_regions import by_regions
 
-_ROW = re.compile(r"(?P<p>\d+)(?P<splits>(?:\s+with\s+\d+\s+on\s+(?:the\s+mask|\d+(?:\.\d+)?\s*%))*)(?:\s+until\s+(?:(?P<share>\d+(?:\.\d+)?)\s*%|sigma\s+(?P<sigma>\d+(?:\.\d+)?)))?")
+_ROW = re.compile(r"(?P<p>\d+)(?P<of_other>\s+of\s+other)?(?P<splits>(?:\s+with\s+\d+\s+on\s+(?:the\s+mask|\d+(?:\.\d+)?\s*%))*)(?:\s+until\s+(?:(?P<share>\d+(?:\.\d+)?)\s*%|sigma\s+(?P<sigma>\d+(?:\.\d+)?)))?")
 
+NO_OTHER = "the rows say 'of other', and no other model is wired: wire a dit into other, or leave 'of other' out"
 _SPLIT = re.compile(r"with\s+(?P<p>\d+)\s+on\s+(?:the\s+mask|(?P<share>\d+(?:\.\d+)?)\s*%)")
 
 
 @dataclass(frozen=True)
 class Row:
     """A patch size and where it ends: at a share of the steps, at a noise level, or at the end of the schedule (neither is set). splits:
-    which of the patches are split into finer ones."""
+    which of the patches are split into finer ones. of_other: whether the plan's other model takes these steps."""
     patch_size: int
     share: float | None = None
     sigma: float | None = None
     splits: tuple[Split, ...] = ()
+    of_other: bool = False
 
     @property
     def sizes(self) -> int | Mixture:
@@ -44,7 +46,7 @@ class Row:
 @dataclass(frozen=True)
 class PatchSchedule:
     """Rows in order. method: how patch sizes without weights of their own are read, see `tokens.other_sizes`. mask [B or 1, h, w]: where rows
-    that say so have finer patches.
+    that say so have finer patches. other: the model of the rows that say so.
 
     coarse_cfg: a factor on cfg for all patch sizes but the finest. Coarse steps need a little more guidance (FlexiDiT, §4.2: 5.0 where fine
     steps have 4.5).
@@ -53,20 +55,40 @@ class PatchSchedule:
     method: str = "auto"
     coarse_cfg: float = 1.0
     mask: Tensor | None = field(default=None, compare=False)
+    other: DitHandle | None = field(default=None, compare=False)
 
-    def patch_size(self, sigma: float, step: int, steps: int) -> int | Mixture:
-        """The patch size of a step, or several, from its noise level, its number, and how many steps there are."""
+    def row(self, sigma: float, step: int, steps: int) -> Row:
+        """The row of a step, from its noise level, its number, and how many steps there are."""
         for row in self.rows:
             if row.last or (row.share is not None and step < row.share * steps - 1e-6) or (row.sigma is not None and sigma > row.sigma):
-                return row.sizes
-        return self.rows[-1].sizes
+                return row
+        return self.rows[-1]
+
+    def patch_size(self, sigma: float, step: int, steps: int) -> int | Mixture:
+        """The patch size of a step, or several."""
+        return self.row(sigma, step, steps).sizes
+
+    def of_other(self, sigmas: Tensor, step: int) -> bool:
+        """Whether the other model takes a step."""
+        return self.row(sigmas[step].item(), step, len(sigmas) - 1).of_other
+
+    @property
+    def names_other(self) -> bool:
+        return any(row.of_other for row in self.rows)
+
+    def of_one_model(self, who: str) -> "PatchSchedule":
+        """Itself. Raises ScheduleError where its rows name another model: who, for the message, has but one."""
+        if self.names_other:
+            raise ScheduleError(f"{who} runs one model, and the rows say 'of other': that is for Patch Schedule with DiT Denoise")
+        return self
 
     def stretches(self, sigmas: Tensor, start: int, stop: int) -> list[tuple[int | Mixture, int, int]]:
-        """Steps start … stop − 1, grouped into stretches of the same size: (patch size or sizes, first step, step to stop before) each."""
+        """Steps start … stop − 1, grouped into stretches of the same size and model: (patch size or sizes, first step, step to stop before)
+        each."""
         found: list[tuple[int | Mixture, int, int]] = []
         for step in range(start, stop):
             size = self.patch_size(sigmas[step].item(), step, len(sigmas) - 1)
-            if found and found[-1][0] == size:
+            if found and found[-1][0] == size and self.of_other(sigmas, step - 1) == self.of_other(sigmas, step):
                 found[-1] = (size, found[-1][1], step + 1)
             else:
                 found.append((size, step, step + 1))
@@ -93,19 +115,18 @@ def step_at(sigma: float, sigmas: Tensor) -> int:
 
 
 def parse_schedule(text: str, method: str = "auto", coarse_cfg: float = 1.0) -> PatchSchedule:
-    """`4 until 50%, then 2`, `4 until sigma 0.6; 2` or `4 until 30%, then 4 with 2 on 25%`, also with a line for each row → PatchSchedule.
-
-    Raises ScheduleError.
+    """`4 until 50%, then 2`, `4 until sigma 0.6; 2`, `4 of other until 50%, then 2` or `4 until 30%, then 4 with 2 on 25%`, also with a line for
+    each row → PatchSchedule. Raises ScheduleError.
     """
     rows = []
     for written in filter(None, (part.strip() for part in re.split(r"[,;\n]|\bthen\b", text.lower()))):
         match = _ROW.fullmatch(written)
         if not match:
-            raise ScheduleError("a row is a patch size and where it ends, as in '4 until 50%', '4 until sigma 0.6' or '4 with 2 on 25%', "
-                                f"not {written!r}")
+            raise ScheduleError("a row is a patch size and where it ends, as in '4 until 50%', '4 until sigma 0.6', '4 of other until 50%' or "
+                                f"'4 with 2 on 25%', not {written!r}")
         share, sigma = match["share"], match["sigma"]
         splits = tuple(Split(int(one["p"]), one["share"] and float(one["share"]) / 100) for one in _SPLIT.finditer(match["splits"]))
-        rows.append(Row(int(match["p"]), share and float(share) / 100, sigma and float(sigma), splits))
+        rows.append(Row(int(match["p"]), share and float(share) / 100, sigma and float(sigma), splits, bool(match["of_other"])))
     if not rows:
         raise ScheduleError("the patch schedule is empty: write rows such as '4 until 50%, then 2'")
     if not rows[-1].last:
@@ -160,20 +181,43 @@ def readings(dit: DitHandle, plan: PatchSchedule, stretches: list[tuple[int | Mi
     return [by_regions(dit, size, plan.mask) if isinstance(size, Mixture) else dit.reading(size, plan.method) for size, *_ in stretches]
 
 
+def check_family(dit: DitHandle, other: DitHandle | None) -> None:
+    """Raise ScheduleError, BackboneError unless there are two models that can take turns at one run: the same latents, noise and prompts."""
+    if other is None:
+        raise ScheduleError(NO_OTHER)
+    def facts(of: DitHandle) -> tuple[str, ...]:
+        noise = "a rectified flow" if of.space.rectified else "DDPM's noise"
+        return (f"{of.channels} latent channels", f"cells of {of.downscale} pixels", f"{of.frame_patch} frames to a patch",
+                noise if of.space.scale == 1 else f"{noise} of scale {of.space.scale:g}", f"prompts: {of.reads}")
+    for theirs, own in zip(facts(other), facts(dit)):
+        if theirs != own:
+            raise BackboneError(f"'of other' takes a model of the same family: other ({other.name}) has {theirs}, dit ({dit.name}) has {own}")
+    if not same_format(other.latent_format, dit.latent_format):
+        raise BackboneError(f"'of other' takes a model of the same family: other ({other.name}) has another latent space than dit ({dit.name})")
+    if cached := next((one for one in (dit, other) if one.caches), None):
+        raise BackboneError(f"a Step Cache goes over the steps of one model: take it off {cached.name}, or leave 'of other' out of the rows")
+
+
 def denoise_by_schedule(
         dit: DitHandle, wire: DitTokens, plan: PatchSchedule, sigmas: Tensor, positive: Conditioning, negative: Conditioning | None, cfg: float,
         solver: str, start_step: int, end_step: int, report: Callable[[int, DitTokens, Tensor], None] = lambda *_: None,
-        before: Callable[[int, DitTokens, float], None] | None = None) -> tuple[DitTokens, DitTokens, str]:
+        before: Callable[[int, DitTokens, float], None] | None = None,
+        load: Callable[[DitHandle], None] = lambda _: None) -> tuple[DitTokens, DitTokens, str]:
     """`DitHandle.denoise` with a patch size for each step: → (tokens, the last x0, a note on sizes without weights of their own, or "").
 
-    When the size changes, the tokens and the solver's memory are cut again. report(done, wire, x0) is called after each step, and
-    before(step, wire, cfg) before it. Raises as `DitHandle.denoise` does.
+    When the size changes, the tokens and the solver's memory are cut again. report(done, wire, x0) is called after each step,
+    before(step, wire, cfg) before it, and load(model) before the first step of each model. Raises as `DitHandle.denoise` does.
     """
     stretches = plan.stretches(sigmas, start_step, last_step(start_step, end_step, sigmas))
     if before:  # one step at a time; the result is the same, bit for bit
         stretches = [(size, step, step + 1) for size, start, stop in stretches for step in range(start, stop)]
-    handles = readings(dit, plan, stretches, wire)  # all of them first, so that an error comes before the work
-    for (size, start, stop), handle in zip(stretches, handles):
+    models = [plan.other if plan.of_other(sigmas, start) else dit for _, start, _ in stretches]
+    if any(model is not dit for model in models):
+        check_family(dit, plan.other)
+    handles = [handle for model, one in zip(models, stretches) for handle in readings(model, plan, [one], wire)]  # errors come before the work
+    for number, ((size, start, stop), handle) in enumerate(zip(stretches, handles)):
+        if not number or models[number] is not models[number - 1]:
+            load(models[number])
         wire = repatch(wire, finest(size))
         handle.check_tokens(wire)
         guidance = plan.guidance(size, cfg)
@@ -183,7 +227,7 @@ def denoise_by_schedule(
         def tell(done: int, _: int, x0: Tensor, first=start - start_step, wire=wire) -> None:
             report(first + done, wire, x0)
         wire, x0 = handle.denoise(wire, sigmas, positive, negative, guidance, solver, start, stop, tell)
-    remarks = () if in_a_row(wire) else (_remark(dit, size, plan.method) for size, *_ in stretches)
+    remarks = () if in_a_row(wire) else (_remark(model, size, plan.method) for model, (size, *_) in zip(models, stretches))
     return wire, x0, ", ".join(dict.fromkeys(filter(None, remarks)))
 
 

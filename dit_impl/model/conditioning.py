@@ -37,6 +37,9 @@ class TextConditions:
     guided: bool = False
     unconditional = None
 
+    def __str__(self) -> str:
+        return f"text of width {self.width}" + (f" with a pooled_output of width {self.pooled_width}" if self.pooled_width else "")
+
     def read(self, extras: dict, tensor: Tensor, what: str, model: str) -> Arguments:
         """→ context [B, T, E] and, if the model reads them, pooled [B, P], mask [B, T], guidance [B]. Raises BackboneError."""
         if "class_label" in extras:
@@ -65,6 +68,9 @@ class TextConditions:
 class LabelConditions:
     """A class from 0 to classes − 1. The number `classes` means no class."""
     classes: int
+
+    def __str__(self) -> str:
+        return f"one of {self.classes} classes" if self.classes else "no prompt"
 
     @property
     def unconditional(self) -> Conditioning:

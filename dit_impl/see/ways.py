@@ -84,7 +84,7 @@ def _read(part: str) -> dict:
     schedule, _, method = part.partition(" by ")
     if method and method not in METHODS:
         raise ScheduleError(f"the word after 'by' is one of {', '.join(METHODS)}, not {method!r}")
-    return {"patches": parse_schedule(schedule, method or "auto")}
+    return {"patches": parse_schedule(schedule, method or "auto").of_one_model("Compare Patch Sizes")}
 
 
 def parse_way(line: str) -> Way:

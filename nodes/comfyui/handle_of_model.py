@@ -54,8 +54,8 @@ from .latent_space import read_latent_format, read_latent_rgb
 from .model_calls import Answering, Listening, canvas_of, on_grid
 from .patched_model import ADAPTERS, PATCH_SIZE, patch_sizes_of, with_patch_sizes
 from .planned_blocks import in_a_run, with_block_plan, with_step_cache, with_turn
-from .riders import TURNS, check_stages, check_uncut, left_out_by_stages, remembering, wrappers_of
-from .stages import begun, stages_of
+from .riders import CACHE, TURNS, check_stages, check_uncut, left_out_by_stages, remembering, wrappers_of
+from .stages import begun, check_text, stages_of, text_width
 from .token_samplers import GivenSampler, TokenSampler
 
 
@@ -114,6 +114,15 @@ class HandleOfModel(DitHandle):
         return getattr(sampling, "calculate_denoised", sampling).__qualname__.partition(".")[0]
 
     @property
+    def reads(self) -> str:
+        width = text_width(self.model.model.diffusion_model)
+        return f"prompts of {type(self.model.model).__name__}" + (f" of width {width}" if width else "")
+
+    @property
+    def caches(self) -> bool:
+        return CACHE in self.model.model_options
+
+    @property
     def stages(self) -> Stages:
         """The MODEL's transformer in stages. Raises StagesError where there is no adapter for its architecture."""
         transformer = self.model.model.diffusion_model
@@ -147,17 +156,6 @@ class HandleOfModel(DitHandle):
         patched.taught.pop(reading.patch_size, None)  # which is not asked now
         patched.patch_sizes = (*patched.patch_sizes, reading.patch_size)
         return patched
-
-    def check_conditioning(self, conditioning: Conditioning, what: str) -> None:
-        """Raise BackboneError for text of a width that the model does not read, where a stage adapter knows it."""
-        try:
-            width = self.stages.context_width
-        except StagesError:
-            return
-        for context, _ in conditioning:
-            if context.shape[-1] != width:
-                raise BackboneError(f"{what} has width {context.shape[-1]}, {self.name} reads width {width}: "
-                                    "use the CLIP that goes with this model")
 
     def away_from(self, negative: Conditioning | None, cfg: float) -> Conditioning | None:
         if self.guider is not None:
@@ -340,7 +338,7 @@ class HandleOfModel(DitHandle):
             return guider
         conditionings = {"positive": positive, **({} if negative is None else {"negative": negative})}
         for what, conditioning in conditionings.items():
-            self.check_conditioning(conditioning, f"{what} conditioning")
+            check_text(conditioning, f"{what} conditioning", self.model.model.diffusion_model, self.name)
         guider = Guider(self._reading(wire["patch_size"]))
         guider.inner_set_conds(conditionings)
         guider.set_cfg(cfg)

@@ -56,6 +56,23 @@ def test_costs_follow_a_patch_schedule(page):
     expect(page, "cost", "a row is a patch size and where it ends")
 
 
+def test_costs_follow_a_second_model(page):
+    on(page, "DiTBlocksDenoise", """(() => {
+        const schedule = LiteGraph.createNode("DiTBlocksPatchSchedule");
+        app.graph.add(schedule);
+        schedule.widgets.find(({ name }) => name === "rows").value = "8 of other until 50%, then 2";
+        schedule.connect(0, node, node.inputs.findIndex(({ name }) => name === "patch_schedule"));
+    })()""")
+    expect(page, "cost", "the rows say 'of other', and no other model is wired")
+    on(page, "DiTBlocksPatchSchedule", """(() => {
+        const loader = app.graph.nodes.find(({ type }) => type === "DiTBlocksLoadEmbedded");
+        loader.connect(0, node, node.inputs.findIndex(({ name }) => name === "other"));
+    })()""")
+    capture(page)
+    expect_cost(page, rows="8 of other until 50%, then 2", other="embedded")
+    expect(page, "cost", "16 → 256 tokens")
+
+
 def test_costs_follow_patch_regions(page):
     on(page, "DiTBlocksDenoise", """(() => {
         const regions = LiteGraph.createNode("DiTBlocksPatchRegions");

@@ -2,7 +2,8 @@
 
 from torch import nn
 
-from ....dit_impl.errors import StagesError
+from ....dit_impl.errors import BackboneError, StagesError
+from ....dit_impl.model.conditioning import Conditioning
 from ....dit_impl.model.stages import Hidden, Stages
 from .auraflow import AuraFlowStages
 from .base import ModelStages, followed
@@ -31,6 +32,22 @@ def stages_of(diffusion_model: nn.Module) -> Stages:
             except StagesError:  # its forward is another one
                 break
     return GenericStages(diffusion_model)
+
+
+def text_width(diffusion_model: nn.Module) -> int | None:
+    """How wide the text is that a model reads, where an adapter knows it."""
+    try:
+        return stages_of(diffusion_model).context_width
+    except StagesError:
+        return None
+
+
+def check_text(conditioning: Conditioning, what: str, diffusion_model: nn.Module, name: str) -> None:
+    """Raise BackboneError for text of a width that a model does not read, where an adapter knows it."""
+    width = text_width(diffusion_model)
+    for context, _ in conditioning if width else ():
+        if context.shape[-1] != width:
+            raise BackboneError(f"{what} has width {context.shape[-1]}, {name} reads width {width}: use the CLIP that goes with this model")
 
 
 def begun(stages: Stages, args: tuple, kwargs: dict) -> Hidden:
