@@ -131,6 +131,26 @@ def radiance_at_two_patch_sizes(name, make):
     two_models_take_turns(lambda: (fine, cond(1, 32), cond(2, 32), pixels), "8 of other until 50%, then 4", coarse)
 
 
+def own_models_take_turns(name, make):
+    """The pack's own models, which ComfyUI's memory management loads one after the other; a MODEL is of another family."""
+    from dit_blocks.nodes.load import LoadEmbedded
+    from dit_blocks.nodes.model import FromModel, ToModel
+    from dit_blocks.nodes.training import NewDiT
+    dit, clip, _ = out(LoadEmbedded)
+    (other,) = out(NewDiT, width=64, depth=2, heads=2, patch_sizes="8", latent_channels=0, position="sincos", conditioning="text", classes=10,
+                   prediction="x0", picture_size=256, seed=0, like=dit, clip=clip)
+    made = None, *(clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("a large red circle in the center", "")), torch.zeros(1, dit.channels, 16, 16)
+    rows = "8 of other until 50%, then 4"
+    assert torch.equal(wires(*made, dit=dit, rows={"rows": rows, "other": other}), in_a_row(other, dit, *made[1:], 2, "euler", (8, 4)))
+    as_model = out(FromModel, model=out(ToModel, dit=other)[0])[0]
+    try:
+        wires(*made, dit=dit, rows={"rows": rows, "other": as_model})
+    except ValueError as error:
+        assert "'of other' takes a model of the same family" in str(error), error
+    else:
+        raise AssertionError("not refused: a MODEL beside a DIT")
+
+
 def no_family(name, make):
     from dit_blocks.nodes.model import FromModel
     made = make()
@@ -202,6 +222,7 @@ SOME = {
 CASES = {f"{name}: {what}": (check, name) for what, check in CHECKS.items() for name in MODELS}
 CASES |= {f"{name}: {what}": (check, name) for what, (check, names) in SOME.items() for name in names}
 CASES |= {"a UNet: resample": (lambda name, make: wires_are_ksampler(name, lambda: unet()), None),
+          "two models of the pack": (own_models_take_turns, None),
           "Radiance at two patch sizes": (radiance_at_two_patch_sizes, None),
           "the embedded model: native": (the_embedded_model_is_native, None)}
 
