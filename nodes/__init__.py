@@ -18,13 +18,24 @@ from .step_cache import StepCache, StepCacheModel
 from .textbook import DiffusionLoss, NoiseAtTime, Trainable, TrainStep
 from .tokens import MixTokens, ReplaceTokens, RollTokens, ScaleTokens, ShuffleTokens, SwapTokens, TokenMap, TokenMask
 from .training import NewDiT, Train, TrainingScenes, TrainingSet
-from .transformer import BlocksModel, Condition, FinalLayer, Guidance, PatchEmbed, PositionEmbed, RunBlocks, SamplerStep
+from .transformer import (
+    BlocksModel,
+    Condition,
+    FinalLayer,
+    Guidance,
+    PatchEmbed,
+    PositionEmbed,
+    RunBlocks,
+    SamplerStep,
+    StagesModel,
+    StagesSteps,
+)
 from .vae import EmptyLatent, PixelSpace, VAEDecode, VAEEncode
 
 NODES = [LoadEmbedded, FromModel, ToModel, LoadDiffusers, LoadCheckpoint, SaveCheckpoint, ClassLabel, VAEEncode, VAEDecode, PixelSpace, EmptyLatent,
          Patchify, PatchifyImage, Unpatchify, Schedule, AddNoise, DenoiseStep, Denoise,
          PatchSchedule, PatchRegions, PatchScheduleModel, StepCache, StepCacheModel, Budget, Compare,
-         Condition, PatchEmbed, PositionEmbed, RunBlocks, FinalLayer, Guidance, SamplerStep, BlocksModel,
+         Condition, PatchEmbed, PositionEmbed, RunBlocks, FinalLayer, Guidance, SamplerStep, BlocksModel, StagesSteps, StagesModel,
          TokenMask, MixTokens, SwapTokens, RollTokens, ShuffleTokens, ScaleTokens, ReplaceTokens, TokenMap,
          SteeringVector, Steer, SteerSteps, SteerModel, SaveSteeringVector, LoadSteeringVector,
          Parity, BlockAblation,

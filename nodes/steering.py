@@ -8,7 +8,7 @@ from ..dit_impl.sources.steering_file import load_vector, save_vector
 from ..dit_impl.tokens import steering
 from .comfyui import host
 from .load import _pick
-from .wires import DitSocket, HiddenSocket, SteeringSocket, dit_input, names_errors, sound
+from .wires import DitSocket, HiddenSocket, SteeringSocket, dit_input, names_errors, share_inputs, sound
 
 CATEGORY = "DiT Blocks/tokens"
 
@@ -29,11 +29,6 @@ def _turn_inputs():
 
 def _mask_input():
     return io.Mask.Input("mask", optional=True, tooltip="Which tokens turn. Without it, all. A token is inside if the mask covers more than half.")
-
-
-def _share_inputs():
-    return [io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.001, tooltip="Where in sampling it begins. 0 is the first step."),
-            io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.001, tooltip="Where in sampling it ends. 1 is the last step.")]
 
 
 class SteeringVector(io.ComfyNode):
@@ -93,7 +88,7 @@ class SteerSteps(io.ComfyNode):
             category=CATEGORY,
             description="Add a direction to the hidden states in every step of DiT Denoise, at the place among the blocks that it was taken from.",
             search_aliases=["steering", "activation addition", "control vector", "concept slider"],
-            inputs=[dit_input(), *_turn_inputs(), *_share_inputs(), _mask_input()],
+            inputs=[dit_input(), *_turn_inputs(), *share_inputs(), _mask_input()],
             outputs=[DitSocket.Output("dit_out", display_name="dit", tooltip="The same model, steered in DiT Denoise and DiT Denoise Step.")],
         )
 
@@ -118,7 +113,7 @@ class SteerModel(io.ComfyNode):
                         "between the loader and the sampler. At strength 0 nothing changes, bit for bit.",
             search_aliases=["steering", "activation addition", "control vector", "concept slider", "KSampler"],
             inputs=[io.Model.Input("model", tooltip="Any diffusion transformer that ComfyUI has loaded. It is not changed."),
-                    *_turn_inputs(), *_share_inputs(), _mask_input()],
+                    *_turn_inputs(), *share_inputs(), _mask_input()],
             outputs=[io.Model.Output("model_out", display_name="model", tooltip="The same model, steered.")],
         )
 

@@ -3,17 +3,20 @@
 from comfy_api.v0_0_2 import io
 
 from ..dit_impl.handle.block_plan import BlockPlan, check_share
+from ..dit_impl.handle.stage_plan import StagePlan
 from ..dit_impl.sampling.solvers import ONE_CALL
 from ..dit_impl.step import stages as step_stages
 from ..dit_impl.step.guidance import guide
 from ..dit_impl.tokens.numbers import check_ranges
 from .comfyui import host
 from .wires import (
+    DitSocket,
     HiddenSocket,
     TokensSocket,
     dit_input,
     keeps_gradients,
     names_errors,
+    share_inputs,
     sigmas_input,
     sound,
     step_input,
@@ -175,8 +178,7 @@ class BlocksModel(io.ComfyNode):
                                                                 'strength of its own: "0-6,7*0.5,8-18". Empty: none.'),
                 io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.05, round=0.001,
                                tooltip="A factor on what each of these blocks adds to its input: 1 is normal."),
-                io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.001, tooltip="Where in sampling it begins. 0 is the first step."),
-                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.001, tooltip="Where in sampling it ends. 1 is the last step."),
+                *share_inputs(),
             ],
             outputs=[io.Model.Output("model_out", display_name="model", tooltip="The same model with a plan of its blocks.")],
         )
@@ -191,6 +193,61 @@ class BlocksModel(io.ComfyNode):
         check_share(start_percent, end_percent)
         from .comfyui.planned_blocks import with_block_plan  # there is no MODEL outside ComfyUI
         return io.NodeOutput(with_block_plan(model, BlockPlan(blocks, strength, start_percent, end_percent)))
+
+
+def _wired_step_input():
+    return _hidden_input("Hidden states as they go into Final Layer, of one step. All that is wired from DiT Condition to here runs again in each step, "
+                         "with the sampler's own prompts.")
+
+
+class StagesSteps(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksStagesSteps",
+            display_name="Stages Every Step",
+            category=CATEGORY,
+            description="Run in every step of DiT Denoise what is wired for one step, from DiT Condition to Final Layer: position modes, blocks in any "
+                        "order, grafts, steering, edits of tokens.",
+            search_aliases=["custom model", "wires as a model", "every step"],
+            inputs=[dit_input(), _wired_step_input(), *share_inputs()],
+            outputs=[DitSocket.Output("dit_out", display_name="dit", tooltip="The same model, whose steps run as they are wired.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, start_percent=None, end_percent=None):
+        return sound(check_share, start_percent, end_percent)
+
+    @classmethod
+    @names_errors
+    def execute(cls, dit, hidden, start_percent, end_percent) -> io.NodeOutput:
+        return io.NodeOutput(dit.with_turn(StagePlan.of(hidden, start_percent, end_percent)))
+
+
+class StagesModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DiTBlocksStagesModel",
+            display_name="Stages (MODEL)",
+            category=CATEGORY,
+            description="Run in every step of KSampler what is wired for one step, from DiT Condition to Final Layer. Put it between the loader and the "
+                        "sampler. Stages wired as the model has them change nothing, bit for bit.",
+            search_aliases=["custom model", "wires as a model", "every step", "KSampler"],
+            inputs=[io.Model.Input("model", tooltip="The model whose stages are wired, or one of the same shape. It is not changed."),
+                    _wired_step_input(), *share_inputs()],
+            outputs=[io.Model.Output("model_out", display_name="model", tooltip="The same model, whose steps run as they are wired.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, start_percent=None, end_percent=None):
+        return sound(check_share, start_percent, end_percent)
+
+    @classmethod
+    @names_errors
+    def execute(cls, model, hidden, start_percent, end_percent) -> io.NodeOutput:
+        from .comfyui.planned_blocks import with_turn  # there is no MODEL outside ComfyUI
+        return io.NodeOutput(with_turn(model, StagePlan.of(hidden, start_percent, end_percent)))
 
 
 class FinalLayer(io.ComfyNode):

@@ -153,6 +153,11 @@ def step_input(tooltip: str):
     return io.Int.Input("step", default=0, min=0, max=STEP_MAX, tooltip=tooltip)
 
 
+def share_inputs():
+    return [io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.001, tooltip="Where in sampling it begins. 0 is the first step."),
+            io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.001, tooltip="Where in sampling it ends. 1 is the last step.")]
+
+
 def language_input(optional: bool = True):
     return io.Combo.Input("language", options=[EDITORS, *LANGUAGES], default=EDITORS, optional=optional,
                           tooltip="Language of the words in the picture and the text. auto: the editor's; without an editor, English. Pictures need a "

@@ -223,7 +223,7 @@ def rides_along(name, make):
     cfg.set_cfg(4.0)
     from dit_blocks.nodes.denoise import Denoise
     dit, tokens, levels = prepared((alone, *made[1:]))
-    refused("DiT Denoise: SD3 (MODEL) is steered in every step, the guider's model is not", lambda: out(
+    refused("DiT Denoise: SD3 (MODEL) is steered in every step, or runs wired stages; the guider's model does not", lambda: out(
         Denoise, dit=dit, tokens=tokens, sigmas=levels, start_step=0, end_step=STEPS, positive=made[1], cfg=4.0, solver="euler", guider=cfg))
     sampled = comfy.samplers.CFGGuider(alone)
     sampled.set_conds(made[1], made[2])
@@ -263,7 +263,7 @@ def refusals(name, make):
     refused("DiT Condition: Flux (MODEL) is steered in every step, which stages would leave out", lambda: begun((steered(model, one), *made[1:])))
     area = [[positive[0][0], {**positive[0][1], "area": (4, 4, 0, 0)}], *positive]
     for how in (dict(mask=CORNER), dict(rows="positive")):
-        refused('Steer (MODEL): a mask, and rows "positive", are for prompts of the whole picture: leave',
+        refused('Steer (MODEL): a mask, rows "positive" and edited tokens are for prompts of the whole picture: leave',
                 lambda: picture(steered(model, one, **how), (model, area, *made[2:])))
     assert not torch.equal(picture(steered(model, one), (model, area, *made[2:])), picture(model, (model, area, *made[2:])))
 

@@ -169,7 +169,7 @@ def test_areas_turn_whole(four_blocks, positive, negative):
     plain = drawn(four_blocks, both, negative)
     assert not torch.equal(drawn(steered(four_blocks), both, negative), plain)
     for how in (dict(mask=CORNER), dict(rows="positive")):
-        with pytest.raises(ValueError, match='^DiT Denoise: a mask, and rows "positive", are for prompts of the whole picture: leave'):
+        with pytest.raises(ValueError, match='^DiT Denoise: a mask, rows "positive" and edited tokens are for prompts of the whole picture: leave'):
             drawn(steered(four_blocks, **how), both, negative)
 
 
@@ -188,7 +188,7 @@ def test_what_can_t_be_right_is_refused(four_blocks, backbone, positive, negativ
             run()
         assert "\n" not in str(error.value) and len(str(error.value)) < 300
     mixture = Mixture(4, (Split(2, 0.5),))
-    with pytest.raises(BackboneError, match="has Steer Every Step, which patches of several sizes .4 with 2 on 50%. can't do: leave one"):
+    with pytest.raises(BackboneError, match="has Steer Every Step or Stages Every Step, which patches of several sizes .4 with 2 on 50%. can't do: leave one"):
         by_regions(replace(backbone, turns=(Turn(vector(1)),)), mixture)
     assert SteerSteps.validate_inputs(start_percent=0.5, end_percent=0.2) == "start_percent 0.5 is after end_percent 0.2"
     assert SteerSteps.validate_inputs(start_percent=0.2, end_percent=0.5) is True

@@ -29,6 +29,7 @@ from ..tokens.wire_types import AnyWire, DitHidden, DitTokens, ModelCall
 from .block_plan import BlockPlan, runs
 from .class_names import find_class
 from .dit_handle import DitHandle
+from .stage_plan import StagePlan, check_alone
 from .steering_plan import Steering, Turn, check_areas, holding
 from .step_cache import IN_STAGES, CacheRun, StepCache, cached_run, mark_of
 
@@ -70,7 +71,7 @@ class Backbone(DitHandle):
     cache: StepCache | None = None
     run: CacheRun | None = None
     plan: BlockPlan | None = None
-    turns: tuple[Turn, ...] = ()
+    turns: tuple[Turn | StagePlan, ...] = ()
     steering: Steering | None = None
 
     @property
@@ -116,10 +117,12 @@ class Backbone(DitHandle):
         plan.steps(len(self.own_stages.kinds))
         return replace(self, plan=plan)
 
-    def with_turn(self, turn: Turn) -> "Backbone":
-        stages = self.own_stages
-        turn.check(len(stages.kinds), stages.width, self.name)
+    def with_turn(self, turn: Turn | StagePlan) -> "Backbone":
+        turn.check(self.own_stages, self.name)
         return self if turn.does_nothing else replace(self, turns=(*self.turns, turn))
+
+    def __post_init__(self):
+        check_alone(self.turns, "Step Cache" if self.cache else "a plan of blocks" if self.plan else "")
 
     @property
     def remark(self) -> str:
@@ -227,7 +230,7 @@ class Backbone(DitHandle):
 
             def ask(latents: Tensor, arguments: Arguments, call: list[Part]) -> Tensor:
                 cut = {"size": latents.shape[-2:], "grid": token_grid(*latents.shape[-2:], wire["patch_size"]), "patch_size": wire["patch_size"]}
-                handle = replace(self, steering=Steering(turns, _layout(call), cut, self.name)) if turns else self
+                handle = replace(self, steering=Steering(turns, _layout(call), cut, self.name, sigma.item())) if turns else self
                 tokens = handle._x0(to_tokens(latents, wire), cut["grid"], cut["patch_size"], sigma, arguments)
                 return to_latent(tokens, {**wire, "size": cut["size"]})
             return to_tokens(_towards(average(ask, to_latent(x, wire), sigma, sides), cfg), wire)
@@ -314,9 +317,9 @@ class Backbone(DitHandle):
         stages = self.own_stages
         every = range(len(stages.kinds))
         parts = [(every, 1.0)] if self.plan is None else runs(self.plan.steps(len(every)))
-        hidden = stages.position_embed(stages.patch_embed(stages.condition(inputs, grid, patch_size, times, **arguments)))
         if self.steering is not None:
             stages = self.steering.over(stages)
+        hidden = stages.position_embed(stages.patch_embed(stages.condition(inputs, grid, patch_size, times, **arguments)))
         if cached and parts:
             return stages.head(self.run.run_blocks(stages, hidden, (mark_of(arguments), grid, patch_size, self.steering and self.steering.key), parts))
         for blocks, strength in parts:

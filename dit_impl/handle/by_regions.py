@@ -23,7 +23,7 @@ def by_regions(dit: DitHandle, mixture: Mixture, mask: Tensor | None = None) -> 
     if dit.cache or dit.plan or dit.turns:
         why = "a Step Cache, and patches of several sizes ({}) stand in other places in each step" if dit.cache else (
             "a plan of its blocks, which patches of several sizes ({}) have not") if dit.plan else (
-            "Steer Every Step, which patches of several sizes ({}) can't do")
+            "Steer Every Step or Stages Every Step, which patches of several sizes ({}) can't do")
         raise BackboneError(f"{dit.name} has {why.format(mixture)}: leave one of the two out")
     known = dit.model.config.patch_sizes
     if missing := [p for p in mixture.sizes if p not in known]:

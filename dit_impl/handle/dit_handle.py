@@ -17,6 +17,7 @@ from ..tokens.other_sizes import Reading, choose_method
 from ..tokens.wire import CARRIED, LatentFormat, fold, grey_picture, in_a_row, same_format
 from ..tokens.wire_types import AnyWire, DitHidden, DitTokens
 from .block_plan import BlockPlan
+from .stage_plan import StagePlan
 from .steering_plan import Turn
 from .step_cache import StepCache
 
@@ -33,7 +34,7 @@ class DitHandle:
     mixes = False  # whether it was trained on patches of several sizes in one sequence
     remark = ""  # what a user of its stages should know
     answers = ""  # what the numbers that its head gives mean
-    turns: tuple[Turn, ...] = ()  # by steering vectors, in every step of `denoise`
+    turns: tuple[Turn | StagePlan, ...] = ()  # by steering vectors or by wired stages, in every step of `denoise`
     learns = False  # whether what is computed with it is recorded, for Train Step
     unconditional: Conditioning | None = None  # what guidance goes away from where no negative is given
     caches = False  # whether it leaves out blocks over the steps of a run
@@ -133,8 +134,8 @@ class DitHandle:
         """A handle on the same weights that runs the blocks of a plan in every step. Raises StagesError."""
         raise NotImplementedError
 
-    def with_turn(self, turn: Turn) -> "DitHandle":
-        """A handle on the same weights that adds a steering vector in every step. Raises StagesError, TokensError."""
+    def with_turn(self, turn: Turn | StagePlan) -> "DitHandle":
+        """A handle on the same weights that adds a steering vector, or runs wired stages, in every step. Raises StagesError, TokensError."""
         raise NotImplementedError
 
     def approximate(self, reading: Reading) -> "DitHandle":
@@ -165,6 +166,9 @@ class DitHandle:
 
     def check_stages(self) -> None:
         """Raise StagesError where stages would leave out what `denoise` does."""
+        if any(isinstance(turn, StagePlan) for turn in self.turns):
+            raise StagesError(f"{self.name} runs the stages that were wired for one step in every step (Stages Every Step or Stages (MODEL)), which "
+                              "other stages would leave out: wire the dit from before that node")
         if self.turns:
             raise StagesError(f"{self.name} is steered in every step, which stages would leave out: put Steer between them in the place of Steer "
                               "Every Step or Steer (MODEL), or use DiT Denoise")

@@ -10,6 +10,7 @@ from ..errors import StagesError
 from ..model.stages import Call, Hidden, Stages
 from ..tokens.steering import SteeringVector, check_rows, check_vector, steer
 from .block_plan import SigmaAt, check_share, covers
+from .stage_plan import PlannedStages, StagePlan
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,25 +36,37 @@ class Turn:
         """Whether it is one for all rows and tokens."""
         return self.rows == "both" and self.mask is None
 
-    def check(self, count: int | None, width: int, name: str) -> None:
-        """Raise StagesError, TokensError unless it fits a model of so many blocks and this width; None and 0 where that is not known."""
+    def check(self, stages: Stages, name: str) -> None:
+        """Raise StagesError, TokensError unless it fits a model's blocks and width, where those are known."""
+        width, count = stages.shape.width, count_of(stages)
         if width:
             check_vector(self.vector, width, name)
         if count is not None and self.vector.block > count:
             raise StagesError(f"the vector was taken before block {self.vector.block}, of {self.vector.model}; {name} has {count} blocks")
 
 
+def count_of(stages: Stages) -> int | None:
+    """How many blocks there are; None where that is known only in a step."""
+    try:
+        return len(stages.kinds)
+    except StagesError:
+        return None
+
+
 @dataclass(frozen=True, eq=False)
 class Steering:
     """The turns of one model call. sides: "uncond" or "cond" for each part of its batch; cut: grid, patch_size and size of what its tokens are
-    of, as on DIT_TOKENS; name: of the model."""
-    turns: tuple[Turn, ...]
+    of, as on DIT_TOKENS; name: of the model; sigma: the sampler's."""
+    turns: tuple[Turn | StagePlan, ...]
     sides: tuple[str, ...]
     cut: Mapping
     name: str
+    sigma: float
 
-    def over(self, stages: Stages) -> "SteeredStages":
-        return SteeredStages(stages, self)
+    def over(self, stages: Stages) -> "SteeredStages | PlannedStages":
+        """Stages that turn, or that a stage plan leads; to be put in their place before the patch embedding."""
+        plan = max((one for one in self.turns if isinstance(one, StagePlan)), key=lambda one: one.start, default=None)
+        return SteeredStages(stages, self) if plan is None else PlannedStages(stages, plan, self.sides, self.cut, self.name, self.sigma)
 
     @property
     def key(self) -> Hashable:
@@ -80,7 +93,7 @@ class SteeredStages:
     def __init__(self, stages: Stages, steering: Steering):
         self.stages, self.steering = stages, steering
         for turn in steering.turns:
-            turn.check(len(stages.kinds), 0, steering.name)
+            turn.check(stages, steering.name)
 
     def __getattr__(self, name: str):
         return getattr(self.stages, name)
@@ -106,5 +119,5 @@ def holding(turns: Iterable[Turn], sigma_at: SigmaAt, sigma: float) -> tuple[Tur
 def check_areas(turns: Iterable[Turn], areas: bool) -> None:
     """Raise StagesError where prompts have areas, which the model reads as pictures of their own, and a turn is not for all of their tokens."""
     if areas and not all(turn.is_everywhere for turn in turns):
-        raise StagesError("a mask, and rows \"positive\", are for prompts of the whole picture: leave Conditioning (Set Area) out, or use "
-                          "Conditioning (Set Mask)")
+        raise StagesError("a mask, rows \"positive\" and edited tokens are for prompts of the whole picture: leave Conditioning (Set Area) out, or "
+                          "use Conditioning (Set Mask)")

@@ -91,6 +91,9 @@ class Call:
         return answer if isinstance(answer, tuple) else (answer, {})
 
 
+AS_A_MODEL = " as a MODEL"  # behind the kind of a DIT of this library that was made a MODEL
+
+
 class Shape(NamedTuple):
     """What two models have in common if the hidden states of one can go on in the other. Numbers that are not known are 0.
 
@@ -101,6 +104,11 @@ class Shape(NamedTuple):
     heads: int
     width: int
     answers: str = ""
+
+    @property
+    def of_blocks(self) -> "Shape":
+        """The same without what the model's numbers mean, and however its blocks are called."""
+        return self._replace(kind=self.kind.removesuffix(AS_A_MODEL), answers="")
 
     def __str__(self) -> str:
         known = ", ".join(f"{value} {name}" for name, value in (("heads", self.heads), ("numbers a token", self.width)) if value)

@@ -20,6 +20,7 @@ from ..sampling.flow import RectifiedFlow
 from ..sampling.level import clean
 from ..tokens.model_calls import hiddens_of, image_tokens, model_calls, with_calls
 from ..tokens.places import moved
+from ..tokens.recipe import begins, repeatable
 from ..tokens.select import rows_beside, token_mask
 from ..tokens.wire import check_cut_alike, packed, same_format, to_latent, to_tokens, with_row, with_tokens
 from ..tokens.wire_types import AnyWire, DitHidden, DitTokens
@@ -89,7 +90,7 @@ def condition(dit: DitHandle, x: AnyWire, positive: Conditioning, negative: Cond
     """
     if "hidden" not in x:
         begun = _begun(dit, x, positive, negative, sigmas, step)
-        return _after(begun, hiddens_of(begun), "condition")
+        return begins(_after(begun, hiddens_of(begun), "condition"))
     check(dit, x)
     if x["call"]:
         raise StagesError("the hidden states are conditioned already")
@@ -101,6 +102,7 @@ def condition(dit: DitHandle, x: AnyWire, positive: Conditioning, negative: Cond
     return _after({**begun, "done": x["done"], "trace": x["trace"]}, hiddens, "condition")
 
 
+@repeatable
 def patch_embed(dit: DitHandle, x: AnyWire) -> DitHidden:
     """Bring raw patches to the model's width by its patch embedding: DIT_TOKENS, or DIT_HIDDEN after DiT Condition → DIT_HIDDEN.
 
@@ -120,6 +122,7 @@ def patch_embed(dit: DitHandle, x: AnyWire) -> DitHidden:
     return _after(wire, [dit.stages.patch_embed(raw)], "patches")
 
 
+@repeatable
 def position_embed(dit: DitHandle, wire: DitHidden, mode: str = "model", seed: int = 0, shift: float = 0.0, scale: float = 0.0) -> DitHidden:
     """Add positions to the image tokens: DIT_HIDDEN → DIT_HIDDEN. Dosovitskiy et al. 2020 (ViT), §3.1; Peebles & Xie 2022, §3.2.
 
@@ -173,6 +176,7 @@ def _placed(dit: DitHandle, hidden: Hidden, grid: tuple[int, ...], placing: Plac
     return hidden.but(x=hidden.x + table.to(hidden.x))
 
 
+@repeatable
 def run_blocks(dit: DitHandle, wire: DitHidden, blocks: str = "all", strength: float = 1.0, graft: DitHidden | None = None,
                mask: Tensor | None = None, attention: str = "full") -> DitHidden:
     """Run blocks in the order given: DIT_HIDDEN → DIT_HIDDEN. Raises StagesError.

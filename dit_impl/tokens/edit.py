@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import TokensError
 from .model_calls import hiddens_of, image_tokens, with_calls
+from .recipe import repeatable
 from .select import mask_tokens, rectangle, rows_beside, token_mask
 from .wire import map_memory, same_format, to_latent, to_tokens
 from .wire_types import AnyWire, DitHidden, DitTokens, NoiseStart, without
@@ -106,17 +107,20 @@ def _where(mask: Tensor | None, wire: AnyWire, changed: Tensor) -> AnyWire:
 
 # --- other values ---------------------------------------------------------------------------------------------------
 
+@repeatable
 def mix(a: AnyWire, b: AnyWire, amount: float, mask: Tensor | None = None) -> AnyWire:
     """a + (b − a)·amount where the mask is, everywhere without one. Raises TokensError."""
     check_pair(a, b, "a", "b")
     return _where(mask, a, torch.lerp(values(a), _like(b, a), amount))
 
 
+@repeatable
 def scale(wire: AnyWire, factor: float, mask: Tensor | None = None) -> AnyWire:
     """Tokens times a factor where the mask is, everywhere without one."""
     return _where(mask, wire, values(wire) * factor)
 
 
+@repeatable
 def replace(wire: AnyWire, fill: str, row: int = 0, column: int = 0, source: AnyWire | None = None, mask: Tensor | None = None) -> AnyWire:
     """Replace tokens where the mask is, everywhere without one. Raises TokensError.
 
@@ -142,11 +146,13 @@ def replace(wire: AnyWire, fill: str, row: int = 0, column: int = 0, source: Any
 
 # --- other places ---------------------------------------------------------------------------------------------------
 
+@repeatable
 def roll(wire: AnyWire, rows: int, columns: int) -> AnyWire:
     """Shift tokens down and to the right. Tokens that leave the grid come in on the other side."""
     return permute(wire, _places(wire).roll((rows, columns), (-2, -1)).flatten())
 
 
+@repeatable
 def swap(wire: AnyWire, column: int, row: int, to_column: int, to_row: int, width: int, height: int) -> AnyWire:
     """Exchange two rectangles of tokens, in every frame of a video. Raises TokensError."""
     first, second = (rectangle(token_grid_of(wire), *corner, width, height) for corner in ((column, row), (to_column, to_row)))
@@ -158,6 +164,7 @@ def swap(wire: AnyWire, column: int, row: int, to_column: int, to_row: int, widt
     return permute(wire, order.flatten())
 
 
+@repeatable
 def shuffle(wire: AnyWire, seed: int, mask: Tensor | None = None) -> AnyWire:
     """Shuffle tokens: all of them, or with a mask only those inside it. Every part of the batch is shuffled in the same way."""
     places = _places(wire).flatten()

@@ -24,7 +24,7 @@ def hiddens_of(wire: DitHidden) -> list:
 def with_calls(wire: DitHidden, hiddens: Sequence) -> DitHidden:
     """A copy of DIT_HIDDEN with other hidden states, one for each model call."""
     calls: list[ModelCall] = [{**call, "hidden": hidden} for call, hidden in zip(model_calls(wire), hiddens, strict=True)]
-    changed: DitHidden = {**wire, "hidden": calls[0]["hidden"]}
+    changed: DitHidden = {**without(wire, "made"), "hidden": calls[0]["hidden"]}
     if len(calls) > 1:
         changed["others"] = tuple(calls[1:])
     return changed
@@ -34,7 +34,7 @@ def apart(wire: DitHidden) -> list[DitHidden]:
     """A DIT_HIDDEN for each model call alone."""
     layout = wire["call"].layout if wire["call"] else ("cond",)
     wires: list[DitHidden] = []
-    alone = without(wire, "others")
+    alone = without(wire, "others", "made")
     for call in model_calls(wire):
         parts = len(call["hidden"].x) // len(call["tokens"]["tokens"]) if wire["call"] else 1
         own, layout = layout[:parts], layout[parts:]

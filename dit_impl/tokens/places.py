@@ -8,7 +8,7 @@ from torch import Tensor
 
 Value = TypeVar("Value")
 # a host's own, which must be where it put them, and numbers that go with no tensor
-LEFT = ("transformer_options", "remembered", "random", "latent_format")
+LEFT = ("transformer_options", "remembered", "random", "latent_format", "made")
 
 
 def moved(value: Value, device: torch.device) -> Value:

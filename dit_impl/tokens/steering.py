@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import TokensError
 from .edit import check_pair, layout_of, samples_of, values, with_values
+from .recipe import repeatable
 from .select import rows_beside, token_mask
 from .wire_types import DitHidden
 
@@ -56,6 +57,7 @@ def steering_vector(towards: DitHidden, away: DitHidden, mask: Tensor | None = N
     return SteeringVector(mean, found.model, block, whole, more.pairs + 1)
 
 
+@repeatable
 def steer(wire: DitHidden, vector: SteeringVector, strength: float, mask: Tensor | None = None, rows: str = "both") -> DitHidden:
     """Add strength · direction to the image tokens, where the mask is. rows: "both", or "positive" alone, which guidance amplifies.
 

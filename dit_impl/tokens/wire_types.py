@@ -94,6 +94,7 @@ class DitHidden(TypedDict):
     model: str                                  # name of the model
     shape: NotRequired[Any]                     # of the model, a `model.stages.Shape`: hidden states go on in models of the same
     words: NotRequired[list[str]]               # the words of the text tokens
+    made: NotRequired[Any]                      # how they came to be since DiT Condition, a `recipe.Made`, if the same can be done again
     trace: Trace
 
 

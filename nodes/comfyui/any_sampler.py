@@ -41,5 +41,6 @@ def sampled_by(dit: DitHandle, sampler: comfy.samplers.Sampler | None, guider: c
                                 + ("wire the same conditioning into both" if what == "positive" else "leave it unwired here"))
     sampled = HandleOfModel(model, sampler, guider)
     if not all(turn in sampled.turns for turn in own.turns):
-        raise BackboneError(f"{dit.name} is steered in every step, the guider's model is not: put Steer (MODEL) before the guider ({kind})")
+        raise BackboneError(f"{dit.name} is steered in every step, or runs wired stages; the guider's model does not: put Steer (MODEL) "
+                           f"or Stages (MODEL) before the guider ({kind})")
     return sampled

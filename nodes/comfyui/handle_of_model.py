@@ -22,6 +22,7 @@ from torch import Tensor
 from ...dit_impl.errors import BackboneError, StagesError, TokensError
 from ...dit_impl.handle.backbone import Backbone, Conditioning, DitHandle
 from ...dit_impl.handle.block_plan import BlockPlan
+from ...dit_impl.handle.stage_plan import StagePlan
 from ...dit_impl.handle.steering_plan import Turn
 from ...dit_impl.handle.step_cache import StepCache
 from ...dit_impl.model.stages import Call, Stages
@@ -139,7 +140,7 @@ class HandleOfModel(DitHandle):
     def with_plan(self, plan: BlockPlan) -> "HandleOfModel":
         return HandleOfModel(with_block_plan(self.model, plan), self.sampler, self.guider)
 
-    def with_turn(self, turn: Turn) -> "HandleOfModel":
+    def with_turn(self, turn: Turn | StagePlan) -> "HandleOfModel":
         return HandleOfModel(with_turn(self.model, turn), self.sampler, self.guider)
 
     def with_adapter(self, adapter: Adapter) -> "HandleOfModel":

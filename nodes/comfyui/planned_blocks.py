@@ -1,5 +1,5 @@
-"""A MODEL that runs a plan of its blocks in the steps of a sampler, leaves blocks out by a cache, or turns between them by steering vectors.
-Imported only in ComfyUI.
+"""A MODEL that runs a plan of its blocks in the steps of a sampler, leaves blocks out by a cache, turns between them by steering vectors, or runs
+the stages that were wired for one step. Imported only in ComfyUI.
 
 Followed: BaseModel.apply_model of comfy/model_base.py, CFGGuider of comfy/samplers.py and the wrappers of comfy/patcher_extension.py, ComfyUI
 0.33. For the length of one model call, and on the module that is called, the stages take the place of its forward. What the cache keeps is in
@@ -16,16 +16,16 @@ from torch import Tensor, nn
 
 from ...dit_impl.errors import StagesError, TokensError
 from ...dit_impl.handle.block_plan import BlockPlan, covers, is_whole, runs, together
-from ...dit_impl.handle.steering_plan import Steering, Turn, holding
+from ...dit_impl.handle.stage_plan import StagePlan, check_alone
+from ...dit_impl.handle.steering_plan import Steering, Turn, count_of, holding
 from ...dit_impl.handle.step_cache import CacheRun, StepCache, Told, cached_run, mark_of
-from ...dit_impl.model.stages import Stages
 from ...dit_impl.sampling.walk import rises
 from ...dit_impl.tokens.numbers import MOST
 from .model_calls import APPLY_MODEL
 from .patched_model import patch_sizes_of
 from .riders import CACHE, CACHE_RUN, PLANS, TURNS
 from .stages import begun, stages_of
-from .turns import TURN_NODE, begins_a_run, steering_of
+from .turns import begins_a_run, node_of, steering_of
 
 NODE, CACHE_NODE = "DiT Blocks (MODEL)", "Step Cache"
 PROMPTS = ("context", "y")  # among what a transformer is called with
@@ -34,16 +34,15 @@ Tell = Callable[[list[Told], Tensor], None]
 
 def with_block_plan(model, plan: BlockPlan):
     """→ ModelPatcher over the same weights, with one more plan. Raises StagesError."""
-    plan.steps(_count(stages_of(model.model.diffusion_model)) or MOST)
+    plan.steps(count_of(stages_of(model.model.diffusion_model)) or MOST)
     clone = model.clone()
     clone.model_options[PLANS] = (*clone.model_options.get(PLANS, ()), plan)
     return _by_blocks(clone)
 
 
-def with_turn(model, turn: Turn):
-    """→ ModelPatcher over the same weights, with one more turn; itself where that does nothing. Raises StagesError, TokensError."""
-    stages = stages_of(model.model.diffusion_model)
-    turn.check(_count(stages), stages.shape.width, type(model.model).__name__)
+def with_turn(model, turn: Turn | StagePlan):
+    """→ ModelPatcher over the same weights, with one more turn or a stage plan; itself where that does nothing. Raises StagesError, TokensError."""
+    turn.check(stages_of(model.model.diffusion_model), type(model.model).__name__)
     if turn.does_nothing:
         return model
     clone = model.clone()
@@ -58,7 +57,7 @@ def with_step_cache(model, cache: StepCache, tell: Tell = lambda *_: None):
     a sampler with what the cache did and the run's noise levels. Raises StagesError."""
     if not cache.threshold:
         return model
-    if _count(stages_of(model.model.diffusion_model)) == 1:
+    if count_of(stages_of(model.model.diffusion_model)) == 1:
         raise StagesError(f"{type(model.model).__name__} has one block, and the first always runs: there is nothing to leave out")
     if patches := _patches(model.model_options.get("transformer_options", {})):
         raise StagesError(_refusal(patches))
@@ -115,6 +114,7 @@ def _patches(options: dict) -> str:
 def _by_blocks(clone):
     """A clone whose steps run by its plans, by its turns and by its cache."""
     plans, turns, caches = clone.model_options.get(PLANS, ()), clone.model_options.get(TURNS, ()), CACHE in clone.model_options
+    check_alone(turns, CACHE_NODE if caches else NODE if plans else "")
     own = patch_sizes_of(clone)[0][0] if turns else 0
 
     def wrapper(executor, x: Tensor, t: Tensor, *args, **kwargs) -> Tensor:
@@ -131,20 +131,13 @@ def _by_blocks(clone):
                 run = None
         if not active and not held and run is None:
             return executor(x, t, *args, **kwargs)
-        asked, steering = tuple(options.get("cond_or_uncond") or ()), steering_of(held, x, own, options, type(base).__name__) if held else None
+        asked = tuple(options.get("cond_or_uncond") or ())
+        steering = steering_of(held, x, own, options, type(base).__name__, sigma) if held else None
         with _in_place_of_forward(base.diffusion_model, lambda module, args, kwargs: _call(module, active, steering, run, asked, args, kwargs)):
             return executor(x, t, *args, **kwargs)
     clone.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, PLANS)
     clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, PLANS, wrapper)
     return clone
-
-
-def _count(stages: Stages) -> int | None:
-    """How many blocks there are; None where that is known only in a step."""
-    try:
-        return len(stages.kinds)
-    except StagesError:
-        return None
 
 
 @contextmanager
@@ -181,14 +174,14 @@ def _call(module: nn.Module, plans: list[BlockPlan], steering: Steering | None, 
                 raise StagesError(f"this MODEL carries a wrapper around the whole diffusion model ({key or 'unnamed'}), which {what} "
                                   "would leave out: take one of the two away")
         stages = stages_of(module)
-        count = _count(stages)
+        count = count_of(stages)
         if run is None and steering is None and count is not None and is_whole(together(plans, count), count):
             return module.forward(*args, **kwargs)
         hidden = begun(stages, args, kwargs)
         stages = stages.over(hidden)
-        hidden = stages.position_embed(stages.patch_embed(hidden))
         if steering is not None:
             stages = steering.over(stages)
+        hidden = stages.position_embed(stages.patch_embed(hidden))
         parts = runs(together(plans, len(stages.kinds))) if plans else [(list(range(len(stages.kinds))), 1.0)]
         if run is not None and parts:
             texts = mark_of({name: kwargs[name] for name in PROMPTS if torch.is_tensor(kwargs.get(name))})
@@ -197,4 +190,4 @@ def _call(module: nn.Module, plans: list[BlockPlan], steering: Steering | None, 
             hidden = stages.run_blocks(hidden, blocks, strength)
         return stages.head(hidden)
     except (StagesError, TokensError) as error:
-        raise StagesError(f"{CACHE_NODE if run is not None else TURN_NODE if steering else NODE}: {error}") from error
+        raise StagesError(f"{CACHE_NODE if run is not None else node_of(steering.turns) if steering else NODE}: {error}") from error

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from ....dit_impl.errors import StagesError
-from ....dit_impl.model.stages import Hidden, Shape, TokenStages
+from ....dit_impl.model.stages import AS_A_MODEL, Hidden, Shape, TokenStages
 from ....dit_impl.tokens.patch import patchify, token_grid, unpatchify
 from ..model_of_dit import ASKED_FOR_X0, LatentTransformer
 from ..patched_model import PATCH_SIZE
@@ -16,7 +16,7 @@ class OwnStages(TokenStages):
 
     @property
     def shape(self) -> Shape:
-        return super().shape._replace(kind=f"{self.name} as a MODEL")
+        return super().shape._replace(kind=f"{self.name}{AS_A_MODEL}")
 
     @property
     def patch_size(self) -> int:
