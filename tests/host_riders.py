@@ -217,6 +217,7 @@ RIDERS = {
                                                         *second(positive, start_percent=0.4, end_percent=1.0)]),
     "Patch Schedule (MODEL)": ("sd3", lambda: (coarse_first(), {})),
     "Steer (MODEL)": ("sd3", lambda: (steered(), {})),
+    "Stages (MODEL)": ("sd3", lambda: (wired(), {})),
     "a half-precision LATENT": ("sd3", lambda: ((*base("sd3")[:3], base("sd3")[3].half()), {"denoise": 0.7})),
 }
 
@@ -227,6 +228,19 @@ def steered():
     model, *rest = base("sd3")
     vector = SteeringVector(torch.ones(192), "SD3 (MODEL)", 1, 24.0)
     return (SteerModel.execute(model=model, vector=vector, strength=1.0, rows="positive", start_percent=0.0, end_percent=0.6).result[0], *rest)
+
+
+def wired():
+    """All blocks but one, in half of the steps."""
+    from dit_blocks.dit_impl.step import stages
+    from dit_blocks.nodes.comfyui.handle_of_model import HandleOfModel
+    from dit_blocks.nodes.transformer import StagesModel
+    model, positive, negative, latent = base("sd3")
+    dit, sigmas = HandleOfModel(model), HandleOfModel(model).schedule(4)
+    tokens, _ = dit.add_noise(dit.fold({"samples": latent}), sigmas, 0, 5)
+    hidden = stages.patch_embed(dit, stages.condition(dit, tokens, positive, None, sigmas, 0))
+    hidden = stages.run_blocks(dit, stages.position_embed(dit, hidden), "all but 1")
+    return StagesModel.execute(model=model, hidden=hidden, start_percent=0.0, end_percent=0.6).result[0], positive, negative, latent
 
 
 def coarse_first():

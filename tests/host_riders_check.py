@@ -75,7 +75,8 @@ def the_page(name=None, make=None) -> None:
 def differ_from_without(name=None, make=None) -> None:
     """A rider that changes nothing would prove nothing."""
     for rider in ("hooks with keyframes", "APG with momentum", "EasyCache", "LazyCache", "Context Windows with FreeNoise", "ToMe",
-                  "HyperTile", "SkipLayerGuidanceSD3", "ControlNet", "Conditioning (Set Area)", "timestep ranges", "Steer (MODEL)"):
+                  "HyperTile", "SkipLayerGuidanceSD3", "ControlNet", "Conditioning (Set Area)", "timestep ranges", "Steer (MODEL)",
+                  "Stages (MODEL)"):
         (model, *made), how = seeded(rider)
         plain = base(RIDERS[rider][0])[:3] if rider != "Context Windows with FreeNoise" else (windows(False, 7)[1]()[0][0], *made[:2])
         assert not torch.equal(ksampler(model, *made, steps=STEPS, **how), ksampler(*plain, made[-1], steps=STEPS, **how)), rider

@@ -156,6 +156,7 @@ CASES = {
     "SteeringVector": [lambda k: dict(towards=k.hidden, away=k.hidden), lambda k: dict(towards=k.hidden, away=k.hidden, mask=k.mask, more=k.vector)],
     "Steer": [lambda k: dict(hidden=k.hidden, vector=k.vector), lambda k: dict(hidden=k.hidden, vector=k.vector, rows="positive", mask=k.mask)],
     "SteerSteps": [lambda k: dict(dit=k.dit, vector=k.vector), lambda k: dict(dit=k.dit, vector=k.vector, rows="positive", mask=k.mask)],
+    "StagesSteps": [lambda k: dict(dit=k.dit, hidden=k.hidden)],
     "SaveSteeringVector": [lambda k: dict(vector=k.vector)],
     "Parity": [lambda k: dict(prediction=k.branch, cfg=1.0, **k.common), lambda k: dict(prediction=k.at_step_1, step=1, **k.guided)],
     "BlockAblation": [lambda k: dict(tokens=k.clean, cfg=2.0, levels=1, **k.guided), lambda k: dict(tokens=k.walked, levels=1, **k.common)],

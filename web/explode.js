@@ -32,7 +32,7 @@ async function fetchBlueprint() {
  * @param {Graph} graph
  * @param {() => void} act
  */
-function change(graph, act) {
+export function change(graph, act) {
   app.canvas.emitBeforeChange();
   graph.beforeChange();
   try {
@@ -116,10 +116,10 @@ function collapse(node) {
 // --- DiT Denoise ---
 
 /** @type {(node: GraphNode, name: string) => number} */
-const inputNamed = (node, name) => node.inputs.findIndex((input) => input.name === name);
+export const inputNamed = (node, name) => node.inputs.findIndex((input) => input.name === name);
 
 /** @type {(node: GraphNode, name: string, value: string | number) => void} */
-function setValue(node, name, value) {
+export function setValue(node, name, value) {
   const widget = node.widgets?.find((one) => one.name === name);
   if (!widget) return;
   widget.value = value;
@@ -127,7 +127,7 @@ function setValue(node, name, value) {
 }
 
 /** @type {(node: GraphNode, from: number, to: GraphNode, name: string) => void} */
-const wire = (node, from, to, name) => node.connect(from, to, inputNamed(to, name));
+export const wire = (node, from, to, name) => node.connect(from, to, inputNamed(to, name));
 
 /**
  * Wire into an input of `to` what comes into the input of this name of `from`.
@@ -136,7 +136,7 @@ const wire = (node, from, to, name) => node.connect(from, to, inputNamed(to, nam
  * @param {string} name
  * @param {string} as
  */
-function copyWire(from, to, name, as = name) {
+export function copyWire(from, to, name, as = name) {
   const link = from.graph.getLink(from.inputs[inputNamed(from, name)]?.link);
   if (!link) return;
   const { outputNode, output, subgraphInput } = link.resolve(from.graph);
@@ -300,7 +300,7 @@ function whyNotExplode(node) {
 }
 
 /** @type {(label: string, whyNot: string, callback: () => void) => MenuItem} */
-function menuItem(label, whyNot, callback) {
+export function menuItem(label, whyNot, callback) {
   return { content: whyNot ? `${label} (${whyNot})` : label, disabled: Boolean(whyNot), callback };
 }
 

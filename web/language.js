@@ -77,6 +77,8 @@ export const CHINESE = {
   "the number of steps is not known": "不知道有多少步",
   "Explode into a loop of stages": "展开为各阶段的循环",
   "Explode its first step into stages": "把第一步展开为各阶段",
+  "Wire its stages for every step": "为每一步连出各阶段",
+  "it has them": "已经连好了",
 };
 
 let chinese = false;

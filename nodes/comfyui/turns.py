@@ -18,7 +18,6 @@ from .patched_model import COARSE, PATCH_SIZE
 from .riders import TURNS
 
 
-
 def node_of(turns: Sequence[Turn | StagePlan]) -> str:
     """The node whose errors these are."""
     return "Stages (MODEL)" if any(isinstance(one, StagePlan) for one in turns) else "Steer (MODEL)"

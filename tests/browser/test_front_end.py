@@ -223,6 +223,28 @@ def test_denoise_explodes_into_a_loop_or_its_first_step(page, host, run, load):
     assert np.array_equal(draw(run, host), whole)
 
 
+def test_stages_of_one_step_stand_for_all(page, host, run, load):
+    """The picture stays until they are changed; a second time, and with a reading that stages have not, the entry says why not."""
+    label = "Wire its stages for every step"
+    load(WHOLE)
+    evaluate(page, "DiT Denoise", "node.widgets.find(({ name }) => name === 'cfg').value = 2.5")
+    assert evaluate(page, "DiT Denoise", f"(app.canvas.getNodeMenuOptions(node).find(item => item?.content === '{label}') ?? {{disabled: true}}).disabled") is False
+    whole = draw(run, host)
+    choose(page, "DiT Denoise", label)
+    stages = {node["class_type"]: node["inputs"] for node in prompt(page).values()}
+    assert stages["DiTBlocksCondition"]["step"] == 1 and "negative" not in stages["DiTBlocksCondition"] and "DiTBlocksStagesSteps" in stages
+    assert np.array_equal(draw(run, host), whole)
+    evaluate(page, "DiT Blocks", "node.widgets.find(({ name }) => name === 'blocks').value = 'all but 2'")
+    assert not np.array_equal(draw(run, host), whole)
+
+    def why() -> list[str]:
+        return evaluate(page, "DiT Denoise", f"app.canvas.getNodeMenuOptions(node).map(item => item?.content).filter(said => said?.startsWith('{label} ('))")
+    assert why() == [f"{label} (it has them)"]
+    page.keyboard.press("Control+z")
+    evaluate(page, "DiT Denoise", "node.widgets.find(({ name }) => name === 'patch_method').value = 'resample'")
+    assert why() == [f"{label} (not with resample)"]
+
+
 def test_undo_takes_an_exploded_denoise_back(page, host, load):
     load(WHOLE)
     before = prompt(page)
