@@ -6,10 +6,12 @@
 import importlib
 import sys
 
+from host_adapter_check import adapter_for, with_adapter
 from host_blocks_check import STEPS, blocks_of, picture, planned, refused, same
 from host_cache_check import ALWAYS, caching
 from host_model_check import out
 from host_models import MODELS, ksampler, run_cases, start
+from host_patch_check import own_size, scheduled
 from host_stages_check import lora
 from host_steering_check import CORNER, begun, prepared, steered, vector, width_of
 import torch
@@ -64,11 +66,11 @@ def wire(made, wired, tokens=None, step=0):
     return dit, wired(dit, hidden)
 
 
-def by_wires(made, wired, steps=range(STEPS)):
+def by_wires(made, wired, steps=range(STEPS), patch_size=0):
     """KSampler's picture, every step by stages: in `steps` as wired, in others as the model has them."""
     from dit_blocks.nodes.patch import Unpatchify
     from dit_blocks.nodes.transformer import FinalLayer, Guidance, SamplerStep
-    _, tokens, sigmas = prepared(made)
+    _, tokens, sigmas = prepared(made, patch_size)
     for step in range(STEPS):
         dit, hidden = wire(made, wired if step in steps else as_the_model, tokens, step)
         (prediction,) = out(Guidance, prediction=out(FinalLayer, dit=dit, hidden=hidden)[0], cfg=4.0)
@@ -159,6 +161,18 @@ def by_the_dit(name, make):
                 same(expected, out(Unpatchify, tokens=found)[0]["samples"])
 
 
+def an_adapter_s_patches(name, make):
+    """A patch size that an adapter taught, before or after the wired stages, which are of the MODEL's own size."""
+    made, hidden = make(), wire(alone(make()), some_blocks)[1]
+    size = own_size(made[0]) + 1
+    adapter = adapter_for(made[0], size)
+    adapted = with_adapter(made[0], adapter)
+    expected = by_wires((adapted, *made[1:]), some_blocks, patch_size=size)
+    assert not torch.equal(expected, picture(scheduled(adapted, f"{size}", patch_method="native"), made))
+    for model in (every(adapted, hidden), with_adapter(every(made[0], hidden), adapter)):
+        same(expected, picture(scheduled(model, f"{size}", patch_method="native"), made))
+
+
 def leaves_nothing(name, make):
     made = make()
     plain, module = picture(made[0], made), made[0].model.diffusion_model
@@ -225,7 +239,8 @@ def the_pack_s_own_model(name=None, make=None):
 CASES = {f"{name}: wires are the model": (wires_are_the_model, name) for name in MODELS}
 CASES |= {f"{name}: {title}": (check, name) for name in ("sd3", "flux_dev", "wan") for title, check in {
     "other positions": other_positions, "shares": shares, "its own nodes": same_as_its_own_nodes, "by the dit": by_the_dit}.items()}
-CASES |= {"flux_dev: leaves nothing": (leaves_nothing, "flux_dev"), "flux_dev: refusals": (refusals, "flux_dev")}
+CASES |= {"flux_dev: leaves nothing": (leaves_nothing, "flux_dev"), "flux_dev: an adapter's patches": (an_adapter_s_patches, "flux_dev"),
+          "flux_dev: refusals": (refusals, "flux_dev")}
 CASES |= {f"zoo: {name}": (by_the_generic_way, name) for name in ("chroma", "hunyuan_video", "cosmos_predict2")}
 CASES["the pack's own model"] = (the_pack_s_own_model, None)
 
