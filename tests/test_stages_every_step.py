@@ -1,5 +1,7 @@
 """Stages that are wired for one step and run in every step: what the same wires give, laid out for each step."""
 
+from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from weakref import WeakSet
 
@@ -115,6 +117,15 @@ def test_one_plan_until_the_middle_and_another_after_it(four_blocks, positive, n
         none if hidden["call"].sigma <= four_blocks.flow.sigma_at(0.5) else weak)(dit, hidden)))
 
 
+def test_where_two_plans_meet_the_later_one_holds(four_blocks, positive, negative):
+    """0 is the first step's level itself."""
+    assert four_blocks.schedule(STEPS)[0] == four_blocks.flow.sigma_at(0.0)
+    weak, none = (wire(four_blocks, positive, None, WIRED[name]) for name in ("skipped, repeated, weak", "no positions"))
+    expected = drawn(every(four_blocks, none), positive, negative)
+    assert torch.equal(drawn(every(every(four_blocks, weak, end=0.0), none), positive, negative), expected)
+    assert torch.equal(drawn(every(every(four_blocks, none), weak, end=0.0), positive, negative), expected)
+
+
 def test_a_chain_of_steps_is_one_run(four_blocks, positive, negative):
     dit = every(four_blocks, wire(four_blocks, positive, negative, grafted))
     tokens, sigmas = begun(dit)
@@ -147,10 +158,13 @@ def test_what_can_t_run_in_every_step_is_refused(four_blocks, backbone, positive
     tokens, sigmas = begun(four_blocks, batch=1)
     begin = partial(start, four_blocks, tokens, sigmas, 0, positive, None)
     plain = wire(four_blocks, positive, None, WIRED["as the model"])
+    finetune = replace(four_blocks, model=deepcopy(four_blocks.model))
+    assert every(four_blocks, blocks(finetune, embed(finetune, begin()))).turns  # hidden states of a model of the same shape will do
     two = blocks(four_blocks, embed(four_blocks, begin()), graft=embed(four_blocks, begin()))
     for hidden, says in ((begin(), "hidden has not been through DiT Condition and Patch Embed"),
                          (out(PatchEmbed, dit=four_blocks, x=tokens), "hidden has not been through DiT Condition and Patch Embed"),
-                         (two, "hidden comes from two DiT Condition nodes")):
+                         (two, "hidden comes from two DiT Condition nodes"),
+                         (blocks(finetune, embed(four_blocks, begin())), "hidden has been through the blocks of two models")):
         assert line(ValueError, every, four_blocks, hidden).startswith(f"Stages Every Step: {says}")
     assert line(ValueError, every, four_blocks, plain, 0.8, 0.2) == "Stages Every Step: start_percent 0.8 is after end_percent 0.2"
     assert line(ValueError, every, backbone, plain).startswith("Stages Every Step: hidden comes from a model of another shape: MMDiT of 4 blocks")

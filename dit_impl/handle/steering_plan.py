@@ -65,7 +65,7 @@ class Steering:
 
     def over(self, stages: Stages) -> "SteeredStages | PlannedStages":
         """Stages that turn, or that a stage plan leads; to be put in their place before the patch embedding."""
-        plan = max((one for one in self.turns if isinstance(one, StagePlan)), key=lambda one: one.start, default=None)
+        plan = max((one for one in self.turns if isinstance(one, StagePlan)), key=lambda one: (one.start, one.end), default=None)
         return SteeredStages(stages, self) if plan is None else PlannedStages(stages, plan, self.sides, self.cut, self.name, self.sigma)
 
     @property
