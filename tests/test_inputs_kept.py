@@ -19,8 +19,8 @@ from dit_blocks.standalone.folders import Folders, current, use
 
 NOTHING_WIRED = {"PixelSpace", "LoadEmbedded", "LoadDiffusers", "LoadCheckpoint", "LoadSteeringVector"}
 # take or give a MODEL: host_model_check.py, host_patch_check.py, host_blocks_check.py, host_cache_check.py,
-# host_steering_check.py
-NEED_COMFYUI = {"FromModel", "ToModel", "PatchScheduleModel", "BlocksModel", "StepCacheModel", "SteerModel"}
+# host_steering_check.py, host_wired_check.py
+NEED_COMFYUI = {"FromModel", "ToModel", "PatchScheduleModel", "BlocksModel", "StepCacheModel", "SteerModel", "StagesModel"}
 CLASSES = {cls.define_schema().node_id.removeprefix("DiTBlocks"): cls for cls in NODES}
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
