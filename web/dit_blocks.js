@@ -36,9 +36,10 @@ app.registerExtension({
     if (language) language.serializeValue = () => (language.value === "auto" ? pictureLanguage() : language.value); // in what is run
     if (!REPORTING.has(node.comfyClass)) return;
     const element = reportElement();
+    const says = element.appendChild(document.createElement("div"));
     const show = () => {
       const before = node.comfyClass === "DiTBlocksParity" ? say("run to compare with the whole model") : say("run to see the arithmetic");
-      element.textContent = String(node.properties.report ?? before);
+      says.textContent = String(node.properties.report ?? before);
     };
     show();
     const widget = node.addDOMWidget("report", "dit-blocks-report", element, {

@@ -1,6 +1,6 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { make } from "./panel.js";
+import { make, panelOf, RED } from "./panel.js";
 import { places } from "./places.js";
 import { isOurs } from "./version_note.js";
 
@@ -14,14 +14,11 @@ function clear() {
 
 /** @param {ComfyNode} node @param {string} sentence */
 function showOn(node, sentence) {
-  const box = node.widgets
-    ?.map((widget) => /** @type {{element?: HTMLElement}} */ (widget).element)
-    .find((element) => element?.classList?.[0]?.startsWith("dit-blocks-"));
   const style = { position: "absolute", left: "0", right: "0", bottom: "0", maxHeight: "100%", overflow: "auto", padding: "4px 6px" };
-  const line = make("div", { ...style, background: "#7a1f1f", color: "#fff", zIndex: "1" }, { role: "alert", class: MARK });
+  const line = make("div", { ...style, background: RED, color: "#fff", zIndex: "1" }, { role: "alert", class: MARK });
   line.textContent = sentence;
   line.addEventListener("click", () => line.remove());
-  box?.append(line);
+  panelOf(node)?.append(line);
 }
 
 /** @param {{node_id?: unknown, node_type?: string, exception_message?: string}} detail */

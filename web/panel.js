@@ -36,6 +36,15 @@ export function addPanel(node, name, height, content) {
   return element;
 }
 
+/** The colour behind what is wrong. */
+export const RED = "#7a1f1f";
+
+/** The first box of the pack's own on a node. @param {ComfyNode} node */
+export function panelOf(node) {
+  const elements = node.widgets?.map((widget) => /** @type {{element?: HTMLElement}} */ (widget).element) ?? [];
+  return elements.find((element) => element?.classList?.[0]?.startsWith("dit-blocks-"));
+}
+
 /** @template {keyof HTMLElementTagNameMap} T @param {T} tag @param {Partial<CSSStyleDeclaration>} style @param {Record<string, string>} attributes */
 export function make(tag, style = {}, attributes = {}) {
   const element = document.createElement(tag);

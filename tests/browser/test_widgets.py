@@ -2,7 +2,7 @@
 
 import json
 
-from browser.gestures import later
+from browser.gestures import later, settle
 from browser.widgets import capture, expect, look_at, on, page, ran, sync_api, tokens, turn, value  # noqa: F401
 from comfyui_host import ROOT
 
@@ -265,3 +265,42 @@ def test_an_error_is_told_on_its_node_and_in_a_toast(page, host):
     told = page.locator(".dit-blocks-trajectory .dit-blocks-error").inner_text()
     sync_api.expect(page.locator(".p-toast-message").filter(has_text=told).first).to_be_visible()
     assert "\n" not in told
+
+
+def test_guidance_with_nothing_to_move_away_from_is_told_before_a_run(page):
+    """On DiT Denoise's own panel, and on one that DiT Guidance gets only for it."""
+    refused = page.locator(".dit-blocks-trajectory .dit-blocks-warning-line")
+    sync_api.expect(refused).to_have_count(0)
+    on(page, "DiTBlocksDenoise", "node.disconnectInput(node.inputs.findIndex(({ name }) => name === 'negative'))")
+    sync_api.expect(refused).to_have_text("cfg 2 needs a negative: wire one, or set cfg to 1")
+    turn(page, "DiTBlocksDenoise", "cfg", 1)
+    sync_api.expect(refused).to_have_count(0)
+
+    page.evaluate("""() => {
+        const denoise = app.graph.nodes.find(({ comfyClass }) => comfyClass === "DiTBlocksDenoise");
+        const origin = (name) => app.graph.getLink(denoise.inputs.find((input) => input.name === name).link).origin_id;
+        const made = (kind, y, inputs) => {
+            const node = LiteGraph.createNode(kind);
+            app.graph.add(node);
+            node.pos = [denoise.pos[0], denoise.pos[1] + 1000 + y];
+            for (const [name, id] of Object.entries(inputs))
+                app.graph.getNodeById(id).connect(0, node, node.inputs.findIndex((input) => input.name === name));
+            return node.id;
+        };
+        const begun = made("DiTBlocksCondition", 0, { dit: origin("dit"), x: origin("tokens"), positive: origin("positive"), sigmas: origin("sigmas") });
+        const last = made("DiTBlocksFinalLayer", 300, { dit: origin("dit"), hidden: begun });
+        made("DiTBlocksGuidance", 500, { prediction: last });
+    }""")
+    look_at(page, "DiTBlocksGuidance")
+    expect(page, "warning", "cfg 3 needs a negative: wire one into DiT Condition, or a prediction into negative")
+    warned = on(page, "DiTBlocksGuidance", "node.size[1]")
+    on(page, "DiTBlocksDenoise", """(() => {
+        const condition = app.graph.nodes.find(({ comfyClass }) => comfyClass === "DiTBlocksCondition");
+        const positive = app.graph.getLink(node.inputs.find(({ name }) => name === "positive").link).origin_id;
+        app.graph.getNodeById(positive).connect(0, condition, condition.inputs.findIndex(({ name }) => name === "negative"));
+    })()""")
+    capture(page)
+    sync_api.expect(page.locator(".dit-blocks-warning")).to_have_count(0)
+    settle(page)
+    assert on(page, "DiTBlocksGuidance", "node.size[1]") < warned - 20
+    assert not on(page, "DiTBlocksGuidance", "node.widgets.some(({ name }) => name === 'warning')")
