@@ -16,6 +16,7 @@ from .wires import (
     decoder,
     dit_input,
     language_input,
+    map_sheet_shown,
     names_errors,
     sigmas_input,
     sound,
@@ -100,7 +101,7 @@ class TokenPCA(io.ComfyNode):
     def execute(cls, x, language="English") -> io.NodeOutput:
         seen = similarity.pca(x, language)
         norms = seen.norms / seen.norms.max().clamp_min(1e-12)
-        return io.NodeOutput(seen.image, seen.colours, norms, seen.shares.sum().item(), seen.said, ui=_shown(cls, seen.image))
+        return io.NodeOutput(seen.image, seen.colours, norms, seen.shares.sum().item(), seen.said, ui=map_sheet_shown(cls, seen.sheet, None))
 
 
 class ResponseMaps(io.ComfyNode):
@@ -130,7 +131,7 @@ class ResponseMaps(io.ComfyNode):
     @names_errors
     def execute(cls, x, count, language="English") -> io.NodeOutput:
         seen = responses.response_maps(x, count, language)
-        return io.NodeOutput(seen.image, (0.5 + seen.maps / (2 * responses.FARTHEST)).clamp(0, 1), ui=_shown(cls, seen.image))
+        return io.NodeOutput(seen.sheet.image, (0.5 + seen.maps / (2 * responses.FARTHEST)).clamp(0, 1), ui=map_sheet_shown(cls, seen.sheet, None))
 
 
 class TokenSimilarity(io.ComfyNode):
@@ -294,5 +295,5 @@ class ContentAndPlace(io.ComfyNode):
         host.throw_if_interrupted()
         answer = content_place.take_and_replace(dit, tokens, sigmas, step, positive, negative, cfg, seed, query, other)
         decoded = content_place.pictures(answer, decoder(vae))
-        picture = content_place.drawing(answer, decoded, language)
-        return io.NodeOutput(picture, charts.batch(list(decoded.values())), ui=_shown(cls, picture))
+        sheet = content_place.drawing(answer, decoded, language)
+        return io.NodeOutput(sheet.image, charts.batch(list(decoded.values())), ui=map_sheet_shown(cls, sheet, query))

@@ -36,7 +36,7 @@ def apart():
     dit, _, _ = load_embedded()
     sigmas, tokens = dit.schedule(4), dit.fold({"samples": torch.randn(1, 16, 32, 32)})
     answer = content_place.take_and_replace(dit, tokens, sigmas, 1, text(PROMPT), None, 1.0, 0, 5, tokens)
-    return content_place.drawing(answer, {name: torch.rand(256, 256, 3) for name in ("noisy", *answer.x0)})
+    return content_place.drawing(answer, {name: torch.rand(256, 256, 3) for name in ("noisy", *answer.x0)}).image
 
 
 def tokens():

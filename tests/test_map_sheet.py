@@ -10,12 +10,21 @@ import torch
 from torch import Tensor
 
 from dit_blocks.dit_impl.drawing import charts
-from dit_blocks.dit_impl.see import attention_maps, attention_pictures, concept_pictures, position_similarity
+from dit_blocks.dit_impl.see import (
+    attention_maps,
+    attention_pictures,
+    concept_pictures,
+    content_place,
+    position_similarity,
+    responses,
+    similarity,
+)
 from dit_blocks.dit_impl.see.attention_maps import DIRECTIONS, Question
 from dit_blocks.dit_impl.see.concept_map import ConceptMaps
 from dit_blocks.dit_impl.sources.embedded import load_embedded
 from dit_blocks.nodes.attention import AttentionMap, AttentionSteps, PositionSimilarity
 from dit_blocks.nodes.concepts import ConceptMap
+from dit_blocks.nodes.pictures import ContentAndPlace, ResponseMaps, TokenPCA
 from dit_blocks.standalone.folders import current
 
 PICTURE, VIDEO = (6, 9), (3, 2, 9)
@@ -103,6 +112,63 @@ def test_the_nodes_tell_of_the_picture_that_they_saved():
         assert (saved - answer.result[0][0]).abs().max() < 0.01
         cells = pixels(saved, facts, 0.5, 0.5)[0].mean(-1).flatten()  # of the first map, whose values are the output's
         assert torch.corrcoef(torch.stack([cells, answer.result[1][0].flatten()]))[0, 1] > 0.9
+
+
+def coloured(kind: str, grid: tuple, language: str, padded: int = 0) -> tuple:
+    """A picture, and the colours of its maps, as the facts tell of them: [rows, columns, 3] each."""
+    *_, h, w = grid
+    wire = {**load_embedded()[0].fold({"samples": torch.randn(2, 16, 12, 18)}), "grid": grid}
+    if kind == "components":
+        one = similarity.pca(wire, language)
+        lengths = charts.colours(one.norms, one.norms.min().item(), one.norms.max().item())
+        return one.sheet, [of[i] for i in range(len(lengths)) for of in (one.colours, lengths)]
+    if kind == "responses":
+        one = responses.response_maps(wire, 6, language)
+        return one.sheet, list(charts.colours(one.maps, -responses.FARTHEST, responses.FARTHEST, signed=True))
+    similar, x0 = {name: torch.rand(h, w) * 2 - 1 for name in ("content", "place", "sum")}, {"whole": wire, "no place": wire}
+    noisy, cells = {**wire, "size": (2 * h - padded, 2 * w)}, torch.rand(3, h, w, 3)
+    answer = content_place.Answer(similarity.grid_of(wire), QUERY, 0.5, similar, dict.fromkeys(similar, torch.rand(54)), noisy, x0, dict.fromkeys(x0, 0.1))
+    decoded = {name: charts.enlarged(one, 100) for name, one in zip(("noisy", *x0), cells)}
+    maps = [charts.colours(one, -1, 1, signed=True) for one in similar.values()]
+    return content_place.drawing(answer, decoded, language), maps + ([] if padded else list(cells))
+
+
+@pytest.mark.parametrize("language", charts.LANGUAGES)
+@pytest.mark.parametrize("grid", [PICTURE, VIDEO])
+@pytest.mark.parametrize("kind", ["components", "responses", "content"])
+def test_every_colour_is_where_the_facts_say(kind, grid, language):
+    sheet, maps = coloured(kind, grid, language)
+    facts = sheet.facts(QUERY if kind == "content" else None)
+    frame, place = divmod(QUERY, grid[-2] * grid[-1]) if kind == "content" else (0, None)
+    firsts = {one["first"] for one in facts["maps"]}
+    assert facts["grid"] == list(grid[-2:]) and len(facts["maps"]) == len(maps)
+    frames = {0, 18, 36} if kind == "components" else {0, frame * 18}
+    assert firsts == (frames if grid == VIDEO else {0})
+    for inside in (0.1, 0.5, 0.9):
+        for i, (cells, known) in enumerate(zip(pixels(sheet.image[0], facts, inside, inside), maps)):
+            wrong = ((cells - known).abs().amax(-1) > 0.02).flatten().nonzero().flatten().tolist()
+            assert wrong == ([place] if kind == "content" and i < 3 and inside != 0.5 else [])  # which has a frame on it
+
+
+def test_pictures_of_padded_tokens_are_no_maps():
+    assert len(coloured("content", PICTURE, "English", padded=1)[0].corners) == 3
+
+
+def test_the_nodes_tell_of_colours_that_they_saved():
+    dit, wire = embedded_step((12, 18))
+    tokens, language = wire["tokens"], {"language": "English"}
+    both = TokenPCA.execute(x=wire, **language)
+    answers = {"components": (both, 2 * len(both.result[0])), "responses": (ResponseMaps.execute(x=wire, count=5, **language), 5),
+               "content": (ContentAndPlace.execute(dit=dit, tokens=tokens, sigmas=dit.schedule(4), step=1, positive=text("a red ring"), cfg=1.0, seed=0,
+                                                   vae=load_embedded()[2], query=QUERY, **language), 9)}
+    for name, (answer, count) in answers.items():
+        (facts,), (file,) = answer.ui["dit_blocks"], answer.ui["images"]
+        assert facts["sheet"] == file and facts["grid"] == [6, 9] and len(facts["maps"]) == count
+        assert facts["query"] == (QUERY if name == "content" else None)
+    (facts,), (file,) = both.ui["dit_blocks"], both.ui["images"]
+    saved = torch.from_numpy(np.array(Image.open(current().temp / file["subfolder"] / file["filename"]).convert("RGB"))) / 255
+    for cells, known in zip(pixels(saved, facts, 0.5, 0.5)[::2], both.result[1]):
+        assert (cells - known).abs().max() < 0.01
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

@@ -11,7 +11,11 @@ import { placeInWords } from "./words.js";
 
 // The picture on nodes that show maps over the token grid: the token under the mouse is framed in each of its maps.
 
-const KINDS = new Set(["AttentionMap", "AttentionSteps", "PositionSimilarity", "ConceptMap"].map((name) => `DiTBlocks${name}`));
+const KINDS = new Set(
+  ["AttentionMap", "AttentionSteps", "PositionSimilarity", "ConceptMap", "TokenPCA", "ResponseMaps", "ContentAndPlace"].map(
+    (name) => `DiTBlocks${name}`,
+  ),
+);
 const HEIGHT = 225;
 const FILL = { position: "absolute", inset: "0", width: "100%", height: "100%", objectFit: "contain" };
 

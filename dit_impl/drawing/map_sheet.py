@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+import math
 
+import torch
 from torch import Tensor
 
 
@@ -21,3 +23,16 @@ class MapSheet:
         maps = [{"box": {"x": x / width, "y": y / height, "width": wide / width, "height": tall / height}, "first": first}
                 for x, y, first in self.corners]
         return {"grid": list(self.grid), "maps": maps, "query": query}
+
+
+def together(sheets: Sequence[MapSheet], gap: int = 12) -> MapSheet:
+    """Sheets of one grid and one size as a single one, in rows that make it about as wide as high."""
+    height, width = sheets[0].image.shape[1:3]
+    columns = min(len(sheets), max(1, round(math.sqrt(len(sheets) * height / width))))
+    rows = math.ceil(len(sheets) / columns)
+    whole, corners = torch.ones(1, rows * (height + gap) - gap, columns * (width + gap) - gap, 3), []
+    for i, sheet in enumerate(sheets):
+        top, left = i // columns * (height + gap), i % columns * (width + gap)
+        whole[:, top:top + height, left:left + width] = sheet.image
+        corners += [(left + x, top + y, first) for x, y, first in sheet.corners]
+    return MapSheet(whole, sheets[0].grid, sheets[0].size, corners)

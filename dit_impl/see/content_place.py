@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..drawing import charts
 from ..drawing.charts import in_language
+from ..drawing.map_sheet import MapSheet
 from ..errors import StagesError
 from ..handle.backbone import Conditioning, DitHandle
 from ..sampling.level import standing
@@ -170,21 +171,27 @@ def pictures(answer: Answer, decode: Callable[[Tensor], Tensor]) -> dict[str, Te
 
 
 @charts.drawn
-def drawing(answer: Answer, decoded: dict[str, Tensor], language: str = "English") -> Tensor:
-    """A picture with similarity maps and norms of both parts above, and x0 after each change below: → [1, H, W, 3]."""
+def drawing(answer: Answer, decoded: dict[str, Tensor], language: str = "English") -> MapSheet:
+    """Similarity maps and norms of both parts above, x0 after each change below: maps too, unless the latent was padded to whole patches."""
     texts, grid = {name: in_language(words, language) for name, words in WORDS.items()}, answer.grid
-    place, maps, labels = answer.query % (grid.h * grid.w), [], []
+    (frame, place), maps, labels = divmod(answer.query, grid.h * grid.w), [], []
     for name, cells in answer.similar.items():
         shown = charts.marked(charts.heat(cells, SIDE, -1.0, 1.0, signed=True), (grid.h, grid.w), place)
+        size = shown.shape[1], len(shown)
         maps.append(torch.cat([shown, charts.scale_bar(-1.0, 1.0, texts["cosine"], shown.shape[1], True, language)]))
         norms = answer.norms[name]
         labels.append(texts[name].format(**{key: charts.number(of.item()) for key, of in (
             ("low", norms.min()), ("high", norms.max()), ("mean", norms.mean()))}))
     title = texts["title"].format(query=answer.query, row=place // grid.w, column=place % grid.w)
-    top = charts.sheet(maps, labels, 3, title, "", language, 1)
+    top, above = charts.sheet_and_corners(maps, labels, 3, title, "", language, 1)
     labels = [texts["noisy"], *(texts[name] + (f"\n{texts['change'].format(change=answer.change[name])}" if name != "whole" else "")
                                 for name in answer.x0)]
-    below = charts.sheet([charts.fitted(one, SIDE) for one in decoded.values()], labels, 3, texts["effects"].format(sigma=answer.sigma),
-                         texts["note" if "other place" in answer.x0 else "note alone"], language, 1)
+    seen = [charts.fitted(one, max(size)) for one in decoded.values()]
+    below, corners = charts.sheet_and_corners(seen, labels, 3, texts["effects"].format(sigma=answer.sigma),
+                                              texts["note" if "other place" in answer.x0 else "note alone"], language, 1)
     width = max(top.shape[1], below.shape[1])
-    return torch.cat([torch.nn.functional.pad(one, (0, 0, 0, width - one.shape[1]), value=1.0) for one in (top, below)])[None]
+    whole = torch.cat([torch.nn.functional.pad(one, (0, 0, 0, width - one.shape[1]), value=1.0) for one in (top, below)])[None]
+    p = answer.noisy["patch_size"]
+    exact = tuple(answer.noisy["size"]) == (grid.h * p, grid.w * p) and all(picture.shape[:2] == size[::-1] for picture in seen)
+    places = [(x, y, frame * grid.h * grid.w) for x, y in above] + [(x, len(top) + y, 0) for x, y in corners if exact]
+    return MapSheet(whole, (grid.h, grid.w), size, places)

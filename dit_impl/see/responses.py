@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..drawing import charts
 from ..drawing.charts import in_language
+from ..drawing.map_sheet import MapSheet
 from ..errors import TokensError
 from ..tokens.wire_types import AnyWire
 from .similarity import conditional, grid_of, stage_name
@@ -22,8 +23,8 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Responses:
-    """image [1, H, W, 3] with labels; maps [count, h, w], standardised; chosen: which numbers they are."""
-    image: Tensor
+    """sheet: the maps with labels; maps [count, h, w], standardised; chosen: which numbers they are."""
+    sheet: MapSheet
     maps: Tensor
     chosen: list[int]
 
@@ -62,4 +63,6 @@ def response_maps(wire: AnyWire, count: int = 12, language: str = "English") -> 
     labels = [in_language(WORDS["number"], language).format(i=i) for i in chosen.tolist()]
     title = in_language(WORDS["title"], language).format(count=len(chosen), width=tokens.shape[-1], stage=stage_name(wire, language))
     note = in_language(WORDS["note"], language).format(most=FARTHEST)
-    return Responses(charts.sheet(cells, labels, min(COLUMNS, len(cells)), title, note, language, 1)[None], maps, chosen.tolist())
+    drawn, corners = charts.sheet_and_corners(cells, labels, min(COLUMNS, len(cells)), title, note, language, 1)
+    sheet = MapSheet(drawn[None], (grid.h, grid.w), (cells[0].shape[1], len(cells[0])), [(x, y, 0) for x, y in corners])
+    return Responses(sheet, maps, chosen.tolist())

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from ..drawing import charts
 from ..drawing.charts import in_language
+from ..drawing.map_sheet import MapSheet, together
 from ..errors import TokensError
 from ..tokens.edit import values
 from ..tokens.wire_types import AnyWire
@@ -142,8 +143,9 @@ def _variance_key(shares: Tensor, width: int, language: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Pca:
-    """image [B, H, W, 3] with labels; colours [B·t, h, w, 3] alone; norms [B·t, h, w]; shares of the variance [3]; said: a summary."""
+    """image [B·t, H, W, 3] with labels, sheet: all of it in one picture; colours [B·t, h, w, 3] alone; norms [B·t, h, w]; shares of the variance [3]; said: a summary."""
     image: Tensor
+    sheet: MapSheet
     colours: Tensor
     norms: Tensor
     shares: Tensor
@@ -160,7 +162,8 @@ def pca(wire: AnyWire, language: str = "English") -> Pca:
     shades = as_colours(coordinates).view(-1, grid.h, grid.w, 3)
     norms = tokens.norm(dim=-1)
     low, high = norms.min().item(), norms.max().item()
-    lengths, pictures, names, shown = norms.view(-1, grid.h, grid.w), [], parts(wire), charts.drawable(language)
+    lengths, pictures, corners = norms.view(-1, grid.h, grid.w), [], []
+    names, shown = parts(wire), charts.drawable(language)
     labels = [in_language(WORDS[name], shown) for name in ("components", "norm")]
 
     def title(i: int, language: str) -> str:
@@ -170,12 +173,17 @@ def pca(wire: AnyWire, language: str = "English") -> Pca:
 
     for i, (shade, length) in enumerate(zip(shades, lengths)):
         left, right = charts.enlarged(shade, SIDE), charts.heat(length, SIDE, low, high)
+        size = left.shape[1], len(left)
         left = torch.cat([left, _variance_key(shares, left.shape[1], shown)])
         right = torch.cat([right, charts.scale_bar(low, high, in_language(WORDS["norms"], shown), right.shape[1], language=shown)])
-        pictures.append(charts.sheet([left, right], labels, 2, title(i, shown), "", shown, 1))
+        picture, places = charts.sheet_and_corners([left, right], labels, 2, title(i, shown), "", shown, 1)
+        pictures.append(picture)
+        corners.append([(x, y, i % grid.t * grid.h * grid.w) for x, y in places])
+    images = charts.batch(pictures)
+    sheet = together([MapSheet(image[None], (grid.h, grid.w), size, places) for image, places in zip(images, corners)])
     said = f"{title(len(pictures) - 1, language)}\n{in_language(WORDS['variance'], language).format(*shares.tolist())}\n" \
            f"{in_language(WORDS['norm'], language)}: {charts.number(low)} – {charts.number(high)}"
-    return Pca(charts.batch(pictures), shades, lengths, shares, said)
+    return Pca(images, sheet, shades, lengths, shares, said)
 
 
 @dataclass(frozen=True)

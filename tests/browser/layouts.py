@@ -6,8 +6,9 @@ columns, left to right: the title of the group, its width, the nodes in it from 
 
 # Types of nodes that the front end shows a picture on after a run, and those with a picture on a panel of the pack's own.
 PICTURES = {"SaveImage", "PreviewImage", "KSampler"} | {f"DiTBlocks{name}" for name in (
-    "TokenPCA", "PatchFilters", "Trajectory", "PipelineReport", "ContentAndPlace", "Train", "ResponseMaps")}
-MAPS = {f"DiTBlocks{name}" for name in ("AttentionMap", "AttentionSteps", "ConceptMap", "PositionSimilarity")}
+    "PatchFilters", "Trajectory", "PipelineReport", "Train")}
+MAPS = {f"DiTBlocks{name}" for name in (
+    "AttentionMap", "AttentionSteps", "ConceptMap", "PositionSimilarity", "TokenPCA", "ContentAndPlace", "ResponseMaps")}
 
 
 def parts(graph: dict, types: dict) -> dict[str, list[int]]:

@@ -9,8 +9,8 @@ import pytest
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install playwright)")
 WORKFLOW = json.loads((ROOT / "example_workflows" / "text_to_image.json").read_text(encoding="utf-8"))
 WORKFLOW["nodes"] = [node for node in WORKFLOW["nodes"] if node["type"] != "MarkdownNote"]
-PATCHIFY, ATTENTION, POSITIONS, STEPS = (
-    f"DiTBlocks{name}" for name in ("Patchify", "AttentionMap", "PositionSimilarity", "AttentionSteps"))
+PATCHIFY, ATTENTION, POSITIONS, STEPS, COMPONENTS, RESPONSES, CONTENT = (f"DiTBlocks{name}" for name in (
+    "Patchify", "AttentionMap", "PositionSimilarity", "AttentionSteps", "TokenPCA", "ResponseMaps", "ContentAndPlace"))
 ROWS, COLUMNS = 8, 16
 
 # Instead of the denoising: one block's attention at the first step, and positions, beside Patchify, with space around them.
@@ -57,6 +57,30 @@ IN_ITS_PLACE = """() => {
 }"""
 
 
+# Beside Patchify: its tokens as colours, as maps of single numbers, and as content and place, in the place of the denoising.
+OF_TOKENS = """() => {
+    const of = (kind) => app.graph.nodes.find(({ comfyClass }) => comfyClass === kind);
+    const [denoise, patchify, decode] = ["DiTBlocksDenoise", "DiTBlocksPatchify", "DiTBlocksVAEDecode"].map(of);
+    const into = (node, name) => {
+        const { origin_id, origin_slot } = app.graph.getLink(node.inputs.find((input) => input.name === name).link);
+        return [app.graph.getNodeById(origin_id), origin_slot];
+    };
+    const [dit, sigmas, positive] = ["dit", "sigmas", "positive"].map((name) => into(denoise, name));
+    const cut = { dit, tokens: [patchify, 0], sigmas, positive, vae: into(decode, "vae") };
+    const { pos: [x, y] } = patchify;
+    for (const [kind, at, inputs] of [["TokenPCA", -450, { x: cut.tokens }], ["ResponseMaps", 450, { x: cut.tokens }], ["ContentAndPlace", 900, cut]]) {
+        const node = LiteGraph.createNode(`DiTBlocks${kind}`);
+        app.graph.add(node);
+        const tall = kind === "ContentAndPlace"; // it ends above the editor's own buttons
+        node.pos = [x + at, y + (tall ? 650 : 1000)];
+        node.setSize([400, tall ? 700 : node.size[1]]);
+        for (const [name, [from, slot]] of Object.entries(inputs)) from.connect(slot, node, node.inputs.findIndex((one) => one.name === name));
+    }
+    patchify.pos = [x, y + 1000];
+    for (const one of app.graph.nodes.filter(({ comfyClass }) => ["DiTBlocksDenoise", "SaveImage"].includes(comfyClass))) app.graph.remove(one);
+}"""
+
+
 @pytest.fixture
 def page(page, load):
     load(WORKFLOW)
@@ -78,7 +102,8 @@ def look(page, kind: str = PATCHIFY) -> None:
 
 
 def panel(page, kind: str):
-    return page.locator(f".dit-blocks-maps >> nth={1 if kind == POSITIONS else 0}")
+    on(page, kind, "node.widgets.find(({ name }) => name === 'maps').element.dataset.kind = node.comfyClass")
+    return page.locator(f".dit-blocks-maps[data-kind={kind}]")
 
 
 def maps_of(page, kind: str, entry: dict) -> list[tuple[float, float, float, float]]:
@@ -163,6 +188,31 @@ def test_the_token_under_the_mouse_is_framed_in_every_map(maps, run):
     page.mouse.down()
     page.mouse.up()
     assert value(page, ATTENTION, "query") == 1  # a text token
+
+
+def test_maps_of_tokens_frame_the_token_under_the_mouse_too(page, run):
+    page.evaluate(OF_TOKENS)
+    settle(page)
+    entry = run()
+    look(page, RESPONSES)
+    maps = {kind: maps_of(page, kind, entry) for kind in (COMPONENTS, RESPONSES, CONTENT)}
+    assert [len(one) for one in maps.values()] == [2, 12, 9]
+    for kind in maps:
+        assert not on(page, kind, "node.widgets.some(({ name }) => name.startsWith('$$'))")
+    page.mouse.move(*middle(maps[RESPONSES][7], 5, 14))
+    for kind, boxes in maps.items():
+        says(page, kind, "token 94: row 5, column 14")
+        expect_framed(page, kind, boxes, 5, 14)
+    says(page, CONTENT, "click to choose it")
+    sync_api.expect(panel(page, RESPONSES)).not_to_contain_text("click")
+    page.mouse.move(*middle(maps[CONTENT][8], 3, 2))  # on a picture that the model expects
+    expect_framed(page, COMPONENTS, maps[COMPONENTS], 3, 2)
+    page.mouse.down()
+    page.mouse.up()
+    assert value(page, CONTENT, "query") == 50
+    page.mouse.move(5, 5)
+    says(page, CONTENT, "query is 50 now: run again for the outputs")
+    assert not framed(page, COMPONENTS)
 
 
 def test_after_the_previews_of_a_run_comes_its_picture(page, run):
