@@ -2,7 +2,7 @@
 
 import json
 
-from browser.gestures import later, settle
+from browser.gestures import later, serialize, settle
 from browser.widgets import capture, expect, look_at, on, page, ran, sync_api, tokens, turn, value  # noqa: F401
 from comfyui_host import ROOT
 
@@ -136,6 +136,46 @@ def test_titles_of_an_example_speak_chinese(page, load):
     finally:
         page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'en')")
     assert later(page, lambda: {"The ninth step", "2 Text", "mine"} <= set(titles()))
+
+
+def test_sockets_and_widgets_of_a_subgraph_speak_chinese(page, load):
+    """As those of the nodes inside do; the names themselves stay, and nothing of it is saved."""
+    load(json.loads((ROOT / "example_workflows" / "learn_08_training.json").read_text(encoding="utf-8")))
+    page.evaluate("""(() => {
+        const { subgraph } = app.rootGraph.nodes.find(({ title }) => title === "Train");
+        subgraph.renameInput(subgraph.inputs.find(({ name }) => name === "batch"), "mine");
+    })()""")
+    capture(page)
+
+    def shown() -> list[str]:
+        return page.evaluate("""app.rootGraph.nodes.filter((node) => node.isSubgraphNode()).flatMap(({ inputs, outputs, widgets, subgraph }) =>
+            [...[...inputs, ...outputs, ...subgraph.inputs].map(({ name, label, localized_name }) => label || localized_name || name),
+             ...widgets.map(({ name, label }) => label || name)])""")
+
+    def sockets() -> list:
+        graph = serialize(page)
+        subgraphs = graph["definitions"]["subgraphs"]
+        types = {one["id"] for one in subgraphs}
+        return [(one["inputs"], one["outputs"]) for one in [*subgraphs, *(node for node in graph["nodes"] if node["type"] in types)]]
+    english, saved = shown(), sockets()
+    assert {"steps", "learning_rate", "training_set", "mine", "text", "image"} <= set(english)
+    try:
+        page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'zh')")
+        assert later(page, lambda: {"步数", "学习率", "训练集", "mine", "文本", "图像"} <= set(shown()))
+        assert not {"steps", "learning_rate", "training_set", "batch", "text", "image"} & set(shown())
+        assert sockets() == saved
+        copied = page.evaluate("""(() => {
+            const copy = app.rootGraph.nodes.find((node) => node.isSubgraphNode()).clone();
+            app.rootGraph.add(copy);
+            return copy.id;
+        })()""")
+        later(page, lambda: page.evaluate("id => app.rootGraph.getNodeById(id).widgets.map(({ label }) => label)", copied) == ["名称", "步数", "mine", "学习率"])
+        page.evaluate("id => app.rootGraph.remove(app.rootGraph.getNodeById(id))", copied)
+        capture(page)
+    finally:
+        page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'en')")
+    assert later(page, lambda: shown() == english)
+    assert sockets() == saved
 
 
 def test_a_selection_survives_saving_and_loading(page, load):
