@@ -228,6 +228,7 @@ def test_prompts_that_are_refused(server, body, kind, why, node, input):
         assert answer["error"]["type"] == "prompt_outputs_failed_validation" and why in answer["error"]["details"]
         (error,) = answer["node_errors"][node]["errors"]
         assert error["type"] == kind and why in error["message"] and error["extra_info"] == {"input_name": input}
+        assert kind != "custom_validation_failed" or error["details"].startswith(f"{input} - ") and why in error["details"]
     assert server.get("/queue") == {"queue_running": [], "queue_pending": []}
 
 

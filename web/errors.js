@@ -4,13 +4,47 @@ import { make, panelOf, RED } from "./panel.js";
 import { places } from "./places.js";
 import { isOurs } from "./version_note.js";
 
-// The sentence that names the cause of an error, where it was made: on the node's own box and in a toast, not only behind "View details".
+// The sentence that names the cause of an error, where it was made: on the node's own box and in ComfyUI's message, which says only that a
+// node failed, not only behind "View details". In a toast where there is no such message.
 
 const MARK = "dit-blocks-error";
+const MESSAGE = "[data-testid=error-overlay-messages] p";
+const [SOON, LATE] = [100, 1500]; // milliseconds until ComfyUI's message is there
+
+/** @type {{element: HTMLElement, theirs: string, sentence: string} | null} what stands in ComfyUI's message, and what it said */
+let put = null;
+let runs = 0;
+
+/** Before other errors: ComfyUI writes its own words only where they differ from those it wrote before. */
+function takeBack() {
+  runs += 1;
+  if (put && put.element.textContent === put.sentence) put.element.textContent = put.theirs;
+  put = null;
+}
 
 function clear() {
+  takeBack();
   for (const old of document.querySelectorAll(`.${MARK}`)) old.remove();
 }
+
+/** @param {string} sentence @param {boolean} otherwise whether a toast tells it where ComfyUI has no message */
+async function tellOnTop(sentence, otherwise) {
+  const run = runs;
+  for (let waited = SOON; waited < LATE; waited += SOON) {
+    await new Promise((done) => setTimeout(done, SOON));
+    if (run !== runs) return;
+    const element = /** @type {HTMLElement | null} */ (document.querySelector(MESSAGE));
+    if (!element) continue;
+    put = { element, theirs: element.textContent, sentence };
+    element.textContent = sentence;
+    element.style.setProperty("-webkit-line-clamp", "9");
+    return;
+  }
+  if (otherwise) app.extensionManager.toast.add({ severity: "error", summary: sentence, life: 20_000 });
+}
+
+/** @param {string} id */
+const placeNamed = (id) => [...places(app.rootGraph)].find((place) => place.id === id);
 
 /** @param {ComfyNode} node @param {string} sentence */
 function showOn(node, sentence) {
@@ -25,14 +59,32 @@ function showOn(node, sentence) {
 function tell({ node_id, node_type, exception_message }) {
   const sentence = exception_message?.trim();
   if (!isOurs(node_type) || !sentence) return;
-  const place = [...places(app.rootGraph)].find(({ id }) => id === String(node_id));
+  const place = placeNamed(String(node_id));
   if (place) showOn(place.node, sentence);
-  app.extensionManager.toast.add({ severity: "error", summary: sentence, life: 20_000 });
+  tellOnTop(sentence, true);
+}
+
+/** What was refused before the run, a line each; "" where ComfyUI or another pack refused something too.
+ * @param {Record<string, {class_type: string, errors: {type: string, details: string}[]}>} refused by node */
+function inLines(refused) {
+  const all = Object.entries(refused).flatMap(([id, { class_type, errors }]) => errors.map((error) => ({ id, class_type, ...error })));
+  if (!all.every(({ class_type, type }) => isOurs(class_type) && type === "custom_validation_failed")) return "";
+  const lines = all.map(({ id, details }) => details.replace(/^\w+ - /, `${placeNamed(id)?.node.title ?? id}: `));
+  return [...new Set(lines)].join("\n"); // a rule on two widgets is told at each
 }
 
 app.registerExtension({
   name: "dit-blocks.errors",
   setup() {
+    const queue = api.queuePrompt.bind(api);
+    api.queuePrompt = async (...given) => {
+      takeBack();
+      return queue(...given).catch((/** @type {any} */ error) => {
+        const lines = inLines(error.response?.node_errors ?? {});
+        if (lines) tellOnTop(lines, false);
+        throw error;
+      });
+    };
     api.addEventListener("execution_start", clear);
     api.addEventListener("execution_error", ({ detail }) => tell(/** @type {any} */ (detail)));
   },

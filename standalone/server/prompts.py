@@ -113,7 +113,10 @@ def _refused(why: str, prompt: dict[str, dict], executor: Executor) -> Refused:
     if node is None or node[1] not in prompt:
         return Refused(kind, why)
     extra_info = {"input_name": input[1]} if input and input[1] in _inputs(prompt[node[1]], executor) else {}
-    error = {"type": kind, "message": why, "details": extra_info.get("input_name", ""), "extra_info": extra_info}
+    details = extra_info.get("input_name", "")
+    if details and kind == "custom_validation_failed":
+        details += f" - {why.partition('): ')[2]}"
+    error = {"type": kind, "message": why, "details": details, "extra_info": extra_info}
     at = {"errors": [error], "dependent_outputs": [], "class_type": prompt[node[1]]["class_type"]}
     return Refused("prompt_outputs_failed_validation", "Prompt outputs failed validation", why, {node[1]: at})
 

@@ -298,13 +298,36 @@ def test_wires_have_colours_of_their_own(page):
     assert dots == colours[:3]
 
 
-def test_an_error_is_told_on_its_node_and_in_a_toast(page, host):
+def test_an_error_is_told_on_its_node_and_in_comfyui_s_message(page, host, run):
+    message = page.get_by_test_id("error-overlay-messages")
     turn(page, "DiTBlocksDenoise", "start_step", 30)
     page.evaluate("app.queuePrompt(0)")
     expect(page, "error", "DiT Denoise: ")
     told = page.locator(".dit-blocks-trajectory .dit-blocks-error").inner_text()
-    sync_api.expect(page.locator(".p-toast-message").filter(has_text=told).first).to_be_visible()
+    sync_api.expect(message).to_have_text(told)
     assert "\n" not in told
+    turn(page, "DiTBlocksDenoise", "end_step", 20)  # refused before the run, at both widgets
+    page.evaluate("app.queuePrompt(0)")
+    sync_api.expect(message).to_have_text("DiT Denoise: end_step 20 is not after start_step 30")
+    sync_api.expect(page.locator(".p-toast-message").filter(has_text="start_step 30")).to_have_count(0)
+    turn(page, "DiTBlocksDenoise", "start_step", 0)
+    run()
+    sync_api.expect(message).to_have_count(0)
+    sync_api.expect(page.locator(".dit-blocks-error")).to_have_count(0)
+
+
+def test_an_error_is_told_in_a_toast_where_comfyui_has_a_dialog(page):
+    turn(page, "DiTBlocksDenoise", "start_step", 30)
+    setting = "Comfy.RightSidePanel.ShowErrorsTab"
+    try:
+        page.evaluate("name => app.extensionManager.setting.set(name, false)", setting)
+        page.evaluate("app.queuePrompt(0)")
+        expect(page, "error", "DiT Denoise: ")
+        told = page.locator(".dit-blocks-trajectory .dit-blocks-error").inner_text()
+        sync_api.expect(page.locator(".p-toast-message").filter(has_text=told).first).to_be_visible()
+    finally:
+        page.evaluate("name => app.extensionManager.setting.set(name, true)", setting)
+        page.keyboard.press("Escape")
 
 
 def test_guidance_with_nothing_to_move_away_from_is_told_before_a_run(page):
