@@ -10,6 +10,8 @@ import { isOurs } from "./version_note.js";
 
 /** What each socket was called when it was loaded. @type {WeakMap<object, string | undefined>} */
 const before = new WeakMap();
+/** Newer front ends keep a widget's label on its socket: what stood there, and what was put there. @type {WeakMap<object, {theirs?: string, ours?: string}>} */
+const labels = new WeakMap();
 
 /** @param {{nodes: any[]}} graph @returns {boolean} */
 const holdsOurs = (graph) => graph.nodes.some((node) => (node.isSubgraphNode() ? holdsOurs(node.subgraph) : isOurs(node.type)));
@@ -24,6 +26,17 @@ function nameBorder(border, inside) {
   border.localized_name = shownAs(border.name, inside) ?? before.get(border);
 }
 
+/** @param {Socket} input @param {{label?: string} | undefined} widget that it belongs to @param {Border} border */
+function nameWidget(input, widget, border) {
+  const known = labels.get(input) ?? { theirs: input.label };
+  labels.set(input, known);
+  if (input.label !== known.ours) known.theirs = input.label; // by hand
+  const wanted = border.localized_name ?? input.name;
+  if (!widget || known.theirs || widget.label === wanted) return;
+  widget.label = wanted;
+  known.ours = input.label;
+}
+
 /** @param {any} node of a subgraph */
 function name(node) {
   const { subgraph, inputs, outputs } = node;
@@ -33,8 +46,7 @@ function name(node) {
     nameBorder(border, link && subgraph.getNodeById(link.target_id)?.inputs[link.target_slot]);
     if (!inputs[i]) continue;
     inputs[i].localized_name = border.localized_name;
-    const widget = node.getWidgetFromSlot(inputs[i]);
-    if (widget && !inputs[i].label) widget.label = border.localized_name ?? inputs[i].name;
+    nameWidget(inputs[i], node.getWidgetFromSlot(inputs[i]), border);
   }
   for (const [i, border] of subgraph.outputs.entries()) {
     const link = end(border);
@@ -53,6 +65,8 @@ function keepOutOfFiles(node) {
       for (const [i, socket] of (saved[way] ?? []).entries()) {
         const border = node.subgraph[way][i];
         if (before.has(border)) socket.localized_name = before.get(border);
+        const label = labels.get(node[way][i]);
+        if (label?.ours && socket.label === label.ours) socket.label = label.theirs;
       }
     }
   };

@@ -11,6 +11,8 @@ from browser.test_editing import test_run_on_change_draws_again_by_itself  # noq
 from browser.test_exchange import test_every_example_loads_without_a_complaint  # noqa: F401
 from browser.test_widgets import (  # noqa: F401
     page,
+    test_an_error_is_told_on_its_node_and_in_comfyui_s_message,
+    test_sockets_and_widgets_of_a_subgraph_speak_chinese,
     test_the_grid_tells_the_arithmetic_before_any_run,
     test_the_slider_walks_through_the_steps,
     test_tokens_are_chosen_by_mouse_and_keys,
