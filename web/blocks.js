@@ -1,5 +1,6 @@
 import { app } from "../../scripts/app.js";
 import { newest } from "./answers.js";
+import { errorInWords } from "./errors_zh.js";
 import { say } from "./language.js";
 import { addPanel, asking, make, whenChanged } from "./panel.js";
 import { placeOf } from "./places.js";
@@ -30,7 +31,11 @@ function addBlocks(node) {
 /** @param {"embedded" | string[] | undefined} kinds @param {unknown} blocks undefined where a wire brings them */
 async function blocksOf(kinds, blocks) {
   const plan = kinds && (await answers.ask(JSON.stringify({ kinds, blocks: blocks ?? "" })));
-  return plan ? (plan.error ?? blocksInWords(plan, blocks !== undefined)) : say("run once to see the model's blocks");
+  return plan
+    ? plan.error
+      ? errorInWords(plan.error)
+      : blocksInWords(plan, blocks !== undefined)
+    : say("run once to see the model's blocks");
 }
 
 app.registerExtension({

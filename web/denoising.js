@@ -1,6 +1,7 @@
 import { app } from "../../scripts/app.js";
 import { newest } from "./answers.js";
 import { ask, walkOf } from "./costs.js";
+import { errorInWords } from "./errors_zh.js";
 import { makeFrame, putFrame } from "./frames.js";
 import { fit, placeIn } from "./grid.js";
 import { makeHits } from "./hits.js";
@@ -22,7 +23,8 @@ const FRAME = 250; // milliseconds of a step when they are played
 function makeBadge(unknown) {
   const badge = make("div", { whiteSpace: "pre-line" });
   const hear = newest((/** @type {import("./costs.js").Costs | null} */ costs) => {
-    badge.textContent = costs?.error ?? (costs?.walk ? walkInWords(costs.walk, costs.own) : unknown());
+    const known = costs?.walk ? walkInWords(costs.walk, costs.own) : unknown();
+    badge.textContent = costs?.error ? errorInWords(costs.error) : known;
   });
   return [badge, (node) => hear(ask(walkOf(placeOf(node))))];
 }

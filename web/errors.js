@@ -1,5 +1,6 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { errorInWords } from "./errors_zh.js";
 import { make, panelOf, RED } from "./panel.js";
 import { places } from "./places.js";
 import { isOurs } from "./version_note.js";
@@ -57,8 +58,8 @@ function showOn(node, sentence) {
 
 /** @param {{node_id?: unknown, node_type?: string, exception_message?: string}} detail */
 function tell({ node_id, node_type, exception_message }) {
-  const sentence = exception_message?.trim();
-  if (!isOurs(node_type) || !sentence) return;
+  if (!isOurs(node_type) || !exception_message?.trim()) return;
+  const sentence = errorInWords(exception_message.trim());
   const place = placeNamed(String(node_id));
   if (place) showOn(place.node, sentence);
   tellOnTop(sentence, true);
@@ -69,7 +70,9 @@ function tell({ node_id, node_type, exception_message }) {
 function inLines(refused) {
   const all = Object.entries(refused).flatMap(([id, { class_type, errors }]) => errors.map((error) => ({ id, class_type, ...error })));
   if (!all.every(({ class_type, type }) => isOurs(class_type) && type === "custom_validation_failed")) return "";
-  const lines = all.map(({ id, details }) => details.replace(/^\w+ - /, `${placeNamed(id)?.node.title ?? id}: `));
+  const lines = all.map(({ id, details }) =>
+    details.replace(/^\w+ - (.*)$/s, (_, rule) => `${placeNamed(id)?.node.title ?? id}: ${errorInWords(rule)}`),
+  );
   return [...new Set(lines)].join("\n"); // a rule on two widgets is told at each
 }
 

@@ -1,3 +1,4 @@
+import { errorInWords } from "./errors_zh.js";
 import { say } from "./language.js";
 
 // Guidance with nothing to move away from: refused when it runs, and known before from widgets and wires. Nothing here knows of a page.
@@ -28,10 +29,10 @@ export function guidanceRefused(place) {
   const cfg = place.value("cfg");
   if (typeof cfg !== "number" || Math.abs(cfg - 1) < 1e-9 || place.origin("negative") || place.origin("guider")) return "";
   if (place.kind !== "DiTBlocksGuidance")
-    return place.origin("positive") && readsText(place) ? say("cfg {cfg} needs a negative: wire one, or set cfg to 1", { cfg }) : "";
+    return place.origin("positive") && readsText(place) ? errorInWords(`cfg ${cfg} needs a negative: wire one, or set cfg to 1`) : "";
   const before = behind(place, ["prediction", "hidden", "x", "a"], "DiTBlocksCondition", "DiTBlocksGuidance");
   if (before?.kind === "DiTBlocksGuidance")
-    return say("prediction is guided already: for cfg {cfg}, wire a negative prediction into negative", { cfg });
+    return errorInWords(`prediction is guided already: for cfg ${cfg}, wire a negative prediction into negative`);
   if (before?.kind !== "DiTBlocksCondition" || before.origin("negative")) return "";
   return say("cfg {cfg} needs a negative: wire one into DiT Condition, or a prediction into negative", { cfg });
 }

@@ -23,11 +23,8 @@ export const CHINESE = {
   "no weights for p = {p}: read by resample, on a coarser latent": "没有 p = {p} 的权重：用 resample 在更粗的潜变量上读",
   "no weights for p = {p}: read by pi_resize, coarsely": "没有 p = {p} 的权重：用 pi_resize 粗略地读",
   "sizes of the model": "模型自带的大小",
-  "cfg {cfg} needs a negative: wire one, or set cfg to 1": "cfg {cfg} 需要负面条件：请接上一个，或把 cfg 设为 1",
   "cfg {cfg} needs a negative: wire one into DiT Condition, or a prediction into negative":
     "cfg {cfg} 需要可以远离的预测：请在 DiT Condition 接负面条件，或在 negative 接一个预测",
-  "prediction is guided already: for cfg {cfg}, wire a negative prediction into negative":
-    "这个预测已引导过：要用 cfg {cfg}，请在 negative 接一个预测",
   "run once to see the model's blocks": "运行一次即可看到模型的块",
   "blocks {has}": "块 {has}",
   "blocks {has}; runs {count}: {numbers}": "块 {has}；运行 {count} 个：{numbers}",

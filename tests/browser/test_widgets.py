@@ -111,6 +111,9 @@ def test_the_boxes_speak_chinese(page):
         page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'zh')")  # which loads the workflow again
         expect(page, "grid", "64 个 token，每个 256 个值")
         expect(page, "trajectory", "20 步")
+        turn(page, "DiTBlocksDenoise", "start_step", 30)
+        expect(page, "trajectory", "第 30 步在日程之外，日程的步是 0 到 19")
+        turn(page, "DiTBlocksDenoise", "start_step", 0)
         made = page.evaluate("""(async () => {
             const node = LiteGraph.createNode("DiTBlocksTokenPCA");
             app.graph.add(node);
