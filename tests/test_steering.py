@@ -133,6 +133,6 @@ def test_a_disk_that_is_full_leaves_what_was_there(pair, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_vector_turns_red_objects_of_the_default_model_blue():
-    """More than nine in ten of 100 prompts, with 24 pairs: benchmarks/RESULTS.md."""
+    """84 of 100 prompts, with 24 scenes for the vector: benchmarks/RESULTS.md."""
     found = benchmark("steering").measure(6, pairs=6)
     assert found["turned"] >= 4 / 6 and found["control"] >= 5 / 6
