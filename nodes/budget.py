@@ -32,12 +32,16 @@ class Budget(io.ComfyNode):
                 io.Int.Input("batch_size", default=1, min=1, max=4096, tooltip="Pictures at once."),
                 io.Combo.Input("unit", options=["FLOPs", "MACs"], default="FLOPs",
                                tooltip="A multiply-add (MAC) is two FLOPs. The DiT paper calls multiply-adds Gflops."),
-                dit_input(optional=True, tooltip="A model whose architecture is known: the default one, SD3 and DiT files, or a MODEL with stages."),
+                dit_input(optional=True, tooltip="The default model, a SD3 or DiT file, or any MODEL: its own forward is counted, without running it."),
                 io.Int.Input("vae_factor", default=0, min=0, max=64, optional=True,
                              tooltip="How many pixels wide and high a latent cell is. 0 is the model's own."),
                 io.Int.Input("text_tokens", default=-1, min=-1, max=4096, optional=True,
                              tooltip="Length of the prompt in tokens. -1 is what is usual for the model."),
                 language_input(),
+                io.Int.Input("frames", default=1, min=1, max=16384, optional=True,
+                             tooltip="How many pictures a film has. A video model packs several into a frame of its latent: Wan 4, after the first."),
+                io.Conditioning.Input("positive", optional=True, tooltip="A prompt, with all that rides on it, such as reference pictures. A MODEL is "
+                                                                         "then counted with it, and text_tokens is not used."),
             ],
             outputs=[
                 io.String.Output("text", display_name="text", tooltip="The table."),
@@ -49,14 +53,20 @@ class Budget(io.ComfyNode):
     @classmethod
     @names_errors
     def execute(cls, preset, width, height, patch_size, batch_size, unit, dit=None, vae_factor=0, text_tokens=-1,
-                language="English") -> io.NodeOutput:
-        shape = arithmetic.architecture(dit) if dit is not None else arithmetic.PRESETS[preset]
+                language="English", frames=1, positive=None) -> io.NodeOutput:
+        text = None if text_tokens < 0 else text_tokens
+        if dit is not None:
+            shape = arithmetic.architecture(dit, dit.latent_frames(frames), positive, text)
+        elif frames == 1:
+            shape = arithmetic.PRESETS[preset]
+        else:
+            raise ValueError(f"{preset} draws single pictures, not films: frames is 1, not {frames}")
         if vae_factor:
             shape = replace(shape, downscale=vae_factor)
-        how = {"batch": batch_size, "text": None if text_tokens < 0 else text_tokens}
+        how = {"batch": batch_size, "text": text, "pictures": frames}
         rows, shown = (pictures.why_patches(shape, width, height, patch_size, one, **how) for one in (language, charts.drawable(language)))
         title = charts.in_language({"en": f"{shape.name}, {width}×{height} pixels", "zh": f"{shape.name}，{width}×{height} 像素"}, language)
-        words = f"{title}\n{pictures.table(rows, unit, language)}"
+        words = f"{title}\n{pictures.table(rows, unit, language)}\n\n{pictures.by_stage(rows[0][1], unit, language)}"
         return io.NodeOutput(words, pictures.chart(shown, unit, language), rows[0][1].tokens, ui=ui.PreviewText(words))
 
 

@@ -240,9 +240,9 @@ class Denoise(io.ComfyNode):
         plan = patch_schedule or _one_size(tokens, patch_method)
         if capture_blocks and plan.names_other:
             raise ValueError("capture_blocks shows the blocks of one model, and the patch_schedule says 'of other': leave one of the two out")
-        facts = {"size": tokens["size"][-2:], "shape": shape_of(dit), "native": dit.patch_sizes, "batch": len(tokens["tokens"])}
+        facts = {"size": tokens["size"][-2:], "shape": shape_of(dit, tokens, positive), "native": dit.patch_sizes, "batch": len(tokens["tokens"])}
         if plan.other is not None:
-            facts["other"] = shape_of(plan.other)
+            facts["other"] = shape_of(plan.other, tokens, positive)
         if sampler is not None or guider is not None:
             dit = _given(dit, tokens, sigmas, start_step, end_step, positive, negative, plan, capture_blocks, sampler, guider)
         done, x0, approximate = _run(dit, tokens, sigmas, positive, negative, cfg, solver, start_step, end_step, plan,

@@ -54,7 +54,7 @@ def _facts(tokens: wire.DitTokens, dit) -> dict:
     costs depend on."""
     batch, _, values = tokens["tokens"].shape
     facts = {"size": tokens["size"][-2:], "channels": values // tokens["patch_size"] ** 2, "patch_size": tokens["patch_size"], "batch": batch,
-             "shape": shape_of(dit) if dit else None, "native": dit.patch_sizes if dit else None}
+             "shape": shape_of(dit, tokens) if dit else None, "native": dit.patch_sizes if dit else None}
     if tokens["tokens"].any():
         picture = dit.picture(tokens, tokens["tokens"]) if dit else wire.grey_picture(tokens, tokens["tokens"])
         facts["picture"] = ui.PreviewImage(picture[None]).as_dict()["images"][0]

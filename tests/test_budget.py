@@ -1,7 +1,6 @@
 """The arithmetic of cost against published figures and torch's own flop counter."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dit_blocks.dit_impl.cost.arithmetic import PRESETS, CountedArchitecture, DiTArchitecture, MMDiTArchitecture, architecture, budget
 from dit_blocks.dit_impl.cost.pictures import chart, table, why_patches
 from dit_blocks.dit_impl.errors import BackboneError
+from dit_blocks.dit_impl.handle.dit_handle import DitHandle
 from dit_blocks.dit_impl.model.dit import DiT, DiTConfig
 from dit_blocks.dit_impl.model.mmdit import MMDiT, MMDiTConfig
 from dit_blocks.dit_impl.model.stages import Stages
@@ -69,7 +69,7 @@ def test_a_dit_s_own_shape():
     assert own.weights == 2 * sum(p.numel() for p in dit.model.parameters())
     closed = Stages()
     closed.name = "Sealed"
-    dit_of_another_kind = SimpleNamespace(name="another", stages=closed, channels=4, downscale=8)
+    dit_of_another_kind = type("Another", (DitHandle,), {"name": "another", "stages": closed, "channels": 4, "downscale": 8})()
     with pytest.raises(BackboneError, match="^the shape of another is not known: the layers of Sealed can't be counted$"):
         architecture(dit_of_another_kind)
 

@@ -24,6 +24,7 @@ from dit_blocks.dit_impl.cost.arithmetic import (
     with_and_without_patches,
 )
 from dit_blocks.dit_impl.cost.pictures import table, why_patches
+from dit_blocks.dit_impl.handle.dit_handle import DitHandle
 from dit_blocks.dit_impl.handle.patch_schedule import parse_schedule
 from dit_blocks.dit_impl.model.dit import DiT, DiTConfig
 from dit_blocks.dit_impl.model.mmdit import MMDiT
@@ -96,8 +97,10 @@ def test_a_model_s_shape_is_read_off_it(backbone, class_dit):
     other = replace(backbone.model.config, patch_sizes=(4, 2), dual_blocks=(1,), detail=8)
     found = architecture(replace(backbone, model=MMDiT(other)))
     assert (found.patch_size, found.dual, found.detail, found.text) == (4, 1, 8, OWN_TEXT)
-    counting = SimpleNamespace(name="Flux", channels=16, downscale=4, stages=SimpleNamespace(architecture=lambda *asked: asked))
-    assert architecture(counting) == ("Flux", 16, 4)
+    told = CountedArchitecture("Flux", 64, 2)
+    counting = type("Handle", (DitHandle,), {"name": "Flux", "channels": 16, "downscale": 4, "stages": SimpleNamespace(
+        architecture=lambda *asked: told if asked == ("Flux", 16, 4) else None)})()
+    assert architecture(counting) == told and architecture(counting, 3) == replace(told, frames=3)
     own = architecture(class_dit)
     assert (type(own), own.name, own.head, own.blocks, own.downscale, own.guided) == (DiTArchitecture, "a small DiT", 2, 3, 8, True)
     plain = replace(class_dit, model=DiT(DiTConfig(in_channels=4, width=64, depth=3, heads=2, learn_sigma=False)), downscale=4)

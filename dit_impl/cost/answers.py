@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BackboneError
-from ..handle.backbone import DitHandle
+from ..handle.backbone import Conditioning, DitHandle
 from ..handle.patch_schedule import PatchSchedule, parse_schedule
 from ..reading import Between, OneOf, check_value, read
 from ..sampling.guidance import is_guided
@@ -20,7 +20,9 @@ from ..step.by_block import BLOCKS
 from ..tokens.mixed import Mixture, counts_of
 from ..tokens.other_sizes import METHODS, choose_method
 from ..tokens.patch import token_grid
-from .arithmetic import ARCHITECTURES, Architecture, Budget, architecture, budget, budget_of_mix
+from ..tokens.wire_types import DitTokens
+from .arithmetic import Architecture, Budget, architecture, budget, budget_of_mix
+from .fitted import KINDS, CountedNow, fitted
 
 LARGEST_PATCH = 64
 LARGEST_SIDE = 4096  # of a latent, in cells
@@ -67,12 +69,22 @@ def plain(shape: Architecture) -> dict:
     return {"kind": shape.kind, **asdict(shape)}
 
 
-def shape_of(dit: DitHandle) -> dict | None:
-    """A handle's architecture as JSON; None if it is not known."""
+def known_shape(dit: DitHandle, size: tuple[int, ...] | None = None, positive: Conditioning | None = None) -> Architecture | None:
+    """A handle's architecture by formulas, for latents of a size in cells and a prompt; None if it is not known."""
+    size = size or ()
     try:
-        return plain(architecture(dit))
+        found = architecture(dit, size[0] if len(size) == 3 else 1, positive)
+        return fitted(found, size[-2:] or None) if isinstance(found, CountedNow) else found
     except BackboneError:
         return None
+
+
+def shape_of(dit: DitHandle, wire: DitTokens | None = None, positive: Conditioning | None = None) -> dict | None:
+    """A handle's architecture as JSON, for these tokens; None if it is not known."""
+    if wire is not None and "nested" in wire:
+        return None
+    found = known_shape(dit, wire and tuple(wire["size"]), positive)
+    return None if found is None else plain(found)
 
 
 @cache
@@ -87,8 +99,8 @@ def read_shape(given: object) -> Architecture:
         return embedded_shape()
     if not isinstance(given, dict) or "kind" not in given:
         raise ValueError(f"a shape is \"embedded\" or an object with a kind and its fields, not {given!r:.80}")
-    kind = check_value("a shape's kind", given["kind"], Annotated[str, OneOf(*ARCHITECTURES)])
-    return read(ARCHITECTURES[kind], {name: value for name, value in given.items() if name != "kind"}, f"a {kind} shape", "a shape's ")
+    kind = check_value("a shape's kind", given["kind"], Annotated[str, OneOf(*KINDS)])
+    return read(KINDS[kind], {name: value for name, value in given.items() if name != "kind"}, f"a {kind} shape", "a shape's ")
 
 
 def of_step(shape: Architecture, size: tuple[int, int], patch_size: int | Mixture, batch: int = 1, guided: bool | None = None,
@@ -116,12 +128,17 @@ def patch_sizes(size: tuple[int, int]) -> range:
 def by_patch_size(shape: Architecture, size: tuple[int, int], batch: int = 1, guided: bool | None = None) -> dict[int, dict]:
     """What a step costs at every patch size that fits into a latent of (H, W) cells: p → grid, tokens, values, flops, share.
 
-    share: of what a step costs at the model's own patch size.
+    share: of what a step costs at the model's own patch size. What is not known is left out.
     """
-    own, costs = of_step(shape, size, min(shape.patch_size, *size), batch, guided).macs, {}
-    for p in patch_sizes(size):
-        step = of_step(shape, size, p, batch, guided)
-        costs[p] = {"grid": step.grid, "tokens": step.tokens, "values": step.values, "flops": 2 * step.macs, "share": step.macs / own}
+    def macs(p: int) -> int | None:
+        try:
+            return of_step(shape, size, p, batch, guided).macs
+        except ValueError:
+            return None
+    own, costs = macs(min(shape.patch_size, *size)), {}
+    for p, known in without_model(shape.channels, size, shape.frames).items():
+        spent = macs(p)
+        costs[p] = known | ({} if spent is None else {"flops": 2 * spent}) | ({} if spent is None or own is None else {"share": spent / own})
     return costs
 
 
@@ -133,10 +150,10 @@ def how_read(native: tuple[int, ...], patch_size: int, method: str) -> dict:
         return {"refused": str(error)}
 
 
-def without_model(channels: int, size: tuple[int, int]) -> dict[int, dict]:
+def without_model(channels: int, size: tuple[int, int], frames: int = 1) -> dict[int, dict]:
     """What is known without the model's architecture: p → grid, tokens, values."""
     grids = {p: token_grid(*size, p) for p in patch_sizes(size)}
-    return {p: {"grid": grid, "tokens": grid[0] * grid[1], "values": channels * p * p} for p, grid in grids.items()}
+    return {p: {"grid": grid, "tokens": frames * grid[0] * grid[1], "values": channels * p * p} for p, grid in grids.items()}
 
 
 def of_walk(shape: Architecture, size: tuple[int, int], plan: PatchSchedule, sigmas: Tensor, cfg: float, batch: int = 1,
@@ -150,6 +167,8 @@ def of_walk(shape: Architecture, size: tuple[int, int], plan: PatchSchedule, sig
     end_step = last_step(start_step, end_step, sigmas)
     if plan.names_other and other is None:
         raise ValueError("the rows say 'of other', and no other model is wired")
+    if capture_blocks and not shape.captures:
+        raise ValueError(f"what capture_blocks costs with {shape.name} is not known")
 
     def flops(shape: Architecture, p: int | Mixture, start: int, stop: int, guidance: float) -> int:
         if coarsest(p) > min(size):
@@ -165,7 +184,7 @@ def of_walk(shape: Architecture, size: tuple[int, int], plan: PatchSchedule, sig
         model = other if of_other else shape
         total += flops(model, p, start, stop, guidance)
         said = f"{p} of other" if of_other else p if isinstance(p, int) else str(p)
-        stretches.append({"patch_size": said, "steps": stop - start, "tokens": tokens_of(p, size, plan.mask),
+        stretches.append({"patch_size": said, "steps": stop - start, "tokens": model.frames * tokens_of(p, size, plan.mask),
                           "flops": flops(model, p, start, start + 1, guidance)})
     own = flops(shape, min(shape.patch_size, *size), start_step, end_step, cfg)
     return {"steps": end_step - start_step, "flops": total, "share": total / own, "batch": batch, "stretches": stretches}

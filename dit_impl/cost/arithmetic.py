@@ -7,10 +7,10 @@ left out, as torch's flop counter leaves them out. The DiT paper's "Gflops" are 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 import math
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, NamedTuple
 
-from ..errors import BackboneError, StagesError
-from ..handle.backbone import Backbone, DitHandle
+from ..errors import BackboneError
+from ..handle.backbone import Backbone, Conditioning, DitHandle
 from ..model.dit import DiT
 from ..model.mmdit import MMDiT
 from ..reading import Between
@@ -21,11 +21,27 @@ Positive = Annotated[int, Between(1, LARGEST)]
 NotNegative = Annotated[int, Between(0, LARGEST)]
 
 
+class Pass(NamedTuple):
+    """What one pass over one picture or film costs, in multiply-adds.
+
+    sequence: tokens of picture and text. attention: its two products. rest: all other MACs; `head` of them are in the final layer. blocks:
+    of all, those in the blocks. widest: values that a block holds at its widest. spent: (path, all MACs) of each block, where that is known.
+    """
+    sequence: int
+    attention: int
+    rest: int
+    head: int
+    blocks: int
+    widest: int
+    spent: tuple[tuple[str, int], ...] = ()
+
+
 @dataclass(frozen=True)
 class Architecture:
     """What the cost of any transformer depends on. Each kind below adds its own fields and formulas.
 
     parameters: of all weights, 0 if unknown. downscale: pixels to a latent cell, each way. guided: whether a step usually takes two passes.
+    frames: how many grids of tokens lie one after another, in a film. frame_patch: of the latent's frames, how many are in a token.
     """
     kind: ClassVar[str]
     # Class attributes; some kinds make them fields. They have no annotation here, because then these fields would come first in order.
@@ -42,6 +58,30 @@ class Architecture:
     parameters: NotNegative = 0
     downscale: Positive = 8
     guided: bool = True
+    frames: Positive = 1
+    frame_patch: Positive = 1
+
+    def at_once(self, grid: tuple[int, int], counts: Mapping[int, int], t: int, cells: tuple[int, int] | None = None) -> Pass:
+        """A pass over a grid of tokens in each frame, with so many patches of each size in it, and t text tokens. Raises ValueError.
+
+        cells: of the latent, where it is cut into the model's own patches.
+        """
+        counts = {p: self.frames * count for p, count in counts.items()}
+        n = sum(counts.values())
+        embedding = sum(count * self.width * self.channels * p * p for p, count in counts.items())
+        head = sum(self.head_macs(count, p) for p, count in counts.items())
+        weights, attention = self.macs(n, t)
+        vectors = (len(counts) - 1) * self.vector_macs
+        return Pass(n + t, attention, weights + vectors + embedding + head, head, weights + attention, self.sequence(n, t) * 6 * self.width)
+
+    def with_frames(self, frames: int) -> "Architecture":
+        """The same for a latent of so many frames."""
+        return replace(self, frames=-(-frames // self.frame_patch))
+
+    @property
+    def captures(self) -> bool:
+        """Whether a final layer after a block costs what the final layer does."""
+        return True
 
     @property
     def depth(self) -> int:
@@ -203,7 +243,8 @@ class Budget:
 
     sequence: tokens of picture and text. attention: MACs of its two products (scores and mixing). rest: all other MACs; `head` of them are
     in the final layer. blocks: of all MACs, those in the blocks. weights, activations: bytes. activations are a block at its widest
-    (residual, normed copy and MLP hidden layer, for all tokens of the batch).
+    (residual, normed copy and MLP hidden layer, for all tokens of the batch). frames: grids in a film. spent: (path, MACs) of each block,
+    where that is known.
     """
     name: str
     grid: tuple[int, int]
@@ -215,24 +256,26 @@ class Budget:
     weights: int
     activations: int
     blocks: int
+    frames: int = 1
+    spent: tuple[tuple[str, int], ...] = ()
 
     @property
     def tokens(self) -> int:
-        return self.grid[0] * self.grid[1]
+        return self.frames * self.grid[0] * self.grid[1]
 
     @property
     def macs(self) -> int:
         return self.attention + self.rest
 
 
-def architecture(dit: DitHandle) -> Architecture:
-    """A handle's architecture: of this library's own models, and of a MODEL with stages. Raises BackboneError for others."""
+def architecture(dit: DitHandle, frames: int = 1, positive: Conditioning | None = None, text: int | None = None) -> Architecture:
+    """A handle's architecture, for latents of so many frames: of this library's own models, and of any MODEL that can be counted.
+
+    positive: a prompt that comes with it. text: how long the prompt is, if there is none. Raises BackboneError for a model that can't be counted.
+    """
     model = dit.model if isinstance(dit, Backbone) else None
     if not isinstance(model, (MMDiT, DiT)):
-        try:
-            return dit.stages.architecture(dit.name, dit.channels, dit.downscale)
-        except StagesError as error:
-            raise BackboneError(f"the shape of {dit.name} is not known: {error}") from None
+        return dit.counted(frames, positive, text)
     c, parameters = model.config, sum(p.numel() for p in model.parameters())
     common = dict(name=dit.name, width=c.width, blocks=c.depth, patch_size=c.patch_size, channels=c.in_channels, parameters=parameters,
                   downscale=dit.downscale)
@@ -253,7 +296,7 @@ def budget(shape: Architecture, width: int = 1024, height: int = 1024, patch_siz
     if min(size) < 1 or p < 1 or batch < 1:
         raise ValueError(f"a picture of {width}×{height} pixels in patches of {p} leaves no token")
     grid = token_grid(*size, p)
-    return _budget(shape, grid, {p: math.prod(grid)}, batch, text, guided, bytes_each)
+    return _budget(shape, grid, {p: math.prod(grid)}, batch, text, guided, bytes_each, size if p == shape.patch_size else None)
 
 
 def budget_of_mix(shape: Architecture, counts: Mapping[int, int], batch: int = 1, text: int | None = None, guided: bool | None = None,
@@ -263,19 +306,27 @@ def budget_of_mix(shape: Architecture, counts: Mapping[int, int], batch: int = 1
 
 
 def _budget(shape: Architecture, grid: tuple[int, int], counts: Mapping[int, int], batch: int, text: int | None, guided: bool | None,
-            bytes_each: int) -> Budget:
-    passes, t, n = batch * (2 if (shape.guided if guided is None else guided) else 1), shape.text if text is None else text, sum(counts.values())
-    embedding = sum(count * shape.width * shape.channels * p * p for p, count in counts.items())
-    head = sum(shape.head_macs(count, p) for p, count in counts.items())
-    weights, attention = shape.macs(n, t)
-    blocks = passes * (weights + attention)
-    weights += (len(counts) - 1) * shape.vector_macs
-    return Budget(shape.name, grid, shape.channels * max(counts) ** 2, n + t, passes * attention, passes * (weights + embedding + head), passes * head,
-                  shape.parameters * bytes_each, passes * shape.sequence(n, t) * 6 * shape.width * bytes_each, blocks)
+            bytes_each: int, cells: tuple[int, int] | None = None) -> Budget:
+    passes = batch * (2 if (shape.guided if guided is None else guided) else 1)
+    one = shape.at_once(grid, counts, shape.text if text is None else text, cells)
+    return Budget(shape.name, grid, shape.channels * max(counts) ** 2, one.sequence, passes * one.attention, passes * one.rest, passes * one.head,
+                  shape.parameters * bytes_each, passes * one.widest * bytes_each, passes * one.blocks, shape.frames,
+                  tuple((path, passes * macs) for path, macs in one.spent))
 
 
-def with_and_without_patches(shape: Architecture, width: int, height: int, patch_size: int = 0, **how) -> list[Budget]:
-    """The same transformer on a latent with patches and without, then on pixels with and without: → 4 budgets, or 2 if it reads pixels."""
-    p, on_pixels = patch_size or shape.patch_size, replace(shape, downscale=1, channels=3)
+def with_and_without_patches(shape: Architecture, width: int, height: int, patch_size: int = 0, pictures: int = 1, **how) -> list[Budget | None]:
+    """The same transformer on a latent with patches and without, then on pixels with and without: → 4 budgets, or 2 if it reads pixels.
+
+    pictures: of a film, which on pixels has as many frames. None stands for a size, other than the first, that a model can't be counted at.
+    """
+    p, on_pixels = patch_size or shape.patch_size, replace(shape, downscale=1, channels=3).with_frames(pictures)
     spaces = [shape, on_pixels] if shape.downscale > 1 else [on_pixels]
-    return [budget(space, width, height, size, **how) for space in spaces for size in (p, 1)]
+
+    def counted(space: Architecture, size: int) -> Budget | None:
+        try:
+            return budget(space, width, height, size, **how)
+        except BackboneError:
+            if (space, size) == (spaces[0], p):
+                raise
+            return None
+    return [counted(space, size) for space in spaces for size in (p, 1)]

@@ -1,5 +1,6 @@
 """Costs for people to read: the same transformer with and without patches, as a table and as a chart."""
 
+from itertools import groupby
 import math
 
 from torch import Tensor
@@ -11,6 +12,8 @@ WORDS = {
     "on": {"en": "{on}, {how}", "zh": "{on}，{how}"}, "latent": {"en": "latent", "zh": "latent"}, "pixels": {"en": "pixels", "zh": "像素"},
     "patches": {"en": "p = {p}", "zh": "p = {p}"}, "no patches": {"en": "no patches", "zh": "无图块"},
     "columns": {"en": "tokens|values|sequence|{unit} a step|attention|weights|activations", "zh": "token 数|值|序列|每步 {unit}|注意力|权重|激活"},
+    "stages": {"en": "in the blocks {blocks}, after them {head}, elsewhere {rest}", "zh": "各块 {blocks}，其后 {head}，其余 {rest}"},
+    "each": {"en": "{path}: {cost} each", "zh": "{path}：各 {cost}"}, "one": {"en": "{path}: {cost}", "zh": "{path}：{cost}"},
     "chart": {"en": "{unit} a step, on a logarithmic axis", "zh": "每步 {unit}，对数轴"},
     "bar": {"en": "{cost}, {share:.0%} attention", "zh": "{cost}，注意力占 {share:.0%}"},
 }
@@ -23,7 +26,7 @@ def why_patches(shape: Architecture, width: int, height: int, patch_size: int = 
     ways = (texts["patches"].format(p=patch_size or shape.patch_size), texts["no patches"])
     labels = [texts["on"].format(on=texts[space], how=way) for space in ("latent", "pixels") for way in ways]
     budgets = with_and_without_patches(shape, width, height, patch_size, **how)
-    return list(zip(labels[-len(budgets):], budgets))
+    return [(label, one) for label, one in zip(labels[-len(budgets):], budgets) if one is not None]
 
 
 def _words(language: str) -> dict[str, str]:
@@ -46,7 +49,8 @@ def table(rows: list[tuple[str, Budget]], unit: str = "FLOPs", language: str = "
     factor = {"FLOPs": 2, "MACs": 1}[unit]
     lines = [["", *_words(language)["columns"].format(unit=unit).split("|")]]
     for label, b in rows:
-        tokens, cost = f"{b.tokens:,} ({b.grid[0]}×{b.grid[1]})", _short(b.macs * factor, unit[:-1])
+        shown = (b.frames, *b.grid) if b.frames > 1 else b.grid
+        tokens, cost = f"{b.tokens:,} ({'×'.join(map(str, shown))})", _short(b.macs * factor, unit[:-1])
         lines.append([label, tokens, str(b.values), f"{b.sequence:,}", cost,
                       f"{b.attention / b.macs:.0%}", _short(b.weights, "B"), _short(b.activations, "B")])
 
@@ -54,6 +58,20 @@ def table(rows: list[tuple[str, Budget]], unit: str = "FLOPs", language: str = "
     rows_of_cells = [(label, zip(widths[1:], cells)) for label, *cells in lines]
     return "\n".join(label + " " * (widths[0] - _wide(label)) + "".join(" " * (width - _wide(cell)) + cell for width, cell in cells)
                      for label, cells in rows_of_cells)
+
+
+def by_stage(b: Budget, unit: str = "FLOPs", language: str = "English") -> str:
+    """Where a step's cost arises, in lines: in the blocks, in the final layer after them, elsewhere; then block by block, where that is known."""
+    factor, texts = {"FLOPs": 2, "MACs": 1}[unit], _words(language)
+
+    def cost(macs: int) -> str:
+        return f"{_short(macs * factor, unit[:-1])} ({macs / b.macs:.1%})"
+    lines = [texts["stages"].format(blocks=cost(b.blocks), head=cost(b.head), rest=cost(b.macs - b.blocks - b.head))]
+    for (folder, macs), alike in groupby(b.spent, lambda one: (one[0].rpartition(".")[0], one[1])):
+        names = [path.rpartition(".")[2] for path, _ in alike]
+        path = f"{folder}.{names[0]}" + (f"–{names[-1]}" if len(names) > 1 else "")
+        lines.append(texts["each" if len(names) > 1 else "one"].format(path=path, cost=cost(macs)))
+    return "\n".join(lines)
 
 
 def _wide(text: str) -> int:

@@ -31,6 +31,7 @@ class DitHandle:
     latent_format: LatentFormat
     patch_sizes: tuple[int, ...]
     frame_patch: int = 1
+    frame_downscale: int = 1  # pictures to a frame of the latent, after the first
     mixes = False  # whether it was trained on patches of several sizes in one sequence
     remark = ""  # what a user of its stages should know
     answers = ""  # what the numbers that its head gives mean
@@ -47,6 +48,23 @@ class DitHandle:
     @property
     def channels(self) -> int:
         return len(self.latent_format["scale"])
+
+    def latent_frames(self, pictures: int) -> int:
+        """How many frames a latent of so many pictures has. Raises BackboneError."""
+        if pictures != 1:
+            raise BackboneError(f"{self.name} draws single pictures, not films: frames is 1, not {pictures}")
+        return 1
+
+    def pictures_of(self, frames: int) -> int:
+        """How many pictures a latent of so many frames holds."""
+        return (frames - 1) * self.frame_downscale + 1
+
+    def counted(self, frames: int = 1, positive: Conditioning | None = None, text: int | None = None):
+        """What `cost.arithmetic.architecture` answers, where its layers are not known by formulas. Raises BackboneError."""
+        try:
+            return self.stages.architecture(self.name, self.channels, self.downscale).with_frames(frames)
+        except StagesError as error:
+            raise BackboneError(f"the shape of {self.name} is not known: {error}") from None
 
     def modules(self) -> list[nn.Module]:
         """What must be on the device that computes before `denoise`."""

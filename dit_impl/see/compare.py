@@ -7,10 +7,9 @@ import time
 import torch
 from torch import Tensor
 
-from ..cost.answers import of_step, tokens_of
-from ..cost.arithmetic import Architecture, architecture
+from ..cost.answers import known_shape, of_step, tokens_of
+from ..cost.arithmetic import Architecture
 from ..drawing import charts
-from ..errors import BackboneError
 from ..handle.backbone import Conditioning, DitHandle
 from ..handle.block_plan import BlockPlan
 from ..handle.patch_schedule import PatchSchedule, denoise_by_schedule, readings
@@ -75,21 +74,25 @@ class Run:
         return self.label if not self.label[:1].isdigit() or STEPS.match(self.label) else sizes + self.label
 
 
-def _known_shape(dit: DitHandle) -> Architecture | None:
+def _shape_for(dit: DitHandle, plan: PatchSchedule, sigmas: Tensor, cells: tuple[int, int], frames: int) -> Architecture | None:
+    """The architecture, if it is known what every step of a plan costs with it."""
+    shape = known_shape(dit, (frames, *cells))
     try:
-        return architecture(dit)
-    except BackboneError:
+        for p, *_ in plan.stretches(sigmas, 0, len(sigmas) - 1) if shape else ():
+            of_step(shape, cells, p, mask=plan.mask)
+    except ValueError:
         return None
+    return shape
 
 
 def cost(dit: DitHandle, plan: PatchSchedule, sigmas: Tensor, size: tuple[int, int], batch: int, guided: bool, skip: str = "",
-         hits: Sequence[float] = ()) -> tuple[int, int]:
+         hits: Sequence[float] = (), frames: int = 1) -> tuple[int, int]:
     """→ tokens and multiply-adds (0 if the model's architecture is not known) over all steps. size: (height, width) in pixels. skip: blocks
     that do not run; hits: by step, the share of calls in which only the first block runs. Of blocks that differ each counts as the mean."""
-    shape, tokens, macs = _known_shape(dit), 0, 0
-    cells = size[0] // dit.downscale, size[1] // dit.downscale
+    cells, tokens, macs = (size[0] // dit.downscale, size[1] // dit.downscale), 0, 0
+    shape = _shape_for(dit, plan, sigmas, cells, frames)
     for p, start, stop in plan.stretches(sigmas, 0, len(sigmas) - 1):
-        tokens += (stop - start) * batch * tokens_of(p, cells, plan.mask)
+        tokens += (stop - start) * batch * frames * tokens_of(p, cells, plan.mask)
         for step in range(start, stop) if shape else ():
             spent = of_step(shape, cells, p, batch, guided, plan.mask)
             left = shape.depth - (len(BlockPlan(skip).steps(shape.depth)) if skip else 0)
@@ -98,12 +101,13 @@ def cost(dit: DitHandle, plan: PatchSchedule, sigmas: Tensor, size: tuple[int, i
     return tokens, macs
 
 
-def _most_memory(dit: DitHandle, plan: PatchSchedule, sigmas: Tensor, size: tuple[int, int], batch: int, guided: bool) -> float:
+def _most_memory(dit: DitHandle, plan: PatchSchedule, sigmas: Tensor, size: tuple[int, int], batch: int, guided: bool,
+                 frames: int = 1) -> float:
     """Bytes by arithmetic: all weights, and a block at its widest in the dearest step. 0 if the architecture is not known."""
-    shape, each = _known_shape(dit), 4 if dit.compute_device.type == "cpu" else 2
+    cells, each = (size[0] // dit.downscale, size[1] // dit.downscale), 4 if dit.compute_device.type == "cpu" else 2
+    shape = _shape_for(dit, plan, sigmas, cells, frames)
     if shape is None:
         return 0.0
-    cells = size[0] // dit.downscale, size[1] // dit.downscale
     steps = [of_step(shape, cells, p, batch, guided, plan.mask) for p, *_ in plan.stretches(sigmas, 0, len(sigmas) - 1)]
     return each * shape.parameters + max(step.activations for step in steps) * each / 2
 
@@ -172,8 +176,10 @@ def compare(dit: DitHandle, vae, decode: Callable[[Tensor], Tensor], latent: dic
 
 def _run(dit: DitHandle, one: Drawing, image: Tensor, reference: Tensor, distance: float | None, sigmas: Tensor, guided: bool) -> Run:
     levels, plan, size = one.way.sigmas(sigmas), one.way.plan(dit), tuple(length * dit.downscale for length in one.size)
-    spent = cost(dit, plan, levels, size, len(image), guided, one.way.skip or "", one.hits)
-    memory = one.memory or _most_memory(dit, plan, levels, size, len(image), guided)
+    films = len(one.latents), guided
+    frames = one.latents.shape[2] if one.latents.dim() == 5 else 1
+    spent = cost(dit, plan, levels, size, *films, one.way.skip or "", one.hits, frames)
+    memory = one.memory or _most_memory(dit, plan, levels, size, *films, frames)
     error = (image - reference).square().mean()
     return Run(one.way.label, image, one.seconds, *spent, (-10 * error.log10()).item(), memory, bool(one.memory), distance, one.hits, one.controls,
                one.remark)

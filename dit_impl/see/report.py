@@ -107,7 +107,7 @@ def collect(image: Tensor | None = None, latent: dict | None = None, tokens: Dit
         stages.append(_tokens_stage(hidden["tokens"], known, "hidden", note, texts))
     own = (tokens or (hidden or {}).get("tokens") or {}).get("patch_size") or (dit.patch_size if dit is not None else 2)
     text = None if hidden is None or hidden["hidden"].context is None else hidden["hidden"].context.shape[1]
-    sequence, why = _sequence(_pixels(image, latent, tokens, hidden, dit), own, dit, text, texts["no dit"])
+    sequence, why = _sequence(_pixels(image, latent, tokens, hidden, dit), own, dit, text, texts["no dit"], _frames(latent, tokens or (hidden or {}).get("tokens")))
     return Report(stages, share, sequence, own, why, dit.name if dit is not None else "")
 
 
@@ -131,7 +131,13 @@ def _pixels(image: Tensor | None, latent: dict | None, tokens: DitTokens | None,
     return cells[0] * scale, cells[1] * scale, scale
 
 
-def _sequence(size: tuple[int, int, int], p: int, dit: DitHandle | None, text: int | None, no_dit: str) -> tuple[
+def _frames(latent: dict | None, wire: DitTokens | None) -> int:
+    """How many frames a latent has."""
+    size = tuple(latent["samples"].shape[2:]) if latent is not None else wire["size"] if wire else ()
+    return size[0] if len(size) == 3 else 1
+
+
+def _sequence(size: tuple[int, int, int], p: int, dit: DitHandle | None, text: int | None, no_dit: str, frames: int) -> tuple[
         list[tuple[str, int, Budget | None]], str]:
     """Sequence lengths with and without VAE and patches: → (case, tokens, budget or None) each, and why there are no budgets, or "".
 
@@ -142,10 +148,10 @@ def _sequence(size: tuple[int, int, int], p: int, dit: DitHandle | None, text: i
     try:
         if dit is None:
             raise BackboneError(no_dit)
-        shape = architecture(dit)
+        shape = architecture(dit, frames, text=text)
         text = None if text is None else max(0, text - shape.registers)
-        budgets = with_and_without_patches(shape, width, height, p, text=text)
-        return [(case, budget.tokens, budget) for case, budget in zip(CASES, budgets)], ""
+        budgets = with_and_without_patches(shape, width, height, p, dit.pictures_of(frames), text=text)
+        return [(case, count if budget is None else budget.tokens, budget) for case, count, budget in zip(CASES, counts, budgets)], ""
     except ValueError as error:
         return [(case, count, None) for case, count in zip(CASES, counts)], str(error)
 

@@ -4,13 +4,14 @@ Nothing is loaded, computed or allocated, and what rides on the MODEL (patches, 
 and _calc_cond_batch of comfy/samplers.py, wrap_attn of comfy/ldm/modules/attention.py, ComfyUI 0.33. Imported only where there is a MODEL.
 """
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 import sys
 from unittest.mock import patch
+from weakref import WeakKeyDictionary
 
 import comfy.ldm.modules.attention
 import comfy.sampler_helpers
@@ -20,18 +21,25 @@ import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
-from ...dit_impl.errors import StagesError
+from ...dit_impl.cost.arithmetic import Pass
+from ...dit_impl.cost.fitted import CountedNow, Grid
+from ...dit_impl.errors import BackboneError, StagesError
 from ...dit_impl.handle.backbone import Conditioning
+from ...dit_impl.handle.dit_handle import DitHandle
 from .blank import HOME, Counting, blank
 from .memory import memory_of, remembering
-from .stages.base import OVERRIDE, queries_and_keys
+from .own_patch import own_patch
+from .stages.base import OVERRIDE, ModelStages, queries_and_keys
 from .stages.call import OPTIONS, children_of_lists, in_one_line, instead
 
 LEFT_OUT = ("area", "mask", "control", "gligen", "hooks", "start_percent", "end_percent", "timestep_start", "timestep_end")
 ATTENTIONS = "attention_"  # how the functions begin that ComfyUI's attention may be
 ACTIVE = ("num_activated_experts", "moe_top_k")  # how many experts a token goes through
 USUAL_TEXT = 256  # tokens, where no prompt is given
+CACHE = "cache"  # in the names of attributes that hold what a model remembers of a prompt
+KEPT = 256  # counts of a model
 POOLED = (None, 768, 1280, 2048)  # usual widths of pooled texts
+_known: WeakKeyDictionary[nn.Module, OrderedDict[tuple, "Counted | str"]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -156,16 +164,17 @@ def _only_shapes(model: nn.Module, forward: _Forward) -> Iterator[None]:
 
 # --- asking a model ----------------------------------------------------------------------------------------------------
 
-def count(patcher, shapes: Sequence[tuple[int, ...]], conditioning: Conditioning, batch: int = 1) -> Counted:
+def count(patcher, shapes: Sequence[tuple[int, ...]], conditioning: Conditioning) -> Counted:
     """FLOPs of a MODEL's forward for latents of these shapes [C, …] with the first conditioning. Raises StagesError."""
     base, counting = patcher.model, Counting()
-    forward, name = _Forward(counting), type(base.diffusion_model).__name__
+    model, forward = base.diffusion_model, _Forward(counting)
     sigma = torch.tensor([float(patcher.get_model_object("model_sampling").sigma_max)])
-    latents = [blank(batch, *shape, picture=True) for shape in shapes]
+    latents = [blank(1, *shape, picture=True) for shape in shapes]
     prompt = [[text, {key: value for key, value in values.items() if key not in LEFT_OUT}] for text, values in conditioning[:1]]
-    with (torch.inference_mode(), torch.random.fork_rng([]), in_one_line(f"the FLOPs of {name} can't be counted, as it fails on shapes alone"),
-          remembering(base, memory_of(base)), remembering(base.diffusion_model, memory_of(base.diffusion_model)),
-          _only_shapes(base.diffusion_model, forward), counting):
+    memory = memory_of(model)
+    with (torch.inference_mode(), torch.random.fork_rng([]), in_one_line(f"{type(model).__name__} fails on shapes alone", ""),
+          remembering(base, memory_of(base)), remembering(model, memory | {name: type(kept)() for name, kept in memory.items() if CACHE in name}),
+          _only_shapes(model, forward), counting):
         noise = comfy.utils.pack_latents(latents)[0] if len(latents) > 1 else latents[0]
         base.latent_shapes = sizes = [latent.shape for latent in latents]
         (asked,) = comfy.samplers.process_conds(base, noise, {"positive": comfy.sampler_helpers.convert_cond(prompt)}, HOME, noise, None, 0,
@@ -174,3 +183,101 @@ def count(patcher, shapes: Sequence[tuple[int, ...]], conditioning: Conditioning
         options = {"cond_or_uncond": [0], "uuids": [part.uuid], "sigmas": sigma, "sample_sigmas": torch.cat([sigma, 0 * sigma])}
         base.apply_model(part.input_x, sigma, **comfy.samplers.cond_cat([part.conditioning]), transformer_options=options)
     return forward.counted()
+
+
+class CountedModel(DitHandle):
+    """A handle of a MODEL, as far as costs go. dimensions: of its latents, 1 for sound, 2 for pictures, 3 for films."""
+    dimensions: int
+
+    def latent_frames(self, pictures):
+        if self.dimensions == 1:
+            raise BackboneError(f"the latents of {self.name} are no pictures, and have no width and height")
+        return (pictures - 1) // self.frame_downscale + 1 if self.dimensions == 3 else super().latent_frames(pictures)
+
+    def counted(self, frames=1, positive=None, text=None):
+        """By an adapter's formulas for the usual prompt; all else by the model's own forward."""
+        if positive is None and text is None:
+            with suppress(BackboneError):
+                return super().counted(frames)
+        try:
+            return architecture_of(self, frames, positive, text)
+        except BackboneError:
+            if positive is None and text is not None:
+                with suppress(BackboneError):
+                    return super().counted(frames)
+            raise
+
+
+def architecture_of(dit, frames: int, positive: Conditioning | None, text: int | None) -> CountedNow:
+    """A handle's MODEL, which is counted for every size that is asked about. positive: its prompt; without one, a prompt of `text` tokens
+    is made up. Raises BackboneError."""
+    model, known = dit.model.model.diffusion_model, dit.model.get_model_object("latent_format")
+    dimensions, p = known.latent_dimensions, dit.patch_size
+    frame_patch = own_patch(model, known.latent_channels, dimensions)[0] if dimensions == 3 else 1
+
+    def shape(frames: int, grid: Grid, cells: Grid | None = None) -> tuple[int, ...]:
+        rows, columns = cells or (side * p for side in grid)
+        return known.latent_channels, *((frames * frame_patch,) if dimensions == 3 else ()), *((rows, columns) if dimensions > 1 else (rows * columns,))
+
+    def one(frames: int, grid: Grid, cells: Grid | None) -> Pass:
+        found = _remembered(dit.model, shape(frames, grid, cells), prompt)
+        attention, whole = found.products // 2, found.flops // 2
+        inside = sum(flops for _, flops in found.blocks) // 2
+        return Pass(found.sequence, attention, whole - attention, found.after // 2, inside, found.widest,
+                    tuple((path, flops // 2) for path, flops in found.blocks))
+    frames = -(-frames // frame_patch)
+    try:
+        prompt = positive or _made_up(dit.model, shape(frames, (8, 8)), USUAL_TEXT if text is None else text)
+        stages = dit.stages
+    except StagesError as error:
+        raise BackboneError(f"the cost of {dit.name} is not known: {error}") from None
+    length = prompt[0][0].shape[1] if prompt[0][0] is not None else 0
+    by_hand = isinstance(stages, ModelStages)
+    guided = stages.guided if by_hand else getattr(model, "guidance_in", None) is None
+    return CountedNow(dit.name, 1, 1, p, dit.channels, sum(weight.numel() for weight in model.parameters()), dit.downscale, guided,
+                      frames, frame_patch, length, by_hand, one)
+
+
+def _remembered(patcher, shape: tuple[int, ...], prompt: Conditioning) -> Counted:
+    """`count`, asked once. Raises BackboneError."""
+    known, key = _known.setdefault(patcher.model.diffusion_model, OrderedDict()), (shape, _form(prompt[:1]))
+    if key not in known:
+        try:
+            known[key] = count(patcher, [shape], prompt)
+        except StagesError as error:
+            known[key] = str(error)
+        while len(known) > KEPT:
+            known.popitem(last=False)
+    if isinstance(known[key], str):
+        raise BackboneError(f"the cost of {type(patcher.model).__name__} (MODEL) is not known: {known[key]}")
+    return known[key]
+
+
+def _form(value) -> object:
+    """What of a prompt its cost may depend on."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape), value.dtype
+    if isinstance(value, dict):
+        return tuple((name, _form(one)) for name, one in value.items() if name not in LEFT_OUT)
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_form, value))
+    if isinstance(value, (int, float, str, bool, type(None))):
+        return value
+    return type(value), tuple((name, _form(one)) for name, one in getattr(value, "__dict__", {}).items() if isinstance(one, (Tensor, list, tuple)))
+
+
+def _made_up(patcher, shape: tuple[int, ...], length: int) -> Conditioning:
+    """A prompt of so many tokens, of the only width that a model takes. Raises StagesError."""
+    widths = sorted({layer.in_features for layer in patcher.model.diffusion_model.modules() if hasattr(layer, "in_features")})
+    for pooled in POOLED:
+        found = []
+        for width in widths:
+            prompt = [[torch.zeros(1, length, width), {} if pooled is None else {"pooled_output": torch.zeros(1, pooled)}]]
+            try:
+                _remembered(patcher, shape, prompt)
+                found.append(prompt)
+            except BackboneError:
+                continue
+        if len(found) == 1:
+            return found[0]
+    raise StagesError("it is not known what prompts it takes: wire positive")

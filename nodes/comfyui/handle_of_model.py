@@ -51,6 +51,7 @@ from ...dit_impl.tokens.wire import (
 )
 from ...dit_impl.tokens.wire_types import AnyWire, DitHidden, DitTokens, ModelCall, NoiseStart, Onward, without
 from . import adapted_model
+from .counted import CountedModel
 from .latent_space import read_latent_format, read_latent_rgb
 from .model_calls import Answering, Listening, canvas_of, on_grid
 from .patched_model import ADAPTERS, PATCH_SIZE, patch_sizes_of, with_patch_sizes
@@ -74,7 +75,7 @@ class Guider(comfy.samplers.CFGGuider):
         return super().predict_noise(x, timestep, model_options, seed)
 
 
-class HandleOfModel(DitHandle):
+class HandleOfModel(CountedModel):
     """What flows on a DIT wire for a MODEL. The MODEL is never changed: the guider patches, and restores, as for KSampler."""
 
     def __init__(self, model, sampler: comfy.samplers.Sampler | None = None, guider: comfy.samplers.CFGGuider | None = None):
@@ -85,6 +86,8 @@ class HandleOfModel(DitHandle):
         host_format = model.get_model_object("latent_format")
         self.latent_format = read_latent_format(host_format)
         self.downscale = host_format.spacial_downscale_ratio
+        self.dimensions = host_format.latent_dimensions
+        self.frame_downscale = host_format.temporal_downscale_ratio if self.dimensions == 3 else 1
         self.picture_size = 1024
         (own, *_), self.frame_patch = patch_sizes_of(model)
         self.taught = dict(model.model_options.get(ADAPTERS, {}))  # patch sizes that adapters brought

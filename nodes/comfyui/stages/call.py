@@ -82,7 +82,7 @@ def children_of_lists(model: nn.Module) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def in_one_line(what: str) -> Iterator[None]:
+def in_one_line(what: str, advice: str = f"; {WHOLE}") -> Iterator[None]:
     """Turn what goes wrong in a model's own code into StagesError, which begins with `what`. Errors of too little memory are left to ComfyUI."""
     try:
         yield
@@ -90,7 +90,7 @@ def in_one_line(what: str) -> Iterator[None]:
         raise
     except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError, AssertionError) as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise StagesError(f"{what}: {said[:160]}; {WHOLE}") from error
+        raise StagesError(f"{what}: {said[:160]}{advice}") from error
 
 
 @contextmanager

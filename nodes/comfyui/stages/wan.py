@@ -37,7 +37,7 @@ class WanStages(ModelStages):
         return self.model.patch_size[-1]
 
     def architecture(self, name, channels, downscale):
-        raise StagesError(f"{self.name} draws videos, whose frames are not counted here")
+        raise StagesError(f"the layers of {self.name} are counted by its own forward")
 
     def first_token(self, hidden: Hidden) -> int:
         return hidden.extra["img_offset"]

@@ -1,0 +1,134 @@
+"""Costs of a model that was counted by running its forward on shapes: at one size, or as a polynomial that was checked at several sizes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Annotated
+
+from ..errors import BackboneError
+from ..reading import Between
+from ..tokens.patch import token_grid
+from .arithmetic import ARCHITECTURES, LARGEST, Architecture, NotNegative, Pass, Positive
+
+Grid = tuple[int, int]
+Coefficient = Annotated[int, Between(-LARGEST, LARGEST)]
+Polynomial = tuple[Coefficient, Coefficient, Coefficient]  # of 1, n and n², n being the tokens of a frame
+SIDES = (8, 4)  # rows and columns of tokens are multiples of it when a model is counted: what halves its tokens can do so
+ODD = ((9, 7), (5, 11))  # grids at which it is seen whether they need be
+COUNTS = 6  # of a Pass are numbers
+
+
+@dataclass(frozen=True)
+class CountedNow(Architecture):
+    """A model that is counted for every size that is asked about. count: frames, grid → what a pass costs. It may raise BackboneError.
+    cells: of the latent, if they are no multiple of a patch."""
+    text: int = 0
+    by_stages: bool = False
+    count: Callable[[int, Grid, Grid | None], Pass] | None = None
+
+    def at_once(self, grid: Grid, counts: Mapping[int, int] | None = None, t: int = 0, cells: Grid | None = None) -> Pass:
+        return self.count(self.frames, grid, cells)
+
+
+@dataclass(frozen=True)
+class FittedArchitecture(Architecture):
+    """A model that was counted: what a pass costs as polynomials in the tokens of a frame, for its prompt and its frames.
+
+    multiple: the polynomials hold where rows and columns are multiples of it; 0 if there are none. here: a grid at which the pass itself is
+    known, as `exactly`. by_stages: whether a final layer can run alone.
+    """
+    kind = "fitted"
+    text: NotNegative = 0
+    by_stages: bool = False
+    multiple: NotNegative = 0
+    polynomials: tuple[Polynomial, ...] = ()
+    here: tuple[Positive, Positive] | None = None
+    exactly: tuple[NotNegative, ...] = ()
+
+    def __post_init__(self):
+        if self.multiple and len(self.polynomials) != COUNTS or self.here and len(self.exactly) != COUNTS:
+            raise ValueError(f"a fitted shape has {COUNTS} polynomials, or {COUNTS} numbers for a grid")
+
+    @property
+    def captures(self) -> bool:
+        return self.by_stages
+
+    def at_once(self, grid: Grid, counts: Mapping[int, int] | None = None, t: int = 0, cells: Grid | None = None) -> Pass:
+        if grid == self.here:
+            return Pass(*self.exactly)
+        if not self.multiple or any(side % self.multiple for side in grid):
+            known = f"where rows and columns of tokens are multiples of {self.multiple}" if self.multiple else "at the size it ran at"
+            raise ValueError(f"what {self.name} costs is known {known}, not for {grid[0]}×{grid[1]}: Patch Budget counts every size")
+        return Pass(*(value_at(one, grid[0] * grid[1]) for one in self.polynomials))
+
+
+KINDS = {**ARCHITECTURES, FittedArchitecture.kind: FittedArchitecture}  # those that plain JSON tells of
+
+
+def value_at(polynomial: Polynomial, n: int) -> int:
+    constant, linear, square = polynomial
+    return constant + linear * n + square * n * n
+
+
+def through(points: Sequence[tuple[int, int]]) -> Polynomial | None:
+    """The polynomial of degree 2 through points (n, value), three with different n at least. None if there is none with whole coefficients."""
+    (a, at_a), (b, at_b), (c, at_c), *others = points
+    first, second = Fraction(at_b - at_a, b - a), Fraction(at_c - at_b, c - b)
+    square = (second - first) / (c - a)
+    linear = first - square * (a + b)
+    constant = at_a - linear * a - square * a * a
+    if any(one.denominator != 1 for one in (constant, linear, square)):
+        return None
+    found = int(constant), int(linear), int(square)
+    return found if all(value_at(found, n) == value for n, value in others) else None
+
+
+def fitted(now: CountedNow, cells: Grid | None = None) -> FittedArchitecture:
+    """A model that is counted for every size → what is known of it without it. cells: of a latent. Raises BackboneError."""
+    here = token_grid(*cells, now.patch_size) if cells else None
+    failed: BackboneError | None = None
+    made = FittedArchitecture(*(getattr(now, name) for name in (
+        "name", "width", "blocks", "patch_size", "channels", "parameters", "downscale", "guided", "frames", "frame_patch")), now.text, now.by_stages)
+    try:
+        made, points = _with_polynomials(made, now)
+    except BackboneError as error:
+        failed, points = error, []
+    if here is not None and (not made.multiple or any(side % made.multiple for side in here)):
+        points = [now.at_once(here, cells=cells)]  # as when a prompt goes with one size
+        made, failed = replace(made, here=here, exactly=tuple(points[0][:COUNTS])), None
+    if failed:
+        raise failed
+    return replace(made, blocks=max(1, len(points[0].spent)))
+
+
+def _with_polynomials(made: FittedArchitecture, now: CountedNow) -> tuple[FittedArchitecture, list[Pass]]:
+    """With polynomials through three sizes that hold for a fourth, and what was counted. Raises BackboneError if there are none."""
+    failed: BackboneError | None = None
+    for side in SIDES:
+        grids = [(side, side), (side, 2 * side), (2 * side, 2 * side), (2 * side, 3 * side)]
+        try:
+            counted = [now.at_once(grid) for grid in grids]
+        except BackboneError as error:
+            failed = failed or error
+            continue
+        found = [through([(rows * columns, one[which]) for (rows, columns), one in zip(grids, counted)]) for which in range(COUNTS)]
+        if all(found):
+            made = replace(made, polynomials=tuple(found), multiple=side)
+            return replace(made, multiple=next((one for one in _halves(side) if _holds(made, now, one)), side)), counted
+        failed = failed or BackboneError(f"the cost of {now.name} is no polynomial in its tokens")
+    raise failed
+
+
+def _halves(side: int) -> list[int]:
+    """1, 2, 4 … below a side."""
+    return [2 ** power for power in range(side.bit_length() - 1)]
+
+
+def _holds(shape: FittedArchitecture, now: CountedNow, multiple: int) -> bool:
+    """Whether the polynomials hold for grids of odd multiples."""
+    shape = replace(shape, multiple=1)
+    try:
+        return all(now.at_once(grid)[:COUNTS] == shape.at_once(grid)[:COUNTS]
+                   for grid in ((multiple * rows, multiple * columns) for rows, columns in ODD))
+    except BackboneError:
+        return False
