@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from math import lcm
 from typing import Annotated
 
 from ..errors import BackboneError
@@ -12,7 +13,7 @@ from .arithmetic import ARCHITECTURES, LARGEST, Architecture, NotNegative, Pass,
 
 Grid = tuple[int, int]
 Coefficient = Annotated[int, Between(-LARGEST, LARGEST)]
-Polynomial = tuple[Coefficient, Coefficient, Coefficient]  # of 1, n and n², n being the tokens of a frame
+Polynomial = tuple[Coefficient, Coefficient, Coefficient, Positive]  # of 1, n and n², n being the tokens of a frame, and what all is divided by
 SIDES = (8, 4)  # rows and columns of tokens are multiples of it when a model is counted: what halves its tokens can do so
 ODD = ((9, 7), (5, 11))  # grids at which it is seen whether they need be
 COUNTS = 6  # of a Pass are numbers
@@ -66,21 +67,21 @@ KINDS = {**ARCHITECTURES, FittedArchitecture.kind: FittedArchitecture}  # those 
 
 
 def value_at(polynomial: Polynomial, n: int) -> int:
-    constant, linear, square = polynomial
-    return constant + linear * n + square * n * n
+    constant, linear, square, over = polynomial
+    return (constant + linear * n + square * n * n) // over
 
 
 def through(points: Sequence[tuple[int, int]]) -> Polynomial | None:
-    """The polynomial of degree 2 through points (n, value), three with different n at least. None if there is none with whole coefficients."""
+    """The polynomial of degree 2 through points (n, value), three with different n at least. None if there is none."""
     (a, at_a), (b, at_b), (c, at_c), *others = points
     first, second = Fraction(at_b - at_a, b - a), Fraction(at_c - at_b, c - b)
     square = (second - first) / (c - a)
     linear = first - square * (a + b)
     constant = at_a - linear * a - square * a * a
-    if any(one.denominator != 1 for one in (constant, linear, square)):
+    over = lcm(*(one.denominator for one in (constant, linear, square)))
+    if any(constant + linear * n + square * n * n != value for n, value in others) or over > LARGEST:
         return None
-    found = int(constant), int(linear), int(square)
-    return found if all(value_at(found, n) == value for n, value in others) else None
+    return *(int(one * over) for one in (constant, linear, square)), over
 
 
 def fitted(now: CountedNow, cells: Grid | None = None) -> FittedArchitecture:
@@ -102,10 +103,10 @@ def fitted(now: CountedNow, cells: Grid | None = None) -> FittedArchitecture:
 
 
 def _with_polynomials(made: FittedArchitecture, now: CountedNow) -> tuple[FittedArchitecture, list[Pass]]:
-    """With polynomials through three sizes that hold for a fourth, and what was counted. Raises BackboneError if there are none."""
+    """With polynomials through three sizes that hold for two others, and what was counted. Raises BackboneError if there are none."""
     failed: BackboneError | None = None
     for side in SIDES:
-        grids = [(side, side), (side, 2 * side), (2 * side, 2 * side), (2 * side, 3 * side)]
+        grids = [(rows * side, columns * side) for rows, columns in ((1, 1), (1, 2), (2, 2), (2, 3), (1, 4))]  # the last has as many as (2, 2)
         try:
             counted = [now.at_once(grid) for grid in grids]
         except BackboneError as error:
@@ -113,22 +114,15 @@ def _with_polynomials(made: FittedArchitecture, now: CountedNow) -> tuple[Fitted
             continue
         found = [through([(rows * columns, one[which]) for (rows, columns), one in zip(grids, counted)]) for which in range(COUNTS)]
         if all(found):
-            made = replace(made, polynomials=tuple(found), multiple=side)
-            return replace(made, multiple=next((one for one in _halves(side) if _holds(made, now, one)), side)), counted
+            made = replace(made, polynomials=tuple(found), multiple=1)
+            return made if _holds(made, now) else replace(made, multiple=side), counted
         failed = failed or BackboneError(f"the cost of {now.name} is no polynomial in its tokens")
     raise failed
 
 
-def _halves(side: int) -> list[int]:
-    """1, 2, 4 … below a side."""
-    return [2 ** power for power in range(side.bit_length() - 1)]
-
-
-def _holds(shape: FittedArchitecture, now: CountedNow, multiple: int) -> bool:
-    """Whether the polynomials hold for grids of odd multiples."""
-    shape = replace(shape, multiple=1)
+def _holds(made: FittedArchitecture, now: CountedNow) -> bool:
+    """Whether the polynomials hold for odd grids too."""
     try:
-        return all(now.at_once(grid)[:COUNTS] == shape.at_once(grid)[:COUNTS]
-                   for grid in ((multiple * rows, multiple * columns) for rows, columns in ODD))
+        return all(now.at_once(grid)[:COUNTS] == made.at_once(grid)[:COUNTS] for grid in ODD)
     except BackboneError:
         return False

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
 aten = torch.ops.aten
@@ -45,19 +44,30 @@ def blank(*shape: int, dtype: torch.dtype = torch.float32, weight: bool = False,
 
 
 def _tensors(value) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+    """The tensors inside."""
+    if isinstance(value, Tensor):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
+    return [leaf for part in parts for leaf in _tensors(part)]
+
+
+def _mapped(of: Callable, value):
+    """The same structure with of(tensor) for each tensor."""
+    if isinstance(value, Tensor):
+        return of(value)
+    if isinstance(value, dict):
+        return {name: _mapped(of, one) for name, one in value.items()}
+    return type(value)(_mapped(of, one) for one in value) if type(value) in (tuple, list) else value
 
 
 def _storage(value: Tensor):
     return (value.inner if isinstance(value, Blank) else value).untyped_storage()
 
 
-def _on_meta(value):
-    """A tensor's shape where there is one."""
+def _on_meta(value: Tensor) -> Tensor:
+    """A tensor's shape."""
     if isinstance(value, Blank):
         return value.inner
-    if not isinstance(value, Tensor) or value.device == META:
-        return value
     strides = value.stride() if value.layout == torch.strided else torch.empty(value.shape, device=META).stride()
     return torch.empty_strided(value.shape, strides, dtype=value.dtype, device=META)
 
@@ -115,8 +125,8 @@ class Counting(TorchDispatchMode):
         placed = any(one.name == "device" for one in func._schema.arguments)
 
         def run(of: Callable, device: torch.device):
-            one, other = tree_map(of, (args, kwargs))
-            return func(*one, **{**other, "device": device} if placed else other)
+            named = _mapped(of, kwargs)
+            return func(*_mapped(of, args), **{**named, "device": device} if placed else named)
         if all(map(self._keeps, given)):
             try:
                 shapes = run(_on_meta, META)
@@ -130,7 +140,7 @@ class Counting(TorchDispatchMode):
         written = [value for value, one in zip(args, func._schema.arguments) if one.alias_info and one.alias_info.is_write]
         if written:
             return self._written(func, written[0], weight, picture)
-        return tree_map(lambda one: Blank(one, weight, picture) if isinstance(one, Tensor) else one, shapes)
+        return _mapped(lambda one: Blank(one, weight, picture), shapes)
 
     def _written(self, func, into: Tensor, weight: bool, picture: bool) -> Tensor:
         """A tensor that something without values was written into."""
