@@ -186,13 +186,18 @@ def count(patcher, shapes: Sequence[tuple[int, ...]], conditioning: Conditioning
 
 
 class CountedModel(DitHandle):
-    """A handle of a MODEL, as far as costs go. dimensions: of its latents, 1 for sound, 2 for pictures, 3 for films."""
-    dimensions: int
+    """A handle of a MODEL, as far as costs go."""
+
+    @property
+    def frame_downscale(self) -> int:
+        known = self.model.get_model_object("latent_format")
+        return known.temporal_downscale_ratio if known.latent_dimensions == 3 else 1
 
     def latent_frames(self, pictures):
-        if self.dimensions == 1:
+        dimensions = self.model.get_model_object("latent_format").latent_dimensions
+        if dimensions == 1:
             raise BackboneError(f"the latents of {self.name} are no pictures, and have no width and height")
-        return (pictures - 1) // self.frame_downscale + 1 if self.dimensions == 3 else super().latent_frames(pictures)
+        return (pictures - 1) // self.frame_downscale + 1 if dimensions == 3 else super().latent_frames(pictures)
 
     def counted(self, frames=1, positive=None, text=None):
         """By an adapter's formulas for the usual prompt; all else by the model's own forward."""

@@ -86,8 +86,6 @@ class HandleOfModel(CountedModel):
         host_format = model.get_model_object("latent_format")
         self.latent_format = read_latent_format(host_format)
         self.downscale = host_format.spacial_downscale_ratio
-        self.dimensions = host_format.latent_dimensions
-        self.frame_downscale = host_format.temporal_downscale_ratio if self.dimensions == 3 else 1
         self.picture_size = 1024
         (own, *_), self.frame_patch = patch_sizes_of(model)
         self.taught = dict(model.model_options.get(ADAPTERS, {}))  # patch sizes that adapters brought
