@@ -86,6 +86,27 @@ def costs_are_torch_s(name: str) -> None:
     if not isinstance(shape, list):
         by_what_was_told(name, dit, positive, shape, tokens, told, flops)
     made_up(name, dit, positive, shape, tokens, flops)
+    remembers_nothing(dit, positive, latent, shape if isinstance(shape, list) else [shape], flops)
+
+
+def remembers_nothing(dit, positive, latent: dict, shapes: list[tuple], flops: int) -> None:
+    """A prompt costs the same when the model has seen it before."""
+    from dit_blocks.nodes.comfyui import counted
+    _, args, kwargs = asked(dit, positive, latent)
+    dit.model.model.diffusion_model(*args, **kwargs)
+    near(counted.count(dit.model, shapes, positive).flops // 2, flops, "after a step")
+
+
+def no_random_number_is_drawn(name: str) -> None:
+    from host_zoo import ZOO
+
+    from dit_blocks.nodes.comfyui import counted
+    model, positive, _, shape = ZOO[name]()
+    before, drawn = torch.get_rng_state(), []
+    hook = model.model.diffusion_model.register_forward_pre_hook(lambda *_: drawn.append(torch.rand(1)))
+    counted.count(model, [shape], positive)
+    hook.remove()
+    assert drawn and torch.equal(torch.get_rng_state(), before)
 
 
 def by_node(dit, positive, size: dict, frames: int, step) -> None:
@@ -130,12 +151,30 @@ def made_up(name: str, dit, positive, shape, tokens: dict, flops: int) -> None:
         seen["made up"].add(name)
 
 
+def own_models_too(*_) -> None:
+    """The default model as a MODEL: its formulas, or its own forward with a prompt."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from dit_blocks.dit_impl.cost.arithmetic import architecture, budget
+    from dit_blocks.dit_impl.sources.embedded import load_embedded
+    from dit_blocks.nodes.model import FromModel, ToModel
+    embedded, clip, _ = load_embedded()
+    model, = out(ToModel, dit=embedded)
+    (dit,), prompt = out(FromModel, model=model), clip.encode_from_tokens_scheduled(clip.tokenize("a red circle"))
+    _, flops = counted_by_torch(dit, prompt, latents((16, 32, 24)))
+    for positive in (None, prompt):
+        near(budget(architecture(dit, positive=positive), 192, 256, guided=False).macs, flops, "the default model")
+
+
 def enough(*_) -> None:
     """Seen by the cases before: so many were not refused."""
     assert all(len(seen[what]) >= many for what, many in MANY.items()), {what: len(names) for what, names in seen.items()}
 
 
-CASES = {**{f"costs: {name}": (costs_are_torch_s, name) for name in NAMES}, "costs: enough of them": (enough, None)}
+CASES = {**{f"costs: {name}": (costs_are_torch_s, name) for name in NAMES}, "costs: enough of them": (enough, None),
+         "costs: the default model": (own_models_too, None),
+         "costs: no random number is drawn": (no_random_number_is_drawn, "ltxv")}
 
 
 def main(comfyui: str, packs: str, *only: str) -> None:

@@ -15,7 +15,6 @@ from dit_blocks.dit_impl.cost.pictures import by_stage, table, why_patches
 from dit_blocks.dit_impl.errors import BackboneError
 from dit_blocks.nodes.comfyui.blank import LARGEST, Blank, Counting, blank
 
-
 # --- polynomials --------------------------------------------------------------------------------------------------------
 
 def model(count, **given) -> CountedNow:

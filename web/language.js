@@ -13,6 +13,8 @@ export const CHINESE = {
     "网格只有 token 0 到 {last}，选择却到了 {most}：按 Esc 取消",
   "{count} tokens of {values} values: {rows}×{columns} patches of {p}×{p}":
     "{count} 个 token，每个 {values} 个值：{rows}×{columns} 个 {p}×{p} 的图块",
+  "{count} tokens of {values} values: {frames} frames of {rows}×{columns} patches of {p}×{p}":
+    "{count} 个 token，每个 {values} 个值：{frames} 帧，各 {rows}×{columns} 个 {p}×{p} 的图块",
   "{count} tokens: {rows}×{columns} patches of {p}×{p}": "{count} 个 token：{rows}×{columns} 个 {p}×{p} 的图块",
   "{flops}FLOPs a step, p = {p} is the model's own": "每步 {flops}FLOPs，p = {p} 是模型自己的",
   "{flops}FLOPs a step, {share} of p = {own}": "每步 {flops}FLOPs，是 p = {own} 的 {share}",

@@ -197,7 +197,7 @@ class PatchGrid {
       lines.push(say("patch_size {p} does not fit into a latent of {height}×{width} cells", { p, height: size[0], width: size[1] }));
     else if (grid) {
       const cost = this.answered === this.asked ? this.costs?.sizes?.[p] : undefined;
-      lines.push(tokensInWords(grid, p, cost?.values));
+      lines.push(tokensInWords(grid, p, cost?.values, cost?.tokens));
       if (this.costs && cost?.flops && cost.share) lines.push(stepInWords(cost.flops, cost.share, this.costs.own, p));
       else if (this.costs?.error) lines.push(this.costs.error);
       const how = cost && readInWords(cost, p);

@@ -19,9 +19,12 @@ export function percent(share) {
   return share < 0.1 ? `${(100 * share).toFixed(1)}%` : `${Math.round(100 * share)}%`;
 }
 
-/** The token arithmetic of a latent in patches of p. @param {[number, number]} grid @param {number} p @param {number | undefined} values a token */
-export function tokensInWords([rows, columns], p, values) {
-  const known = { count: (rows * columns).toLocaleString("en"), rows, columns, p, values };
+/** The token arithmetic of a latent in patches of p. @param {[number, number]} grid @param {number} p @param {number | undefined} values a token
+ * @param {number} [tokens] of all frames of a film */
+export function tokensInWords([rows, columns], p, values, tokens = rows * columns) {
+  const known = { count: tokens.toLocaleString("en"), rows, columns, p, values, frames: tokens / (rows * columns) };
+  if (values && known.frames > 1)
+    return say("{count} tokens of {values} values: {frames} frames of {rows}×{columns} patches of {p}×{p}", known);
   if (!values) return say("{count} tokens: {rows}×{columns} patches of {p}×{p}", known);
   return say("{count} tokens of {values} values: {rows}×{columns} patches of {p}×{p}", known);
 }

@@ -274,11 +274,16 @@ def architecture(dit: DitHandle, frames: int = 1, positive: Conditioning | None 
     positive: a prompt that comes with it. text: how long the prompt is, if there is none. Raises BackboneError for a model that can't be counted.
     """
     model = dit.model if isinstance(dit, Backbone) else None
-    if not isinstance(model, (MMDiT, DiT)):
-        return dit.counted(frames, positive, text)
+    if isinstance(model, (MMDiT, DiT)):
+        return own_architecture(model, dit.name, dit.downscale)
+    return dit.counted(frames, positive, text)
+
+
+def own_architecture(model: MMDiT | DiT, name: str, downscale: int) -> Architecture:
+    """Of a model of this library."""
     c, parameters = model.config, sum(p.numel() for p in model.parameters())
-    common = dict(name=dit.name, width=c.width, blocks=c.depth, patch_size=c.patch_size, channels=c.in_channels, parameters=parameters,
-                  downscale=dit.downscale)
+    common = dict(name=name, width=c.width, blocks=c.depth, patch_size=c.patch_size, channels=c.in_channels, parameters=parameters,
+                  downscale=downscale)
     if isinstance(model, DiT):
         return DiTArchitecture(**common, head=2 if c.learn_sigma else 1)
     return MMDiTArchitecture(**common, text=SD3_TEXT if c.position == "cropped" else OWN_TEXT, dual=len(c.dual_blocks), detail=c.detail)

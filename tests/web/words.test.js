@@ -11,6 +11,7 @@ test("numbers are short", () => {
 
 test("the textbook's arithmetic", () => {
   assert.equal(tokensInWords([32, 32], 2, 16), "1,024 tokens of 16 values: 32×32 patches of 2×2");
+  assert.equal(tokensInWords([32, 32], 2, 16, 21504), "21,504 tokens of 16 values: 21 frames of 32×32 patches of 2×2");
   assert.equal(tokensInWords([32, 32], 2, undefined), "1,024 tokens: 32×32 patches of 2×2");
 });
 

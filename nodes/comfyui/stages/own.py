@@ -2,7 +2,10 @@
 
 from torch import Tensor
 
+from ....dit_impl.cost.arithmetic import own_architecture
 from ....dit_impl.errors import StagesError
+from ....dit_impl.model.dit import DiT
+from ....dit_impl.model.mmdit import MMDiT
 from ....dit_impl.model.stages import AS_A_MODEL, Hidden, Shape, TokenStages
 from ....dit_impl.tokens.patch import patchify, token_grid, unpatchify
 from ..model_of_dit import ASKED_FOR_X0, LatentTransformer
@@ -17,6 +20,11 @@ class OwnStages(TokenStages):
     @property
     def shape(self) -> Shape:
         return super().shape._replace(kind=f"{self.name}{AS_A_MODEL}")
+
+    def architecture(self, name, channels, downscale):
+        if not isinstance(self.latents.model, (MMDiT, DiT)):
+            return super().architecture(name, channels, downscale)
+        return own_architecture(self.latents.model, name, downscale)
 
     @property
     def patch_size(self) -> int:
