@@ -83,6 +83,7 @@ def flops_are_those_that_torch_counts(name, make):
     from dit_blocks.nodes.transformer import Condition, FinalLayer, PatchEmbed, PositionEmbed, RunBlocks
     size = (34, 40) if name.startswith("pixart") else (32, 24)
     model, positive, _, samples = make(size=size)
+    begun(model, positive, samples)  # what the nodes count on shapes is counted once
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         dit, sigmas, clean, tokens, hidden = begun(model, positive, samples)
         (hidden,) = out(PositionEmbed, dit=dit, hidden=out(PatchEmbed, dit=dit, x=hidden)[0], mode="model", seed=0)
@@ -90,6 +91,9 @@ def flops_are_those_that_torch_counts(name, make):
     picture, text = out(PipelineReport, latent={"samples": samples}, tokens=clean, hidden=hidden, dit=dit)
     assert picture.isfinite().all()
     length = hidden["hidden"].context.shape[1]
+    if name == "wan_i2v":
+        assert text.endswith(f"FLOPs are left out: the prompt of {dit.name} has pictures in it, which Patch Budget counts where positive is wired"), text
+        return
     shape = architecture(dit, samples.shape[2] if samples.dim() == 5 else 1, text=length if name.startswith("wan") else None)
     length -= shape.registers
     height, width = (side * dit.downscale for side in size)

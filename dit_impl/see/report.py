@@ -7,6 +7,7 @@ import math
 from torch import Tensor
 
 from ..cost.arithmetic import Budget, architecture, with_and_without_patches
+from ..cost.fitted import CountedNow
 from ..drawing import charts
 from ..drawing.charts import in_language
 from ..errors import BackboneError
@@ -107,7 +108,8 @@ def collect(image: Tensor | None = None, latent: dict | None = None, tokens: Dit
         stages.append(_tokens_stage(hidden["tokens"], known, "hidden", note, texts))
     own = (tokens or (hidden or {}).get("tokens") or {}).get("patch_size") or (dit.patch_size if dit is not None else 2)
     text = None if hidden is None or hidden["hidden"].context is None else hidden["hidden"].context.shape[1]
-    sequence, why = _sequence(_pixels(image, latent, tokens, hidden, dit), own, dit, text, texts["no dit"], _frames(latent, tokens or (hidden or {}).get("tokens")))
+    wire, pictured = tokens or (hidden or {}).get("tokens"), hidden is not None and bool(hidden["hidden"].extra.get("image_context"))
+    sequence, why = _sequence(_pixels(image, latent, tokens, hidden, dit), own, dit, text, texts["no dit"], _frames(latent, wire), pictured)
     return Report(stages, share, sequence, own, why, dit.name if dit is not None else "")
 
 
@@ -137,18 +139,23 @@ def _frames(latent: dict | None, wire: DitTokens | None) -> int:
     return size[0] if len(size) == 3 else 1
 
 
-def _sequence(size: tuple[int, int, int], p: int, dit: DitHandle | None, text: int | None, no_dit: str, frames: int) -> tuple[
+def _sequence(size: tuple[int, int, int], p: int, dit: DitHandle | None, text: int | None, no_dit: str, frames: int,
+              pictured: bool) -> tuple[
         list[tuple[str, int, Budget | None]], str]:
     """Sequence lengths with and without VAE and patches: → (case, tokens, budget or None) each, and why there are no budgets, or "".
 
-    size: height, width, pixels to a cell. text: how many text tokens; None is as usual for the model.
+    size: height, width, pixels to a cell. text: how many text tokens; None is as usual for the model. pictured: whether some are a picture's.
     """
     height, width, scale = size
     counts = [math.prod(token_grid(max(1, height // d), max(1, width // d), q)) for d, q in ((scale, p), (scale, 1), (1, p), (1, 1))]
     try:
         if dit is None:
             raise BackboneError(no_dit)
-        shape = architecture(dit, frames, text=text)
+        shape = architecture(dit, frames)
+        if isinstance(shape, CountedNow):  # for a prompt of its usual length
+            if pictured:
+                raise BackboneError(f"the prompt of {dit.name} has pictures in it, which Patch Budget counts where positive is wired")
+            shape = architecture(dit, frames, text=text)
         text = None if text is None else max(0, text - shape.registers)
         budgets = with_and_without_patches(shape, width, height, p, dit.pictures_of(frames), text=text)
         return [(case, count if budget is None else budget.tokens, budget) for case, count, budget in zip(CASES, counts, budgets)], ""
