@@ -86,7 +86,7 @@ def costs_are_torch_s(name: str) -> None:
     if not isinstance(shape, list):
         by_what_was_told(name, dit, positive, shape, tokens, told, flops)
     made_up(name, dit, positive, shape, tokens, flops)
-    remembers_nothing(dit, positive, latent, shape if isinstance(shape, list) else [shape], flops)
+    remembers_nothing(dit, positive, latent, shape if isinstance(shape, list) else [(dit.channels, *shape[1:])], flops)
 
 
 def remembers_nothing(dit, positive, latent: dict, shapes: list[tuple], flops: int) -> None:

@@ -75,7 +75,7 @@ def known_shape(dit: DitHandle, size: tuple[int, ...] | None = None, positive: C
     try:
         found = architecture(dit, size[0] if len(size) == 3 else 1, positive)
         return fitted(found, size[-2:] or None) if isinstance(found, CountedNow) else found
-    except BackboneError:
+    except ValueError:  # whatever it is that can't be counted, a run goes on
         return None
 
 
