@@ -184,3 +184,16 @@ def test_weights_are_never_read():
         x = torch.ones(2, 3) @ weight
         assert isinstance(x, Blank) and isinstance(weight * 2, Blank) and counting.flops == 2 * 2 * 3 * 3 and not counting.products
         assert (x @ x.T).shape == (2, 2) and counting.products == 2 * 2 * 2 * 3
+
+
+def test_a_model_that_is_slow_to_count_is_counted_once():
+    asked = []
+
+    def count(*given) -> Pass:
+        asked.append(given)
+        return transformer(*given)
+    found = fitted(model(count, slow=True), (32, 48))
+    assert len(asked) == 1 and found.here == (16, 24) and not found.multiple
+    assert budget(found, 48 * found.downscale, 32 * found.downscale).macs == budget(model(transformer), 48 * found.downscale, 32 * found.downscale).macs
+    with pytest.raises(ValueError, match="is known at the size it ran at"):
+        budget(found, 64, 64)

@@ -11,6 +11,8 @@ from test_steering_steps import CFG, STEPS, begun, drawn, vector
 from test_token_ops import CORNER, out
 import torch
 
+from dit_blocks.dit_impl.cost.answers import shape_of
+from dit_blocks.dit_impl.cost.arithmetic import architecture
 from dit_blocks.dit_impl.handle.block_plan import BlockPlan
 from dit_blocks.dit_impl.handle.stage_plan import StagePlan
 from dit_blocks.dit_impl.handle.step_cache import StepCache
@@ -177,6 +179,8 @@ def test_what_can_t_run_in_every_step_is_refused(four_blocks, backbone, positive
     assert "so that Step Cache can't hold" in line(ValueError, once.with_cache, StepCache(0.1))
     assert "so that a plan of blocks can't hold" in line(ValueError, once.with_plan, BlockPlan("0-1"))
     assert "runs the stages" in line(ValueError, wire, once, positive, None, embed)
+    assert "whose cost is not counted: wire the dit from before" in line(ValueError, architecture, once)
+    assert shape_of(once) is None and shape_of(four_blocks)["kind"] == "mmdit"
 
 
 def test_a_node_that_leaves_no_trace_is_told_of(four_blocks, positive):

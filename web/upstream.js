@@ -62,10 +62,12 @@ export function latent(place, name, told, changed) {
   return { size: [Math.floor(pixels[0] / cell), Math.floor(pixels[1] / cell)], batch, image };
 }
 
+const PASSED = new Set(["DiTBlocksStepCache", "DiTBlocksSteerSteps"]);
+
 /** The node that a model comes from: a cache over the steps hands on the same one. @param {Place} place @param {string} input the one that takes it */
 export function loaderOf(place, input = "dit") {
   let loader = place.origin(input);
-  while (loader?.kind === "DiTBlocksStepCache") loader = loader.origin("dit");
+  while (PASSED.has(String(loader?.kind))) loader = loader.origin("dit");
   return loader;
 }
 

@@ -1,6 +1,6 @@
 """Costs as plain JSON, which the editor shows beside a node before anything has run. The formulas are in arithmetic.py."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 import math
 from typing import Annotated
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BackboneError
-from ..handle.backbone import Conditioning, DitHandle
+from ..handle.backbone import Backbone, Conditioning, DitHandle
 from ..handle.patch_schedule import PatchSchedule, parse_schedule
 from ..reading import Between, OneOf, check_value, read
 from ..sampling.guidance import is_guided
@@ -21,12 +21,13 @@ from ..tokens.mixed import Mixture, counts_of
 from ..tokens.other_sizes import METHODS, choose_method
 from ..tokens.patch import token_grid
 from ..tokens.wire_types import DitTokens
-from .arithmetic import Architecture, Budget, architecture, budget, budget_of_mix
+from .arithmetic import Architecture, Budget, architecture, budget, budget_of_mix, check_whole
 from .fitted import KINDS, CountedNow, fitted
 
 LARGEST_PATCH = 64
 LARGEST_SIDE = 4096  # of a latent, in cells
 MOST_STEPS = 10000
+ONLY_TEXT = {"pooled_output", "guidance"}  # what rides on a prompt that is no more than text
 
 
 @dataclass(frozen=True)
@@ -69,21 +70,38 @@ def plain(shape: Architecture) -> dict:
     return {"kind": shape.kind, **asdict(shape)}
 
 
+def _by_formulas(dit: DitHandle, frames: int, positive: Conditioning | None) -> Architecture | None:
+    """By formulas, which take no time, where there are some and the prompt is no more than text."""
+    if positive is not None and (not set(positive[0][1]) <= ONLY_TEXT or positive[0][0] is None):
+        return None
+    try:
+        check_whole(dit)
+        found = architecture(dit) if isinstance(dit, Backbone) else DitHandle.counted(dit, frames)
+    except BackboneError:
+        return None
+    if positive is None or isinstance(dit, Backbone) or "text" not in {one.name for one in fields(found)}:
+        return found
+    return replace(found, text=max(positive[0][0].shape[1], getattr(dit.stages, "least_text", 0)))
+
+
 def known_shape(dit: DitHandle, size: tuple[int, ...] | None = None, positive: Conditioning | None = None) -> Architecture | None:
     """A handle's architecture by formulas, for latents of a size in cells and a prompt; None if it is not known."""
     size = size or ()
     try:
-        found = architecture(dit, size[0] if len(size) == 3 else 1, positive)
+        frames = size[0] if len(size) == 3 else 1
+        found = _by_formulas(dit, frames, positive) or architecture(dit, frames, positive)
         return fitted(found, size[-2:] or None) if isinstance(found, CountedNow) else found
     except ValueError:  # whatever it is that can't be counted, a run goes on
         return None
 
 
 def shape_of(dit: DitHandle, wire: DitTokens | None = None, positive: Conditioning | None = None) -> dict | None:
-    """A handle's architecture as JSON, for these tokens; None if it is not known."""
+    """A handle's architecture as JSON, for these tokens; None if it is not known. Without a prompt nothing is counted, which takes time."""
     if wire is not None and "nested" in wire:
         return None
-    found = known_shape(dit, wire and tuple(wire["size"]), positive)
+    size = tuple(wire["size"]) if wire is not None else ()
+    must_count = positive is None and _by_formulas(dit, 1, None) is None
+    found = None if must_count else known_shape(dit, size, positive)
     return None if found is None else plain(found)
 
 

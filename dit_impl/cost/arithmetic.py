@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, NamedTuple
 
 from ..errors import BackboneError
 from ..handle.backbone import Backbone, Conditioning, DitHandle
+from ..handle.stage_plan import StagePlan
 from ..model.dit import DiT
 from ..model.mmdit import MMDiT
 from ..reading import Between
@@ -273,10 +274,18 @@ def architecture(dit: DitHandle, frames: int = 1, positive: Conditioning | None 
 
     positive: a prompt that comes with it. text: how long the prompt is, if there is none. Raises BackboneError for a model that can't be counted.
     """
+    check_whole(dit)
     model = dit.model if isinstance(dit, Backbone) else None
     if isinstance(model, (MMDiT, DiT)):
         return own_architecture(model, dit.name, dit.downscale)
     return dit.counted(frames, positive, text)
+
+
+def check_whole(dit: DitHandle) -> None:
+    """Raise BackboneError for a model whose steps are wired by hand."""
+    if any(isinstance(turn, StagePlan) for turn in dit.turns):
+        raise BackboneError(f"{dit.name} runs the stages that were wired for one step in every step, whose cost is not counted: wire the dit from "
+                            "before that node")
 
 
 def own_architecture(model: MMDiT | DiT, name: str, downscale: int) -> Architecture:

@@ -22,10 +22,11 @@ COUNTS = 6  # of a Pass are numbers
 @dataclass(frozen=True)
 class CountedNow(Architecture):
     """A model that is counted for every size that is asked about. count: frames, grid → what a pass costs. It may raise BackboneError.
-    cells: of the latent, if they are no multiple of a patch."""
+    cells: of the latent, if they are no multiple of a patch. slow: counting takes so long that only the size that runs is counted."""
     text: int = 0
     by_stages: bool = False
     count: Callable[[int, Grid, Grid | None], Pass] | None = None
+    slow: bool = False
 
     def at_once(self, grid: Grid, counts: Mapping[int, int] | None = None, t: int = 0, cells: Grid | None = None) -> Pass:
         return self.count(self.frames, grid, cells)
@@ -90,10 +91,12 @@ def fitted(now: CountedNow, cells: Grid | None = None) -> FittedArchitecture:
     failed: BackboneError | None = None
     made = FittedArchitecture(*(getattr(now, name) for name in (
         "name", "width", "blocks", "patch_size", "channels", "parameters", "downscale", "guided", "frames", "frame_patch")), now.text, now.by_stages)
+    points: list[Pass] = []
     try:
-        made, points = _with_polynomials(made, now)
+        if not (now.slow and here):
+            made, points = _with_polynomials(made, now)
     except BackboneError as error:
-        failed, points = error, []
+        failed = error
     if here is not None and (not made.multiple or any(side % made.multiple for side in here)):
         points = [now.at_once(here, cells=cells)]  # as when a prompt goes with one size
         made, failed = replace(made, here=here, exactly=tuple(points[0][:COUNTS])), None

@@ -35,6 +35,7 @@ from .stages.call import OPTIONS, children_of_lists, in_one_line, instead
 LEFT_OUT = ("area", "mask", "control", "gligen", "hooks", "start_percent", "end_percent", "timestep_start", "timestep_end")
 ATTENTIONS = "attention_"  # how the functions begin that ComfyUI's attention may be
 ACTIVE = ("num_activated_experts", "moe_top_k")  # how many experts a token goes through
+MANY = 600  # modules: counting a forward takes a tenth of a second for some 200 of them
 USUAL_TEXT = 256  # tokens, where no prompt is given
 CACHE = "cache"  # in the names of attributes that hold what a model remembers of a prompt
 KEPT = 256  # counts of a model
@@ -240,7 +241,7 @@ def architecture_of(dit, frames: int, positive: Conditioning | None, text: int |
     by_hand = isinstance(stages, ModelStages)
     guided = stages.guided if by_hand else getattr(model, "guidance_in", None) is None
     return CountedNow(dit.name, 1, 1, p, dit.channels, sum(weight.numel() for weight in model.parameters()), dit.downscale, guided,
-                      frames, frame_patch, length, by_hand, one)
+                      frames, frame_patch, length, by_hand, one, slow=sum(1 for _ in model.modules()) > MANY)
 
 
 def _remembered(patcher, shape: tuple[int, ...], prompt: Conditioning) -> Counted:

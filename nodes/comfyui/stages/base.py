@@ -48,6 +48,7 @@ class ModelStages(Stages):
     of_image: str                 # the layers that an image token passes between them, a pattern of their names
     of_text: str                  # those that a text token passes; all others run once a picture
     usual_text = 256              # text tokens
+    least_text = 0                # to which ComfyUI fills a shorter text
     guided = True                 # whether it is usually asked twice a step
 
     def __init__(self, model: nn.Module):

@@ -19,6 +19,10 @@ class FluxStages(ModelStages):
              "single_blocks", "final_layer")
 
     @property
+    def least_text(self) -> int:
+        return 512 if getattr(self.model.params, "global_modulation", False) else 0  # Flux.2: comfy/model_base.py
+
+    @property
     def blocks(self):
         return [*self.model.double_blocks, *self.model.single_blocks]
 
