@@ -67,7 +67,7 @@ const PASSED = new Set(["DiTBlocksStepCache", "DiTBlocksSteerSteps"]);
 /** The node that a model comes from: a cache over the steps hands on the same one. @param {Place} place @param {string} input the one that takes it */
 export function loaderOf(place, input = "dit") {
   let loader = place.origin(input);
-  while (PASSED.has(String(loader?.kind))) loader = loader.origin("dit");
+  while (loader && PASSED.has(loader.kind)) loader = loader.origin("dit");
   return loader;
 }
 
