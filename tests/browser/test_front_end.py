@@ -240,7 +240,7 @@ def test_stages_of_one_step_stand_for_all(page, host, run, load):
     def why() -> list[str]:
         return evaluate(page, "DiT Denoise", f"app.canvas.getNodeMenuOptions(node).map(item => item?.content).filter(said => said?.startsWith('{label} ('))")
     assert why() == [f"{label} (it has them)"]
-    page.keyboard.press("Control+z")
+    load(WHOLE)
     evaluate(page, "DiT Denoise", "node.widgets.find(({ name }) => name === 'patch_method').value = 'resample'")
     assert why() == [f"{label} (not with resample)"]
 
