@@ -52,10 +52,10 @@ LAYOUTS: dict[str, dict] = {
     "text_to_image": {"columns": [("", 250, [4, 1]), ("1 Encode", 250, [2, 3, 5]), ("2 Patchify", 250, [6, 7]), ("3 Denoise", 250, [8, 9]),
                                   ("4 Decode", 242, [10, 11, 12])]},
     "everything_twice": {
-        "subgraphs": {"Noisy tokens, embedded": ([1, 3, 5, 6, 7, 8, 13, 14], [(6, "patch_size"), (8, "seed")]), "Unpatchify, decode": ([10, 11], []),
-                      "The model's own steps": ([20, 21, 22], [])},
-        "columns": [("", 270, [4]), ("1 Prompt", 250, [2, "Noisy tokens, embedded", "The model's own steps"]), ("2 Wire one step", 240, [15, 16, 17, 18]),
-                    ("3 Run it in every step", 240, [19, 9]), ("4 The picture", 236, ["Unpatchify, decode", 12, 23])]},
+        "subgraphs": {"Noisy tokens, embedded": ([1, 3, 5, 6, 7, 8, 53, 54], [(6, "patch_size"), (8, "seed")]), "Unpatchify, decode": ([10, 11], []),
+                      "The model's own steps": ([60, 61, 62], [])},
+        "columns": [("", 270, [4]), ("1 Prompt", 250, [2, "Noisy tokens, embedded", "The model's own steps"]), ("2 Wire one step", 240, [55, 56, 57, 58]),
+                    ("3 Run it in every step", 240, [59, 9]), ("4 The picture", 236, ["Unpatchify, decode", 12, 63])]},
     "learn_01_pixels_to_latents": {
         "subgraphs": {"One token for each cell": ([10], [])},
         "columns": [("", 270, [1, 3]), ("1 Encode", 240, [4, 5, 6]), ("2 The latent", 260, [8, "One token for each cell", 7]),
