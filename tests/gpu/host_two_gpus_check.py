@@ -38,7 +38,8 @@ def seen():
     where, own = set(), comfy.model_base.BaseModel._apply_model
 
     def apply(self, x, *args, **kwargs):
-        where.add(x.device)
+        if type(x).__name__ != "Blank":  # what costs are counted on, which has no values
+            where.add(x.device)
         return own(self, x, *args, **kwargs)
     comfy.model_base.BaseModel._apply_model = apply
     try:
