@@ -24,6 +24,8 @@ WRONG = [
     ("DiTBlocksTrajectory", {"at_steps": "last"}, "steps are numbers and ranges"),
     ("DiTBlocksStepCache", {"threshold": 0.1, "start_percent": 0.6, "end_percent": 0.5}, "start_percent 0.6 is after end_percent 0.5"),
     ("DiTBlocksStepCacheModel", {"threshold": 0.1, "start_percent": 0.6, "end_percent": 0.5}, "start_percent 0.6 is after end_percent 0.5"),
+    ("DiTBlocksStagesSteps", {"start_percent": 0.6, "end_percent": 0.5}, "start_percent 0.6 is after end_percent 0.5"),
+    ("DiTBlocksStagesModel", {"start_percent": 0.6, "end_percent": 0.5}, "start_percent 0.6 is after end_percent 0.5"),
     ("DiTBlocksCompare", {"rows": "2\nturbo"}, "a way is patch sizes"),
     ("DiTBlocksDenoise", {"start_step": 8, "end_step": 8}, "end_step 8 is not after start_step 8"),
 ]
