@@ -9,6 +9,7 @@ const DENOISE = "DiTBlocksDenoise";
 const LAST = "DiTBlocksStagesSteps";
 const STAGES = ["DiTBlocksCondition", "DiTBlocksPatchEmbed", "DiTBlocksPositionEmbed", "DiTBlocksRunBlocks", LAST];
 const GAP = 50;
+const LEAST_WIDTH = 260; // narrower ones grow in Nodes 2.0
 
 /** @param {ComfyNode} node */
 function stagesBeside(node) {
@@ -18,6 +19,7 @@ function stagesBeside(node) {
     const stages = STAGES.map((kind) => LiteGraph.createNode(kind));
     let left = node.pos[0] + node.size[0];
     for (const stage of [...stages].reverse()) {
+      stage.setSize([Math.max(stage.size[0], LEAST_WIDTH), stage.size[1]]);
       left -= stage.size[0];
       stage.pos = [left, below];
       graph.add(stage);
