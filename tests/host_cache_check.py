@@ -9,6 +9,7 @@ import sys
 from host_blocks_check import by_stages, picture, planned, refused
 from host_model_check import out
 from host_models import MODELS, ksampler, run_cases, start
+from host_stages_check import lora
 from host_zoo_check import FILES, NAMES, WHOLE_ONLY, by_core, latents, same
 import torch
 
@@ -241,6 +242,22 @@ def patches_of_one_call(name, make):
     assert sum(hits(said)) == STEPS - 1 and len(hits(said)) > STEPS
 
 
+def clones_of_other_weights(name, make):
+    """A chain over two clones of a MODEL, one with a LoRA: what the other's blocks added is not taken for its own; over one clone it is."""
+    from dit_blocks.nodes.denoise import AddNoise, DenoiseStep, Schedule
+    from dit_blocks.nodes.model import FromModel
+    from dit_blocks.nodes.patch import Patchify
+    made = make()
+    plain, other = (caching(one[0], ALWAYS)[0] for one in (made, lora(made)))
+    (dit,), (changed,) = out(FromModel, model=plain), out(FromModel, model=other)
+    tokens, *_ = out(Patchify, latent={"samples": made[3]}, patch_size=0, dit=dit)
+    (sigmas,) = out(Schedule, dit=dit, steps=STEPS, scheduler="simple", denoise=1.0)
+    tokens, _ = out(AddNoise, dit=dit, tokens=tokens, sigmas=sigmas, step=0, seed=SEED)
+    for step, one in enumerate((dit, dit, changed, changed)):
+        tokens, _ = out(DenoiseStep, dit=one, tokens=tokens, step=step, sigmas=sigmas, positive=made[1], negative=made[2], cfg=4.0, solver="euler")
+    assert [one.reused for one in tokens["hits"]] == [False, True, False, True], tokens["hits"]
+
+
 def the_pack_s_own_model(name=None, make=None):
     """The default model: a cache on its DIT, on its MODEL, and on the DIT before it becomes a MODEL are one."""
     from dit_blocks.nodes.load import LoadEmbedded
@@ -271,6 +288,7 @@ CASES |= {f"{name}: {title}": (check, name) for name in SOME for title, check in
     "drawn alike": drawn_alike, "each side goes by its own": each_side_goes_by_its_own,
     "the generic way": the_generic_way_is_the_adapter_s}.items()}
 CASES |= {"sd3: with a plan": (with_a_plan, "sd3"), "sd3: within its share": (within_its_share, "sd3"), "sd3: refusals": (refusals, "sd3"),
+          "sd3: clones of other weights": (clones_of_other_weights, "sd3"),
           "sd3: patches of one call": (patches_of_one_call, "sd3"), "the pack's own model": (the_pack_s_own_model, None)}
 
 

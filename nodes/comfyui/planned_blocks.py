@@ -131,7 +131,7 @@ def _by_blocks(clone):
                 run = None
         if not active and not held and run is None:
             return executor(x, t, *args, **kwargs)
-        asked = tuple(options.get("cond_or_uncond") or ())
+        asked = (*(options.get("cond_or_uncond") or ()), getattr(base, "current_weight_patches_uuid", None))  # clones share a module, not a LoRA
         steering = steering_of(held, x, own, options, type(base).__name__, sigma) if held else None
         with _in_place_of_forward(base.diffusion_model, lambda module, args, kwargs: _call(module, active, steering, run, asked, args, kwargs)):
             return executor(x, t, *args, **kwargs)
