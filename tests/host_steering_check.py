@@ -137,18 +137,14 @@ def with_plans_and_a_cache(name, make):
     assert hits(said).count(False) == 2  # other turns are begun anew
 
 
-def by_the_dit(name, make):
-    """DiT Denoise and a chain of its steps over the MODEL that carries turns, and over the DIT of Steer Every Step."""
+def drawn_by_dits(made, model, *dits) -> None:
+    """DiT Denoise and a chain of its steps over each of the dits give what KSampler does over the model."""
     from dit_blocks.nodes.denoise import Denoise, DenoiseStep
     from dit_blocks.nodes.patch import Unpatchify
-    from dit_blocks.nodes.steering import SteerSteps
-    made = make(batch=2)
-    how = dict(vector=vector(1, width_of(made)), strength=2.0, rows="positive", mask=CORNER, start_percent=0.0, end_percent=0.7)
-    model = steered(made[0], how["vector"], 2.0, "positive", CORNER, 0.0, 0.7)
+    _, tokens, sigmas = prepared(made)
     for sampler in ("euler", "dpmpp_2m"):
         expected = ksampler(model, *made[1:], sampler=sampler)
-        plain, tokens, sigmas = prepared(made)
-        for dit in (prepared((model, *made[1:]))[0], out(SteerSteps, dit=plain, **how)[0]):
+        for dit in dits:
             given = dict(dit=dit, sigmas=sigmas, positive=made[1], negative=made[2], cfg=4.0, solver=sampler)
             whole, *_ = out(Denoise, tokens=tokens, start_step=0, end_step=STEPS, **given)
             chain = tokens
@@ -156,6 +152,15 @@ def by_the_dit(name, make):
                 chain, _ = out(DenoiseStep, tokens=chain, step=step, **given)
             for found in (whole, chain):
                 same(expected, out(Unpatchify, tokens=found)[0]["samples"])
+
+
+def by_the_dit(name, make):
+    """Over the MODEL that carries turns, and over the DIT of Steer Every Step."""
+    from dit_blocks.nodes.steering import SteerSteps
+    made = make(batch=2)
+    how = dict(vector=vector(1, width_of(made)), strength=2.0, rows="positive", mask=CORNER, start_percent=0.0, end_percent=0.7)
+    model = steered(made[0], how["vector"], 2.0, "positive", CORNER, 0.0, 0.7)
+    drawn_by_dits(made, model, prepared((model, *made[1:]))[0], out(SteerSteps, dit=prepared(made)[0], **how)[0])
 
 
 def coarse_patches(name, make):

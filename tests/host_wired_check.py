@@ -10,10 +10,10 @@ from host_adapter_check import adapter_for, with_adapter
 from host_blocks_check import STEPS, blocks_of, picture, planned, refused, same
 from host_cache_check import ALWAYS, caching
 from host_model_check import out
-from host_models import MODELS, ksampler, run_cases, start
+from host_models import MODELS, run_cases, start
 from host_patch_check import own_size, scheduled
 from host_stages_check import lora
-from host_steering_check import CORNER, begun, prepared, steered, vector, width_of
+from host_steering_check import CORNER, begun, drawn_by_dits, prepared, steered, vector, width_of
 import torch
 
 
@@ -141,24 +141,13 @@ def same_as_its_own_nodes(name, make):
 
 
 def by_the_dit(name, make):
-    """DiT Denoise and a chain of its steps over the MODEL that carries wired stages, and over the DIT of Stages Every Step."""
-    from dit_blocks.nodes.denoise import Denoise, DenoiseStep
-    from dit_blocks.nodes.patch import Unpatchify
+    """Over the MODEL that carries wired stages, and over the DIT of Stages Every Step."""
     from dit_blocks.nodes.transformer import StagesSteps
     made = make(batch=2)
     hidden = wire(alone(made), edited)[1]
     model = every(made[0], hidden, end_percent=0.7)
-    for sampler in ("euler", "dpmpp_2m"):
-        expected = ksampler(model, *made[1:], sampler=sampler)
-        plain, tokens, sigmas = prepared(made)
-        for dit in (prepared((model, *made[1:]))[0], out(StagesSteps, dit=plain, hidden=hidden, start_percent=0.0, end_percent=0.7)[0]):
-            given = dict(dit=dit, sigmas=sigmas, positive=made[1], negative=made[2], cfg=4.0, solver=sampler)
-            whole, *_ = out(Denoise, tokens=tokens, start_step=0, end_step=STEPS, **given)
-            chain = tokens
-            for step in range(STEPS):
-                chain, _ = out(DenoiseStep, tokens=chain, step=step, **given)
-            for found in (whole, chain):
-                same(expected, out(Unpatchify, tokens=found)[0]["samples"])
+    led = out(StagesSteps, dit=prepared(made)[0], hidden=hidden, start_percent=0.0, end_percent=0.7)[0]
+    drawn_by_dits(made, model, prepared((model, *made[1:]))[0], led)
 
 
 def an_adapter_s_patches(name, make):

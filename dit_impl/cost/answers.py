@@ -85,7 +85,7 @@ def _by_formulas(dit: DitHandle, frames: int, positive: Conditioning | None) -> 
 
 
 def known_shape(dit: DitHandle, size: tuple[int, ...] | None = None, positive: Conditioning | None = None) -> Architecture | None:
-    """A handle's architecture by formulas, for latents of a size in cells and a prompt; None if it is not known."""
+    """A handle's architecture, for latents of a size in cells and a prompt: by formulas, or counted. None if it is not known."""
     size = size or ()
     try:
         frames = size[0] if len(size) == 3 else 1
@@ -96,12 +96,13 @@ def known_shape(dit: DitHandle, size: tuple[int, ...] | None = None, positive: C
 
 
 def shape_of(dit: DitHandle, wire: DitTokens | None = None, positive: Conditioning | None = None) -> dict | None:
-    """A handle's architecture as JSON, for these tokens; None if it is not known. Without a prompt nothing is counted, which takes time."""
+    """A handle's architecture as JSON, for these tokens; None if it is not known. Without a prompt nothing is counted, since
+    that takes time."""
     if wire is not None and "nested" in wire:
         return None
-    size = tuple(wire["size"]) if wire is not None else ()
-    must_count = positive is None and _by_formulas(dit, 1, None) is None
-    found = None if must_count else known_shape(dit, size, positive)
+    if positive is None and _by_formulas(dit, 1, None) is None:
+        return None
+    found = known_shape(dit, tuple(wire["size"]) if wire is not None else (), positive)
     return None if found is None else plain(found)
 
 

@@ -1,6 +1,6 @@
 """The stages that were wired for one step, run in every step of a sampler. See `tokens.recipe`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 import math
@@ -53,18 +53,22 @@ class StagePlan:
             raise StagesError(f"hidden comes from a model of another shape: {self.shape}; {name} is {ours}")
 
 
-def check_alone(turns: Iterable, beside: str = "") -> None:
-    """Raise StagesError where a stage plan holds at the same time as another turn, or stands beside something else on a model, in words."""
-    turns = list(turns)
-    for i, plan in enumerate(turns):
-        if not isinstance(plan, StagePlan):
-            continue
-        others = [one for j, one in enumerate(turns) if j != i and one.start <= plan.end and plan.start <= one.end
-                  and not (isinstance(one, StagePlan) and (one.start == plan.end or plan.start == one.end))]  # the later one begins there
+def _meet(plan: StagePlan, other) -> bool:
+    """Whether two hold at the same noise level. Where one plan ends and another begins, the later one holds."""
+    if isinstance(other, StagePlan):
+        return plan.start < other.end and other.start < plan.end or (plan.start, plan.end) == (other.start, other.end)
+    return plan.start <= other.end and other.start <= plan.end
+
+
+def check_alone(turns: Sequence, beside: str = "") -> None:
+    """Raise StagesError where a stage plan holds at the same time as another turn. beside: what else a model has, in words."""
+    for plan in (one for one in turns if isinstance(one, StagePlan)):
+        others = [one for one in turns if one is not plan and _meet(plan, one)]
         if others:
-            beside = "another one" if any(isinstance(one, StagePlan) for one in others) else "Steer Every Step or Steer (MODEL)"
+            beside = "another one" if isinstance(others[0], StagePlan) else "Steer Every Step or Steer (MODEL)"
         if beside:
-            raise StagesError(f"{TITLES} runs the whole of a step, so that {beside} can't hold at the same time: wire both into one step")
+            raise StagesError(f"{TITLES} runs the whole of a step, so that {beside} can't hold at the same time: take one of the two away, or wire "
+                              "both into one step")
 
 
 @dataclass
