@@ -2,8 +2,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-# One process a core, as many as memory allows; each takes one core.
-TOGETHER := -n auto --maxprocesses 8 --dist loadgroup
+# One process a core, as many as memory allows; each takes one core. In the order of tests/conftest.py: by itself xdist begins with the groups
+# of most tests, whatever they take, and turns so often between hosts that most of the time goes into starting them.
+TOGETHER := -n auto --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help demo serve check test bench
 

@@ -7,8 +7,10 @@ example saves, or for one that needs other models, a card with the numbers of it
 """
 
 import contextlib
+import fcntl
 import io
 import json
+import os
 from pathlib import Path
 import sys
 import tempfile
@@ -88,12 +90,24 @@ def draw(example: str, folder: Path) -> list[str]:
     return json.loads(said.getvalue().strip().splitlines()[-1])["images"]
 
 
-def beside_standalone(path: Path, entry: dict, base: Path, folder: Path) -> dict[str, float]:
-    """What a host saved of an example, against what standalone draws into `folder`: prefix → mean difference of 0 to 255. entry: of the host's
-    history; base: its folder."""
+def drawn_once(example: str, folders) -> list[str]:
+    """What an example draws in standalone, once for all processes of a run of tests: → the files of its pictures. folders: tmp_path_factory."""
+    base = folders.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "standalone" / example
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / "pictures.json"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            kept.write_text(json.dumps(draw(example, folder)))
+    return json.loads(kept.read_text())
+
+
+def beside_standalone(example: str, entry: dict, base: Path, folders) -> dict[str, float]:
+    """What a host saved of an example, against what standalone draws: prefix → mean difference of 0 to 255. entry: of the host's history;
+    base: its folder; folders: tmp_path_factory."""
     saved = [image for output in entry["outputs"].values() for image in output.get("images", ()) if image["type"] == "output"]
-    assert main(["run", str(path), "--out", str(folder), "--input", str(base / "input"), *briefly(path.stem)]) == 0
-    ours = {file.name.rsplit("_", 2)[0]: file for file in folder.rglob("*.png")}
+    ours = {Path(file).name.rsplit("_", 2)[0]: file for file in drawn_once(example, folders)}
     assert len(saved) == len(ours) > 0
     pairs = {image["filename"].rsplit("_", 2)[0]: base / "output" / image["subfolder"] / image["filename"] for image in saved}
     return {name: float(np.abs(np.asarray(Image.open(file), float) - np.asarray(Image.open(ours[name]), float)).mean()) for name, file in pairs.items()}

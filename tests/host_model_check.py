@@ -7,10 +7,8 @@ import gc
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
-import time
 
 from host_models import MODELS, ksampler, run_cases, start
 from host_stages_check import lora
@@ -160,24 +158,6 @@ def keeps_what_it_samples(name, make):
     assert sizes[-1] <= sizes[3] * 1.02, sizes
 
 
-def as_fast_as_ksampler(name, make):
-    """20 steps by Denoise against 20 by KSampler: the median of five, turn and turn about."""
-    model, positive, negative, _ = make()
-    made = model, positive, negative, torch.randn(1, 16, 40, 40)
-
-    def seconds(run) -> float:
-        began = time.perf_counter()
-        run(*made, steps=20)
-        return time.perf_counter() - began
-    seconds(ksampler), seconds(wires)
-    rounds = [(seconds(wires), seconds(ksampler)) for _ in range(5)]
-    ratio = statistics.median(ours / core for ours, core in rounds)
-    print(json.dumps({"wires": [round(a, 3) for a, _ in rounds], "ksampler": [round(b, 3) for _, b in rounds], "ratio": round(ratio, 3)}),
-          file=sys.stderr, flush=True)
-    # the measure is a median of 1.03 on an idle machine: see benchmarks/RESULTS.md
-    assert min(ours for ours, _ in rounds) <= 1.6 * min(core for _, core in rounds), rounds
-
-
 def peak_memory(run) -> int:
     """Bytes that 6 steps by `run` take at most, each in a process of its own."""
     # memory that is freed goes back at once: by itself glibc keeps up to a twentieth, now more, now less
@@ -318,7 +298,6 @@ SOME = {
     "regions are kept": (keeps_regions_and_windows, ("sd3", "flux_dev")),
     "cancelled runs": (keeps_what_it_samples, ("sd3",)),
     "peak memory": (as_small_as_ksampler, ("flux_dev",)),
-    "speed": (as_fast_as_ksampler, ("flux_dev",)),
     "refusals": (refusals, ("sd3",)),
     "batch index": (lambda name, make: same(make(batch=2), batch_index=[3, 1]), ("sd3",)),
 }

@@ -4,13 +4,13 @@ run or are refused in one line. Runs under ComfyUI's Python: host_zoo_check.py C
 A case is an architecture. What core itself can't sample in some way is left out of that way.
 """
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 import importlib
 from pathlib import Path
 import re
 import sys
 
-from host_models import run_cases, start
+from host_models import costs_untold, run_cases, start
 import torch
 
 FILES = ("host_zoo_unets", "host_zoo_transformers", "host_zoo_videos", "host_zoo_sounds")
@@ -23,8 +23,8 @@ WAYS = {
     "a mask": dict(batch=2, mask=True, sampler="dpmpp_2m", scheduler="karras", denoise=0.7),
     "a chain": dict(chain=True, sampler="dpmpp_2m", scheduler="sgm_uniform"),
     "ddim": dict(mask=True, sampler="ddim"),
-    "stages": dict(stages=True, batch=2),
-    "generic stages": dict(stages=True, batch=2, generic=True),  # of an architecture that has an adapter
+    "stages": dict(stages=True, batch=2, steps=2),
+    "generic stages": dict(stages=True, batch=2, steps=2, generic=True),  # of an architecture that has an adapter
 }
 # whose blocks keep a memory of their own, or are not run by a call of each
 WHOLE_ONLY = ("seedvr2", "wan_animate2")
@@ -40,9 +40,9 @@ def out(node, **inputs):
     return node.execute(**inputs).result
 
 
-def by_core(model, positive, negative, latent, cfg, sampler, scheduler, denoise):
+def by_core(model, positive, negative, latent, cfg, sampler, scheduler, denoise, steps=STEPS):
     import nodes as core
-    return core.common_ksampler(model, SEED, STEPS, cfg, sampler, scheduler, positive, negative, dict(latent), denoise=denoise)[0]["samples"]
+    return core.common_ksampler(model, SEED, steps, cfg, sampler, scheduler, positive, negative, dict(latent), denoise=denoise)[0]["samples"]
 
 
 @contextmanager
@@ -59,25 +59,26 @@ def generically(chosen: bool):
 
 
 def by_wires(*made, generic=False, **how):
-    with generically(generic):
+    with generically(generic), costs_untold():
         return wired(*made, **how)
 
 
-def wired(model, positive, negative, latent, cfg, sampler, scheduler, denoise, chain=False, stages=False, patch_size=0):
+def wired(model, positive, negative, latent, cfg, sampler, scheduler, denoise, steps=STEPS, chain=False, stages=False,
+          patch_size=0):
     from dit_blocks.nodes.denoise import AddNoise, Denoise, DenoiseStep, Schedule
     from dit_blocks.nodes.model import FromModel
     from dit_blocks.nodes.patch import Patchify, Unpatchify
     (dit,) = out(FromModel, model=model)
     tokens, *_ = out(Patchify, latent=dict(latent), patch_size=patch_size, dit=dit)
-    (sigmas,) = out(Schedule, dit=dit, steps=STEPS, scheduler=scheduler, denoise=denoise)
+    (sigmas,) = out(Schedule, dit=dit, steps=steps, scheduler=scheduler, denoise=denoise)
     tokens, _ = out(AddNoise, dit=dit, tokens=tokens, sigmas=sigmas, step=0, seed=SEED)
     how = dict(dit=dit, sigmas=sigmas, positive=positive, negative=negative, cfg=cfg, solver=sampler)
-    for step in range(STEPS) if chain else ():
+    for step in range(steps) if chain else ():
         tokens, _ = out(DenoiseStep, tokens=tokens, step=step, **how)
-    for step in range(STEPS) if stages else ():
+    for step in range(steps) if stages else ():
         tokens = by_stages(tokens=tokens, step=step, **how)
     if not (chain or stages):
-        tokens, *_ = out(Denoise, tokens=tokens, start_step=0, end_step=STEPS, **how)
+        tokens, *_ = out(Denoise, tokens=tokens, start_step=0, end_step=steps, **how)
     return out(Unpatchify, tokens=tokens)[0]["samples"]
 
 
@@ -113,6 +114,15 @@ def refused(error: Exception) -> str:
     return text
 
 
+def core_draws(model, positive, negative, shape, batch: int, empty: bool, mask: bool, how: dict):
+    """→ LATENT, what KSampler makes of it, or None where core can't. Some models core itself can't sample in batches."""
+    for count in (batch, 1):
+        latent = latents(shape, count, empty, mask)
+        with suppress(Exception):
+            return latent, by_core(model, positive, negative, latent, **how)
+    return latent, None
+
+
 def equals_ksampler(name: str, _=None) -> None:
     from host_zoo import ZOO
 
@@ -120,22 +130,19 @@ def equals_ksampler(name: str, _=None) -> None:
     model, positive, negative, shape = ZOO[name]()
     if name in REFUSED:
         return not_begun(REFUSED[name], model, positive, negative, latents(shape))
-    found, compared = {}, 0
+    found, compared, drawn = {}, 0, {}
     no_adapter = isinstance(stages_of(model.model.diffusion_model), GenericStages)
     for way, asked in WAYS.items():
         asked = dict(asked)
         if asked.get("generic") and no_adapter:
             continue
-        batch, empty, mask = asked.pop("batch", 1), asked.pop("empty", False), asked.pop("mask", False)
-        how = dict(cfg=4.0, sampler="euler", scheduler="simple", denoise=1.0) | {
-            key: asked.pop(key) for key in ("cfg", "sampler", "scheduler", "denoise") if key in asked}
-        for count in (batch, 1):  # some models core itself can't sample in batches
-            latent = latents(shape, count, empty, mask)
-            try:
-                expected = by_core(model, positive, negative, latent, **how)
-                break
-            except Exception:
-                expected = None
+        given = asked.pop("batch", 1), asked.pop("empty", False), asked.pop("mask", False)
+        how = dict(cfg=4.0, sampler="euler", scheduler="simple", denoise=1.0, steps=STEPS)
+        how |= {key: asked.pop(key) for key in how if key in asked}
+        key = given, tuple(how.values())
+        if key not in drawn:
+            drawn[key] = core_draws(model, positive, negative, shape, *given, how)
+        latent, expected = drawn[key]
         if expected is None:  # core can't: not ours to compare
             continue
         try:

@@ -12,7 +12,6 @@ from PIL import Image
 import pytest
 
 from dit_blocks.standalone import pack
-from dit_blocks.standalone.cli import main
 from dit_blocks.standalone.node_types import NodeType
 from dit_blocks.standalone.workflow import read_workflow
 
@@ -58,7 +57,7 @@ def test_both_say_the_same_of_every_node(host, types):
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_draws_the_same_picture_in_both(host, types, path, tmp_path):
+def test_an_example_draws_the_same_picture_in_both(host, types, path, tmp_path_factory):
     prompt = read_workflow(path, types).prompt
     if any(node["class_type"] == "StartLoop" for node in prompt.values()) and "StartLoop" not in host.get("/object_info"):
         pytest.skip("this ComfyUI has no Start Loop")
@@ -66,7 +65,7 @@ def test_an_example_draws_the_same_picture_in_both(host, types, path, tmp_path):
         prompt[id]["inputs"] |= inputs
     entry = host.run(prompt)
     assert entry["status"]["status_str"] == "success", entry["status"]
-    found = beside_standalone(path, entry, host.base, tmp_path)
+    found = beside_standalone(path.stem, entry, host.base, tmp_path_factory)
     assert max(found.values()) <= 1, found
 
 

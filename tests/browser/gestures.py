@@ -1,6 +1,7 @@
 """What a user's hands do in the front end, and what is to be read there: shared by the specs."""
 
 import base64
+from contextlib import contextmanager
 import json
 
 import numpy as np
@@ -78,6 +79,25 @@ SETTLED = """async () => {
         if (performance.now() - began > 60_000) throw new Error("the page never came to rest: " + (busy() ? "it waits for an answer" : now));
     }
 }""".replace("FRAME", FRAME)
+
+
+def known_to(types, workflow: dict) -> bool:
+    """Whether a host with these types of nodes knows all that a workflow has."""
+    inside = workflow.get("definitions", {}).get("subgraphs", [])
+    used = {node["type"] for graph in (workflow, *inside) for node in graph["nodes"]}
+    return used <= {*types, "MarkdownNote", "Note", "Reroute", *(graph["id"] for graph in inside)}
+
+
+@contextmanager
+def complaints_of(page):
+    """The errors on the page's console while it lasts."""
+    told = []
+    listen = lambda message: told.append(message.text) if message.type == "error" else None
+    page.on("console", listen)
+    try:
+        yield told
+    finally:
+        page.remove_listener("console", listen)
 
 
 def settle(page) -> None:

@@ -44,7 +44,7 @@ def types() -> dict[str, NodeType]:
 
 
 @pytest.mark.parametrize("mode,name", RUNS)
-def test_an_example_draws_what_it_draws_on_the_cpu(hosts, types, mode, name, tmp_path):
+def test_an_example_draws_what_it_draws_on_the_cpu(hosts, types, mode, name, tmp_path_factory):
     path, host = ROOT / "example_workflows" / f"{name}.json", hosts(mode)
     prompt = read_workflow(path, types).prompt
     if any(node["class_type"] == "StartLoop" for node in prompt.values()) and "StartLoop" not in host.get("/object_info"):
@@ -54,5 +54,5 @@ def test_an_example_draws_what_it_draws_on_the_cpu(hosts, types, mode, name, tmp
     entry = host.run(prompt, timeout=1200)
     assert entry["status"]["status_str"] == "success", entry["status"]
     assert "bytes at most" in host.log(), "it did not run on the simulated GPU"
-    found = beside_standalone(path, entry, host.base, tmp_path)
+    found = beside_standalone(name, entry, host.base, tmp_path_factory)
     assert max(found.values()) <= 1, found
