@@ -6,6 +6,7 @@ a prompt is no more than text, it is made up too. Counting changes nothing.
 """
 
 import importlib
+import os
 import sys
 
 from host_models import run_cases, start
@@ -16,6 +17,8 @@ PLAIN = {"pooled_output", "guidance"}  # what rides on a prompt that is no more 
 TEXT = 7
 LARGER = (24, 40)  # of PixArt, which fails on small ones
 OTHER = (8, 24)  # another grid of tokens, which is none that a polynomial goes through
+# whose costs the node shows too: of every family some, or all
+SHOWN = NAMES if os.environ.get("EVERYWHERE") else NAMES[::4]
 MANY = {"made up": 35, "at another size": 80}  # how many architectures, at least
 seen = {name: set() for name in MANY}
 
@@ -81,7 +84,8 @@ def costs_are_torch_s(name: str) -> None:
         step = budget(architecture(dit, frames, positive), **size, guided=False)
         near(step.macs, flops, "Patch Budget")
         assert step.blocks + step.head <= step.macs and (step.spent or name in ("wan_animate2",)) and sum(macs for _, macs in step.spent) == step.blocks
-        by_node(dit, positive, size, frames, budget(architecture(dit, frames, positive), **size))
+        if name in SHOWN:
+            by_node(dit, positive, size, frames, budget(architecture(dit, frames, positive), **size))
     told = shape_of(dit, tokens, positive)
     assert state(model.model.diffusion_model) == before
     if not isinstance(shape, list):

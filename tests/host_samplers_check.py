@@ -74,9 +74,11 @@ def every_sampler(name, make):
     """KSamplerSelect's, each with this model; whatever core itself can't do with it is left out."""
     made, failed, compared = make(), {}, 0
     for sampler in sampler_names():
+        if sampler == "dpm_adaptive" and name == "pixart":  # hundreds of steps of a model that takes large latents only: the others have it
+            continue
         guider = cfg_guider(made)
         try:
-            expected = by_core(made, select(sampler), guider)  # dpm_adaptive takes hundreds of steps
+            expected = by_core(made, select(sampler), guider)
             assert expected[0].isfinite().all()
         except Exception:  # core can't
             continue
