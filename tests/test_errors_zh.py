@@ -65,10 +65,16 @@ class Source:
             return [text for value in returned for text in self.texts(value, asked)]
         if isinstance(said, ast.Name):
             places = [*own_nodes(function), *own_nodes(self.tree)]
-            given = [node.value for node in places if isinstance(node, (ast.Assign, ast.NamedExpr, ast.AnnAssign)) and node.value
-                     and said.id not in [getattr(part, "id", "") for part in ast.walk(node.value)] and said.id in [getattr(target, "id", "") for target in getattr(node, "targets", None) or [node.target]]]
+            given = [node.value for node in places if isinstance(node, (ast.Assign, ast.NamedExpr)) and said.id in names(node)]
+            given = [value for value in given if said.id not in names(value)]  # what goes on from itself
             return [text for value in given for text in self.texts(value, function)] or [VALUE]
         return [VALUE]
+
+
+def names(node: ast.Assign | ast.NamedExpr | ast.expr) -> list[str]:
+    """The names that an assignment gives a value to, or those in an expression."""
+    named = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.NamedExpr) else ast.walk(node)
+    return [part.id for part in named if isinstance(part, ast.Name)]
 
 
 def is_words(text: str) -> bool:

@@ -25,26 +25,33 @@ export const ERRORS = Object.assign({}, ...ROOMS.map((room) => room.ERRORS));
 /** @type {{errors: Known[], words: Known[]} | null} made when the first error is told in Chinese */
 let known = null;
 
-/** The longest first: of two patterns that fit, the one with more words says more. @param {Record<string, string>} texts @param {string} before */
+/** The longest first: of two patterns that fit, the one with more words says more. A value at the beginning holds no ": ", so that a node's
+ * name before it is no part of it, unless it is an error.
+ * @param {Record<string, string>} texts @param {string} before */
 function patterns(texts, before) {
   const words = (/** @type {string} */ english) => english.replace(/\{\w+\}/g, "").length;
   const sorted = Object.entries(texts).sort(([one], [other]) => words(other) - words(one));
   return sorted.map(([english, zh]) => {
-    const pattern = english.replace(/[.*+?^$()|[\]\\]/g, "\\$&").replace(/\{(\w+)\}/g, "(?<$1>.*?)");
-    return { pattern: new RegExp(`^${before}${pattern}$`), zh };
+    const plain = english.replace(/[.*+?^$()|[\]\\]/g, "\\$&").replace(/^\{(?!error\})(\w+)\}/, "(?<$1>(?:(?!: ).)*?)");
+    return { pattern: new RegExp(`^${before}${plain.replace(/\{(\w+)\}/g, "(?<$1>.*?)")}$`), zh };
   });
 }
 
-/** A text by the first pattern that it fits, undefined where it fits none. @param {string} en @param {Known[]} among
+/** A text by the pattern that fits most of it, undefined where none fits. @param {string} en @param {Known[]} among
  * @returns {string | undefined} */
 function translated(en, among) {
+  let [best, least] = [/** @type {{zh: string, values: Record<string, string>} | null} */ (null), Number.POSITIVE_INFINITY];
   for (const { pattern, zh } of among) {
     const found = en.match(pattern);
-    if (!found) continue;
-    const { _: before = "", ...values } = found.groups ?? {};
-    const parts = zh.split(/\{(\w+)\}/).map((part, place) => (place % 2 ? inWords(values[part]) : part));
-    return inParts(before) + parts.reduce(joined);
+    const values = found?.groups ?? {};
+    const before = values._?.length ?? 0;
+    if (found && before < least) [best, least] = [{ zh, values }, before];
+    if (!least) break;
   }
+  if (!best) return;
+  const { zh, values } = best;
+  const parts = zh.split(/\{(\w+)\}/).map((part, place) => (place % 2 ? inWords(values[part]) : part));
+  return inParts(values._ ?? "") + parts.reduce(joined);
 }
 
 /** Two texts in a row: a space between a Chinese and a Latin character, none between two Chinese ones. @param {string} one @param {string} next */

@@ -38,12 +38,17 @@ test("words and errors inside an error are translated too", () => {
       "Add Noise: 第 3 步从噪声水平 0.5 开始，tokens 却在 0.7：请把步设为 2",
     "the cost of Flux (MODEL) is not known: Flux fails on shapes alone: no such size":
       "不知道 Flux（MODEL）的开销：Flux 只凭形状时出错: no such size",
+    "Patch Budget: the cost of X (MODEL) is not known: X has no blocks that it calls once each for the picture, so that it can't be taken apart; use DiT Denoise Step":
+      "Patch Budget: 不知道 X（MODEL）的开销：X 没有对图片各调用一次的块，不能拆开：请用 DiT Denoise Step",
     "Load DiT: a.safetensors: missing x; unexpected y, z and 3 more": "Load DiT: a.safetensors: 缺少 x; 多出 y, z 等另外 3 个",
     "Load DiT: models/a.safetensors: no such file": "Load DiT: models/a.safetensors：没有这个文件",
     "Load Adapter: a: no patch-size adapter; its metadata has no 'dit_adapter'":
       "Load Adapter: a：不是图块大小适配器，元数据里没有 'dit_adapter'",
     "Train DiT: step 9 made weights that are not finite: learning_rate 1 is too high; the last good state, of step 8, is in a/b":
       "Train DiT: 第 9 步的权重不再是有限数：学习率 1 太高；最近的好状态是第 8 步的，在 a/b",
+    "Train DiT: the loss of step 2 is nan, its gradient's norm nan: learning_rate 1 is too high; the last good state, of step 1, is in a":
+      "Train DiT: 第 2 步的损失是 nan，梯度的范数是 nan：学习率 1 太高；最近的好状态是第 1 步的，在 a",
+    "DiT Blocks: the blocks of X run in another order: or not": "DiT Blocks: the blocks of X run in another order: or not",
   };
   for (const [english, chinese] of Object.entries(told)) assert.equal(errorInWords(english), chinese);
   speak("en");

@@ -61,7 +61,7 @@ export const ERRORS = {
     "{path} 属于另一个模型或训练范围：它的 {count} 个参数不是这里训练的 {own} 个",
   "another training is writing {path}: wait until it has ended, or choose another name":
     "另一个训练正在写 {path}：请等它结束，或换一个名称",
-  "{what}; the last good state, of step {step}, is in {path}": "{what}；最近的好状态是第 {step} 步的，在 {path}",
+  "{error}; the last good state, of step {step}, is in {path}": "{error}；最近的好状态是第 {step} 步的，在 {path}",
   "{path} is no state of a training: {why}": "{path} 不是训练的状态：{why}",
   "resume goes on with the settings it began with: {name} was {before}, not {value}":
     "继续训练要用开始时的设置：{name} 原来是 {before}，不是 {value}",
