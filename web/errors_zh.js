@@ -75,6 +75,6 @@ function inParts(text) {
 /** An error of the pack's Python in the editor's language, with the node's name before it where it has one. @param {string} en */
 export function errorInWords(en) {
   if (inEditorsLanguage({ en: "en", zh: "zh" }) === "en") return en;
-  known ??= { errors: patterns(ERRORS, "(?<_>(?:.+?: )?)"), words: patterns({ ...ERRORS, ...PHRASES }, "") };
+  known ??= { errors: patterns(ERRORS, "(?<_>(?:.+?: )?)"), words: [...patterns(ERRORS, ""), ...patterns(PHRASES, "")] };
   return translated(en, known.errors) ?? inParts(en);
 }

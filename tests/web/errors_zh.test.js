@@ -24,6 +24,10 @@ test("of two patterns that fit, the one with more words counts", () => {
   assert.equal(errorInWords(`Attention Map: ${attends}`), "Attention Map: SD3 的第 3 块没有露出注意力：MODEL 上的补丁替换或编译了它");
   const whole = "Patchify: factor is a whole number from 1 to 64, not 'many'";
   assert.equal(errorInWords(whole), "Patchify: factor 是 1 到 64 的整数，不是 'many'");
+  const list = "Load DiT: scale is a list of 2, each a whole number from 1 to 9, not [0, 1]";
+  assert.equal(errorInWords(list), "Load DiT: scale 是列表（2 项），每项是 1 到 9 的整数，不是 [0, 1]");
+  const nested = "Load DiT: a: its metadata 'dit' does not describe a DiT: downscale is a whole number of at least 1, not 0";
+  assert.equal(errorInWords(nested), "Load DiT: a：元数据 'dit' 描述的不是 DiT：downscale 是至少 1 的整数，不是 0");
   const wire = "Token Map: x takes tokens, this is a LATENT: put Patchify before this node";
   assert.equal(errorInWords(wire), "Token Map: x 要 tokens，这是 LATENT：请在本节点之前放 Patchify");
   assert.equal(errorInWords("Load DiT: positive is empty"), "Load DiT: 正面条件是空的");
