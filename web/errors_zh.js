@@ -50,7 +50,10 @@ function translated(en, among) {
   }
   if (!best) return;
   const { zh, values } = best;
-  const parts = zh.split(/\{(\w+)\}/).map((part, place) => (place % 2 ? inWords(values[part]) : part));
+  const parts = zh.split(/(\{\w+\}|"\{\w+\}")/).map((part, place) => {
+    const name = part.replace(/\W/g, "");
+    return place % 2 === 0 ? part : part.startsWith('"') ? `"${values[name]}"` : inWords(values[name]); // what is quoted is an option's name
+  });
   return inParts(values._ ?? "") + parts.reduce(joined);
 }
 

@@ -52,6 +52,8 @@ test("words and errors inside an error are translated too", () => {
       "Train DiT: 第 9 步的权重不再是有限数：学习率 1 太高；最近的好状态是第 8 步的，在 a/b",
     "Train DiT: the loss of step 2 is nan, its gradient's norm nan: learning_rate 1 is too high; the last good state, of step 1, is in a":
       "Train DiT: 第 2 步的损失是 nan，梯度的范数是 nan：学习率 1 太高；最近的好状态是第 1 步的，在 a",
+    'Position Embed: X has positions of its own kind inside attention: only mode "model" is possible, not "none"':
+      'Position Embed: X 在注意力内部有自己的位置：位置方式只能是 "model"，不是 "none"',
     "DiT Blocks: the blocks of X run in another order: or not": "DiT Blocks: the blocks of X run in another order: or not",
   };
   for (const [english, chinese] of Object.entries(told)) assert.equal(errorInWords(english), chinese);
