@@ -1,6 +1,7 @@
 import { app } from "../../scripts/app.js";
 import { newest } from "./answers.js";
 import { ask, tokensOf } from "./costs.js";
+import { errorInWords } from "./errors_zh.js";
 import {
   fit,
   gridOf,
@@ -199,7 +200,7 @@ class PatchGrid {
       const cost = this.answered === this.asked ? this.costs?.sizes?.[p] : undefined;
       lines.push(tokensInWords(grid, p, cost?.values, cost?.tokens));
       if (this.costs && cost?.flops && cost.share) lines.push(stepInWords(cost.flops, cost.share, this.costs.own, p));
-      else if (this.costs?.error) lines.push(this.costs.error);
+      else if (this.costs?.error) lines.push(errorInWords(this.costs.error));
       const how = cost && readInWords(cost, p);
       if (how) lines.push(how);
       const last = grid[0] * grid[1] - 1;

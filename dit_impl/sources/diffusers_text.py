@@ -139,7 +139,7 @@ class DiffusersCLIP(StandInCLIP):
         except Exception as error:  # whatever the library makes of files that do not fit
             raise CheckpointError(f"{self.folder.name}/{part}: not a {kind} that can be read "
                                   f"({' '.join(str(error).split())[:200]})") from None
-        for fault in ("missing_keys", "mismatched_keys"):
-            if info[fault]:
-                raise CheckpointError(f"{self.folder.name}/{part}: {fault.replace('_', ' ')} {listed(map(str, info[fault]))}")
+        for fault in ("missing keys", "mismatched keys"):
+            if found := info[fault.replace(" ", "_")]:
+                raise CheckpointError(f"{self.folder.name}/{part}: {fault} {listed(map(str, found))}")
         return encoder.eval().requires_grad_(False)

@@ -84,9 +84,9 @@ def load_vae(folder: Path, load: Load) -> DiffusersVAE:
             low_cpu_mem_usage=False, torch_dtype=stored, output_loading_info=True)
     except Exception as error:  # whatever the library makes of files that do not fit
         raise CheckpointError(f"{name}: not an AutoencoderKL that can be read ({' '.join(str(error).split())[:200]})") from None
-    for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info[fault]:
-            raise CheckpointError(f"{name}: {fault.replace('_', ' ')} {listed(map(str, info[fault]))}")
+    for fault in ("missing keys", "unexpected keys", "mismatched keys"):
+        if found := info[fault.replace(" ", "_")]:
+            raise CheckpointError(f"{name}: {fault} {listed(map(str, found))}")
     if stored == torch.float16 and autoencoder.config.force_upcast:
         autoencoder.float()
     return DiffusersVAE(KLVAE(autoencoder.eval().requires_grad_(False)), load, folder.parent.name)

@@ -54,5 +54,5 @@ def image_tokens(wire: DitHidden, what: str = "the hidden states") -> Tensor:
     if len({hidden.x.shape[1:] for hidden in hiddens}) > 1 or any(wire["call"].areas if wire["call"] else ()):
         sizes = ", ".join("×".join(map(str, call["tokens"]["grid"])) for call in model_calls(wire))
         raise StagesError(f"{what} are of several areas of the picture, of {sizes} tokens, but this node needs all tokens on one grid: "
-                          "leave  Conditioning (Set Area) out, or use Conditioning (Set Mask)")
+                          "leave Conditioning (Set Area) out, or use Conditioning (Set Mask)")
     return torch.cat([hidden.x for hidden in hiddens]) if len(hiddens) > 1 else hiddens[0].x
