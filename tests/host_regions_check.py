@@ -186,7 +186,7 @@ def sd3_is_the_pack_s_own_model(name, make):
 
 
 def flux_places_and_modulates_each_size(name, make):
-    """Rotary positions are the centres of patches on the fine grid; in the first blocks each token is modulated by its own size's vector."""
+    """Rotary positions are the centres of patches on the fine grid; the first blocks modulate each token by its own size's vector."""
     model, positive, negative, latent, own = adapted(make)
     ksampler(model, positive, negative, latent)
     mix, transformer, seen = a_mix(own), model.model.diffusion_model, {}
@@ -255,11 +255,12 @@ def other_patches_stay(name, make):
     wrapped.set_model_unet_function_wrapper(wrapper)
     key = "diffusion_model.final_layer.adaLN_modulation.1.weight"
     changed.add_patches({key: ("diff", (torch.randn(model.model.state_dict()[key].shape) * 0.1,))})
-    planned = out(BlocksModel, model=model, blocks="all but 1", strength=1.0, start_percent=0.0, end_percent=1.0)[0]
+    whole = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
+    planned, all_of_it = (out(BlocksModel, model=model, blocks=blocks, **whole)[0] for blocks in ("all but 1", "all"))
     for one in (wrapped, changed, planned):
         assert not torch.equal(plain, ksampler(scheduled(one, **rows), *rest))
     assert len(calls) == 4
-    assert torch.equal(plain, ksampler(scheduled(out(BlocksModel, model=model, blocks="all", strength=1.0, start_percent=0.0, end_percent=1.0)[0], **rows), *rest))
+    assert torch.equal(plain, ksampler(scheduled(all_of_it, **rows), *rest))
     assert not torch.equal(plain, ksampler(scheduled(model, coarse_cfg=1.5, **rows), *rest))
 
 
@@ -303,6 +304,43 @@ def refusals(name, make):
     assert attributes(model) == before
 
 
+def drawn_on_the_grid_that_was_read(name, make):
+    """Stages of a MODEL whose schedule reads coarse patches have their grid. Of several sizes there are none."""
+    from dit_blocks.dit_impl.step import stages
+    from dit_blocks.dit_impl.step.guidance import guide
+    from dit_blocks.nodes.attention import AttentionMap, AttentionSteps
+    from dit_blocks.nodes.denoise import AddNoise, Denoise, Schedule
+    from dit_blocks.nodes.patch import Patchify
+    from dit_blocks.nodes.pictures import TokenPCA
+    model, positive, negative, latent, own = adapted(make)
+    (sigmas,) = out(Schedule, dit=dit_of(model), steps=4, scheduler="simple", denoise=1.0)
+    how = {"positive": positive, "negative": negative, "sigmas": sigmas}
+    look = {"block": 0, "head": -1, "direction": "image to image", "query": 0, "word": "", "language": "English"}
+    for rows in ("P until 50%, then p", "P with p on 25%"):  # before the first x0 all patches are coarse
+        dit = dit_of(scheduled(model, rows_of(own, rows)))
+        tokens, _ = out(Patchify, latent={"samples": latent}, patch_size=own, dit=dit)
+        tokens, _ = out(AddNoise, dit=dit, tokens=tokens, sigmas=sigmas, step=0, seed=5)
+        wire = stages.condition(dit, tokens, positive, negative, sigmas, 0)
+        wire = stages.position_embed(dit, stages.patch_embed(dit, wire))
+        rows_and_columns = tuple(side // (2 * own) for side in SIZE)
+        assert wire["tokens"]["grid"] == rows_and_columns and wire["hidden"].x.shape[1] == rows_and_columns[0] * rows_and_columns[1]
+        out(AttentionMap, dit=dit, hidden=wire, **look)
+        out(TokenPCA, x=wire)
+        prediction = guide(stages.final_layer(dit, stages.run_blocks(dit, wire, "all")), 4.0)
+        _, x0 = dit.denoise(tokens, sigmas, positive, negative, 4.0, "euler", 0, 1)
+        assert torch.equal(prediction["tokens"], x0["tokens"])
+    run = {**how, "cfg": 4.0, "solver": "euler", "start_step": 0, "end_step": 4}
+    for node, more, line in (
+            (AttentionSteps, {**look, "at_steps": "0-3"}, "a patch on the MODEL changes what it sees"),
+            (Denoise, {"capture_blocks": True}, "reads patches of several sizes in this step, which has no stages of its own")):
+        try:
+            out(node, dit=dit, tokens=tokens, **run, **more)
+        except ValueError as error:
+            assert line in str(error) and "\n" not in str(error), error
+        else:
+            raise AssertionError(f"{node} drew patches of several sizes")
+
+
 def the_embedded_model(name, make):
     """The default model as a MODEL: KSampler on a schedule by regions is Denoise with the same on its DIT."""
     from dit_blocks.dit_impl.handle import patch_schedule
@@ -328,7 +366,7 @@ FAMILIES = ("sd3", "sd35_medium", "flux_dev", "flux2")
 CHECKS = {"one size everywhere": one_size_everywhere_is_that_size, "wires": wires_are_ksampler,
           "a batch of two": lambda name, make: wires_are_ksampler(name, make, batch=2), "two parts": a_run_in_two_parts_is_one_run,
           "fewer tokens": fewer_tokens, "low-rank additions": each_token_has_what_is_of_its_size, "three sizes": three_sizes,
-          "other patches": other_patches_stay, "refused": refusals}
+          "other patches": other_patches_stay, "drawn": drawn_on_the_grid_that_was_read, "refused": refusals}
 CASES = {f"{name}: {what}": (lambda name, make, check=check: check(name, with_table(make)), name)
          for what, check in CHECKS.items() for name in FAMILIES}
 CASES |= {f"{name}: the pack's own": (lambda name, make: sd3_is_the_pack_s_own_model(name, with_table(make)), name)

@@ -19,8 +19,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "what_rides_along.md"
 HEAD = """# What rides along
 
 What a MODEL or a conditioning carries into KSampler, and what comes of it by the wires of **DiT from MODEL**: *equal* is `torch.equal` to
-KSampler's latent. Else the wires refuse in one line, or the stages do without it and say so, with the latent that KSampler gives without it:
-no cell differs. Small random models of ComfyUI 0.33, {steps} steps, cfg 4. This page is written by a test
+KSampler's latent. Else the wires refuse in one line, or the stages do without it and say so, with the latent that KSampler gives
+without it: no cell differs. Small random models of ComfyUI 0.33, {steps} steps, cfg 4. This page is written by a test
 (`tests/host_riders_check.py --page`), which also compares it with what it finds.
 
 | what rides along | on | DiT Denoise | a chain of DiT Denoise Steps | stages |

@@ -53,7 +53,7 @@ export function mixedOf(size, { coarse, splits }, touched) {
   let from = coarse;
   for (const { p } of splits) {
     const before = /** @type {Set<number>} */ (patches.get(from));
-    const split = [...touched(from)].filter((patch) => before.has(patch));
+    const split = [...touched(from)]; // of the patches before: what holds a touched one is touched
     if (!split.length) break;
     for (const patch of split) before.delete(patch);
     patches.set(p, new Set(split.flatMap((patch) => childrenOf(patch, size, from, p))));

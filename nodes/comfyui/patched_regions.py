@@ -15,6 +15,8 @@ from ...dit_impl.errors import BackboneError, StagesError
 from ...dit_impl.handle.by_regions import check_mask, not_with
 from ...dit_impl.sampling.regions import has_area
 from ...dit_impl.tokens.mixed import Mix, Mixture, mix_of
+from ...dit_impl.tokens.wire import to_latent, without_row
+from ...dit_impl.tokens.wire_types import DitTokens
 from .riders import CACHE, REGIONS, TURNS
 
 MIX = "dit_blocks_mix"  # in transformer_options: which patches of several sizes a call reads
@@ -32,11 +34,19 @@ def seen_of(model_options: dict) -> Seen | None:
     return model_options.get("transformer_options", {}).get(REGIONS)
 
 
+def led_by(wire: DitTokens, model_options: dict) -> Seen | None:
+    """The same, which from now on the sampler tells; it begins with what the wire brings of an earlier run."""
+    seen = seen_of(model_options)
+    if seen is not None:
+        seen.led, seen.x0 = True, without_row(to_latent(wire["memory"]["x0"], wire), wire) if "memory" in wire else None
+    return seen
+
+
 def check_mixture(model, mixture: Mixture, own: tuple[int, ...], mask: Tensor | None, name: str) -> None:
     """Raise BackboneError unless a MODEL has weights for each size, own, and there is a mask where the mixture wants one."""
     if missing := [p for p in mixture.sizes if p not in own]:
-        raise BackboneError(f"{name} knows patch sizes {', '.join(map(str, own))}, not {missing[0]}: in one sequence each size needs weights "
-                            "of its own, which Load Adapter or Train DiT gives a MODEL of SD3, SD3.5 or Flux")
+        raise BackboneError(f"{name} knows patch sizes {', '.join(map(str, own))}, not {missing[0]}: in one sequence each size needs "
+                            "weights of its own, which Load Adapter or Train DiT gives a MODEL of SD3, SD3.5 or Flux")
     inner = getattr(model.model.diffusion_model, "model", None)
     if inner is not None and not hasattr(inner, "forward_mixed"):
         raise BackboneError(f"{name} reads patches of one size in a step, not {mixture}: use one patch size for each step")

@@ -16,7 +16,7 @@ from ...dit_impl.sampling.level import clean, is_walked
 from ...dit_impl.sampling.walk import Report, walk
 from ...dit_impl.tokens.wire import to_latent, to_tokens, with_row, with_tokens, without_row
 from ...dit_impl.tokens.wire_types import DitTokens
-from .patched_regions import Seen, seen_of
+from .patched_regions import Seen, led_by
 from .riders import random_state, set_random_state, walk_keyframes
 
 
@@ -70,7 +70,7 @@ class TokenSampler(_InTokens):
             model.noise = torch.randn(noise.shape, generator=torch.manual_seed(seed + 1), device="cpu").to(noise)
         wire = self.begun(model_wrap, sigmas[self.start_step:], noise)
         walk_keyframes(model_wrap, sigmas[:self.start_step], extra_args["model_options"])
-        ones, before, report = noise.new_ones(len(noise)), random_state(device), self._telling(seen_of(extra_args["model_options"]), wire)
+        ones, before, report = noise.new_ones(len(noise)), random_state(device), self._telling(led_by(wire, extra_args["model_options"]))
 
         def predict_x0(x: Tensor, sigma: Tensor) -> Tensor:
             return self.tokens(model(self.latent(x), sigma * ones, denoise_mask=denoise_mask, **extra_args))
@@ -78,11 +78,10 @@ class TokenSampler(_InTokens):
         self.ended(tokens, x0, before, device)
         return sampling.inverse_noise_scaling(sigmas[self.end_step], self.latent(tokens["tokens"].to(noise)))
 
-    def _telling(self, seen: Seen | None, wire: DitTokens) -> Report:
-        """`report`, which also tells the next step x0 where its patches go by it; the wire brings that of an earlier run."""
+    def _telling(self, seen: Seen | None) -> Report:
+        """`report`, which also tells the next step x0 where its patches go by it."""
         if seen is None:
             return self.report
-        seen.led, seen.x0 = True, self.latent(wire["memory"]["x0"]) if "memory" in wire else None
 
         def report(done: int, of: int, x0: Tensor) -> None:
             seen.x0 = self.latent(x0)

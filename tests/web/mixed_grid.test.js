@@ -13,6 +13,7 @@ test("the last row with several sizes is the one that is drawn", () => {
       { p: 2, share: null },
     ],
   });
+  assert.equal(mixtureOf("8 with 4 on the mask until 50%, then 4 with 2 on the mask until 80%, then 2").coarse, 4);
   for (const rows of ["4 until 50%, then 2", "4 with 3 on the mask", "4 with", "", "with 2 on the mask"])
     assert.equal(mixtureOf(rows), null);
 });
