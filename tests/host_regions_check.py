@@ -291,6 +291,12 @@ def refusals(name, make):
     refused("and a conditioning with an area are not possible together", lambda: ksampler(mixes, area, negative, latent))
     references = [[context, {**extras, "reference_latents": [latent]}] for context, extras in positive]
     refused("and reference latents are not possible together", lambda: ksampler(mixes, references, negative, latent))
+    if name.startswith("flux"):
+        grid = tuple(side // own for side in SIZE)
+        length = 7 + grid[0] * grid[1]
+        covered = {"attention_mask": torch.ones(1, length, length), "attention_mask_img_shape": grid}
+        masked = [[context, {**extras, **covered}] for context, extras in positive]
+        refused("an attention mask and patches of several sizes are not possible together", lambda: ksampler(mixes, masked, negative, latent))
     cached = out(StepCacheModel, model=mixes, threshold=0.1, start_percent=0.0, end_percent=1.0)[0]
     refused("a Step Cache, and patches of several sizes", lambda: ksampler(cached, positive, negative, latent))
     if own > 1:

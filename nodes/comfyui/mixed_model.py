@@ -191,7 +191,11 @@ class MixedFlux(MixedPatches):
             return forward
 
         def double(own: Callable) -> Callable:
-            return lambda *args, **kwargs: own(*args, **{**kwargs, "modulation_dims_img": spans})
+            def forward(*args, attn_mask: Tensor | None = None, **kwargs) -> tuple[Tensor, Tensor]:
+                if attn_mask is not None:  # it has a place for each patch of the model's own size
+                    raise BackboneError("an attention mask and patches of several sizes are not possible together")
+                return own(*args, **{**kwargs, "modulation_dims_img": spans})
+            return forward
 
         def single(own: Callable) -> Callable:
             def forward(x: Tensor, *args, **kwargs) -> Tensor:
