@@ -240,6 +240,9 @@ class Denoise(io.ComfyNode):
         plan = patch_schedule or _one_size(tokens, patch_method)
         if capture_blocks and plan.names_other:
             raise ValueError("capture_blocks shows the blocks of one model, and the patch_schedule says 'of other': leave one of the two out")
+        if capture_blocks and (mixed := next((str(row.sizes) for row in plan.rows if row.splits), None)):
+            raise ValueError("capture_blocks shows the blocks of one patch size, and a step of the patch_schedule has several "
+                             f"({mixed}): leave one of the two out")
         facts = {"size": tokens["size"][-2:], "shape": shape_of(dit, tokens, positive), "native": dit.patch_sizes, "batch": len(tokens["tokens"])}
         if plan.other is not None:
             facts["other"] = shape_of(plan.other, tokens, positive)

@@ -109,6 +109,7 @@ class PatchScheduleModel(io.ComfyNode):
                 patch_method_input(),
                 io.Boolean.Input("enabled", default=True, optional=True, tooltip="Off: the model passes through without change."),
                 _coarse_cfg_input(),
+                io.Mask.Input("mask", optional=True, tooltip="For rows such as '4 with 2 on the mask': where patches are fine."),
             ],
             outputs=[io.Model.Output("model_out", display_name="model", tooltip="The same model with a patch size for each step.")],
         )
@@ -123,6 +124,7 @@ class PatchScheduleModel(io.ComfyNode):
 
     @classmethod
     @names_errors
-    def execute(cls, model, rows, patch_method="auto", enabled=True, coarse_cfg=1.0) -> io.NodeOutput:
+    def execute(cls, model, rows, patch_method="auto", enabled=True, coarse_cfg=1.0, mask=None) -> io.NodeOutput:
         from .comfyui.patched_model import with_patch_schedule  # there is no MODEL outside ComfyUI
-        return io.NodeOutput(with_patch_schedule(model, cls._plan(rows, patch_method, coarse_cfg)) if enabled else model)
+        plan = replace(cls._plan(rows, patch_method, coarse_cfg), mask=mask)
+        return io.NodeOutput(with_patch_schedule(model, plan) if enabled else model)

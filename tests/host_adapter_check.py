@@ -105,7 +105,7 @@ def stages_are_the_whole(name, make):
 
 def untaught_at_its_own_size_is_the_model(name, make):
     """The ways through the adapter at the model's own patch size, with nothing learnt, answer what the model answers."""
-    from dit_blocks.nodes.comfyui.adapted_model import kind_of
+    from dit_blocks.nodes.comfyui.applied_adapters import kind_of
     model, positive, negative, samples = make(size=(12, 10))
     transformer, own = model.model.diffusion_model, own_size(model)
     kind = kind_of(transformer, "it")

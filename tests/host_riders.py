@@ -218,8 +218,15 @@ RIDERS = {
     "Patch Schedule (MODEL)": ("sd3", lambda: (coarse_first(), {})),
     "Steer (MODEL)": ("sd3", lambda: (steered(), {})),
     "Stages (MODEL)": ("sd3", lambda: (wired(), {})),
+    "Step Cache (MODEL)": ("sd3", lambda: (cached(), {})),
     "a half-precision LATENT": ("sd3", lambda: ((*base("sd3")[:3], base("sd3")[3].half()), {"denoise": 0.7})),
 }
+
+
+def cached():
+    from dit_blocks.nodes.step_cache import StepCacheModel
+    model, *rest = base("sd3")
+    return (StepCacheModel.execute(model=model, threshold=1.0, start_percent=0.0, end_percent=1.0).result[0], *rest)
 
 
 def steered():

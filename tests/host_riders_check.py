@@ -1,5 +1,5 @@
 """What rides along with a MODEL or a conditioning: KSampler's picture by DiT Denoise, by a chain of DiT Denoise Steps and by the stages, or
-one line that refuses. Runs under ComfyUI's Python: host_riders_check.py COMFYUI PACKS [words].
+one line that refuses, or that tells what the stages do without. Runs under ComfyUI's Python: host_riders_check.py COMFYUI PACKS [words].
 
 `--page` prints docs/what_rides_along.md instead; the last case compares the page with what was found.
 """
@@ -19,8 +19,9 @@ PAGE = Path(__file__).parents[1] / "docs" / "what_rides_along.md"
 HEAD = """# What rides along
 
 What a MODEL or a conditioning carries into KSampler, and what comes of it by the wires of **DiT from MODEL**: *equal* is `torch.equal` to
-KSampler's latent; everything else is refused in one line, so that no cell differs. Small random models of ComfyUI 0.33, {steps} steps,
-cfg 4. This page is written by a test (`tests/host_riders_check.py --page`), which also compares it with what it finds.
+KSampler's latent. Else the wires refuse in one line, or the stages do without it and say so, with the latent that KSampler gives
+without it: no cell differs. Small random models of ComfyUI 0.33, {steps} steps, cfg 4. This page is written by a test
+(`tests/host_riders_check.py --page`), which also compares it with what it finds.
 
 | what rides along | on | DiT Denoise | a chain of DiT Denoise Steps | stages |
 |---|---|---|---|---|
@@ -36,7 +37,7 @@ def one_line(error: Exception) -> str:
 
 @cache
 def row(rider: str) -> tuple[str, ...]:
-    """What comes of each way: "equal", "refused: the line" or "differs …"."""
+    """What comes of each way: "equal", "without: what is said of it", "refused: the line" or "differs …"."""
     on = RIDERS[rider][0]
     ways = (wires, lambda *made, **how: wires(*made, chain=True, **how), inside)
     found = []
@@ -47,11 +48,19 @@ def row(rider: str) -> tuple[str, ...]:
         made, how = seeded(rider)
         try:
             actual = way(*made, steps=STEPS, **how)
+            remark = remark_of(made[0]) if way is inside else ""
             found.append("equal" if torch.equal(expected, actual.to(expected)) else
+                         f"without: {remark}" if remark and torch.equal(ksampler(*base(on), steps=STEPS), actual.to(expected)) else
                          f"differs by {(expected - actual).abs().max():.3g} of {expected.std():.3g}")
         except ValueError as error:
             found.append(f"refused: {one_line(error)}")
     return tuple(found)
+
+
+def remark_of(model) -> str:
+    """What DiT Condition says of stages of a MODEL."""
+    from dit_blocks.nodes.model import FromModel
+    return out(FromModel, model=model)[0].remark
 
 
 def equal_or_refused(rider: str, _=None) -> None:
@@ -76,7 +85,7 @@ def differ_from_without(name=None, make=None) -> None:
     """A rider that changes nothing would prove nothing."""
     for rider in ("hooks with keyframes", "APG with momentum", "EasyCache", "LazyCache", "Context Windows with FreeNoise", "ToMe",
                   "HyperTile", "SkipLayerGuidanceSD3", "ControlNet", "Conditioning (Set Area)", "timestep ranges", "Steer (MODEL)",
-                  "Stages (MODEL)"):
+                  "Stages (MODEL)", "Step Cache (MODEL)"):
         (model, *made), how = seeded(rider)
         plain = base(RIDERS[rider][0])[:3] if rider != "Context Windows with FreeNoise" else (windows(False, 7)[1]()[0][0], *made[:2])
         assert not torch.equal(ksampler(model, *made, steps=STEPS, **how), ksampler(*plain, made[-1], steps=STEPS, **how)), rider

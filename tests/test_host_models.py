@@ -16,7 +16,7 @@ pytestmark = needs_comfyui
 SCRIPTS = ("host_stages_check", "host_generic_check", "host_abilities_check", "host_model_check", "host_patch_check", "host_attention_check",
            "host_see_check", "host_adapter_check", "host_riders_check", "host_zoo_check", "host_own_check", "host_samplers_check",
            "host_blocks_check", "host_cache_check", "host_steering_check", "host_wired_check", "host_positions_check", "host_stitching_check",
-           "host_budget_check")
+           "host_budget_check", "host_regions_check")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}  # the models are so small that threads would only wait for each other
 CASES = [(script, case) for script in SCRIPTS for case in importlib.import_module(script).CASES]
 

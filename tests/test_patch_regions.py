@@ -16,6 +16,7 @@ from dit_blocks.dit_impl.handle.patch_schedule import denoise_by_schedule, parse
 from dit_blocks.dit_impl.model.mmdit import MMDiT
 from dit_blocks.dit_impl.tokens.mixed import Mixture, Split, counts_of, gather, mix_of, scatter, touching
 from dit_blocks.dit_impl.tokens.wire import identity_format, unfold
+from dit_blocks.nodes.denoise import Denoise
 from dit_blocks.nodes.patch_schedule import PatchRegions, PatchSchedule
 
 
@@ -154,6 +155,17 @@ def test_what_can_t_be_read_so_is_refused_before_the_first_step(dit, backbone, p
     assert not calls
     with pytest.raises(ValueError, match="a latent of 18×24 cells is not a multiple of 8"):
         drawn(dit, "8 with 2 on 25%", positive, latent=torch.zeros(1, 4, 18, 24))
+
+
+def test_what_shows_the_inside_of_a_step_is_refused(dit, positive):
+    """There are no stages of patches of several sizes, and those of the finest would show another step."""
+    handle, sigmas = by_regions(dit, Mixture(4, (Split(2, 0.25),))), dit.schedule(2)
+    tokens = dit.add_noise(dit.fold({"samples": torch.zeros(1, 4, 16, 24)}, 2), sigmas, 0, 3)[0]
+    with pytest.raises(ValueError, match="patches of several sizes"):
+        handle.begin(tokens, sigmas, 0, positive)
+    plan = parse_schedule("4 until 50%, then 4 with 2 on 25%")
+    with pytest.raises(ValueError, match=r"capture_blocks shows .* a step of the patch_schedule has several \(4 with 2 on 25%\)"):
+        Denoise.execute(dit, tokens, sigmas, 0, 2, positive, 1.0, "euler", patch_schedule=plan, capture_blocks=True)
 
 
 # --- nodes and costs ------------------------------------------------------------------------------------------------

@@ -1,3 +1,5 @@
+import { gridOf, readSelection } from "./grid.js";
+import { mixedOf, mixtureOf, touchedBy, withShares } from "./mixed_grid.js";
 import { asking, toldOf } from "./panel.js";
 import { places } from "./places.js";
 import { latent, shape } from "./upstream.js";
@@ -55,13 +57,39 @@ export function tokensOf(patchify, changed, denoise = denoiseBehind(patchify)) {
   return { question, size, image };
 }
 
-/** The patch sizes of the steps, in the rows of Patch Schedule; undefined where they are not known, as with a mask. @param {Place} plan */
+/** The patch sizes of the steps, in the rows of Patch Schedule; undefined where a wire brings them. @param {Place} plan */
 function rowsOf(plan) {
   if (plan.kind !== REGIONS) return plan.value("rows");
-  const [coarse, fine, share, start] = ["coarse", "fine", "share", "start_percent"].map((name) => plan.value(name));
-  if (plan.value("where") !== "detail" || [coarse, fine, share, start].includes(undefined)) return undefined;
+  const [coarse, fine, where, share, start] = ["coarse", "fine", "where", "share", "start_percent"].map((name) => plan.value(name));
+  if ([coarse, fine, where, share, start].includes(undefined)) return undefined;
   const percent = (/** @type {unknown} */ part) => `${+(100 * Number(part)).toFixed(3)}%`;
-  return `${start ? `${coarse} until ${percent(start)}, then ` : ""}${coarse} with ${fine} on ${percent(share)}`;
+  const on = where === "mask" ? "the mask" : percent(share);
+  return `${start ? `${coarse} until ${percent(start)}, then ` : ""}${coarse} with ${fine} on ${on}`;
+}
+
+/** What the mask of a plan touches, where it is the selection of a Patchify; null for other masks, which only a run knows.
+ * @param {Place} plan @param {[number, number]} size of the latent @param {{id?: string, p?: number}} [known] a Patchify's patch size */
+function touchedIn(plan, size, known = {}) {
+  const painted = plan.origin("mask");
+  if (painted?.kind !== PATCHIFY) return null;
+  const [told, text] = [toldOf(painted), painted.value("selection")];
+  const drawnOn = tokensOf(painted, () => {}, null).size;
+  const p = known.id === painted.id ? known.p : Number(painted.value("patch_size")) || told.patch_size;
+  if (!drawnOn || !p || typeof text !== "string") return null;
+  const grid = gridOf(drawnOn, p);
+  return touchedBy(readSelection(text.trim() || "all", grid[0] * grid[1]), grid, size);
+}
+
+/** The patches of several sizes in the steps after a Patchify: null where all are of one size.
+ * @param {Place} patchify @param {[number, number] | null} size of its latent @param {number} p its own patch size
+ * @returns {{coarse: number, splits: import("./mixed_grid.js").Split[], patches: Map<number, Set<number>> | null} | null} patches: null where
+ * only a run knows them */
+export function mixedAfter(patchify, size, p) {
+  const plan = denoiseBehind(patchify)?.origin("patch_schedule");
+  const mixture = plan && mixtureOf(String(rowsOf(plan) ?? ""));
+  if (!plan || !mixture || !size) return null;
+  const touched = touchedIn(plan, size, { id: patchify.id, p });
+  return { ...mixture, patches: touched && mixedOf(size, mixture, touched) };
 }
 
 /** What a Denoise spends, or the one that walks down a schedule: the question; null where something is not known before a run.
@@ -75,7 +103,11 @@ export function walkOf(place) {
   const steps = schedule?.kind === SCHEDULE ? schedule.value("steps") : toldOf(denoise).schedule;
   const plan = denoise.origin("patch_schedule");
   const size = patchify.value("patch_size") ?? toldOf(patchify).patch_size;
-  const rows = plan ? rowsOf(plan) : undefined;
+  let rows = plan ? rowsOf(plan) : undefined;
+  if (plan && question && /\bmask\b/i.test(String(rows))) {
+    const touched = touchedIn(plan, question.size);
+    rows = touched ? withShares(String(rows), question.size, touched) : undefined;
+  }
   const model = shape(denoise, toldOf(denoise).shape);
   const other = plan ? shape(plan, toldOf(denoise).other, "other") : null;
   if (/\bof\s+other\b/i.test(String(rows)) && !other && plan?.origin("other")) return null;

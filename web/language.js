@@ -16,6 +16,9 @@ export const CHINESE = {
   "{count} tokens of {values} values: {frames} frames of {rows}×{columns} patches of {p}×{p}":
     "{count} 个 token，每个 {values} 个值：{frames} 帧，各 {rows}×{columns} 个 {p}×{p} 的图块",
   "{count} tokens: {rows}×{columns} patches of {p}×{p}": "{count} 个 token：{rows}×{columns} 个 {p}×{p} 的图块",
+  "in the steps: patches of {sizes}, where a run puts them": "各步中：{sizes} 的图块，放在哪里运行时才知道",
+  "in the steps: {patches} patches": "各步中的图块：{patches}",
+  "{count} of {p}×{p}": "{count} 个 {p}×{p}",
   "{flops}FLOPs a step, p = {p} is the model's own": "每步 {flops}FLOPs，p = {p} 是模型自己的",
   "{flops}FLOPs a step, {share} of p = {own}": "每步 {flops}FLOPs，是 p = {own} 的 {share}",
   "{tokens} tokens, {flops}FLOPs a step": "{tokens} 个 token，每步 {flops}FLOPs",

@@ -1,6 +1,6 @@
 import { app } from "../../scripts/app.js";
 import { newest } from "./answers.js";
-import { ask, tokensOf } from "./costs.js";
+import { ask, mixedAfter, tokensOf } from "./costs.js";
 import { errorInWords } from "./errors_zh.js";
 import {
   fit,
@@ -21,7 +21,7 @@ import { pick, point, whenPointed } from "./linked.js";
 import { addPanel, make, setWidget, whenChanged } from "./panel.js";
 import { placeOf } from "./places.js";
 import { picture, viewUrl } from "./upstream.js";
-import { placeInWords, readInWords, stepInWords, tokensInWords } from "./words.js";
+import { mixedInWords, placeInWords, readInWords, stepInWords, tokensInWords } from "./words.js";
 
 // The picture under its token grid, on Patchify: what a patch size means, before anything has run. Clicks and drags choose tokens.
 
@@ -42,12 +42,15 @@ class PatchGrid {
     this.image = null;
     /** @type {import("./costs.js").Costs | null} */
     this.costs = null;
+    /** @type {ReturnType<typeof mixedAfter>} of the steps that its tokens come to */
+    this.mixed = null;
     this.asked = "";
     this.answered = "";
     this.hear = newest((/** @type {import("./costs.js").Costs | null} */ costs) => {
       if (this.answered === this.asked && costs === this.costs) return;
       this.answered = this.asked;
       this.costs = costs;
+      this.mix();
       this.draw();
     });
     /** @type {number | null} */
@@ -88,8 +91,13 @@ class PatchGrid {
     this.image = image ?? (ran ? picture(viewUrl(this.told.picture), () => this.refresh()) : null);
     this.typed = Number(place.value("patch_size") ?? this.told.patch_size ?? 0);
     this.asked = JSON.stringify(question);
+    this.mix();
     this.draw(); // the grid does not wait for the answer
     this.hear(ask(question));
+  }
+
+  mix() {
+    this.mixed = this.node.graph && mixedAfter(placeOf(this.node), this.size, this.patchSize);
   }
 
   get patchSize() {
@@ -116,7 +124,9 @@ class PatchGrid {
 
   /** @param {Iterable<number>} tokens */
   choose(tokens) {
-    if (setWidget(this.node, "selection", writeSelection(tokens))) this.draw();
+    if (!setWidget(this.node, "selection", writeSelection(tokens))) return;
+    this.mix();
+    this.draw();
   }
 
   // --- the sizes that the model has ---
@@ -177,16 +187,32 @@ class PatchGrid {
     const dragged = new Set(this.drag ? rectangle([rows, columns], this.drag.from, this.drag.to) : []);
     for (const token of this.chosen) if (!dragged.has(token) || this.drag?.adds) mark(token, "rgba(255, 200, 0, 0.45)");
     if (this.drag?.adds) for (const token of dragged) mark(token, "rgba(255, 200, 0, 0.45)");
-    const line = side < 5 ? 0.25 : 0.75;
-    context.fillStyle = "rgba(255, 255, 255, 0.7)";
-    for (let row = 0; row <= rows; row++) context.fillRect(x, y + row * side - line / 2, width, line);
-    for (let column = 0; column <= columns; column++) context.fillRect(x + column * side - line / 2, y, line, height);
+    if (this.mixed?.patches && this.size) this.drawMixed(context, this.mixed.patches, this.size, side / this.patchSize);
+    else {
+      const line = side < 5 ? 0.25 : 0.75;
+      context.fillStyle = "rgba(255, 255, 255, 0.7)";
+      for (let row = 0; row <= rows; row++) context.fillRect(x, y + row * side - line / 2, width, line);
+      for (let column = 0; column <= columns; column++) context.fillRect(x + column * side - line / 2, y, line, height);
+    }
     const at = shareOf([rows, columns], this.hovered) ?? this.pointed;
     if (!at) return;
     context.lineWidth = 2;
     context.strokeStyle = "#fff";
     const framed = placeIn({ x, y, width, height }, at);
     context.strokeRect(framed.x, framed.y, framed.width, framed.height);
+  }
+
+  /** Each patch of the steps that follow, framed. @param {CanvasRenderingContext2D} context @param {Map<number, Set<number>>} patches by size
+   * @param {Pair} size @param {number} cell of the latent, in pixels */
+  drawMixed(context, patches, size, cell) {
+    const { x, y } = /** @type {DOMRect} */ (this.box);
+    context.strokeStyle = "rgba(255, 255, 255, 0.8)";
+    for (const [p, places] of patches) {
+      const columns = size[1] / p;
+      const side = cell * p;
+      context.lineWidth = side < 5 ? 0.25 : 0.75;
+      for (const patch of places) context.strokeRect(x + (patch % columns) * side, y + Math.floor(patch / columns) * side, side, side);
+    }
   }
 
   say() {
@@ -203,6 +229,7 @@ class PatchGrid {
       else if (this.costs?.error) lines.push(errorInWords(this.costs.error));
       const how = cost && readInWords(cost, p);
       if (how) lines.push(how);
+      if (this.mixed) lines.push(mixedInWords(this.mixed));
       const last = grid[0] * grid[1] - 1;
       const most = mostOf(String(this.selection?.value ?? ""));
       const chosen = this.chosen.size;

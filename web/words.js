@@ -44,6 +44,14 @@ export function readInWords({ method, refused }, p) {
   return "";
 }
 
+/** The patches of several sizes in one step. @param {NonNullable<ReturnType<typeof import("./costs.js").mixedAfter>>} mixed */
+export function mixedInWords({ coarse, splits, patches }) {
+  if (!patches)
+    return say("in the steps: patches of {sizes}, where a run puts them", { sizes: [coarse, ...splits.map(({ p }) => p)].join(", ") });
+  const each = [...patches].map(([p, places]) => say("{count} of {p}×{p}", { count: places.size.toLocaleString("en"), p }));
+  return say("in the steps: {patches} patches", { patches: each.join(" + ") });
+}
+
 /** @param {import("./costs.js").WalkCost} walk @param {number} own */
 export function walkInWords({ steps, flops, share, batch, stretches }, own) {
   const each = {

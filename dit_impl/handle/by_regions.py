@@ -16,22 +16,33 @@ from ..tokens.wire_types import DitTokens
 from .backbone import Backbone, DitHandle
 
 
-def by_regions(dit: DitHandle, mixture: Mixture, mask: Tensor | None = None) -> "ByRegions":
+def by_regions(dit: DitHandle, mixture: Mixture, mask: Tensor | None = None) -> DitHandle:
     """A handle on the same weights that reads patches of several sizes in one sequence, for one run at a time. Raises BackboneError."""
+    if hasattr(dit, "by_regions"):  # a MODEL, which the host knows how to change
+        return dit.by_regions(mixture, mask)
     if not isinstance(dit, Backbone) or type(dit.model) is not MMDiT:
         raise BackboneError(f"{dit.name} reads patches of one size in a step, not {mixture}: use one patch size for each step")
-    if dit.cache or dit.plan or dit.turns:
-        why = "a Step Cache, and patches of several sizes ({}) stand in other places in each step" if dit.cache else (
-            "a plan of its blocks, which patches of several sizes ({}) have not") if dit.plan else (
-            "Steer Every Step or Stages Every Step, which patches of several sizes ({}) can't do")
-        raise BackboneError(f"{dit.name} has {why.format(mixture)}: leave one of the two out")
+    if what := "cache" if dit.cache else "plan" if dit.plan else "turns" if dit.turns else "":
+        raise BackboneError(f"{dit.name} has {not_with(what, mixture)}: leave one of the two out")
     known = dit.model.config.patch_sizes
     if missing := [p for p in mixture.sizes if p not in known]:
         raise BackboneError(f"{dit.name} knows patch sizes {', '.join(map(str, known))}, not {missing[0]}: in one sequence each size needs "
                             "weights of its own")
+    check_mask(mixture, mask)
+    return ByRegions(**{part.name: getattr(dit, part.name) for part in fields(Backbone)}, mixture=mixture, mask=mask)
+
+
+def not_with(what: str, mixture: Mixture | str) -> str:
+    """What patches of several sizes can't have beside them, "cache", "plan" or "turns", and why."""
+    return {"cache": f"a Step Cache, and patches of several sizes ({mixture}) stand in other places in each step",
+            "plan": f"a plan of its blocks, which patches of several sizes ({mixture}) have not",
+            "turns": f"Steer Every Step or Stages Every Step, which patches of several sizes ({mixture}) can't do"}[what]
+
+
+def check_mask(mixture: Mixture, mask: Tensor | None) -> None:
+    """Raise BackboneError where a mixture goes by a mask and there is none."""
     if mixture.needs_mask and mask is None:
         raise BackboneError(f"{mixture}: there is no mask; wire one into Patch Regions or Patch Schedule")
-    return ByRegions(**{part.name: getattr(dit, part.name) for part in fields(Backbone)}, mixture=mixture, mask=mask)
 
 
 @dataclass(eq=False, kw_only=True)

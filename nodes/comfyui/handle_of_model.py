@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ...dit_impl.errors import BackboneError, StagesError, TokensError
-from ...dit_impl.handle.backbone import Backbone, Conditioning, DitHandle
+from ...dit_impl.handle.backbone import Backbone, Conditioning
 from ...dit_impl.handle.block_plan import BlockPlan
 from ...dit_impl.handle.stage_plan import StagePlan
 from ...dit_impl.handle.steering_plan import Turn
@@ -33,6 +33,7 @@ from ...dit_impl.sampling.schedules import part_of
 from ...dit_impl.sampling.solvers import check_solver
 from ...dit_impl.sampling.walk import Report, check_start, check_step, first_step, last_step, with_noise
 from ...dit_impl.sources.adapters import Adapter
+from ...dit_impl.tokens.mixed import Mixture
 from ...dit_impl.tokens.other_sizes import Reading
 from ...dit_impl.tokens.wire import (
     CARRIED,
@@ -81,16 +82,13 @@ class HandleOfModel(CountedModel):
     def __init__(self, model, sampler: comfy.samplers.Sampler | None = None, guider: comfy.samplers.CFGGuider | None = None):
         """sampler: what walks the steps in place of a solver. guider: over this MODEL, what makes x0 in place of prompts and cfg."""
         self.model, self.sampler, self.guider = model, sampler, guider
-        inner = model.model
-        self.name = f"{type(inner).__name__} (MODEL)"
+        self.name = f"{type(model.model).__name__} (MODEL)"
         host_format = model.get_model_object("latent_format")
         self.latent_format = read_latent_format(host_format)
-        self.downscale = host_format.spacial_downscale_ratio
-        self.picture_size = 1024
+        self.downscale, self.picture_size = host_format.spacial_downscale_ratio, 1024
         (own, *_), self.frame_patch = patch_sizes_of(model)
         self.taught = dict(model.model_options.get(ADAPTERS, {}))  # patch sizes that adapters brought
-        self.patch_sizes, self.remark = (own, *self.taught), left_out_by_stages(model)
-        self.turns = model.model_options.get(TURNS, ())
+        self.patch_sizes, self.remark, self.turns = (own, *self.taught), left_out_by_stages(model), model.model_options.get(TURNS, ())
         self.previewer = None  # chosen anew for every run, as the user's setting may change
 
     @property
@@ -158,6 +156,9 @@ class HandleOfModel(CountedModel):
         patched.taught.pop(reading.patch_size, None)  # which is not asked now
         patched.patch_sizes = (*patched.patch_sizes, reading.patch_size)
         return patched
+
+    def by_regions(self, mixture: Mixture, mask: Tensor | None = None) -> "HandleOfModel":
+        return HandleOfModel(with_patch_sizes(self.model, {mixture}, lambda *_: mixture, "native", mask), self.sampler, self.guider)
 
     def away_from(self, negative: Conditioning | None, cfg: float) -> Conditioning | None:
         if self.guider is not None:

@@ -20,6 +20,8 @@ from ...dit_impl.tokens.patch import token_grid
 from ...dit_impl.tokens.places import moved
 from ...dit_impl.tokens.wire import to_latent, to_tokens, with_row, without_row
 from ...dit_impl.tokens.wire_types import DitTokens
+from .patched_model import PATCH_SIZE
+from .patched_regions import led_by
 
 APPLY_MODEL = ("c_concat", "c_crossattn", "control", "transformer_options")  # of BaseModel.apply_model, after x and t
 LISTS = ("positive", "negative")  # what cond_or_uncond counts
@@ -72,6 +74,7 @@ class _Step(comfy.samplers.Sampler):
         self.before(model_wrap, noise)
         self.device = noise.device
         self.guider, self.counted, options = model_wrap, Counter(), extra_args["model_options"]
+        led_by(self.wire, options)
         options.pop("multigpu_thread_pool", None)  # without it ComfyUI asks one GPU after another, in this thread
         me = ref(self)  # the options ride on to the stages: they must not keep what was captured
         add_wrapper_with_key(WrappersMP.APPLY_MODEL, "dit_blocks", lambda executor, x, t, *args, **kwargs: me().instead(
@@ -176,14 +179,17 @@ def _moved(kwargs: dict, device: torch.device) -> dict:
 
 
 def canvas_of(wire: DitTokens, asked: list[Asked], patch_size: int) -> DitTokens:
-    """The DIT_TOKENS on whose grid predictions are laid out: the step's own, or where all calls read a latent of another size, those of it.
+    """The DIT_TOKENS on whose grid predictions are laid out: the step's own, or where all calls read patches or a latent of another size,
+    those of it.
 
     Raises StagesError."""
     parts = [part for call in asked for part in call.parts]
     expected = [tuple(wire["size"]) if part.area is None else tuple(side.stop - side.start for side in part.area) for part in parts]
     sizes = {tuple(part.x.shape[2:]) for part in parts}
     if all(tuple(part.x.shape[2:]) == size for part, size in zip(parts, expected)):
-        return wire
+        # a schedule on the MODEL may ask for another size
+        read = (asked[0].kwargs.get("transformer_options") or {}).get(PATCH_SIZE, wire["patch_size"])
+        return wire if read == wire["patch_size"] else on_grid(wire, to_latent(wire["tokens"], wire), read)
     if len(sizes) > 1 or any(part.area for part in parts):
         shown = ", ".join("×".join(map(str, size)) for size in sorted(sizes))
         raise StagesError(f"a wrapper on this MODEL has parts of this step read at other sizes ({shown} latent cells); use DiT Denoise Step")

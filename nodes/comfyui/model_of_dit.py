@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from ...dit_impl.handle.backbone import Backbone, DitHandle
 from ...dit_impl.sampling.flow import RectifiedFlow
 from ...dit_impl.sampling.regions import refuse_what_is_not_taken
+from ...dit_impl.tokens.mixed import Mix, gather, scatter
 from ...dit_impl.tokens.patch import patchify, token_grid, unpatchify
 from ...dit_impl.tokens.wire import into_dit_space, out_of_dit_space
 from . import host
 from .patched_model import PATCH_SIZE
+from .patched_regions import MIX
 from .planned_blocks import with_step_cache, with_turn
 
 ASKED_FOR_X0 = "dit_blocks_asked_for_x0"  # in transformer_options: whether the model's sampling takes x0 as it is
@@ -59,10 +61,13 @@ class LatentTransformer(nn.Module):
                 **arguments) -> Tensor:
         """[B, C, H, W], times 0..1000 [B], what the model is conditioned on → velocity, x0, ε or v, [B, C, H, W]."""
         options = transformer_options or {}
-        p, size = options.get(PATCH_SIZE, self.patch_size), x.shape[-2:]
+        p, size, mix = options.get(PATCH_SIZE, self.patch_size), x.shape[-2:], options.get(MIX)
         if context is not None:
             arguments["context"] = context
-        prediction = unpatchify(self._run(patchify(x, p), token_grid(*size, p), p, timesteps, arguments), p, tuple(size))
+        if mix is None:
+            prediction = unpatchify(self._run(patchify(x, p), token_grid(*size, p), p, timesteps, arguments), p, tuple(size))
+        else:
+            prediction = scatter(self._run(gather(x, mix), mix, p, timesteps, arguments), mix)
         return self.answered(prediction, x, timesteps, options)
 
     def answered(self, prediction: Tensor, x: Tensor, timesteps: Tensor, options: dict) -> Tensor:
@@ -71,12 +76,12 @@ class LatentTransformer(nn.Module):
             return (x - prediction) / (timesteps.to(x) / 1000).view(-1, 1, 1, 1)
         return prediction
 
-    def _run(self, tokens: Tensor, grid: tuple[int, int], patch_size: int, times: Tensor, arguments: dict) -> Tensor:
+    def _run(self, tokens: Tensor | dict[int, Tensor], grid: tuple[int, int] | Mix, patch_size: int, times: Tensor, arguments: dict):
         """The transformer in the type of its input, as Model Compute Dtype may ask for."""
-        call = (tokens, grid, patch_size, times)
-        if tokens.dtype == self.dtype or self.layers_cast:
+        call, dtype = (tokens, grid, patch_size, times), next(iter(tokens.values())).dtype if isinstance(tokens, dict) else tokens.dtype
+        if dtype == self.dtype or self.layers_cast:
             return self.model(*call, **arguments)
-        weights = {name: value.to(tokens.dtype) for name, value in self.model.named_parameters()}
+        weights = {name: value.to(dtype) for name, value in self.model.named_parameters()}
         return torch.func.functional_call(self.model, weights, call, arguments)
 
 

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from ...dit_impl.errors import BackboneError, StagesError
-from ...dit_impl.handle.patch_schedule import PatchSchedule, step_at
+from ...dit_impl.handle.patch_schedule import PatchSchedule, finest, step_at
 from ...dit_impl.sampling.flow import DDPM, Flow, RectifiedFlow
+from ...dit_impl.tokens.mixed import Mixture
 from ...dit_impl.tokens.other_sizes import Reading, choose_method
 from ...dit_impl.tokens.patch import patchify, token_grid, unpatchify
 from .own_patch import own_patch
+from .patched_regions import MIX, check_mixture, mix_at, with_regions
 
 PATCH_SIZE = "dit_blocks_patch_size"  # in transformer_options, for models that have weights for several
 COARSE = "dit_blocks_coarse"  # in transformer_options, the size of patches that are read as a coarser latent
@@ -52,31 +54,33 @@ def flow_of(model) -> Flow:
 
 def with_patch_schedule(model, plan: PatchSchedule):
     """→ ModelPatcher over the same weights, with the plan's patch size and guidance at each step. Raises BackboneError."""
-    if several := next((row.sizes for row in plan.rows if row.splits), None):
-        raise BackboneError(f"a MODEL reads patches of one size in a step, not {several}: leave out what stands after 'with'")
-    def size_at(sigma: float, options: dict) -> int:
+    def size_at(sigma: float, options: dict) -> int | Mixture:
         sigmas = options["sample_sigmas"]
         return plan.patch_size(sigma, step_at(sigma, sigmas), len(sigmas) - 1)
 
     def guide_coarse_steps(args: dict) -> list[Tensor]:
         cond, uncond, *others = args["conds_out"]
         options = args["model_options"]["transformer_options"]
-        if args["conds"][1] is None or size_at(args["sigma"].flatten()[0].item(), options) == plan.finest:
+        if args["conds"][1] is None or finest(size_at(args["sigma"].flatten()[0].item(), options)) == plan.finest:
             return args["conds_out"]
         return [uncond + (cond - uncond) * plan.coarse_cfg, uncond, *others]
-    clone = with_patch_sizes(model, {row.patch_size for row in plan.rows}, size_at, plan.method)
+    clone = with_patch_sizes(model, {row.sizes for row in plan.rows}, size_at, plan.method, plan.mask)
     if plan.coarse_cfg != 1 and len(plan.rows) > 1:
         clone.set_model_sampler_pre_cfg_function(guide_coarse_steps)
     return clone
 
 
-def with_patch_sizes(model, sizes: set[int], size_at: Callable[[float, dict], int], method: str):
+def with_patch_sizes(model, sizes: set[int | Mixture], size_at: Callable[[float, dict], int | Mixture], method: str,
+                     mask: Tensor | None = None):
     """→ ModelPatcher over the same weights that reads patches of size_at(sigma, transformer_options). Raises BackboneError."""
     own, frame_patch = patch_sizes_of(model)
     name = f"{type(model.model).__name__} (MODEL)"
-    methods = {size: choose_method(own, size, method, name) for size in sizes}
+    mixtures = {size for size in sizes if isinstance(size, Mixture)}
+    methods = {size: choose_method(own, size, method, name) for size in sizes - mixtures}
     readings = {size: Reading(chosen, own[0], size, frame_patch) for size, chosen in methods.items() if chosen != "native"}
-    clone = model.clone()
+    for mixture in mixtures:
+        check_mixture(model, mixture, own, mask, name)
+    clone = with_regions(model, mixtures) if mixtures else model.clone()
     if sizes == {own[0]}:
         return clone
     check_square(model, name)
@@ -86,14 +90,21 @@ def with_patch_sizes(model, sizes: set[int], size_at: Callable[[float, dict], in
         x, t, c = args["input"], args["timestep"], args["c"]
         options = c.get("transformer_options", {})
         size = size_at(t.flatten()[0].item(), options)
+        reading = None if isinstance(size, Mixture) else readings.get(size)
+        if isinstance(size, Mixture):
+            mix = mix_at(size, mask, x, options)
+            size, *others = mix.places  # one size alone is read as such, bit for bit
+            options = {name: value for name, value in options.items() if name != PATCH_SIZE}
+            c = {**c, "transformer_options": {**options, MIX: mix} if others else options}
+            size = own[0] if others else size
         if size != own[0]:  # either it has weights for this one, or it reads it as a coarser latent
-            c = {**c, "transformer_options": {**options, COARSE if size in readings else PATCH_SIZE: size}}
+            c = {**c, "transformer_options": {**options, COARSE if reading else PATCH_SIZE: size}}
 
         def call(x: Tensor, t: Tensor, c: dict) -> Tensor:
             if former:
                 return former(apply_model, {**args, "input": x, "timestep": t, "c": c})
             return apply_model(x, t, **c)
-        if size not in readings:
+        if reading is None:
             return call(x, t, c)
 
         def call_coarse(x: Tensor, t: Tensor, c: dict) -> Tensor:
@@ -106,7 +117,7 @@ def with_patch_sizes(model, sizes: set[int], size_at: Callable[[float, dict], in
                 cells = "×".join(map(str, x.shape[2:]))
                 raise BackboneError(f"{name} can't read patches of {size}, which it is given as a latent of {cells} cells: "
                                     f"{said[:160]}; use its own patch size {own[0]}, or a larger picture") from error
-        return coarsely(readings[size], flow, call_coarse, x, t, c)
+        return coarsely(reading, flow, call_coarse, x, t, c)
     clone.set_model_unet_function_wrapper(wrapper)
     return clone
 

@@ -23,8 +23,9 @@ PLANS = "dit_blocks_plans"  # in model_options, and the key of the wrapper that 
 CACHE = "dit_blocks_step_cache"  # in model_options, and the key of the wrapper that begins a run of it
 CACHE_RUN = "dit_blocks_cache_run"  # in transformer_options of a run: what it remembers
 TURNS = "dit_blocks_turns"  # in model_options, and the key of the wrapper that begins a run of them
+REGIONS = "dit_blocks_regions"  # in transformer_options of a run: what patches of several sizes go by; the key of the wrapper that begins it
 # around a whole run, and the same around each step of it
-HARMLESS = ("infinite_talk_outer_sample", "triposplat_sampling_preview", CACHE, TURNS)
+HARMLESS = ("infinite_talk_outer_sample", "triposplat_sampling_preview", CACHE, TURNS, REGIONS)
 
 
 # --- functions that remember ------------------------------------------------------------------------------------------

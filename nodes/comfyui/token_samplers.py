@@ -16,6 +16,7 @@ from ...dit_impl.sampling.level import clean, is_walked
 from ...dit_impl.sampling.walk import Report, walk
 from ...dit_impl.tokens.wire import to_latent, to_tokens, with_row, with_tokens, without_row
 from ...dit_impl.tokens.wire_types import DitTokens
+from .patched_regions import Seen, led_by
 from .riders import random_state, set_random_state, walk_keyframes
 
 
@@ -69,13 +70,23 @@ class TokenSampler(_InTokens):
             model.noise = torch.randn(noise.shape, generator=torch.manual_seed(seed + 1), device="cpu").to(noise)
         wire = self.begun(model_wrap, sigmas[self.start_step:], noise)
         walk_keyframes(model_wrap, sigmas[:self.start_step], extra_args["model_options"])
-        ones, before = noise.new_ones(len(noise)), random_state(device)
+        ones, before, report = noise.new_ones(len(noise)), random_state(device), self._telling(led_by(wire, extra_args["model_options"]))
 
         def predict_x0(x: Tensor, sigma: Tensor) -> Tensor:
             return self.tokens(model(self.latent(x), sigma * ones, denoise_mask=denoise_mask, **extra_args))
-        tokens, x0 = walk(predict_x0, wire, sigmas, self.solver, self.start_step, self.end_step, device, self.report, self.space)
+        tokens, x0 = walk(predict_x0, wire, sigmas, self.solver, self.start_step, self.end_step, device, report, self.space)
         self.ended(tokens, x0, before, device)
         return sampling.inverse_noise_scaling(sigmas[self.end_step], self.latent(tokens["tokens"].to(noise)))
+
+    def _telling(self, seen: Seen | None) -> Report:
+        """`report`, which also tells the next step x0 where its patches go by it."""
+        if seen is None:
+            return self.report
+
+        def report(done: int, of: int, x0: Tensor) -> None:
+            seen.x0 = self.latent(x0)
+            self.report(done, of, x0)
+        return report
 
 
 class GivenSampler(_InTokens):

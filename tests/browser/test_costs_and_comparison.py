@@ -1,7 +1,7 @@
 """What nodes say that a run costs, and the picture before a change beside the one now; in subgraphs too."""
 
 from browser.gestures import settle
-from browser.widgets import WORKFLOW, capture, expect, look_at, on, page, sync_api, turn  # noqa: F401
+from browser.widgets import WORKFLOW, capture, expect, look_at, on, page, sync_api, tokens, turn  # noqa: F401
 import pytest
 
 from dit_blocks.dit_impl.cost import answers
@@ -56,6 +56,28 @@ def test_costs_follow_a_patch_schedule(page):
     expect(page, "cost", "a row is a patch size and where it ends")
 
 
+def test_patches_of_several_sizes_are_painted_on_the_grid(page):
+    """Patchify shows those that the steps after it have, and the costs follow its selection."""
+    on(page, "DiTBlocksDenoise", """(() => {
+        const plan = LiteGraph.createNode("DiTBlocksPatchRegions");
+        const patchify = app.graph.nodes.find(({ comfyClass }) => comfyClass === "DiTBlocksPatchify");
+        app.graph.add(plan);
+        patchify.connect(1, plan, plan.inputs.findIndex(({ name }) => name === "mask"));
+        plan.connect(0, node, node.inputs.findIndex(({ name }) => name === "patch_schedule"));
+    })()""")
+    expect(page, "grid", "in the steps: patches of 4, 2, where a run puts them")
+    turn(page, "DiTBlocksPatchRegions", "where", "mask")
+    capture(page)
+    expect(page, "grid", "in the steps: 256 of 2×2 patches")  # an empty selection is all tokens
+    turn(page, "DiTBlocksPatchify", "patch_size", 4)
+    turn(page, "DiTBlocksPatchify", "selection", "0-3")
+    expect(page, "grid", "in the steps: 60 of 4×4 + 16 of 2×2 patches")
+    expect_cost(page, rows="4 until 30%, then 4 with 2 on 6.25%")
+    page.mouse.click(*tokens(page, (7, 7))[0])
+    expect(page, "grid", "in the steps: 59 of 4×4 + 20 of 2×2 patches")
+    expect_cost(page, rows="4 until 30%, then 4 with 2 on 7.8125%")
+
+
 def test_costs_follow_a_second_model(page):
     on(page, "DiTBlocksDenoise", """(() => {
         const schedule = LiteGraph.createNode("DiTBlocksPatchSchedule");
@@ -86,6 +108,7 @@ def test_costs_follow_patch_regions(page):
     capture(page)
     expect_cost(page, rows="4 with 2 on 7%")
     turn(page, "DiTBlocksPatchRegions", "where", "mask")
+    capture(page)
     capture(page)
     sync_api.expect(page.locator(".dit-blocks-cost").first).not_to_contain_text("FLOPs")
 

@@ -6,14 +6,14 @@ over the model's own modules: the same calls on the same numbers, so that all st
 Helper functions are taken from the module that forward is written in, so nothing here imports `comfy`.
 """
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import count
 import math
 import re
 import sys
 from types import ModuleType
-from typing import Callable, Iterator, Sequence
+from typing import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -162,6 +162,15 @@ def instead(owner: nn.Module, name: str, value: object) -> Iterator[None]:
             del vars(owner)[name]
         else:
             vars(owner)[name] = own
+
+
+@contextmanager
+def changed(changes: Iterable[tuple[nn.Module, str, object]]) -> Iterator[None]:
+    """While it lasts, attributes are others: (whose, attribute, value). Each is asked for once those before it have changed."""
+    with ExitStack() as stack:
+        for owner, name, value in changes:
+            stack.enter_context(instead(owner, name, value))
+        yield
 
 
 def observed(options: dict, look: Look, hear: Hear = unseen) -> dict:

@@ -10,6 +10,7 @@ from ....dit_impl.model.stages import AS_A_MODEL, Hidden, Shape, TokenStages
 from ....dit_impl.tokens.patch import patchify, token_grid, unpatchify
 from ..model_of_dit import ASKED_FOR_X0, LatentTransformer
 from ..patched_model import PATCH_SIZE
+from ..patched_regions import check_one_size
 
 
 class OwnStages(TokenStages):
@@ -37,6 +38,7 @@ class OwnStages(TokenStages):
     def condition(self, x: Tensor, timesteps: Tensor, context: Tensor | None = None, control=None, transformer_options=None, **arguments) -> Hidden:
         """Embed time and text, and keep the latent [B, C, H, W]."""
         options = transformer_options or {}
+        check_one_size(options)
         if x.dtype != self.latents.dtype and not self.latents.layers_cast:
             raise StagesError(f"{self.name} is asked to compute in another type than its weights have, which it can't in stages")
         p, size = options.get(PATCH_SIZE, self.latents.patch_size), tuple(x.shape[-2:])
