@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Callable, Iterable, NamedTuple, Sequence, TypedDict
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import StagesError
@@ -248,14 +249,15 @@ class Stages:
             if not 0 <= i < len(self.kinds):
                 raise StagesError(f"{self.name} has blocks 0 to {len(self.kinds) - 1}, there is no block {i}")
 
-    def run_blocks(self, hidden: Hidden, indices: Iterable[int], strength: float = 1.0) -> Hidden:
-        """Run blocks in the order given; each may run any number of times. strength: a factor on what each adds. Raises StagesError."""
+    def run_blocks(self, hidden: Hidden, indices: Iterable[int], strength: float = 1.0, device: torch.device | None = None) -> Hidden:
+        """Run blocks in the order given; each may run any number of times. strength: a factor on what each adds. device: where all but the
+        tokens is, and they are brought. Raises StagesError."""
         indices = list(indices)
         self.check_blocks(indices)
         if not indices:
             return hidden
         # Blocks, and patches on them, may change their inputs in place, and ComfyUI caches ours.
-        x, context = hidden.x.clone(), hidden.context if hidden.context is None else hidden.context.clone()
+        x, context = (one if one is None else one.to(device or one.device, copy=True) for one in (hidden.x, hidden.context))
         options = hidden.extra.get("transformer_options", {}).copy()
         for i in indices:
             before = (x, context) if strength == 1 else (x.clone(), context if context is None else context.clone())

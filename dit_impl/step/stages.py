@@ -4,6 +4,7 @@ A prediction is also DIT_TOKENS, with two more entries: `call`, the step that it
 If the conditionings do not fit into one batch, a step calls the model several times, and every stage runs for each call.
 """
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 import math
@@ -64,15 +65,34 @@ def checksum(tokens: Tensor) -> Tensor:
     return weights.to(tokens.dtype) @ tokens.detach()
 
 
-def _after(wire: DitHidden, hiddens: list[Hidden], stage: str, name: str = "") -> DitHidden:
+def _sum(hidden: Hidden) -> Tensor:
+    return checksum(hidden.x.flatten(2)).flatten()
+
+
+def _after(wire: DitHidden, hiddens: list[Hidden], stage: str, sums: list[Tensor] | None = None, name: str = "") -> DitHidden:
     """The wire after a stage of each of its model calls, with the stage's name and checksums added to the trace."""
-    sums = torch.cat([checksum(hidden.x.flatten(2)).flatten() for hidden in hiddens])
-    return {**with_calls(wire, hiddens), "done": wire["done"] | {stage}, "trace": (*wire["trace"], (name or stage, sums))}
+    found = torch.cat(sums or [_sum(hidden) for hidden in hiddens])
+    return {**with_calls(wire, hiddens), "done": wire["done"] | {stage}, "trace": (*wire["trace"], (name or stage, found))}
 
 
 def _brought(dit: DitHandle, wire: DitHidden) -> DitHidden:
     """A wire with its hidden states where the model computes: between nodes they may lie elsewhere."""
     return with_calls(wire, [moved(hidden, dit.compute_device) for hidden in hiddens_of(wire)])
+
+
+def _through(dit: DitHandle, wire: DitHidden, stage: Callable[[Hidden, DitTokens], Hidden],
+             tokens_too: bool = True) -> tuple[list[Hidden], list[Tensor]]:
+    """A stage of each model call → hidden states and their checksums. Of several calls each is where the model computes only while it runs,
+    as in KSampler. tokens_too: without it, a stage brings the tokens there itself, so that it need not keep what they were."""
+    home, calls = wire["hidden"].x.device, model_calls(wire)
+
+    def run(hidden: Hidden, tokens: DitTokens) -> tuple[Hidden, Tensor]:
+        left = {} if tokens_too else {"x": hidden.x, "context": hidden.context}
+        after = stage(moved(hidden.but(**dict.fromkeys(left)), dit.compute_device).but(**left), tokens)
+        return moved(after, home) if len(calls) > 1 else after, _sum(after)
+    with dit.running():
+        done = [run(call["hidden"], call["tokens"]) for call in calls]
+    return [hidden for hidden, _ in done], [found for _, found in done]
 
 
 def _begun(dit: DitHandle, tokens: DitTokens, positive: Conditioning, negative: Conditioning | None, sigmas: Tensor, step: int) -> DitHidden:
@@ -112,8 +132,8 @@ def patch_embed(dit: DitHandle, x: AnyWire) -> DitHidden:
         check(dit, x)
         if "patches" in x["done"]:
             raise StagesError("the patches are embedded already")
-        with dit.running():
-            return _after(x, [dit.stages.over(hidden).patch_embed(hidden) for hidden in hiddens_of(_brought(dit, x))], "patches")
+        done, sums = _through(dit, x, lambda hidden, _: dit.stages.over(hidden).patch_embed(hidden))
+        return _after(x, done, "patches", sums)
     dit.check_tokens(x)
     if not isinstance(dit, Backbone) or not isinstance(dit.flow, RectifiedFlow) or x.get("noise_mask") is not None:
         raise StagesError(f"{dit.name} can embed patches only after DiT Condition: put DiT Condition before Patch Embed")
@@ -138,9 +158,8 @@ def position_embed(dit: DitHandle, wire: DitHidden, mode: str = "model", seed: i
     if mode == "DyPE" and not wire["call"]:
         raise StagesError("DyPE goes by the noise level: put DiT Condition before Position Embed")
     placing = Placing(mode, seed, shift, scale, time=min(1.0, wire["call"].sigma.item()) if wire["call"] else 1.0)
-    with dit.running():
-        return _after(wire, [_placed(dit, call["hidden"], call["tokens"]["grid"], placing) for call in model_calls(_brought(dit, wire))],
-                      "positions")
+    done, sums = _through(dit, wire, lambda hidden, tokens: _placed(dit, hidden, tokens["grid"], placing))
+    return _after(wire, done, "positions", sums)
 
 
 def _placed(dit: DitHandle, hidden: Hidden, grid: tuple[int, ...], placing: Placing) -> Hidden:
@@ -186,14 +205,13 @@ def run_blocks(dit: DitHandle, wire: DitHidden, blocks: str = "all", strength: f
     every image token from reading other image tokens.
     """
     check(dit, wire, "condition", "patches")
-    wire = _brought(dit, wire)
     hiddens = hiddens_of(wire)
     if dit.stages.over(hiddens[0]).positions == "rotary" and hiddens[0].position is None:
         raise StagesError(f"{dit.name} has rotary positions, which its blocks need: put Position Embed before DiT Blocks")
     if graft is not None:
         check(dit, graft, "patches")
-        grafted = _grafted(wire, _brought(dit, graft), mask).split([len(hidden.x) for hidden in hiddens])
-        hiddens = [hidden.but(x=x) for hidden, x in zip(hiddens, grafted)]
+        grafted = _grafted(_brought(dit, wire), _brought(dit, graft), mask).split([len(hidden.x) for hidden in hiddens])
+        wire = with_calls(wire, [hidden.but(x=x.to(hidden.x)) for hidden, x in zip(hiddens, grafted)])
     if attention not in ATTENTION_MODES:
         raise StagesError(f"attention is one of {', '.join(ATTENTION_MODES)}, not {attention!r}")
     indices = parse_blocks(blocks, len(dit.stages.over(hiddens[0]).kinds))
@@ -207,10 +225,9 @@ def run_blocks(dit: DitHandle, wire: DitHidden, blocks: str = "all", strength: f
                     if not any(one.queries.get("image") and one.keys.get("image") for one in attentions):
                         raise StagesError(f'attention "itself": the image tokens of block {i} of {dit.name} do not read each other')
                     during.enter_context(stages.observe(i, only_itself(attentions)))
-            return stages.run_blocks(hidden, indices, strength)
-    with dit.running():
-        after = [run(hidden, call["tokens"]) for hidden, call in zip(hiddens, model_calls(wire))]
-    return _after(wire, after, "blocks", BLOCK.format(after[0].index - 1))
+            return stages.run_blocks(hidden, indices, strength, dit.compute_device)
+    after, sums = _through(dit, wire, run, tokens_too=False)
+    return _after(wire, after, "blocks", sums, BLOCK.format(after[0].index - 1))
 
 
 def _grafted(wire: DitHidden, graft: DitHidden, mask: Tensor | None) -> Tensor:
@@ -247,9 +264,9 @@ def final_layer(dit: DitHandle, wire: DitHidden) -> DitTokens:
     check(dit, wire, "condition", "patches")
     call: Call = wire["call"]
     canvas, areas, predictions = call.canvas or call.start, list(call.areas), []
-    for one in model_calls(_brought(dit, wire)):
+    for one in model_calls(wire):
         with dit.running():
-            answer = dit.stages.over(one["hidden"]).head(one["hidden"])
+            answer = dit.stages.over(one["hidden"]).head(moved(one["hidden"], dit.compute_device))
         if not torch.is_tensor(answer):  # a film and its sound: each value is a token
             answer = packed([part.float() for part in answer]).transpose(1, 2)
         parts = len(answer) // len(canvas["tokens"])

@@ -12,7 +12,7 @@ Not simulated: kernels, their speed and rounding, streams, a native allocator.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 import os
@@ -41,7 +41,7 @@ class DeviceError(RuntimeError):
 
 @dataclass
 class Counts:
-    """syncs: (line of the pack, what) → how often the CPU waited. live, peak: bytes on the device."""
+    """syncs: (line of the pack, what) → how often the CPU waited. live, peak: bytes on the device. short(missing): frees bytes there."""
     syncs: Counter = field(default_factory=Counter)
     up: int = 0
     down: int = 0
@@ -49,6 +49,7 @@ class Counts:
     peak: int = 0
     total: int = 1 << 40
     float64: bool = True
+    short: Callable[[int], int] | None = None
 
     def restart(self) -> None:
         """Count anew; what lives there goes on living."""
@@ -98,6 +99,8 @@ def _held(values: torch.Tensor) -> None:
     with _lock:
         if key in _known:
             return
+        if counts.live + size > counts.total and counts.short:
+            counts.short(counts.live + size - counts.total)
         if counts.live + size > counts.total:
             raise torch.OutOfMemoryError(f"CUDA out of memory: {size} bytes more than {counts.live} of {counts.total} [{site()}]")
         _known[key] = size
@@ -108,6 +111,14 @@ def _held(values: torch.Tensor) -> None:
         with _lock:
             counts.live -= _known.pop(key, 0)
     weakref.finalize(storage, gone)
+
+
+def forget(values: "Simulated") -> int:
+    """Count the bytes of a tensor's storage no longer, although it lives: → how many."""
+    with _lock:
+        size = _known.pop(values.values.untyped_storage()._cdata, 0)
+        counts.live -= size
+    return size
 
 
 def _check_type(dtype: torch.dtype | None) -> None:
@@ -148,7 +159,7 @@ class Simulated(torch.Tensor):
         return False
 
     def tolist(self):
-        _waited("tolist")
+        waited("tolist")
         return self.values.tolist()
 
     def __deepcopy__(self, memo):
@@ -161,7 +172,7 @@ class Simulated(torch.Tensor):
         return self.values.detach().clone().__reduce_ex__(protocol)
 
 
-def _waited(what: str) -> None:
+def waited(what: str) -> None:
     counts.syncs[(site(), what)] += 1
 
 
@@ -174,7 +185,7 @@ def _moved(source: torch.Tensor, back: bool, what: str) -> None:
     size = source.numel() * source.element_size()
     if back:
         counts.down += size
-        _waited(what)
+        waited(what)
     else:
         counts.up += size
 
@@ -213,7 +224,7 @@ def _refuse_two_devices(func, args, flat) -> None:
         if given.device != place or any(isinstance(index, Simulated) and index.device != place for index in indices):
             raise DeviceError(f"indices should be either on cpu or on the same device as the indexed tensor ({given.device}) [{site()}]")
         if any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices):
-            _waited("index by a mask")
+            waited("index by a mask")
         if len(args) > 2 and elsewhere(args[2]):
             raise DeviceError(f"values on {args[2].device} are put into a tensor on {place} [{site()}]")
         return
@@ -275,7 +286,7 @@ def run(func, args: tuple, kwargs: dict):
         return args[0]
     _refuse_two_devices(func, args, flat)
     if func in WAITS or (func is aten.repeat_interleave.Tensor and kwargs.get("output_size") is None):
-        _waited(WAITS.get(func, "repeat_interleave"))
+        waited(WAITS.get(func, "repeat_interleave"))
     if torch.Tag.inplace_view in func.tags:
         raise NotImplementedError(f"{func} changes a tensor's shape in place, which is not simulated [{site()}]")
     _check_type(kwargs.get("dtype"))

@@ -1,6 +1,6 @@
 """The simulated device itself: it refuses what a GPU refuses, and counts what makes a CPU wait."""
 
-from gpu import device
+from gpu import device, shapes
 import pytest
 import torch
 from torch import nn
@@ -68,3 +68,26 @@ def test_a_backward_pass_gives_the_gradients_of_the_cpu():
         model.to(device.GPU)
         model(x.to(device.GPU)).square().mean().backward()
         assert model[0].weight.device == device.GPU and torch.equal(model[0].weight.grad.cpu(), expected)
+
+
+def test_tensors_without_values_take_the_memory_that_they_would():
+    with shapes.mode:
+        weight = torch.empty(1 << 17, 1 << 15)
+    before = device.counts.live
+    with shapes.on(), device.on(total=before + (24 << 30)) as counts:
+        there = weight.to(device.GPU)
+        assert counts.live - before == counts.up == 16 << 30
+        x = torch.ones(3, 1 << 15, device=device.GPU)
+        assert (x @ there.T).sum().item() == 0.5 and counts.waits == 1
+        assert torch.tensor([3.0, 4.0]).to(device.GPU).mul(2).tolist() == [6.0, 8.0]
+        with pytest.raises(torch.OutOfMemoryError):
+            weight.to(device.GPU)
+        del there
+        layer = nn.Linear(1, 1, bias=False)
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+        assert layer.to(device.GPU).weight.device == device.GPU and counts.live - before >= 16 << 30
+        del layer
+        counts.restart()
+        q = torch.zeros(1, 24, 1 << 16, 128, dtype=torch.float16, device=device.GPU)
+        nn.functional.scaled_dot_product_attention(q, q, q)
+        assert counts.peak - before < 3 * (24 << 24)

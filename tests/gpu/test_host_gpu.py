@@ -16,6 +16,9 @@ RUNS = (("normal", "fp16", (), "cuda"), ("dynamic", "fp8", (), "cuda"), ("novram
         ("normal", "bf16", ("adapter", "default"), "lazy"), ("dynamic", "bf16", ("adapter", "default"), "lazy")) if EVERYWHERE else (
     ("normal", "fp16", ("sd3: draws", "flux_dev: wires", "sd3: memory"), "cuda"), ("dynamic", "fp8", ("flux_dev: draws",), "cuda"),
     ("dynamic", "bf16", ("sd3: adapter", "default"), "lazy"))
+MODELS = ("sd35_large", "flux_dev", "qwen_image", "z_image", "wan_14b")
+SIZES = [(mode, dtype, name) for mode in ("normal", "dynamic") for dtype in ("bf16", "fp8") for name in MODELS] if EVERYWHERE else [
+    ("normal", "bf16", "wan_14b 832x480 8 GB"), ("dynamic", "bf16", "z_image 1024x1024 8 GB")]
 TWO_GPUS = (("normal", "fp16"), ("dynamic", "bf16")) if EVERYWHERE else (("normal", "fp16", "cfg 4, batch 2", "remarks", "sd3: riders"),)
 
 
@@ -45,6 +48,13 @@ def test_on_the_simulated_gpu(errors, run):
 def test_on_two_simulated_gpus(errors, mode, dtype, words):
     """What ComfyUI divides among GPUs: its picture, whole, in a chain of steps and by stages, with what rides along."""
     found = errors(mode, dtype, words, "cuda", "host_two_gpus_check")
+    assert found and not any(found.values()), "\n".join(f"{case}\n{error}" for case, error in found.items() if error)
+
+
+@pytest.mark.parametrize("mode,dtype,words", SIZES)
+def test_models_of_real_size_fit_where_ksampler_does(errors, mode, dtype, words):
+    """On cards of 8 to 24 GB, without values: at most 1.02 of KSampler's memory, 1.05 of what it brings to the card, and few waits more."""
+    found = errors(mode, dtype, (words,), "cuda", "host_sizes_check")
     assert found and not any(found.values()), "\n".join(f"{case}\n{error}" for case, error in found.items() if error)
 
 

@@ -113,8 +113,8 @@ class GenericStages(Stages):
     def position_embed(self, hidden: Hidden) -> Hidden:
         return hidden
 
-    def run_blocks(self, hidden: Hidden, indices: Iterable[int], strength: float = 1.0) -> Hidden:
-        indices = list(indices)
+    def run_blocks(self, hidden: Hidden, indices: Iterable[int], strength: float = 1.0, device: torch.device | None = None) -> Hidden:
+        indices, hidden = list(indices), moved(hidden, device or hidden.x.device)
         self.over(hidden).check_blocks(indices)
         if not indices:
             return hidden
