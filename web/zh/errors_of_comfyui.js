@@ -47,8 +47,16 @@ export const ERRORS = {
     "{model}（{sampling}）的噪声既不是整流流的，也不是 DDPM 的：不能改它的图块大小",
   "{model} reads patches of {rows}×{columns} cells, which are no squares: its patch size can't be changed":
     "{model} 读 {rows}×{columns} 格的图块，不是正方形：不能改它的图块大小",
-  "a MODEL reads patches of one size in a step, not {mixture}: leave out what stands after 'with'":
-    "MODEL 一步里只读一种大小的图块，不是 {mixture}：请去掉 'with' 之后的部分",
+  "there are no weights for patches of {p}: load an adapter for them": "没有大小 {p} 的图块的权重：请加载用于它的适配器",
+  "reference latents and patches of several sizes are not possible together": "参考潜变量不能与几种大小的图块一起用",
+  "an attention mask and patches of several sizes are not possible together": "注意力遮罩不能与几种大小的图块一起用",
+  "{model} knows patch sizes {sizes}, not {p}: in one sequence each size needs weights of its own, which Load Adapter or Train DiT gives a MODEL of SD3, SD3.5 or Flux":
+    "{model} 认识的图块大小是 {sizes}，没有 {p}：在同一序列里，每种大小都要有自己的权重，SD3、SD3.5 或 Flux 的 MODEL 可由 Load Adapter 或 Train DiT 得到",
+  "this MODEL reads patches of several sizes in this step, which has no stages of its own; use DiT Denoise Step":
+    "这个 MODEL 在这一步读几种大小的图块，这没有自己的各阶段：请用 DiT Denoise Step",
+  "patches of several sizes ({mixture}) are for pictures, not for films": "几种大小的图块（{mixture}）用于图片，不用于视频",
+  "{model} (MODEL) has {why}: leave one of the two out": "{model}（MODEL）带有{why}：请去掉其中一个",
+  "patches of several sizes ({mixture}) and {what} are not possible together": "几种大小的图块（{mixture}）不能与{what}一起用",
   "ControlNet's residuals are for patches of {own}: end it before the coarse steps, or start them after it":
     "ControlNet 的残差针对大小 {own} 的图块：请让它在粗图块的步之前结束，或让那些步在它之后开始",
   "{model} can't read patches of {p}, which it is given as a latent of {cells} cells: {error}; use its own patch size {own}, or a larger picture":

@@ -8,6 +8,8 @@ export const ERRORS = {
     "{what}只配一个模型，图块日程却写了 'of other'：请不接{input}，或去掉 'of other'",
   "a sampler takes its steps without a break, and the patch_schedule changes the size from {p} to {size} on the way: use Patch Schedule (MODEL) before DiT from MODEL, or leave sampler unwired":
     "采样器不间断地走完各步，图块日程却在途中把大小从 {p} 变成 {size}：请在 DiT from MODEL 之前用 Patch Schedule (MODEL)，或不接采样器",
+  "capture_blocks shows the blocks of one patch size, and a step of the patch_schedule has several ({mixture}): leave one of the two out":
+    "“记录各块”显示一种图块大小的块，图块日程的一步却有几种（{mixture}）：请去掉其中一个",
   "capture_blocks shows the blocks of one model, and the patch_schedule says 'of other': leave one of the two out":
     "“记录各块”显示一个模型的块，图块日程却写了 'of other'：请去掉其中一个",
   "{what} is one of those in {where} ({some}), not {name}": "{what}是 {where} 里的一个（{some}），不是 {name}",

@@ -33,6 +33,8 @@ export const PHRASES = {
   "raw tokens": "原始 tokens",
   tokens: "tokens",
   "hidden states": "隐藏状态",
+  "a conditioning with an area": "带区域的条件",
+  "reference latents": "参考潜变量",
   "tokens or hidden states": "tokens 或隐藏状态",
   "nothing; in a loop, wire initial_iteration_value and next_iteration_value":
     "空的：在循环里请接 initial_iteration_value 和 next_iteration_value",
