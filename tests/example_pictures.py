@@ -107,7 +107,7 @@ def beside_standalone(example: str, entry: dict, base: Path, folders) -> dict[st
     """What a host saved of an example, against what standalone draws: prefix → mean difference of 0 to 255. entry: of the host's history;
     base: its folder; folders: tmp_path_factory."""
     saved = [image for output in entry["outputs"].values() for image in output.get("images", ()) if image["type"] == "output"]
-    ours = {Path(file).name.rsplit("_", 2)[0]: file for file in drawn_once(example, folders)}
+    ours = {Path(file).name.rsplit("_", 2)[0]: file for file in drawn_once(example, folders) if not Path(file).name.startswith("ComfyUI_temp")}
     assert len(saved) == len(ours) > 0
     pairs = {image["filename"].rsplit("_", 2)[0]: base / "output" / image["subfolder"] / image["filename"] for image in saved}
     return {name: float(np.abs(np.asarray(Image.open(file), float) - np.asarray(Image.open(ours[name]), float)).mean()) for name, file in pairs.items()}
