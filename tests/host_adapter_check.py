@@ -8,7 +8,7 @@ import sys
 import tempfile
 
 from host_model_check import out, unet, wires
-from host_models import ksampler, run_cases, start
+from host_models import ksampler, refused, run_cases, start
 from host_patch_check import own_size, scheduled
 import torch
 
@@ -254,13 +254,6 @@ def refusals(name, make):
     from dit_blocks.dit_impl.sources.adapters import apply_adapter
     from dit_blocks.dit_impl.training.adapter import Distilling
 
-    def refused(message, run):
-        try:
-            run()
-        except ValueError as error:
-            assert message in str(error) and "\n" not in str(error), error
-        else:
-            raise AssertionError(f"not refused: {message}")
     sd3, flux = with_table(MODELS["sd3"])()[0], MODELS["flux_dev"]()[0]
     adapter = adapter_for(sd3, 3)
     refused("the adapter for patch size 3 is for SD3 (MODEL)", lambda: apply_adapter(dit_of(flux), adapter))

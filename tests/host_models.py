@@ -46,6 +46,16 @@ def run_cases(cases: dict, *only: str) -> None:
         print(json.dumps({"case": case, "error": error}), flush=True)
 
 
+def refused(message: str, run) -> None:
+    """run() raises ValueError in one line that says this."""
+    try:
+        run()
+    except ValueError as error:
+        assert message in str(error) and "\n" not in str(error), error
+    else:
+        raise AssertionError(f"not refused: {message}")
+
+
 @contextmanager
 def costs_untold():
     """While it lasts, DiT Denoise does not count what its model costs, which takes a second: host_budget_check.py has every architecture's."""

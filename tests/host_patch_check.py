@@ -6,7 +6,7 @@
 import sys
 
 from host_model_check import out, unet, wires
-from host_models import MODELS, ksampler, run_cases, start
+from host_models import MODELS, ksampler, refused, run_cases, start
 import torch
 
 
@@ -169,13 +169,6 @@ def refusals(name, make):
     model, positive, negative, latent = make()
     own = own_size(model)
 
-    def refused(message, run):
-        try:
-            run()
-        except ValueError as error:
-            assert message in str(error) and "\n" not in str(error), error
-        else:
-            raise AssertionError(f"not refused: {message}")
     refused(f"Patch Schedule (MODEL): resample takes multiples of SD3 (MODEL)'s own patch size {own}, not 3",
             lambda: scheduled(model, "3 until 50%, then 2", patch_method="resample"))
     refused("Patch Schedule (MODEL): SD3 (MODEL) knows patch sizes 2, not 4", lambda: scheduled(model, "4 until 50%, then 2", patch_method="native"))

@@ -9,7 +9,7 @@ import sys
 
 from host_adapter_check import adapter_for, attributes, dit_of, with_adapter, with_table
 from host_model_check import out, wires
-from host_models import MODELS, ksampler, run_cases, start
+from host_models import MODELS, ksampler, refused, run_cases, start
 from host_patch_check import own_size, scheduled
 import torch
 import torch.nn.functional as F
@@ -270,13 +270,6 @@ def refusals(name, make):
     from dit_blocks.nodes.patch import Patchify
     from dit_blocks.nodes.step_cache import StepCacheModel
 
-    def refused(message, run):
-        try:
-            run()
-        except ValueError as error:
-            assert message in str(error) and "\n" not in str(error), error
-        else:
-            raise AssertionError(f"not refused: {message}")
     model, positive, negative, latent, own = adapted(make)
     bare, rows, mask = make(size=SIZE)[0], rows_of(own, "P with p on the mask"), mask_of(*HALF)
     missing = f"knows patch sizes {own}, not {2 * own}: in one sequence each size needs weights of its own, which Load Adapter or Train DiT"
