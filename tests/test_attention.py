@@ -128,12 +128,12 @@ def test_a_word_is_its_tokens():
 
 
 def test_a_text_as_long_as_the_picture_is_still_no_picture():
-    dit, wire = embedded_step((8, 18))  # 4×9 tokens, as many as the text has
+    dit, wire = embedded_step((4, 18))  # 2×9 tokens, as many as the text has
     assert wire["hidden"].x.shape[1] == wire["hidden"].context.shape[1]
     _, bars = attention_maps.attention_map(dit, wire, Question(0, MEAN, "image to text", 9), PLENTY)
-    assert bars.shares.shape == (36,) and bars.maps.flatten().argmax() == 9 and bars.maps.sum() == 1
+    assert bars.shares.shape == (18,) and bars.maps.flatten().argmax() == 9 and bars.maps.sum() == 1
     _, to_word = attention_maps.attention_map(dit, wire, Question(0, MEAN, "image to text", 9, "ring ring"), PLENTY)
-    assert to_word.shares.shape == (4, 9) and torch.equal(to_word.maps[0], to_word.shares)
+    assert to_word.shares.shape == (2, 9) and torch.equal(to_word.maps[0], to_word.shares)
     assert to_word.shares.flatten()[9] == pytest.approx(bars.shares[4].item(), abs=1e-7)
 
 
@@ -260,7 +260,7 @@ def test_what_does_not_fit_is_refused_before_anything_runs(monkeypatch):
     monkeypatch.setattr(step_stages, "run_blocks", lambda *_: pytest.fail("it ran"))
     plan, _ = attention_maps.plan_capture(dit, wire, Question(2, MEAN, "image to image", 3, every=True))
     free = plan.work_bytes + 100 * plan.row_bytes + 5
-    with pytest.raises(StagesError, match=r"^256 rows of attention over 256 columns take 1.12 MB, 964 kB are free: 100 rows would fit$"):
+    with pytest.raises(StagesError, match=r"^256 rows of attention over 256 columns take 1.09 MB, 927 kB are free: 100 rows would fit$"):
         attention_maps.attention_map(dit, wire, Question(2, MEAN, "image to image", 3, every=True), free)
     monkeypatch.setattr(attention_rows, "CHUNK", 2 ** 20)
     dit, wire = embedded_step((64, 64))
@@ -273,8 +273,8 @@ def test_what_does_not_fit_is_refused_before_anything_runs(monkeypatch):
 
 REFUSED = [
     (dict(query=256), "token 256 is outside the grid, whose 16×16 tokens are 0 to 255"),
-    (dict(direction="text to image", query=36), "token 36 is outside the text, whose tokens are 0 to 35"),
-    (dict(direction="text to image", word="20-40"), "the prompt has text tokens 0 to 35, there is no text token 36"),
+    (dict(direction="text to image", query=18), "token 18 is outside the text, whose tokens are 0 to 17"),
+    (dict(direction="text to image", word="10-40"), "the prompt has text tokens 0 to 17, there is no text token 18"),
     (dict(direction="image to text", word="dragon"),
      "the prompt has no word 'dragon'; its words are a, small, red, ring, at, the, left, on, a, beige"),
     (dict(direction="image to text", word="!"), "word has no word in it: '!'"),

@@ -128,6 +128,19 @@ def test_what_a_process_keeps_can_be_trained_with_whoever_asked_first():
     assert not any(one.is_inference() for one in kept)
 
 
+@pytest.mark.parametrize("words,length", [(0, 18), (16, 18), (17, 36), (34, 36), (40, 36)])
+def test_a_prompt_takes_half_of_the_tokens_where_it_fits(words, length):
+    """What is cut is padding: the states and the pooled vector are those of all tokens."""
+    _, clip, _ = load_embedded()
+    caption = " ".join(["red"] * words)
+    ((states, extras),) = clip.encode_from_tokens_scheduled(clip.tokenize(caption))
+    with torch.no_grad():
+        whole, pooled = clip.encoder(torch.tensor([clip.tokenizer(caption)[0]]))
+    assert states.shape[1] == len(extras["words"]) == length
+    torch.testing.assert_close(states, whole[:, :length])
+    torch.testing.assert_close(extras["pooled_output"], pooled)
+
+
 def test_core_s_other_ways_to_ask_the_clip_and_the_vae():
     """What means something works; the rest is one line, and code that asks whether something is there goes on."""
     _, clip, vae = load_embedded()

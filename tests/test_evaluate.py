@@ -58,5 +58,5 @@ def test_the_report_has_its_keys_and_says_what_to_install(monkeypatch, tmp_path)
 
 def test_share_right_counts_what_is_read_right():
     wanted = [scenes.random_scene(random.Random(i), 1) for i in range(5)]
-    drawn = [scenes.draw(scene, 128) for scene in (*wanted[:3], RED, RED)]
-    assert evaluate.share_right(wanted, lambda prompts, seed: torch.stack(drawn)) == 0.6
+    drawn = {scenes.caption(scene): scenes.draw(other, 128) for scene, other in zip(wanted, (*wanted[:3], RED, RED))}
+    assert evaluate.share_right(wanted, lambda prompts, seed: torch.stack([drawn[prompt] for prompt in prompts])) == 0.6

@@ -15,6 +15,7 @@ from ...cost.answers import of_walk
 from ...cost.arithmetic import architecture
 from ...handle.backbone import Backbone
 from ...handle.patch_schedule import PatchSchedule, denoise_by_schedule, parse_schedule
+from ...model.conditioning import join
 from ...see.cache_hits import by_step
 from ...sources.embedded import FOLDER, EmbeddedVAE, Parts, load_embedded
 from ...tokens.wire import unfold
@@ -56,8 +57,8 @@ def draw_in_steps(prompts: list[str], plan: PatchSchedule, steps: int, seed: int
     backbone = dit or backbone
     sigmas, side = backbone.schedule(steps), backbone.picture_size // backbone.downscale
     encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(prompt))[0] for prompt in prompts]
-    positive = [[torch.cat([states for states, _ in encoded]),
-                 {"pooled_output": torch.cat([extra["pooled_output"] for _, extra in encoded])}]]
+    joined = join([{"context": states, "pooled": extra["pooled_output"]} for states, extra in encoded])
+    positive = [[joined["context"], {"pooled_output": joined["pooled"]}]]
     negative = clip.encode_from_tokens_scheduled(clip.tokenize(""))
     empty = backbone.fold({"samples": torch.zeros(len(prompts), backbone.channels, side, side)})
     noisy, _ = backbone.add_noise(empty, sigmas, 0, seed)
@@ -75,6 +76,7 @@ Each = Callable[[Callable, Iterable], Iterable]  # as `map`: a function and what
 def share_right(wanted: list[scenes.Scene], draw: Draw, read: Callable[[Tensor], scenes.Scene] = read_scene,
                 progress: Callable[[int], None] = lambda _: None, each: Each = map) -> float:
     """Share of scenes drawn with every attribute right, from their full captions. each: draws the batches."""
+    wanted = sorted(wanted, key=lambda scene: len(scenes.caption(scene).split()))  # texts of a batch are repeated to a common length
     def right_of(start: int) -> int:
         batch = wanted[start:start + BATCH]
         pictures = draw([scenes.caption(scene) for scene in batch], start)
