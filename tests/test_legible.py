@@ -62,14 +62,21 @@ PICTURES = {
 }
 
 
+@pytest.fixture
+def sizes(monkeypatch):
+    """The sizes of the letters that are drawn, in pixels."""
+    found, own = [], charts.font
+    monkeypatch.setattr(charts, "font", lambda size, chinese: found.append(size) or own(size, chinese))
+    return found
+
+
 @pytest.mark.parametrize("name", PICTURES)
-def test_letters_are_large_enough_on_a_node(name):
-    assert charts.TEXT * NODE / PICTURES[name]().shape[2] >= LETTERS
+def test_letters_are_large_enough_on_a_node(name, sizes):
+    made = PICTURES[name]()
+    assert min(sizes) * NODE / made.shape[2] >= LETTERS
 
 
 @pytest.mark.parametrize("width,columns", [(256, 4), (512, 4), (512, 2), (1024, 3)])
-def test_a_wide_sheet_has_larger_letters(width, columns, monkeypatch):
-    sizes, own = [], charts.font
-    monkeypatch.setattr(charts, "font", lambda size, chinese: sizes.append(size) or own(size, chinese))
+def test_a_wide_sheet_has_larger_letters(width, columns, sizes):
     made = charts.sheet([torch.zeros(width, width, 3)] * columns, ["a label"] * columns, columns, "A title")
     assert min(sizes) * NODE / made.shape[1] >= LETTERS * 0.95

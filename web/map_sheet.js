@@ -17,6 +17,8 @@ const KINDS = new Set(
   ),
 );
 const HEIGHT = 225;
+/** @type {Record<string, number>} */
+const HIGHER = { DiTBlocksContentAndPlace: 420 }; // three rows of maps and pictures with words
 const FILL = { position: "absolute", inset: "0", width: "100%", height: "100%", objectFit: "contain" };
 
 /** @typedef {import("./grid.js").Box} Box */
@@ -35,7 +37,7 @@ function addMaps(node) {
   );
   box.append(image, live, frames);
   const says = make("div", { minHeight: "2.7em", whiteSpace: "pre-line" }, { "aria-live": "polite" });
-  addPanel(node, "maps", HEIGHT, [box, says]);
+  addPanel(node, "maps", HIGHER[node.comfyClass] ?? HEIGHT, [box, says]);
   node.hideOutputImages = true; // ComfyUI's own preview would show the picture a second time, in Nodes 2.0
   node.onDrawBackground = () => {}; // and on the canvas
   /** @type {Told | null} */

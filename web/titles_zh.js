@@ -158,6 +158,7 @@ const CHINESE = {
   "Steps 4 to 7": "第 4 到 7 步",
   Text: "文本",
   "The blocks that matter": "要紧的块",
+  "The default model": "默认模型",
   "The empty prompt": "空提示词",
   "The empty prompt alone": "只有空提示词",
   "The first block": "第一块",

@@ -80,16 +80,16 @@ def _wide(text: str) -> int:
 
 
 @charts.drawn
-def chart(rows: list[tuple[str, Budget]], unit: str = "FLOPs", language: str = "English", width: int = 704) -> Tensor:
+def chart(rows: list[tuple[str, Budget]], unit: str = "FLOPs", language: str = "English", width: int = 416) -> Tensor:
     """A bar for each row on a logarithmic axis, with attention's share in words, since lengths on it can't be added: → [1, H, width, 3] in 0..1."""
-    texts, factor, left, room, face = _words(language), {"FLOPs": 2, "MACs": 1}[unit], 190, 44, charts.font(charts.TEXT, language == "中文")
+    texts, factor, room, face = _words(language), {"FLOPs": 2, "MACs": 1}[unit], 62, charts.font(charts.TEXT, language == "中文")
     picture, draw = charts.canvas(width, 48 + room * len(rows))
     low, high = (math.log10(pick(b.macs for _, b in rows)) - less for pick, less in ((min, 1), (max, 0)))
     draw.text((12, 10), texts["chart"].format(unit=unit), fill=charts.INK, font=face)
     for i, (label, b) in enumerate(rows):
-        y, length = 44 + i * room, (math.log10(b.macs) - low) / (high - low) * (width - left - 250)
-        draw.text((12, y + 13), label, fill=charts.INK, font=face, anchor="lm")
-        draw.rectangle([left, y, left + length, y + 26], fill=charts.CURVES[0])
+        y, length = 44 + i * room, (math.log10(b.macs) - low) / (high - low) * (width - 24)
+        draw.text((12, y + 10), label, fill=charts.INK, font=face, anchor="lm")
         said = texts["bar"].format(cost=_short(b.macs * factor, unit[:-1]), share=b.attention / b.macs)
-        draw.text((left + length + 6, y + 13), said, fill=charts.INK, font=face, anchor="lm")
+        draw.text((width - 12, y + 10), said, fill=charts.INK, font=face, anchor="rm")
+        draw.rectangle([12, y + 24, 12 + length, y + 46], fill=charts.CURVES[0])
     return charts.as_tensor(picture)[None]

@@ -180,7 +180,7 @@ def sheet_and_corners(pictures: Sequence[Tensor], labels: Sequence[str], columns
     columns = min(columns or math.ceil(math.sqrt(len(pictures) * 1.6)), len(pictures))
     wide, gap = max(picture.shape[1] for picture in pictures), GAP
     width = gap + columns * (wide + gap)
-    text = max(TEXT, min(TEXT * width // WIDEST, wide // 9))
+    text = max(TEXT, min(math.ceil(TEXT * width / WIDEST), wide // 9))
     face, large = (font(size, language == "中文") for size in (text, text + 4))
     labels = [wrapped(label, wide, face) for label in labels]
     tall = max(picture.shape[0] for picture in pictures) + max(_height(label, face, 4) for label in labels) + 4

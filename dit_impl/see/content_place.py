@@ -26,27 +26,28 @@ from .similarity import Grid, check_query, cosines, grid_of
 
 SIDE = 208
 WORDS = {
-    "title": {"en": "Token {query} (row {row}, column {column}) of the clean picture = content + place",
-              "zh": "干净图片的 token {query}（第 {row} 行第 {column} 列）= 内容 + 位置"},
-    "content": {"en": "content: patches like its patch\nnorm {low} to {high}, mean {mean}", "zh": "内容：与它的图块相像的图块\n范数 {low} 到 {high}，平均 {mean}"},
-    "place": {"en": "place: positions like its position\nnorm {low} to {high}, mean {mean}", "zh": "位置：与它的位置相像的位置\n范数 {low} 到 {high}，平均 {mean}"},
-    "sum": {"en": "their sum, what block 0 reads\nnorm {low} to {high}, mean {mean}", "zh": "两者之和，第 0 块读到的\n范数 {low} 到 {high}，平均 {mean}"},
-    "cosine": {"en": "cosine", "zh": "余弦"},
-    "effects": {"en": "The picture (x0) that the model sees at σ = {sigma:.3f}, after a change to either",
-                "zh": "σ = {sigma:.3f} 时，改动其一之后，模型看到的图片（x0）"},
+    "title": {"en": "Token {query} (row {row}, column {column}) = content + place. Left: how alike all tokens are to it, cosine from -1 (blue) to 1 (orange). "
+                    "Right: the picture (x0) that the model sees at σ = {sigma:.3f}",
+              "zh": "token {query}（第 {row} 行第 {column} 列）= 内容 + 位置。左：各 token 与它有多像，余弦从 -1（蓝）到 1（橙）。"
+                    "右：σ = {sigma:.3f} 时模型看到的图片（x0）"},
+    "content": {"en": "content\nnorm {low} to {high}", "zh": "内容\n范数 {low} 到 {high}"},
+    "place": {"en": "place\nnorm {low} to {high}", "zh": "位置\n范数 {low} 到 {high}"},
+    "sum": {"en": "their sum\nnorm {low} to {high}", "zh": "两者之和\n范数 {low} 到 {high}"},
     "noisy": {"en": "what the model is given", "zh": "给模型的"},
     "whole": {"en": "content + place: the model itself", "zh": "内容 + 位置：模型本身"},
     "no place": {"en": "place removed", "zh": "去掉位置"},
     "shuffled place": {"en": "places shuffled", "zh": "位置打乱"},
     "no content": {"en": "content removed", "zh": "去掉内容"},
     "shuffled content": {"en": "contents shuffled", "zh": "内容打乱"},
-    "other content": {"en": "content of the other picture", "zh": "另一张图的内容"},
-    "other place": {"en": "place of the other picture", "zh": "另一张图的位置"},
+    "other content": {"en": "content of another", "zh": "另一张图的内容"},
+    "other place": {"en": "place of another", "zh": "另一张图的位置"},
     "change": {"en": "x0 moves by {change:.0%}", "zh": "x0 改变 {change:.0%}"},
     "note": {"en": "change of x0: root mean square, as a share of its own. Two pictures of one size share their places: those change nothing.",
              "zh": "x0 的改变：均方根，占其自身的比例。同样大小的两张图位置相同：换位置不改变任何东西。"},
     "note alone": {"en": "change of x0: root mean square, as a share of its own", "zh": "x0 的改变：均方根，占其自身的比例"},
 }
+ROWS = {"sum": ("noisy", "whole"), "content": ("no content", "shuffled content", "other content"),
+        "place": ("no place", "shuffled place", "other place")}
 
 
 @dataclass(frozen=True)
@@ -172,26 +173,26 @@ def pictures(answer: Answer, decode: Callable[[Tensor], Tensor]) -> dict[str, Te
 
 @charts.drawn
 def drawing(answer: Answer, decoded: dict[str, Tensor], language: str = "English") -> MapSheet:
-    """Similarity maps and norms of both parts above, x0 after each change below: maps too, unless the latent was padded to whole patches."""
+    """A row for each part: its similarity map and norms, then x0 after each change to it. Tokens have their places on the pictures too, unless
+    the latent was padded to whole patches."""
     texts, grid = {name: in_language(words, language) for name, words in WORDS.items()}, answer.grid
-    (frame, place), maps, labels = divmod(answer.query, grid.h * grid.w), [], []
-    for name, cells in answer.similar.items():
-        shown = charts.marked(charts.heat(cells, SIDE, -1.0, 1.0, signed=True), (grid.h, grid.w), place)
-        size = shown.shape[1], len(shown)
-        maps.append(torch.cat([shown, charts.scale_bar(-1.0, 1.0, texts["cosine"], shown.shape[1], True, language)]))
-        norms = answer.norms[name]
-        labels.append(texts[name].format(**{key: charts.number(of.item()) for key, of in (
-            ("low", norms.min()), ("high", norms.max()), ("mean", norms.mean()))}))
-    title = texts["title"].format(query=answer.query, row=place // grid.w, column=place % grid.w)
-    top, above = charts.sheet_and_corners(maps, labels, 3, title, "", language, 1)
-    labels = [texts["noisy"], *(texts[name] + (f"\n{texts['change'].format(change=answer.change[name])}" if name != "whole" else "")
-                                for name in answer.x0)]
-    seen = [charts.fitted(one, max(size)) for one in decoded.values()]
-    below, corners = charts.sheet_and_corners(seen, labels, 3, texts["effects"].format(sigma=answer.sigma),
-                                              texts["note" if "other place" in answer.x0 else "note alone"], language, 1)
-    width = max(top.shape[1], below.shape[1])
-    whole = torch.cat([torch.nn.functional.pad(one, (0, 0, 0, width - one.shape[1]), value=1.0) for one in (top, below)])[None]
+    (frame, place), cells = divmod(answer.query, grid.h * grid.w), {}
+    rows = [[part, *(name for name in names if name in decoded)] for part, names in ROWS.items()]
+    columns = max(map(len, rows))
+    for part, similar in answer.similar.items():
+        shown = charts.marked(charts.heat(similar, SIDE, -1.0, 1.0, signed=True), (grid.h, grid.w), place)
+        size, norms = (shown.shape[1], len(shown)), answer.norms[part]
+        cells[part] = shown, texts[part].format(low=charts.number(norms.min().item()), high=charts.number(norms.max().item()))
+    for name, picture in decoded.items():
+        moved = texts["change"].format(change=answer.change[name]) if name in answer.x0 and name != "whole" else ""
+        cells[name] = charts.fitted(picture, max(size)), f"{texts[name]}\n{moved}".rstrip()
+    order = [name for row in rows for name in (*row, *[""] * (columns - len(row)))]
+    sheet, corners = charts.sheet_and_corners(
+        *zip(*(cells.get(name, (torch.ones(1, 1, 3), "")) for name in order)), columns,
+        texts["title"].format(query=answer.query, row=place // grid.w, column=place % grid.w, sigma=answer.sigma),
+        texts["note" if "other place" in answer.x0 else "note alone"], language, 1)
     p = answer.noisy["patch_size"]
-    exact = tuple(answer.noisy["size"]) == (grid.h * p, grid.w * p) and all(picture.shape[:2] == size[::-1] for picture in seen)
-    places = [(x, y, frame * grid.h * grid.w) for x, y in above] + [(x, len(top) + y, 0) for x, y in corners if exact]
-    return MapSheet(whole, (grid.h, grid.w), size, places)
+    exact = tuple(answer.noisy["size"]) == (grid.h * p, grid.w * p) and all(cells[name][0].shape[:2] == size[::-1] for name in decoded)
+    at = dict(zip(order, corners))
+    places = [(*at[part], frame * grid.h * grid.w) for part in answer.similar] + [(*at[name], 0) for name in decoded if exact]
+    return MapSheet(sheet[None], (grid.h, grid.w), size, places)

@@ -24,7 +24,7 @@ WORDS = {
     "before": {"en": "before: {name}", "zh": "之前：{name}"},
     "after": {"en": "after: {name}", "zh": "之后：{name}"},
 }
-ROW = 12  # filters in a row
+ROW = 10  # filters in a row
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def as_pictures(filters: Tensor, latent_rgb: Tensor | None = None) -> Tensor:
     return (rgb / rgb.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12) / 2 + 0.5).clamp(0, 1)
 
 
-def mosaic(pictures: Tensor, columns: int, side: int = 40) -> Tensor:
+def mosaic(pictures: Tensor, columns: int, side: int = 26) -> Tensor:
     """Small pictures in rows, with white lines between: [n, p, p, 3] → [H, W, 3]."""
     n, p = pictures.shape[:2]
     cell = max(3, side // p) * p

@@ -25,7 +25,7 @@ KINDS = {"2-D sin-cos": {"en": "2-D sines and cosines, fixed", "zh": "二维正�
          "learned": {"en": "learned, one vector for each token", "zh": "学到的，每个位置一个向量"},
          "rotary": {"en": "rotary, the score it causes", "zh": "旋转式，它引出的分数"}}
 THETA = 10000.0  # the base of RoPE, as in RoFormer and Llama
-SIDE = 300
+SIDE = 200
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ..errors import TokensError
 from ..tokens.wire_types import AnyWire
 from .similarity import conditional, grid_of, stage_name
 
-SIDE, COLUMNS, FARTHEST = 120, 4, 3.0  # of a map in pixels; beside each other; standard deviations at the ends of the colours
+SIDE, COLUMNS, FARTHEST = 96, 4, 3.0  # of a map in pixels; beside each other; standard deviations at the ends of the colours
 WORDS = {
     "title": {"en": "{count} of {width} numbers of each token, {stage}", "zh": "每个 token 的 {width} 个数中的 {count} 个，{stage}"},
     "number": {"en": "number {i}", "zh": "第 {i} 个数"},

@@ -24,6 +24,7 @@ from serve_host import TYPES, Serve  # noqa: E402
 EXAMPLES = ROOT / "example_workflows"
 LAID_OUT = Path(__file__).with_name("laid_out.json")  # example → the parts that its nodes had
 WIDTH, HEIGHT, INNER = 1460, 896, 260  # of all nodes with their titles; of a node in a subgraph. The front end opens it at four fifths
+TALLEST = dict.fromkeys(MAPS, 1.85) | {"MarkdownNote": 2}  # of its width, what grows over its least height; pictures 1.15
 TITLE, GAP, GUTTER, EDGE, PICTURE = 30, 24, 52, 14, 232  # of a node and of a group; below a node; beside it; from a group to its nodes; of a picture
 
 
@@ -118,6 +119,7 @@ MEASURE = """() => {
         const element = document.querySelector(`[data-node-id="${node.id}"]`);
         const markdown = (node.widgets ?? []).map(({ element }) => element).find((one) => one?.classList?.contains("comfy-markdown"));
         const inner = markdown?.querySelector(".comfy-markdown-content") ?? markdown;
+        if (node.flags.collapsed) return [node.id, [0, 88]]; // its size counts when the view is fitted
         let height = element ? element.getBoundingClientRect().height / ds.scale : node.size[1] + (node.type === "Reroute" ? 0 : 30);
         const scrolled = [...(element ?? document.createElement("div")).querySelectorAll("*")]
             .reduce((most, one) => Math.max(most, one.scrollHeight - one.clientHeight), 0);
@@ -171,7 +173,7 @@ class Browser:
 def measured(browser: Browser, graph: dict, widths: dict[int, float]) -> dict[int, tuple[float, float]]:
     """The least size of each node at its width, those inside subgraphs too: the larger one of both renderers; with the picture that it
     shows."""
-    trial = json.loads(json.dumps(graph))
+    trial, collapsed = json.loads(json.dumps(graph)), {node["id"] for node in graph["nodes"] if node["flags"].get("collapsed")}
     for node in (node for one in trial.get("definitions", {}).get("subgraphs", ()) for node in one["nodes"]):
         trial["nodes"].append(json.loads(json.dumps(node)) | {
             key: [one | none for one in node.get(key, ())] for key, none in (("inputs", {"link": None}), ("outputs", {"links": []}))})
@@ -183,7 +185,7 @@ def measured(browser: Browser, graph: dict, widths: dict[int, float]) -> dict[in
     found = {}
     for node in trial["nodes"]:
         wide, tall = (max(one[str(node["id"])][i] for one in answers) for i in (0, 1))
-        found[node["id"]] = wide, math.ceil((tall + (PICTURE if node["type"] in PICTURES else 0)) / 8) * 8
+        found[node["id"]] = wide, math.ceil((tall + (PICTURE if node["type"] in PICTURES and node["id"] not in collapsed else 0)) / 8) * 8
     return found
 
 
@@ -195,13 +197,13 @@ def place(graph: dict, columns: list[tuple[str, int, list[int]]], sizes: dict, h
     graph["groups"] = []
     for i, (title, width, ids) in enumerate(columns):
         least = sum(sizes[id_][1] for id_ in ids) + GAP * (len(ids) - 1)
-        growing = [id_ for id_ in ids if by_id[id_]["type"] in PICTURES | MAPS | {"MarkdownNote"}]
+        growing = [id_ for id_ in ids if by_id[id_]["type"] in PICTURES | MAPS | {"MarkdownNote"} and not by_id[id_]["flags"].get("collapsed")]
         more = max(0.0, height - least) / max(1, len(growing))
         y = 0.0
         for id_ in ids:
             node, tall = by_id[id_], sizes[id_][1]
             if id_ in growing:
-                tall = 8 * (min(tall + more, max(tall, width * (2 if node["type"] == "MarkdownNote" else 1.15))) // 8)
+                tall = 8 * (min(tall + more, max(tall, width * TALLEST.get(node["type"], 1.15))) // 8)
             node["pos"], node["size"] = [round(x), round(y + TITLE)], [width, round(tall - TITLE)]
             y += tall + GAP
         tallest = max(tallest, y - GAP)
@@ -216,7 +218,8 @@ COLOURS = ["#8ab6d6", "#c79fc9", "#d8b978", "#8fcfa3", "#e0a37c", "#a6a6d8"]
 
 
 def boxes(graph: dict) -> dict[int, Box]:
-    return {node["id"]: (node["pos"][0], node["pos"][1] - TITLE, node["size"][0], node["size"][1] + TITLE) for node in graph["nodes"]}
+    return {node["id"]: (node["pos"][0], node["pos"][1] - TITLE, node["size"][0], TITLE + (0 if node["flags"].get("collapsed") else node["size"][1]))
+            for node in graph["nodes"]}
 
 
 def wire(graph: dict, seen: list[dict]) -> float:
@@ -298,6 +301,8 @@ def lay_out(browser: Browser, path: Path) -> None:
         if not any(one["name"] == title for one in graph.get("definitions", {}).get("subgraphs", ())):
             named = {node.get("title"): node["id"] for node in graph["nodes"]}
             fold(graph, title, [named.get(one, one) for one in ids], shown)
+    for node in graph["nodes"]:
+        node["flags"] = {**node.get("flags", {}), "collapsed": True} if node["id"] in layout.get("collapsed", ()) else node.get("flags", {})
     named = {node.get("title"): node["id"] for node in graph["nodes"]}
     columns = [(title, width, [named.get(one, one) for one in ids]) for title, width, ids in layout["columns"]]
     listed = sorted(id_ for _, _, ids in columns for id_ in ids)

@@ -2,6 +2,7 @@
 
 subgraphs: title → the nodes in it (ids, or titles of subgraphs made before), and the widgets inside that its node shows.
 columns, left to right: the title of the group, its width, the nodes in it from top to bottom.
+collapsed: nodes of which only the title is shown.
 """
 
 # Types of nodes that the front end shows a picture on after a run, and those with a picture on a panel of the pack's own.
@@ -62,17 +63,19 @@ LAYOUTS: dict[str, dict] = {
                     ("3 What it holds", 500, [9, 11])]},
     "learn_02_latents_to_patches": {
         "subgraphs": {"Also p = 4 and p = 8": ([9, 12, 15, 16], [])},
-        "columns": [("", 310, [1, 3]), ("1 Encode", 226, [4, 5, "Also p = 4 and p = 8"]), ("2 Patchify", 230, [6, 21]), ("3 Tokens", 226, [23, 25]),
-                    ("4 What it costs", 250, [22, 17])]},
+        "columns": [("", 250, [1]), ("1 Encode", 226, [3, 4, 5, "Also p = 4 and p = 8"]), ("2 Patchify", 230, [6, 21]), ("3 Tokens", 276, [23, 25]),
+                    ("4 What it costs", 270, [22, 17])]},
     "learn_03_patch_embedding": {
         "subgraphs": {"A picture, encoded": ([4, 5, 7, 8], [(4, "seed")])},
-        "columns": [("", 310, [1, 3]), ("1 Encode", 226, ["A picture, encoded", 9, 10]), ("2 Patchify", 226, [6, 17]),
-                    ("3 Its matrix", 226, [11, 14]), ("4 What it answers", 254, [18, 16])]},
+        "collapsed": [14],
+        "columns": [("", 268, [1]), ("1 Encode", 226, [3, "A picture, encoded", 9, 10]), ("2 Patchify", 226, [6, 17]),
+                    ("3 Its matrix", 240, [11, 14]), ("4 What it answers", 288, [18, 16])]},
     "learn_04_positions": {
         "subgraphs": {"A picture, encoded": ([4, 5], []), "Another picture": ([13, 14, 15], []),
                       "Empty prompt, a step": ([6, 7, 18], [])},
-        "columns": [("", 260, [1, 3]), ("1 Patchify", 240, ["A picture, encoded", 8, "Another picture", "Empty prompt, a step"]),
-                    ("2 Content and place", 390, [11, 19]), ("3 Where alike", 400, [10, 12])]},
+        "collapsed": [12],
+        "columns": [("", 260, [1, 3]), ("1 Patchify", 226, ["A picture, encoded", 8, "Another picture", "Empty prompt, a step"]),
+                    ("2 Where alike", 290, [10, 19, 12]), ("3 Content and place", 524, [11])]},
     "learn_05_time_and_text": {
         "subgraphs": {"Noise, and eight steps": ([5, 6, 7, 8, 9, 15], []), "Decode": ([12, 13], []),
                       "The ninth step": ([20, 21, 22, 30], [(20, "step")])},

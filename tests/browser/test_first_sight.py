@@ -10,10 +10,11 @@ import pytest
 from serve_host import TYPES, Serve
 
 EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
-FAST = ("start_here", "learn_01_pixels_to_latents", "learn_03_patch_embedding")  # those that are run
+FAST = ("start_here", "learn_01_pixels_to_latents", "learn_03_patch_embedding", "learn_04_positions")  # those that are run
 LEAST_SCALE, LEAST_LETTERS, BEHIND = 0.8, 9, 24  # the last: pixels of a wire that may lie behind a node or over a title
 
-# Boxes of nodes and groups, wires with their reroutes, and the least letters, all as they are on the graph in view.
+# Boxes of nodes and groups, wires with their reroutes, and the least letters, all as they are on the graph in view. Letters on sheets of maps
+# are 18 pixels high, and higher on one that is wider than 720 (charts.letter_size).
 SEEN = """() => {
     const { ds, graph, canvas } = app.canvas;
     const { left, top } = canvas.getBoundingClientRect();
@@ -21,7 +22,8 @@ SEEN = """() => {
         width / ds.scale, height / ds.scale];
     const box = (node) => {
         const element = document.querySelector(`[data-node-id="${node.id}"]`);
-        return element ? within(element.getBoundingClientRect()) : [node.pos[0], node.pos[1] - 30, node.size[0], node.size[1] + 30];
+        const height = node.flags.collapsed ? 0 : node.size[1];
+        return element ? within(element.getBoundingClientRect()) : [node.pos[0], node.pos[1] - 30, node.size[0], height + 30];
     };
     const spot = (node, way, index) => {
         const dot = document.querySelector(`[data-slot-key="${node.id}-${way}-${index}"]`);
@@ -39,6 +41,10 @@ SEEN = """() => {
         .flatMap((element) => [element, ...element.querySelectorAll("p, li, div, button, span")])
         .filter((element) => [...element.childNodes].some(({ nodeType, data }) => nodeType === 3 && data.trim()) && element.offsetParent)
         .map((element) => [parseFloat(getComputedStyle(element).fontSize) * ds.scale, element.textContent.slice(0, 40)]);
+    for (const sheet of document.querySelectorAll(".dit-blocks-maps img")) {
+        const { naturalWidth: wide, naturalHeight: tall } = sheet, { width, height } = sheet.getBoundingClientRect();
+        if (wide && width) letters.push([Math.max(18, wide / 40) * Math.min(width / wide, height / tall), sheet.src.slice(-80)]);
+    }
     return { scale: ds.scale, nodes: graph.nodes.map((node) => [node.id, node.title, box(node)]), wires,
         known: graph.nodes.filter(({ type }) => type in LiteGraph.registered_node_types).map(({ id }) => id),
         groups: graph.groups.map(({ title, pos, size }) => [title, [...pos, ...size]]),
