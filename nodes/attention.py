@@ -166,5 +166,5 @@ class PositionSimilarity(io.ComfyNode):
     def execute(cls, dit, x, query, language) -> io.NodeOutput:
         host.load(dit.modules(), *dit.room(x))
         compared = position_similarity.compare_positions(dit, x, query)
-        sheet, text = position_similarity.drawing(compared, dit.name, language), position_similarity.described(compared, language)
+        sheet, text = position_similarity.drawing(compared, language), position_similarity.described(compared, language)
         return io.NodeOutput(sheet.image, position_similarity.maps(compared), text, ui=map_sheet_shown(cls, sheet, query, text))

@@ -53,7 +53,7 @@ PICTURES = {
     "trajectory": lambda: moments(4), "trajectory of 20": lambda: moments(20),
     "components": lambda: similarity.pca(tokens()).image,
     "similarity": lambda: similarity.token_similarity(tokens(), 3, image=torch.rand(1, 256, 256, 3)).image,
-    "positions": lambda: position_similarity.drawing(position_similarity.compare_positions(load_embedded()[0], tokens(), 3), "a model", "English").image,
+    "positions": lambda: position_similarity.drawing(position_similarity.compare_positions(load_embedded()[0], tokens(), 3), "English").image,
     "content and place": apart,
     "report": lambda: report.drawing(report.collect(torch.rand(1, 256, 256, 3), {"samples": torch.zeros(1, 16, 32, 32)}, tokens(),
                                                     dit=load_embedded()[0])),

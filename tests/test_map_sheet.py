@@ -55,7 +55,7 @@ def drawn(kind: str, grid: tuple, language: str) -> tuple:
             [one.shares for one in steps for _ in range(frames)]
     if kind == "positions":
         one = position_similarity.Similarity(torch.rand(6, 9), torch.rand(6, 9), QUERY, grid, "rotary")
-        return position_similarity.drawing(one, "a model", language), [one.own, one.text]
+        return position_similarity.drawing(one, language), [one.own, one.text]
     maps = ConceptMaps(("a", "b", "c"), torch.randn(4, 54), (0,), grid)
     return concept_pictures.drawing(maps, language), [one for one in maps.shares for _ in range(frames)]
 

@@ -36,7 +36,8 @@ function addMaps(node) {
     { tabindex: "0", role: "grid", "aria-label": "tokens" },
   );
   box.append(image, live, frames);
-  const says = make("div", { minHeight: "2.7em", whiteSpace: "pre-line" }, { "aria-live": "polite" });
+  const under = { position: "absolute", left: "0", right: "0", bottom: "0", padding: "2px 6px", background: "var(--comfy-input-bg)" };
+  const says = make("div", { ...under, pointerEvents: "none", whiteSpace: "pre-line" }, { "aria-live": "polite" });
   addPanel(node, "maps", HIGHER[node.comfyClass] ?? HEIGHT, [box, says]);
   node.hideOutputImages = true; // ComfyUI's own preview would show the picture a second time, in Nodes 2.0
   node.onDrawBackground = () => {}; // and on the canvas
@@ -62,6 +63,7 @@ function addMaps(node) {
     while (frames.children.length < places.length) frames.append(makeFrame());
     for (const [i, frame] of [...frames.children].entries()) putFrame(/** @type {HTMLElement} */ (frame), places[i] ?? null);
     says.textContent = words().join("\n");
+    says.style.display = says.textContent ? "" : "none"; // the picture has all the room otherwise
   };
 
   const words = () => {

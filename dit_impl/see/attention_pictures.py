@@ -13,7 +13,7 @@ from .attention_rows import MEAN, in_bytes
 
 SIDE = 384
 BETWEEN = 4  # pixels between the frames of a video
-STEP_SIDE = 150  # of a map in a contact sheet
+STEP_SIDE = 128  # of a map in a contact sheet
 BARS = 24  # text tokens drawn at most: those with most attention
 KINDS = {"image": {"en": "image tokens", "zh": "图像 token"}, "text": {"en": "text tokens", "zh": "文本 token"}}
 
@@ -121,7 +121,7 @@ def over_steps(answers: Mapping[int, Seen], sigmas: Tensor, language: str) -> Ma
     high = max(map(top, answers.values()))
     frames = [map_pictures(seen, high, STEP_SIDE) for seen in answers.values()]
     rows = [charts.side_by_side(one, BETWEEN) for one in frames]
-    sheet, corners = charts.sheet_and_corners(rows, labels, charts.columns_within(rows[0].shape[1]), title, "", language, 1)
+    sheet, corners = charts.sheet_and_corners(rows, labels, min(4, charts.columns_within(rows[0].shape[1])), title, "", language, 1)
     tall, wide = frames[0][0].shape[:2]
     return MapSheet(scaled(sheet, high, high < largest, language)[None], (h, w), (wide, tall),
                     [(x + i * (wide + BETWEEN), y, i * h * w) for x, y in corners for i in range(len(frames[0]))])

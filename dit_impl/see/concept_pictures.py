@@ -7,20 +7,19 @@ from ..drawing.map_sheet import MapSheet
 from ..tokens.numbers import in_words
 from .concept_map import ConceptMaps
 
-SIDE = 224
+SIDE = 192
 
 
 @charts.drawn
 def drawing(maps: ConceptMaps, language: str = "English") -> MapSheet:
     """A heat map for each concept with its name below, on one scale. The frames of a video are below each other."""
     shares = maps.shares * 100
-    titles = {"en": f"Where the model sees each concept, mean of blocks {in_words(list(maps.blocks))}",
-              "zh": f"模型在哪里看到每个概念，第 {in_words(list(maps.blocks))} 块的平均"}
-    side = SIDE if len(shares) > 1 else 2 * SIDE  # room for the title and the scale
-    pictures = [charts.heat(share, side, 0.0, 100.0) for share in shares]
-    columns = charts.columns_within(pictures[0].shape[1])
+    titles = {"en": f"Concept shares, mean of blocks {in_words(list(maps.blocks))}",
+              "zh": f"各概念的份额，第 {in_words(list(maps.blocks))} 块的平均"}
+    pictures = [charts.heat(share, SIDE, 0.0, 100.0) for share in shares]
+    columns = min(charts.columns_within(pictures[0].shape[1]), 2 if len(shares) <= 4 else 3)
     sheet, corners = charts.sheet_and_corners(pictures, list(maps.names), columns, charts.in_language(titles, language), "", language, 1)
-    unit = charts.in_language({"en": "% of a place that is the concept's", "zh": "一处属于这个概念的百分比"}, language)
+    unit = charts.in_language({"en": "% of a place", "zh": "一处的 %"}, language)
     whole = torch.cat([sheet, charts.scale_bar(0.0, 100.0, unit, sheet.shape[1], language=language)])[None]
     *_, h, w = maps.grid
     frames = shares.shape[1] // h

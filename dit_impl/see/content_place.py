@@ -42,9 +42,7 @@ WORDS = {
     "other content": {"en": "content of another", "zh": "另一张图的内容"},
     "other place": {"en": "place of another", "zh": "另一张图的位置"},
     "change": {"en": "x0 moves by {change:.0%}", "zh": "x0 改变 {change:.0%}"},
-    "note": {"en": "change of x0: root mean square, as a share of its own. Two pictures of one size share their places: those change nothing.",
-             "zh": "x0 的改变：均方根，占其自身的比例。同样大小的两张图位置相同：换位置不改变任何东西。"},
-    "note alone": {"en": "change of x0: root mean square, as a share of its own", "zh": "x0 的改变：均方根，占其自身的比例"},
+    "note": {"en": "x0 moves by: root mean square, as a share of its own", "zh": "x0 的改变：均方根，占其自身的比例"},
 }
 ROWS = {"sum": ("noisy", "whole"), "content": ("no content", "shuffled content", "other content"),
         "place": ("no place", "shuffled place", "other place")}
@@ -190,7 +188,7 @@ def drawing(answer: Answer, decoded: dict[str, Tensor], language: str = "English
     sheet, corners = charts.sheet_and_corners(
         *zip(*(cells.get(name, (torch.ones(1, 1, 3), "")) for name in order)), columns,
         texts["title"].format(query=answer.query, row=place // grid.w, column=place % grid.w, sigma=answer.sigma),
-        texts["note" if "other place" in answer.x0 else "note alone"], language, 1)
+        texts["note"], language, 1)
     p = answer.noisy["patch_size"]
     exact = tuple(answer.noisy["size"]) == (grid.h * p, grid.w * p) and all(cells[name][0].shape[:2] == size[::-1] for name in decoded)
     at = dict(zip(order, corners))

@@ -25,7 +25,7 @@ KINDS = {"2-D sin-cos": {"en": "2-D sines and cosines, fixed", "zh": "二维正�
          "learned": {"en": "learned, one vector for each token", "zh": "学到的，每个位置一个向量"},
          "rotary": {"en": "rotary, the score it causes", "zh": "旋转式，它引出的分数"}}
 THETA = 10000.0  # the base of RoPE, as in RoFormer and Llama
-SIDE = 200
+SIDE = 176
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def maps(similarity: Similarity) -> Tensor:
 
 
 @charts.drawn
-def drawing(similarity: Similarity, name: str, language: str) -> MapSheet:
+def drawing(similarity: Similarity, language: str) -> MapSheet:
     """Both maps side by side, with a mark on the query. For a video, the frame with the query."""
     *_, h, w = similarity.grid
     frame, place = divmod(similarity.query, h * w)
@@ -116,9 +116,7 @@ def drawing(similarity: Similarity, name: str, language: str) -> MapSheet:
     at = {"en": f", frame {frame}" if len(similarity.grid) == 3 else "", "zh": f"，第 {frame} 帧" if len(similarity.grid) == 3 else ""}
     title = charts.in_language({"en": f"Positions like that of token {similarity.query} (row {row}, column {column}{at['en']})",
                                 "zh": f"与 token {similarity.query}（第 {row} 行第 {column} 列{at['zh']}）的位置相像的位置"}, language)
-    note = charts.in_language({"en": f"{name}; a grid of {' by '.join(map(str, similarity.grid))} tokens",
-                               "zh": f"{name}；{'×'.join(map(str, similarity.grid))} 个 token 的网格"}, language)
-    sheet, corners = charts.sheet_and_corners(pictures, labels, 2, title, note, language, 1)
+    sheet, corners = charts.sheet_and_corners(pictures, labels, 2, title, "", language, 1)
     return MapSheet(sheet[None], (h, w), (maps[0].shape[1], len(maps[0])), [(x, y, frame * h * w) for x, y in corners])
 
 

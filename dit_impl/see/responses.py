@@ -12,12 +12,12 @@ from ..errors import TokensError
 from ..tokens.wire_types import AnyWire
 from .similarity import conditional, grid_of, stage_name
 
-SIDE, COLUMNS, FARTHEST = 96, 4, 3.0  # of a map in pixels; beside each other; standard deviations at the ends of the colours
+SIDE, COLUMNS, FARTHEST = 80, 4, 3.0  # of a map in pixels; beside each other; standard deviations at the ends of the colours
 WORDS = {
-    "title": {"en": "{count} of {width} numbers of each token, {stage}", "zh": "每个 token 的 {width} 个数中的 {count} 个，{stage}"},
-    "number": {"en": "number {i}", "zh": "第 {i} 个数"},
-    "note": {"en": "Orange: more than the mean of all tokens, blue: less, up to {most:g} standard deviations. From the smoothest map to the roughest.",
-             "zh": "橙：高于全部 token 的平均，蓝：低于，最多 {most:g} 个标准差。从最平滑到最粗糙。"},
+    "title": {"en": "{count} of {width} numbers, {stage}", "zh": "{width} 个数中的 {count} 个，{stage}"},
+    "number": {"en": "no. {i}", "zh": "第 {i} 个"},
+    "note": {"en": "orange: above the mean of all tokens, blue: below, up to {most:g} standard deviations; smoothest first",
+             "zh": "橙：高于全部 token 的平均，蓝：低于，最多 {most:g} 个标准差；最平滑的在前"},
 }
 
 

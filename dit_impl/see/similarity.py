@@ -14,7 +14,7 @@ from ..tokens.edit import values
 from ..tokens.wire_types import AnyWire
 from .token_map import principal_components
 
-SIDE = 192
+SIDE = 160
 # How the colour changes along each component: dark to light, blue to yellow, green to red. Colour-blind people can see the first two.
 AXES = ((0.55, 0.55, 0.55), (0.3, 0.3, -0.45), (0.25, -0.25, 0.0))
 FLAT = 1e-5  # tokens that deviate by less than this share of their length differ only by rounding
@@ -27,8 +27,7 @@ WORDS = {
     "blocks": {"en": "after {stage}", "zh": "第 {number} 块之后"},
     "final layer": {"en": "after Final Layer", "zh": "输出层之后"},
     "pca": {"en": "{count} tokens of {width} values, {stage}{part}", "zh": "{count} 个 token，每个 {width} 个值，{stage}{part}"},
-    "components": {"en": "principal components and their shares of variance: dark to light, blue to yellow, green to red",
-                   "zh": "主成分和它们占的方差：由暗到亮，由蓝到黄，由绿到红"},
+    "components": {"en": "3 components: shares of variance", "zh": "三个主成分占的方差"},
     "variance": {"en": "of variance: {0:.0%}, {1:.0%}, {2:.0%}", "zh": "占方差的 {0:.0%}、{1:.0%}、{2:.0%}"},
     "norm": {"en": "norm of each token", "zh": "每个 token 的范数"},
     "norms": {"en": "length", "zh": "长度"},

@@ -114,7 +114,7 @@ LAYOUTS: dict[str, dict] = {
     "concept_mask": {
         "subgraphs": {"The first picture": ([2, 5, 6, 7, 8, 9, 10, 11], [(2, "text"), (8, "seed")]), "A late step": ([13, 14, 15, 16], [(13, "step")]),
                       "The second picture": ([18, 19, 20, 21], [(18, "text"), (20, "seed")]), "Decode": ([23, 24], [])},
-        "columns": [("", 250, [4, 1]), ("1 Two things", 236, ["The first picture", 3, 12]), ("2 Where the model sees them", 290, ["A late step", 17]),
+        "columns": [("", 240, [4, 1]), ("1 Two things", 236, ["The first picture", 3, 12]), ("2 Where the model sees them", 300, ["A late step", 17]),
                     ("3 Paint one anew", 236, ["The second picture", 22]), ("4 The picture", 240, ["Decode", 25])]},
     "swap_patch_size": {
         "subgraphs": {"Latent and schedule": ([5, 6], []), "p = 2": ([7, 8, 9, 10, 11], [(7, "patch_size")]),

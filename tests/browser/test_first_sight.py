@@ -10,7 +10,8 @@ import pytest
 from serve_host import TYPES, Serve
 
 EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
-FAST = ("start_here", "learn_01_pixels_to_latents", "learn_03_patch_embedding", "learn_04_positions")  # those that are run
+FAST = ("start_here", "learn_01_pixels_to_latents", "learn_03_patch_embedding")  # those that ComfyUI opens too
+WITH_MAPS = ("learn_02_latents_to_patches", "learn_04_positions", "learn_05_time_and_text", "learn_10_see_and_steer", "concept_mask")
 LEAST_SCALE, LEAST_LETTERS, BEHIND = 0.8, 9, 24  # the last: pixels of a wire that may lie behind a node or over a title
 
 # Boxes of nodes and groups, wires with their reroutes, and the least letters, all as they are on the graph in view. Letters on sheets of maps
@@ -81,7 +82,7 @@ def test_it_is_legible_as_it_opens(page, load, host, path, run):
         load(workflow)
     assert not complaints or not known_to(host.get("/object_info"), workflow)
     look(page)
-    if path.stem in FAST and isinstance(host, Serve):
+    if path.stem in FAST + WITH_MAPS and isinstance(host, Serve):
         run()
         settle(page)
         look(page)
