@@ -132,13 +132,14 @@ def test_titles_of_an_example_speak_chinese(page, load):
     capture(page)
 
     def titles() -> list[str]:
-        return page.evaluate("[...app.rootGraph.nodes, ...app.rootGraph.groups].map(({ title }) => title)")
+        return page.evaluate("""[...[...app.rootGraph.nodes, ...app.rootGraph.groups].map(({ title }) => title),
+            ...app.rootGraph.nodes.filter((node) => node.isSubgraphNode()).map(({ subgraph }) => `in ${subgraph.name}`)]""")
     try:
         page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'zh')")
-        assert later(page, lambda: {"第九步", "2 文本", "mine"} <= set(titles()))
+        assert later(page, lambda: {"第九步", "in 第九步", "2 文本", "mine"} <= set(titles()))
     finally:
         page.evaluate("app.extensionManager.setting.set('Comfy.Locale', 'en')")
-    assert later(page, lambda: {"The ninth step", "2 Text", "mine"} <= set(titles()))
+    assert later(page, lambda: {"The ninth step", "in The ninth step", "2 Text", "mine"} <= set(titles()))
 
 
 def test_sockets_and_widgets_of_a_subgraph_speak_chinese(page, load):
