@@ -15,7 +15,6 @@ import re
 
 import torch
 from torch import Tensor
-import torch.nn.functional as F
 
 from dit_blocks.standalone import comfy_api_standin
 

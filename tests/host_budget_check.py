@@ -158,8 +158,6 @@ def made_up(name: str, dit, positive, shape, tokens: dict, flops: int) -> None:
 
 def own_models_too(*_) -> None:
     """The default model as a MODEL: its formulas, or its own forward with a prompt."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
 
     from dit_blocks.dit_impl.cost.arithmetic import architecture, budget
     from dit_blocks.dit_impl.sources.embedded import load_embedded

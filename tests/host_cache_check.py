@@ -8,7 +8,7 @@ import sys
 
 from host_blocks_check import by_stages, picture, planned, refused
 from host_model_check import out
-from host_models import MODELS, ksampler, run_cases, start
+from host_models import ksampler, run_cases, start
 from host_stages_check import lora
 from host_zoo_check import FILES, NAMES, WHOLE_ONLY, by_core, latents, same
 import torch

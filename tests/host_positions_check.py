@@ -7,7 +7,7 @@ import math
 import sys
 
 from host_model_check import out
-from host_models import MODELS, run_cases, start
+from host_models import run_cases, start
 import torch
 
 ROTARY = ("flux_dev", "flux2", "qwen_image", "lumina2", "z_image", "wan", "wan_i2v")

@@ -80,7 +80,7 @@ def flops_are_those_that_torch_counts(name, make):
     from dit_blocks.dit_impl.cost.arithmetic import architecture, budget
     from dit_blocks.dit_impl.see.report import flops
     from dit_blocks.nodes.pictures import PipelineReport
-    from dit_blocks.nodes.transformer import Condition, FinalLayer, PatchEmbed, PositionEmbed, RunBlocks
+    from dit_blocks.nodes.transformer import FinalLayer, PatchEmbed, PositionEmbed, RunBlocks
     size = (34, 40) if name.startswith("pixart") else (32, 24)
     model, positive, _, samples = make(size=size)
     begun(model, positive, samples)  # what the nodes count on shapes is counted once
@@ -138,7 +138,6 @@ def trajectory_is_denoise(name, make):
 def content_and_place(name, make):
     from dit_blocks.dit_impl.errors import StagesError
     from dit_blocks.dit_impl.see import content_place
-    from dit_blocks.dit_impl.step import stages as step_stages
     model, positive, _, samples = make()
     dit, sigmas, clean, _, _ = begun(model, positive, samples)
     try:

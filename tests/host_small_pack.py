@@ -3,7 +3,6 @@
 from pathlib import Path
 import sys
 
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import host_models  # noqa: E402

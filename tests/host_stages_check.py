@@ -294,7 +294,6 @@ def begun(model, samples, steps=4):
 def by_stages(dit, tokens, sigmas, positive, negative=None, blocks="all"):
     """The prediction of the first step."""
     from dit_blocks.dit_impl.step import stages as step_stages
-    from dit_blocks.dit_impl.step.guidance import guide
     hidden = step_stages.condition(dit, tokens, positive, negative, sigmas, 0)
     hidden = step_stages.position_embed(dit, step_stages.patch_embed(dit, hidden))
     return step_stages.final_layer(dit, step_stages.run_blocks(dit, hidden, blocks))
@@ -302,7 +301,6 @@ def by_stages(dit, tokens, sigmas, positive, negative=None, blocks="all"):
 
 def a_branch_for_each_conditioning(name, make):
     """It differs from the batch in the order of sums alone: as a share of the largest value, for PixArt's x0 at σ = 157 reach 1,500."""
-    from dit_blocks.dit_impl.step import stages as step_stages
     from dit_blocks.dit_impl.step.guidance import guide
     model, positive, negative, samples = make(batch=2)
     dit, sigmas, tokens = begun(model, samples)
@@ -325,7 +323,6 @@ def skip_lists_are_read_by_core(name, make):
     """Skip-layer guidance by core's node, given Block Ablation's lists, is g + s·(c − w) of the wires, given its other list."""
     from comfy_extras.nodes_slg import SkipLayerGuidanceDiT
 
-    from dit_blocks.dit_impl.step import stages as step_stages
     from dit_blocks.dit_impl.step.guidance import guide
     from dit_blocks.nodes.probe import BlockAblation
     model, positive, negative, samples = make(batch=2)

@@ -14,7 +14,7 @@ from dit_blocks.dit_impl.handle.backbone import Backbone, DitHandle
 from dit_blocks.dit_impl.model.dit import DiT, DiTConfig
 from dit_blocks.dit_impl.model.mmdit import MMDiT, MMDiTConfig
 from dit_blocks.dit_impl.sampling.flow import DDPM, RectifiedFlow
-from dit_blocks.dit_impl.sources.adapter_layers import LowRank, extended, merge, new_parameters
+from dit_blocks.dit_impl.sources.adapter_layers import LowRank, extended, new_parameters
 from dit_blocks.dit_impl.sources.adapters import KEY, AdaptedMMDiT, adapter_of, apply_adapter, fingerprint, load_adapter, save_adapter
 from dit_blocks.dit_impl.sources.checkpoints import read_safetensors
 from dit_blocks.dit_impl.sources.dit_file import save_dit

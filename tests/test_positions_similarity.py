@@ -8,7 +8,6 @@ import torch
 from dit_blocks.dit_impl.errors import StagesError
 from dit_blocks.dit_impl.handle.backbone import Backbone
 from dit_blocks.dit_impl.model.mmdit import MMDiT, MMDiTConfig
-from dit_blocks.dit_impl.see import position_similarity
 from dit_blocks.dit_impl.see.position_similarity import compare_positions, rotary_1d, rotary_table, turned
 from dit_blocks.dit_impl.see.similarity import cosines
 from dit_blocks.dit_impl.sources.embedded import load_embedded

@@ -6,7 +6,6 @@ import json
 import struct
 
 from comfyui_host import ROOT
-import numpy as np
 from PIL import Image
 import pytest
 

@@ -22,7 +22,6 @@ from dit_blocks.standalone.folders import Folders
 from dit_blocks.standalone.node_types import NodeType
 from dit_blocks.standalone.replace import in_prompt
 from dit_blocks.standalone.validate import check
-from dit_blocks.standalone.widget_values import values_in_order
 from dit_blocks.standalone.workflow import read_workflow
 
 comfy_api_standin.install()

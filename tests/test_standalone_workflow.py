@@ -16,7 +16,7 @@ from dit_blocks.standalone.core_nodes import NODES as CORE
 from dit_blocks.standalone.errors import WorkflowError
 from dit_blocks.standalone.graph_to_prompt import convert
 from dit_blocks.standalone.node_types import NodeType
-from dit_blocks.standalone.texts import as_javascript, choose_wording
+from dit_blocks.standalone.texts import choose_wording
 from dit_blocks.standalone.validate import check
 from dit_blocks.standalone.workflow import override, parse_workflow, read_workflow
 

@@ -22,7 +22,7 @@ from dit_blocks.dit_impl.sources.dit_file import save_dit
 from dit_blocks.dit_impl.sources.new_dit import new_dit
 from dit_blocks.dit_impl.training import losses, sets
 from dit_blocks.dit_impl.training.adapter import Distilling
-from dit_blocks.dit_impl.training.loop import Alone, Batch, Draws, Settings, train, validate
+from dit_blocks.dit_impl.training.loop import Alone, Draws, Settings, train, validate
 from dit_blocks.dit_impl.training.objectives import Denoising, in_scope, training_copy
 from dit_blocks.dit_impl.training.sets import TrainingSet
 

@@ -34,7 +34,6 @@ TITLE, GAP, GUTTER, EDGE, PICTURE = 30, 24, 52, 14, 232  # of a node and of a gr
 def fold(graph: dict, title: str, ids: list[int], shown: list[tuple[int, str]]) -> None:
     """Put nodes of a graph into a subgraph of its own; `shown`: the widgets inside that its node shows."""
     inside = [node for node in graph["nodes"] if node["id"] in ids]
-    links = {link[0]: link for link in graph["links"]}
     new = max([graph["last_node_id"], *(node["id"] for node in graph["nodes"])]) + 1
     name = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{graph['id']}/{title}"))
     inputs, outputs, inner, outer = [], [], [], []
@@ -229,7 +228,7 @@ def wire(graph: dict, seen: list[dict]) -> float:
     around, reroutes, extensions, known, left = boxes(graph), [], [], {}, 0.0
     bounds = min(b[0] for b in around.values()), min(b[1] for b in around.values())
     size = max(b[0] + b[2] for b in around.values()) - bounds[0], max(b[1] + b[3] for b in around.values()) - bounds[1]
-    bars = [(x + EDGE, y, w - 2 * EDGE, TITLE + EDGE) for x, y, w, _ in (group["bounding"] for group in graph["groups"])]
+    bars = [(x, y, w - EDGE, TITLE + EDGE) for x, y, w, _ in (group["bounding"] for group in graph["groups"])]
     ways = Ways(list(around.values()), bars, (*bounds, *size))
     pairs = {link[0]: (link[1], link[2], link[3]) for link in graph["links"]}
 

@@ -3,7 +3,7 @@
 import json
 import time
 
-from browser.gestures import drag, draw, later, on, prompt, search, serialize, settle, turn, value
+from browser.gestures import drag, draw, later, on, prompt, search, serialize, settle, turn
 from comfyui_host import ROOT
 import numpy as np
 import pytest

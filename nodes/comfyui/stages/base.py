@@ -15,7 +15,6 @@ import sys
 from types import ModuleType
 from typing import Callable, Iterable, Iterator, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from ....dit_impl.cost.arithmetic import CountedArchitecture

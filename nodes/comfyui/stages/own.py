@@ -8,7 +8,7 @@ from ....dit_impl.model.dit import DiT
 from ....dit_impl.model.mmdit import MMDiT
 from ....dit_impl.model.stages import AS_A_MODEL, Hidden, Shape, TokenStages
 from ....dit_impl.tokens.patch import patchify, token_grid, unpatchify
-from ..model_of_dit import ASKED_FOR_X0, LatentTransformer
+from ..model_of_dit import LatentTransformer
 from ..patched_model import PATCH_SIZE
 from ..patched_regions import check_one_size
 
