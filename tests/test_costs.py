@@ -52,7 +52,7 @@ def test_an_sd3_reads_its_own_text(backbone):
     dit = Backbone(model, identity_format(c.channels), name=c.name)
     told, known = (answers.by_patch_size(shape, (128, 128))[2]["flops"] for shape in (architecture(dit), c))
     assert told == known
-    assert architecture(backbone).text == load_embedded()[1].encoder.config.length
+    assert architecture(backbone).text == len(load_embedded()[1].tokenize("a red circle")["words"][0])
 
 
 def test_a_denoising_costs_what_compare_says():
