@@ -25,7 +25,7 @@ EXAMPLES = ROOT / "example_workflows"
 LAID_OUT = Path(__file__).with_name("laid_out.json")  # example → the parts that its nodes had
 WIDTH, HEIGHT, INNER = 1460, 896, 260  # of all nodes with their titles; of a node in a subgraph. The front end opens it at four fifths
 # of its width, what grows over its least height; pictures 1.15
-TALLEST = dict.fromkeys(MAPS, 1.85) | {"DiTBlocksConceptMap": 2.9, "MarkdownNote": 2}
+TALLEST = dict.fromkeys((*MAPS, "DiTBlocksTrajectory"), 1.85) | {"DiTBlocksConceptMap": 2.9, "MarkdownNote": 2}
 TITLE, GAP, GUTTER, EDGE, PICTURE = 30, 24, 52, 14, 232  # of a node and of a group; below a node; beside it; from a group to its nodes; of a picture
 
 

@@ -86,3 +86,18 @@ def test_it_is_legible_as_it_opens(page, load, host, path, run):
         run()
         settle(page)
         look(page)
+
+
+def test_after_its_run_a_node_shows_its_own_picture(page, load, host, run):
+    """Not the preview of the last step, which ComfyUI would go on showing."""
+    if not isinstance(host, Serve):
+        pytest.skip("the same front end over ComfyUI")
+    load(json.loads((ROOT / "example_workflows" / "learn_07_the_loop.json").read_text(encoding="utf-8")))
+    run()
+    settle(page)
+    shown = page.evaluate("""() => {
+        const node = app.graph.nodes.find(({ comfyClass }) => comfyClass === "DiTBlocksTrajectory");
+        const drawn = document.querySelectorAll(`[data-node-id="${node.id}"] img`);
+        return [...(drawn.length ? drawn : node.imgs)].map(({ naturalWidth, naturalHeight }) => [naturalWidth, naturalHeight]);
+    }""")
+    assert shown == [[684, 908]]
