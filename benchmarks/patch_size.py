@@ -1,7 +1,8 @@
 """What ways to spend less cost and give: `python -m benchmarks.patch_size [--prompts N] [--write] [--json]`.
 
 The default model, 20 Euler steps, cfg 2, 256×256, held-out prompts with one object: half of them shapes, half pictured things (which need the
-font that `things.py` names; without it, all are shapes). Every batch is drawn in every way before the next, so that times compare. Accuracy is the verifier's, dB are against p = 2 of the same seed, FLOPs and seconds are of the denoising, as ratios to p = 2.
+font that `things.py` names; without it, all are shapes). Every batch is drawn in every way before the next, so that times compare. Accuracy is
+the verifier's, dB are against p = 2 of the same seed, FLOPs and seconds are of the denoising, as ratios to p = 2.
 The control of a way is fewer steps at p = 2: of those that are drawn, the number whose seconds are nearest to its own.
 `--write` brings the figures into the pages that show them, and draws the plot anew.
 """

@@ -16,7 +16,7 @@ WITH_MAPS = ("learn_02_latents_to_patches", "learn_04_positions", "learn_05_time
 LEAST_SCALE, LEAST_LETTERS, BEHIND = 0.8, 9, 24  # the last: pixels of a wire that may lie behind a node or over a title
 
 # Boxes of nodes and groups, wires with their reroutes, and the least letters, all as they are on the graph in view. Letters on sheets of maps
-# are 18 pixels high, and higher on one that is wider than 720 (charts.letter_size).
+# are 18 pixels high, and higher on one that is wider than 720 (charts.sheet_and_corners).
 SEEN = """() => {
     const { ds, graph, canvas } = app.canvas;
     const { left, top } = canvas.getBoundingClientRect();
