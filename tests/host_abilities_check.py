@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 import sys
 
+from everywhere import EVERYWHERE, some
 from host_models import run_cases, start
 from host_zoo_check import FILES, NAMES, latents, out
 import torch
@@ -148,11 +149,21 @@ def row(family: str, *names: str) -> list[str]:
 
 
 def page() -> str:
-    return HEAD + "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row(family, *names)) + " |\n" for family, names in families().items())
+    return HEAD + "".join(f"{line_of(family)}\n" for family in families())
+
+
+def line_of(family: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in row(family, *families()[family])) + " |"
 
 
 def the_page(name=None, make=None) -> None:
-    assert PAGE.read_text(encoding="utf-8") == page(), "write it anew with --page"
+    told = PAGE.read_text(encoding="utf-8")
+    if EVERYWHERE:
+        assert told == page(), "write it anew with --page"
+    rows = told.removeprefix(HEAD).splitlines()
+    assert told.startswith(HEAD) and len(rows) == len(families()), "write it anew with --page"
+    for family in some(families(), 2):
+        assert line_of(family) in rows, f"{family}: write it anew with --page"
 
 
 CASES = {"abilities: the page": (the_page, None)}

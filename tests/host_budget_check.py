@@ -6,9 +6,9 @@ a prompt is no more than text, it is made up too. Counting changes nothing.
 """
 
 import importlib
-import os
 import sys
 
+from everywhere import EVERYWHERE, some
 from host_models import run_cases, start
 from host_zoo_check import FILES, NAMES, REFUSED, latents, out
 import torch
@@ -17,9 +17,9 @@ PLAIN = {"pooled_output", "guidance"}  # what rides on a prompt that is no more 
 TEXT = 7
 LARGER = (24, 40)  # of PixArt, which fails on small ones
 OTHER = (8, 24)  # another grid of tokens, which is none that a polynomial goes through
-# whose costs the node shows too: of every family some, or all
-SHOWN = NAMES if os.environ.get("EVERYWHERE") else NAMES[::4]
-MANY = {"made up": 35, "at another size": 80}  # how many architectures, at least
+COUNTED = some(NAMES)
+SHOWN = some(COUNTED)  # whose costs the node shows too
+MANY = {"made up": 35, "at another size": 80} if EVERYWHERE else {"made up": 10, "at another size": 25}  # how many architectures, at least
 seen = {name: set() for name in MANY}
 
 
@@ -175,7 +175,7 @@ def enough(*_) -> None:
     assert all(len(seen[what]) >= many for what, many in MANY.items()), {what: len(names) for what, names in seen.items()}
 
 
-CASES = {**{f"costs: {name}": (costs_are_torch_s, name) for name in NAMES}, "costs: enough of them": (enough, None),
+CASES = {**{f"costs: {name}": (costs_are_torch_s, name) for name in COUNTED}, "costs: enough of them": (enough, None),
          "costs: the default model": (own_models_too, None),
          "costs: no random number is drawn": (no_random_number_is_drawn, "ltxv")}
 

@@ -5,6 +5,7 @@
 
 import sys
 
+from everywhere import some
 from host_model_check import inside, out
 from host_model_check import same as same_as_ksampler
 from host_models import MODELS, ksampler, run_cases, start
@@ -289,8 +290,9 @@ def leaves_all_as_it_was(name, make):
 
 
 SOME = ("sd3", "flux_dev", "pixart")
-CASES = {f"{name}: {title}": (check, name) for name in SOME for title, check in {
-    "every sampler": every_sampler, "sampler nodes": sampler_nodes, "every guider": every_guider, "parts": parts}.items()}
+CASES = {f"{name}: every sampler": (every_sampler, name) for name in some(SOME)}
+CASES |= {f"{name}: {title}": (check, name) for name in SOME for title, check in {
+    "sampler nodes": sampler_nodes, "every guider": every_guider, "parts": parts}.items()}
 CASES |= {f"{name}: coarse": (coarse, name) for name in ("sd3", "flux_dev")}
 CASES |= {f"{name}: every guider": (every_guider, name) for name in ("wan", "z_image")}
 CASES |= {f"sd3: {title}": (check, "sd3") for title, check in {

@@ -6,6 +6,7 @@ import time
 
 from browser.gestures import COUNT_QUESTIONS, settle
 from comfyui_host import Host, needs_comfyui
+from everywhere import EVERYWHERE
 import pytest
 from serve_host import Serve
 
@@ -13,7 +14,6 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright (pip
 sync_api.expect.set_options(timeout=20_000)  # a busy machine shows late what was asked for
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FRONT_END = os.environ.get("FRONT_END")  # a folder of another front end's files than the installed one's
-EVERYWHERE = os.environ.get("EVERYWHERE")  # every spec in both renderers over both hosts: four minutes more
 
 
 def pytest_collection_modifyitems(items):

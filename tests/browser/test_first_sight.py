@@ -1,12 +1,12 @@
 """A workflow as it opens: legible, nothing over anything else, wires in front of empty space; and the same after a run."""
 
 import json
-import os
 import random
 
 from browser.gestures import complaints_of, known_to, settle, turn
 from browser.wires import TITLES, behind, curve
 from comfyui_host import ROOT
+from everywhere import EVERYWHERE
 import pytest
 from serve_host import TYPES, Serve
 
@@ -77,7 +77,7 @@ def test_it_is_legible_as_it_opens(page, load, host, path, run):
     """Without a complaint, where the host knows all of its nodes. Over ComfyUI, which sends the same front end the same nodes, those examples
     that have nodes of its own: EVERYWHERE=1 for the others."""
     workflow = json.loads(path.read_text(encoding="utf-8"))
-    if not (os.environ.get("EVERYWHERE") or isinstance(host, Serve) or path.stem in FAST or not known_to(TYPES, workflow)):
+    if not (EVERYWHERE or isinstance(host, Serve) or path.stem in FAST or not known_to(TYPES, workflow)):
         pytest.skip("an example that standalone opens, over ComfyUI: set EVERYWHERE=1")
     with complaints_of(page) as complaints:
         load(workflow)

@@ -19,6 +19,7 @@ from browser.test_widgets import (  # noqa: F401
     test_tokens_are_chosen_by_mouse_and_keys,
 )
 from comfyui_host import ROOT
+from everywhere import EVERYWHERE
 import pytest
 from serve_host import TYPES, Serve
 
@@ -36,7 +37,7 @@ def host(tmp_path_factory):
 
 def test_every_example_loads_without_a_complaint(page, load):
     """In Nodes 2.0, whose elements are what changes; in the canvas renderer every fourth, or with EVERYWHERE=1 all."""
-    some = 1 if os.environ.get("EVERYWHERE") or page.evaluate("LiteGraph.vueNodesMode") else 4
+    some = 1 if EVERYWHERE or page.evaluate("LiteGraph.vueNodesMode") else 4
     workflows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "example_workflows").glob("*.json"))]
     known = [one for one in workflows if known_to(TYPES, one)]
     assert len(known) >= len(workflows) - 5

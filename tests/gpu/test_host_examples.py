@@ -2,9 +2,9 @@
 CPU, under each way of keeping weights, and without float64."""
 
 import functools
-import os
 
 from comfyui_host import HERE, ROOT, Host, needs_comfyui
+from everywhere import EVERYWHERE
 from example_pictures import BRIEFLY, beside_standalone
 import pytest
 
@@ -16,7 +16,7 @@ pytestmark = needs_comfyui
 NEED_MODELS = ("sd3_5", "flux_dev", "steer_a_style", "ksampler_parity")  # test_host_workflows.py
 EXAMPLES = [path.stem for path in sorted((ROOT / "example_workflows").glob("*.json")) if path.stem not in NEED_MODELS]
 MODES = ("normal", "dynamic", "no float64", "gpuonly")  # host_pack.py
-RUNS = [(mode, name) for mode in MODES for name in EXAMPLES] if os.environ.get("EVERYWHERE") else [  # all of them take an hour
+RUNS = [(mode, name) for mode in MODES for name in EXAMPLES] if EVERYWHERE else [  # all of them take an hour
     ("dynamic", "exploded_step"), ("dynamic", "learn_08_training"), ("dynamic", "image_to_image")]
 
 

@@ -7,11 +7,11 @@ import os
 import subprocess
 
 from comfyui_host import COMFYUI, HERE, PYTHON, ROOT, needs_comfyui
+from everywhere import EVERYWHERE
 import pytest
 
 pytestmark = needs_comfyui
 # mode, number type, words to choose checks by, the device: "lazy" knows a backward pass, "cuda" is what ComfyUI asks for
-EVERYWHERE = os.environ.get("EVERYWHERE")  # all of them, which takes half an hour
 RUNS = (("normal", "fp16", (), "cuda"), ("dynamic", "fp8", (), "cuda"), ("novram", "bf16", ("draws",), "cuda"), ("gpuonly", "bf16", ("sd3", "wan"), "cuda"),
         ("normal", "bf16", ("adapter", "default"), "lazy"), ("dynamic", "bf16", ("adapter", "default"), "lazy")) if EVERYWHERE else (
     ("normal", "fp16", ("sd3: draws", "flux_dev: wires", "sd3: memory"), "cuda"), ("dynamic", "fp8", ("flux_dev: draws",), "cuda"),
