@@ -28,11 +28,12 @@ from dit_blocks.dit_impl.training.default_model import scenes
 from dit_blocks.dit_impl.training.default_model.evaluate import BATCH, accuracy
 from dit_blocks.dit_impl.training.loop import Alone, Draws, Settings
 from dit_blocks.dit_impl.training.optimizers import optimizers_of
+from dit_blocks.dit_impl.training.precision import multiplies_bfloat16, quick
 from dit_blocks.dit_impl.training.sets import TrainingSet
 
 PICTURES, SIDE, WARM_UP, TIMED = 4096, 256, 3, 6
-SETTINGS = Settings(batch=16, learning_rate=4e-3, scheduler="cosine", warmup=50, precision="bfloat16", ema=0.995, drop=0.1, weight_decay=0.0,
-                    optimizer="muon")
+SETTINGS = Settings(batch=16, learning_rate=4e-3, scheduler="cosine", warmup=50, ema=0.995, drop=0.1, weight_decay=0.0, optimizer="muon",
+                    precision="bfloat16" if multiplies_bfloat16(torch.device("cpu")) else "float32")
 
 
 def share_evenly(latent: Tensor) -> Tensor:
@@ -70,7 +71,7 @@ def steps_in(minutes: float, dit: Backbone, data: TrainingSet, how: dict) -> int
     draws, optimizers, taken = Draws(data, objective, SETTINGS, Alone()), optimizers_of(objective.trained, 1e-9, optimizer=SETTINGS.optimizer), []
     for step in range(WARM_UP + TIMED):
         began = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16):
+        with quick(torch.device("cpu")):
             objective.loss(draws.at(step)).backward()
         for optimizer in optimizers:
             optimizer.step()

@@ -22,7 +22,7 @@ from dit_blocks.dit_impl.see.compare import cost
 from dit_blocks.dit_impl.see.ways import parse_ways
 from dit_blocks.dit_impl.sources.embedded import load_embedded
 from dit_blocks.dit_impl.training.default_model import matcher, scenes, things
-from dit_blocks.dit_impl.training.default_model.evaluate import BATCH, CFG, STEPS, draw_in_steps
+from dit_blocks.dit_impl.training.default_model.evaluate import BATCH, CFG, STEPS, batches_of, draw_in_steps
 from dit_blocks.dit_impl.training.default_model.reader import read_scene, same_scene
 from dit_blocks.standalone.sweep.drive import each_in
 
@@ -63,7 +63,7 @@ def asked(prompts: int) -> list[tuple[list[scenes.Scene], Callable]]:
     """So many held-out scenes in batches, each with what reads pictures of it."""
     pictured = scenes.held_out_things()[0][:prompts // 2] if things.font_path() else []
     kinds = (scenes.held_out()[0][:prompts - len(pictured)], read_scene), (pictured, matcher.read_scene)
-    return [(wanted[start:start + BATCH], read) for wanted, read in kinds for start in range(0, len(wanted), BATCH)]
+    return [(batch, read) for wanted, read in kinds for batch in batches_of(wanted)]
 
 
 def measure(prompts: int, each: Callable = map, ways: str = f"{ROWS}\n{WAYS}\n{CONTROLS}") -> list[dict]:

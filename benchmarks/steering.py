@@ -23,6 +23,7 @@ comfy_api_standin.install()
 from dit_blocks.dit_impl.sources.embedded import load_embedded  # noqa: E402
 from dit_blocks.dit_impl.tokens.steering import SteeringVector, steer, steering_vector  # noqa: E402
 from dit_blocks.dit_impl.tokens.wire import unfold  # noqa: E402
+from dit_blocks.dit_impl.training.precision import quick  # noqa: E402
 from dit_blocks.dit_impl.training.default_model import scenes  # noqa: E402
 from dit_blocks.dit_impl.training.default_model.evaluate import BATCH, CFG, STEPS  # noqa: E402
 from dit_blocks.dit_impl.training.default_model.reader import read_scene, same_scene  # noqa: E402
@@ -70,7 +71,7 @@ def draw(wanted: list[scenes.Scene], seed: int, between: Callable[[dict, int], d
     wire, _ = dit.add_noise(wire, sigmas, 0, seed)
     last = len(dit.model.joint_blocks) - 1
     for step in range(STEPS):
-        with torch.autocast("cpu", torch.bfloat16):
+        with quick(torch.device("cpu")):
             hidden = out(Condition, dit=dit, x=wire, positive=positive, sigmas=sigmas, step=step, negative=negative)
             hidden = out(PositionEmbed, dit=dit, hidden=out(PatchEmbed, dit=dit, x=hidden), mode="model", seed=0)
             hidden = between(out(RunBlocks, dit=dit, hidden=hidden, blocks=f"0-{BLOCK}", strength=1.0), step)

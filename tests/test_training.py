@@ -14,7 +14,7 @@ from dit_blocks.dit_impl.training.default_model.evaluate import read_caption
 from dit_blocks.dit_impl.training.default_model.pool import LatentPool
 from dit_blocks.dit_impl.training.default_model.reader import read_scene, same_scene
 from dit_blocks.dit_impl.training.default_model.recipe import read_recipe, train
-from dit_blocks.dit_impl.training.default_model.train_dit import DiTRecipe, train_dit
+from dit_blocks.dit_impl.training.default_model.train_dit import DiTRecipe, noise_levels, train_dit
 from dit_blocks.dit_impl.training.default_model.train_vae import VAERecipe, train_vae
 from dit_blocks.standalone.cli import main
 
@@ -105,12 +105,13 @@ def test_dit_training_goes_on_where_it_stopped(tmp_path):
         assert torch.equal(value, published[-1][name].half().float())
 
 
-def recipe(folder, more: str = "", dit: str = "", steps: int = 1):
+def recipe(folder, more: str = "", dit: str = "", steps: int = 1, refine: str | None = None):
     """A recipe file of tiny parts."""
     settings = "\n".join(f"{name} = {list(map(list, v)) if name == 'mix' else v}" for name, v in TINY_DIT.items())
     vae = "\n".join(f"{name} = {v}" for name, v in TINY_VAE.items())
     path = folder / "recipe.toml"
-    path.write_text(f"{more}\n[vae]\nsteps = {steps}\n{vae}\n[dit]\nsteps = {steps}\n{dit}\n{settings}")
+    path.write_text(f"{more}\n[vae]\nsteps = {steps}\n{vae}\n[dit]\nsteps = {steps}\n{dit}\n{settings}" + (
+        "" if refine is None else f"\n[refine]\n{refine}\n{settings}"))
     return path
 
 
@@ -138,6 +139,28 @@ def test_the_whole_recipe_from_random_weights_gives_a_model_that_draws(tmp_path,
     assert [torch.load(tmp_path / "state" / f"{part}_state.pt", weights_only=True)["step"] for part in ("vae", "dit")] == [3, 3]
 
 
+def test_a_recipe_refines_the_averaged_weights_of_its_training(tmp_path):
+    """It begins where training ended, in the same latent space, and a later run goes on with it alone."""
+    train(recipe(tmp_path, "state = 'state'", steps=2))
+    before, space = load_embedded_dit(tmp_path / "dit.safetensors")
+    train(recipe(tmp_path, "state = 'state'", steps=2, refine="steps = 0"))
+    begun, _ = load_embedded_dit(tmp_path / "dit.safetensors")
+    assert all(torch.equal(value, begun.state_dict()[name]) for name, value in before.state_dict().items())
+    train(recipe(tmp_path, "state = 'state'", steps=3, refine="steps = 2\nlow_noise = 1.0"))
+    refined, refined_space = load_embedded_dit(tmp_path / "dit.safetensors")
+    assert 0 < (before.x_embedder["2"].weight - refined.x_embedder["2"].weight).abs().max() < 4e-3
+    assert all(torch.equal(space[name], refined_space[name]) for name in ("scale", "shift"))
+    assert [torch.load(tmp_path / "state" / f"{part}dit_state.pt", weights_only=True)["step"] for part in ("", "refine/")] == [2, 2]
+
+
+def test_low_noise_is_drawn_as_often_as_the_recipe_says():
+    torch.manual_seed(0)
+    plain, low = (noise_levels(DiTRecipe(low_noise=share), 20000, torch.device("cpu")) for share in (0.0, 0.4))
+    below = [[(sigma < bound).float().mean().item() for bound in (0.1, 0.5, 1.0)] for sigma in (plain, low)]
+    assert below[0][0] < 0.005 and below[0][2] == below[1][2] == 1
+    assert abs(below[1][0] - (0.6 * below[0][0] + 0.4 * 0.2)) < 0.01 and abs(below[1][1] - (0.6 * below[0][1] + 0.4)) < 0.01
+
+
 def test_time_that_is_up_keeps_the_state(tmp_path):
     vae = train_vae(VAERecipe(**TINY_VAE, steps=1), tmp_path)
     train_dit(DiTRecipe(**TINY_DIT, steps=10 ** 6, seconds=0.5), vae, tmp_path, lambda *_: None)
@@ -161,6 +184,7 @@ def test_a_recipe_is_for_one_process(tmp_path, monkeypatch):
 @pytest.mark.parametrize("text,message", [
     ("steps = ", "not a recipe"),
     ("speed = 3", "unknown entry 'speed'"),
+    ("[refine]\nwidht = 3", r"\[refine\] has no setting 'widht'"),
     ("[dit]\nwidht = 3", r"\[dit\] has no setting 'widht'"),
     ("vae = 3", r"\[vae\] is a table of named values, not 3"),
     ("state = 3", "state is text, not 3"),

@@ -17,6 +17,7 @@ SYNONYMS = {"big": "large", "huge": "large", "tiny": "small", "little": "small",
             "grapes": "grape", "airplane": "plane", "aeroplane": "plane", "ship": "boat", "sailboat": "boat", "bike": "bicycle", "locomotive": "train",
             "face": "smiley", "emoji": "smiley", "present": "gift", "football": "ball", "soccer": "ball", "flame": "fire", "home": "house",
             "ladybird": "ladybug"}
+ARTICLES = {"a", "an", "the"}
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class TextConfig:
 
 
 class Tokenizer:
-    """Turns words into numbers. Words that are not in the vocabulary, or beyond the length, are left out and reported."""
+    """Turns words into numbers. Articles are left out: they say nothing and would cost tokens. So are words that are not in the vocabulary,
+    or beyond the length, which are reported."""
 
     def __init__(self, config: TextConfig):
         self.length = config.length
@@ -37,7 +39,7 @@ class Tokenizer:
 
     def __call__(self, text: str) -> tuple[list[int], list[str]]:
         """→ `length` token numbers (start, words, end, padding), and the words that were left out."""
-        words = [SYNONYMS.get(word, word) for word in re.findall(r"\w+", text.lower())]
+        words = [SYNONYMS.get(word, word) for word in re.findall(r"\w+", text.lower()) if word not in ARTICLES]
         known = [word for word in words if word in self.index]
         kept, cut = known[:self.length - 2], known[self.length - 2:]
         ids = [self.index[word] for word in (START, *kept, END)]

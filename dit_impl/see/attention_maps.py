@@ -11,7 +11,7 @@ from ..errors import ScheduleError, StagesError
 from ..handle import patch_schedule
 from ..handle.backbone import Conditioning, DitHandle
 from ..handle.patch_schedule import PatchSchedule, Row
-from ..model.text import SYNONYMS
+from ..model.text import ARTICLES, SYNONYMS
 from ..sampling.walk import last_step
 from ..step import stages as step_stages
 from ..tokens.model_calls import model_calls
@@ -76,6 +76,8 @@ def places_of(word: str, dit: DitHandle, wire: DitHidden, count: int) -> list[in
         raise StagesError(f"{dit.name} does not say which token is which word: write text token numbers, 0 to {count - 1}, into word")
     places = []
     for one in re.findall(r"\w+", word.lower()):
+        if one in ARTICLES and one not in known:
+            continue
         matches = [i for i, name in enumerate(known[:count]) if name == SYNONYMS.get(one, one)]
         if not matches:
             words = ", ".join(name for name in known if not name.startswith("<"))

@@ -19,6 +19,7 @@ from ...model.conditioning import join
 from ...see.cache_hits import by_step
 from ...sources.embedded import FOLDER, EmbeddedVAE, Parts, load_embedded
 from ...tokens.wire import unfold
+from ..precision import quick
 from . import matcher, scenes, textures, things
 from .reader import read_scene, same_scene
 from .train_vae import psnr
@@ -63,7 +64,7 @@ def draw_in_steps(prompts: list[str], plan: PatchSchedule, steps: int, seed: int
     empty = backbone.fold({"samples": torch.zeros(len(prompts), backbone.channels, side, side)})
     noisy, _ = backbone.add_noise(empty, sigmas, 0, seed)
     began = time.perf_counter()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # several times faster where it counts, the transformer
+    with torch.no_grad(), quick(noisy["tokens"].device):
         clean, *_ = denoise_by_schedule(backbone, noisy, plan, sigmas, positive, negative, CFG, "euler", 0, steps)
     seconds = time.perf_counter() - began
     return vae.decode(unfold(clean)).movedim(-1, 1), seconds, by_step(clean.get("hits", ()), sigmas)
@@ -76,16 +77,23 @@ Each = Callable[[Callable, Iterable], Iterable]  # as `map`: a function and what
 def share_right(wanted: list[scenes.Scene], draw: Draw, read: Callable[[Tensor], scenes.Scene] = read_scene,
                 progress: Callable[[int], None] = lambda _: None, each: Each = map) -> float:
     """Share of scenes drawn with every attribute right, from their full captions. each: draws the batches."""
-    wanted = sorted(wanted, key=lambda scene: len(scenes.caption(scene).split()))  # texts of a batch are repeated to a common length
-    def right_of(start: int) -> int:
-        batch = wanted[start:start + BATCH]
-        pictures = draw([scenes.caption(scene) for scene in batch], start)
+    def right_of(batch: list[scenes.Scene]) -> int:
+        pictures = draw([scenes.caption(scene) for scene in batch], wanted.index(batch[0]))
         return sum(same_scene(read(picture), scene) for picture, scene in zip(pictures, batch))
-    right, starts = 0, range(0, len(wanted), BATCH)
-    for start, count in zip(starts, each(right_of, starts)):
-        right += count
-        progress(min(start + BATCH, len(wanted)))
+    right, done, batches = 0, 0, batches_of(wanted)
+    for batch, count in zip(batches, each(right_of, batches)):
+        right, done = right + count, done + len(batch)
+        progress(done)
     return right / len(wanted)
+
+
+def batches_of(wanted: list[scenes.Scene]) -> list[list[scenes.Scene]]:
+    """Scenes whose captions take as many text tokens, up to BATCH together: texts of other lengths in a batch would be repeated, each as often
+    as it fits, which is another prompt."""
+    clip, alike = load_embedded()[1], {}
+    for scene in wanted:
+        alike.setdefault(len(clip.tokenize(scenes.caption(scene))["words"][0]), []).append(scene)
+    return [scenes_alike[i:i + BATCH] for scenes_alike in alike.values() for i in range(0, len(scenes_alike), BATCH)]
 
 
 def accuracy(wanted: list[scenes.Scene], patch_size: int, progress: Callable[[int], None] = lambda _: None, dit: Backbone | None = None,

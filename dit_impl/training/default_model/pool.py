@@ -7,6 +7,7 @@ from torch import Tensor
 import torch.nn.functional as F
 
 from ...model.vae import VAE
+from ..precision import quick
 from . import scenes, things
 
 COUNTS = (1, 1, 1, 1, 2, 2, 2, 2, 3, 3)  # things in a scene, one after another
@@ -78,7 +79,7 @@ class LatentPool:
         drawn = [self._scene(COUNTS[i % len(COUNTS)]) for i in numbers]
         pictures = [scenes.draw(scene, self.size, self.rng) for scene in drawn]
         pixels = (torch.stack(pictures) * 2 - 1).to(self.device, memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with quick(self.device):
             latent = self.vae.encode(pixels).float()
         self.latents[numbers] = ((latent - self.shift) * self.scale).half()
         for i, scene, picture in zip(numbers, drawn, pictures):

@@ -6,8 +6,11 @@ import logging
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ...errors import RecipeError
+from ...model.mmdit import MMDiT
+from ...model.text import TextEncoder
 from ...sources.embedded import FOLDER, assemble, load_embedded_dit, load_text, load_vae, save_embedded_dit, save_vae
 from ...tokens.wire import latent_format
 from ..launch import launched
@@ -23,30 +26,33 @@ PARTS = ("vae", "dit", "text")
 class Recipe:
     """What a recipe file says. state: folder of what training resumes from; weights: folder that weights go to.
 
-    start: folder of the weights to begin with where there is no state, None for random ones.
+    start: folder of the weights to begin with where there is no state, None for random ones. refine: a second training of the DiT, which
+    goes on from the averaged weights of the first, None for none.
     """
     state: Path
     weights: Path
     start: Path | None
     vae: VAERecipe
     dit: DiTRecipe
+    refine: DiTRecipe | None
 
 
 def read_recipe(path: Path) -> Recipe:
     """Read a TOML file. Raises RecipeError."""
     content = read_toml(path)
-    unknown = set(content) - {"state", "weights", "start", "vae", "dit"}
+    unknown = set(content) - {"state", "weights", "start", "vae", "dit", "refine"}
     if unknown:
-        raise RecipeError(f"{path}: unknown entry {sorted(unknown)[0]!r}; known are state, weights, start, [vae] and [dit]")
-    folders = {"state": "state", "weights": ".", "start": "", **{key: value for key, value in content.items() if key not in ("vae", "dit")}}
+        raise RecipeError(f"{path}: unknown entry {sorted(unknown)[0]!r}; known are state, weights, start, [vae], [dit] and [refine]")
+    folders = {"state": "state", "weights": ".", "start": "", **{key: value for key, value in content.items() if key not in ("vae", "dit", "refine")}}
     for name, value in folders.items():
         check_kind(f"{path}: {name}", value, str)
-    vae, dit = (kind(**checked(content.get(name, {}), {field.name: field.default for field in fields(kind)}, f"{path}: [{name}]"))
-                for name, kind in (("vae", VAERecipe), ("dit", DiTRecipe)))
+    vae, dit, refine = (kind(**checked(content.get(name, {}), {field.name: field.default for field in fields(kind)}, f"{path}: [{name}]"))
+                        for name, kind in (("vae", VAERecipe), ("dit", DiTRecipe), ("refine", DiTRecipe)))
     base = path.parent
     if (base / folders["weights"]).resolve() == FOLDER:
         raise RecipeError(f"{path}: weights is {FOLDER}, which holds the default model that ships: name another folder, and copy the files")
-    return Recipe(base / folders["state"], base / folders["weights"], base / folders["start"] if folders["start"] else None, vae, dit)
+    return Recipe(base / folders["state"], base / folders["weights"], base / folders["start"] if folders["start"] else None, vae, dit,
+                  refine if "refine" in content else None)
 
 
 def _check_state(path: Path) -> None:
@@ -69,7 +75,7 @@ def train(path: Path) -> None:
     recipe = read_recipe(Path(path))
     if launched():
         raise RecipeError(f"{path} is a recipe of the default model, which one process follows: leave accelerate launch out")
-    for state in ("vae_state.pt", "dit_state.pt"):
+    for state in ("vae_state.pt", "dit_state.pt", "refine/dit_state.pt"):
         _check_state(recipe.state / state)
     files = {name: recipe.weights / f"{name}.safetensors" for name in PARTS}
     start = {name: recipe.start / file.name for name, file in files.items()} if recipe.start else {}
@@ -78,13 +84,26 @@ def train(path: Path) -> None:
     if not files["vae"].exists() or (recipe.state / "vae_state.pt").exists():
         save_vae(train_vae(recipe.vae, recipe.state), files["vae"])
     fresh = start and not (recipe.state / "dit_state.pt").exists()
-    begin = (load_embedded_dit(start["dit"])[0], load_text(start["text"])) if fresh else None
     vae = load_vae(files["vae"])
     if not things.font_path():
         logging.warning(things.INSTALL)
-    train_dit(recipe.dit, vae, recipe.state, lambda *parts: save_embedded_dit(*parts, folder=recipe.weights), begin,
-              lambda model, text, scale, shift: _look(assemble(copy.deepcopy(model).cpu(), copy.deepcopy(text).cpu(), load_vae(files["vae"]),
-                                                              latent_format(scale.cpu(), shift.cpu()))))
+
+    def publish(*parts) -> None:
+        save_embedded_dit(*parts, folder=recipe.weights)
+
+    def look(model, text, scale, shift) -> str:
+        return _look(assemble(copy.deepcopy(model).cpu(), copy.deepcopy(text).cpu(), load_vae(files["vae"]), latent_format(scale.cpu(), shift.cpu())))
+    refined = recipe.state / "refine"
+    if not (refined / "dit_state.pt").exists():
+        train_dit(recipe.dit, vae, recipe.state, publish, _weights(start) if fresh else None, look)
+    if recipe.refine:
+        train_dit(recipe.refine, vae, refined, publish, _weights(files), look)
+
+
+def _weights(files: dict[str, Path]) -> tuple[MMDiT, TextEncoder, Tensor, Tensor]:
+    """DiT and text encoder, and the scale and shift of the latents that they know."""
+    model, space = load_embedded_dit(files["dit"])
+    return model, load_text(files["text"]), space["scale"].flatten(), space["shift"].flatten()
 
 
 def _look(parts) -> str:

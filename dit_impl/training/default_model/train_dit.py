@@ -20,6 +20,7 @@ from ...tokens import mixed
 from ...tokens.patch import patchify, token_grid
 from ..mixes import random_mix
 from ..optimizers import optimizers_of
+from ..precision import quick
 from . import scenes, things
 from .pool import LatentPool, latent_statistics
 
@@ -57,6 +58,7 @@ class DiTRecipe:
     average: float = 0.999
     embedding_decay: float = 0.2  # weight decay of the patch embeddings, which keeps them smooth
     shift: float = 2.0  # towards noise, where words and places are learned
+    low_noise: float = 0.0  # share of the pictures with σ evenly from 0 to 0.5, where edges and plain grounds are decided
     word_drop: float = 0.1
     size_drop: float = 0.3  # of the sizes of pictured things
     caption_drop: float = 0.1
@@ -151,9 +153,19 @@ def read_captions(drawn: list[scenes.Scene], tokenizer: Tokenizer, recipe: DiTRe
     return ids if rng.random() < recipe.whole_text else ids[:, :int((ids != 0).sum(1).max())]
 
 
-def train_dit(recipe: DiTRecipe, vae: VAE, folder: Path, publish: Callable, start: tuple[MMDiT, TextEncoder] | None = None,
+def noise_levels(recipe: DiTRecipe, count: int, device: torch.device) -> Tensor:
+    """σ of so many pictures: logit-normal (Esser et al. 2024, §3.1), shifted towards noise, and some of low noise: → [count]."""
+    sigma = torch.sigmoid(torch.randn(count, device=device))
+    sigma = recipe.shift * sigma / (1 + (recipe.shift - 1) * sigma)
+    if recipe.low_noise:
+        sigma = torch.where(torch.rand(count, device=device) < recipe.low_noise, 0.5 * torch.rand(count, device=device), sigma)
+    return sigma
+
+
+def train_dit(recipe: DiTRecipe, vae: VAE, folder: Path, publish: Callable,
+              start: tuple[MMDiT, TextEncoder, Tensor, Tensor] | None = None,
               check: Callable[..., str] | None = None, report_every: int = 100) -> None:
-    """Train from where `folder/dit_state.pt` stands, or from the weights of `start`, or from random ones.
+    """Train from where `folder/dit_state.pt` stands, or from the weights, scale and shift of `start`, or from random ones.
 
     `publish(model, text, scale, shift)` is handed the averaged weights now and then and at the end; `check`, called with the same, answers
     a line for the log.
@@ -166,7 +178,7 @@ def train_dit(recipe: DiTRecipe, vae: VAE, folder: Path, publish: Callable, star
     both = torch.nn.ModuleDict({"model": model, "text": text}).to(device)
     average = torch.optim.swa_utils.AveragedModel(both, multi_avg_fn=averaging(recipe.average))
     teachers = optimizers(dict(both.named_parameters()), recipe)
-    scale, shift = latent_statistics(vae, recipe.seed)
+    scale, shift = (one.to(device) for one in (start[2:] if start else latent_statistics(vae, recipe.seed)))
     state_file, step, spent = folder / "dit_state.pt", 0, 0.0
     if state_file.exists():
         state = torch.load(state_file, weights_only=True, map_location=device)
@@ -203,11 +215,10 @@ def train_dit(recipe: DiTRecipe, vae: VAE, folder: Path, publish: Callable, star
         size, sizes, batch, *_ = rng.choices(recipe.mix, [first + done * (last - first) for *_, first, last in recipe.mix])[0]
         drawn, latent, weights = pools[size].batch(batch)
         ids = read_captions(drawn, tokenizer, recipe, rng).to(device)
-        sigma = torch.sigmoid(torch.randn(batch, device=device))
-        sigma = recipe.shift * sigma / (1 + (recipe.shift - 1) * sigma)
+        sigma = noise_levels(recipe, batch, device)
         several = [int(p) for p in sizes.split("-")]
         mix = random_mix(latent, several, rng) if len(several) > 1 else several[0]
-        with torch.autocast(device.type, torch.bfloat16):
+        with quick(device):
             loss = loss_of(model, text, flow, ids, latent, weights, mix, sigma, torch.randn_like(latent))
         both.zero_grad()
         loss.backward()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...model.vae import VAE, VAEConfig, kl_to_standard_normal
 from ...sources.atomic import save_state
+from ..precision import quick
 from . import textures
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ def train_vae(recipe: VAERecipe, folder: Path, report_every: int = 100) -> VAE:
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * warmup_cosine(step, recipe.steps)
         pixels = random_crops(pool, recipe.batch, recipe.crop, rng).to(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with quick(torch.device("cpu")):
             mean, log_variance = model.moments(pixels)
             latent = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
             decoded = model.decode(latent)
