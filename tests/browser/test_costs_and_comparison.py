@@ -29,7 +29,7 @@ def test_costs_are_those_that_python_counts(page):
     expect_cost(page, steps=10)
     turn(page, "DiTBlocksPatchify", "patch_size", 4)
     expect_cost(page, steps=10, patch_size=4)
-    expect(page, "trajectory", "27% of p = 2 throughout")
+    expect(page, "trajectory", "26% of p = 2 throughout")
     for widget, turned in {"start_step": 2, "end_step": 8, "cfg": 1.0, "solver": "heun", "capture_blocks": True}.items():
         turn(page, "DiTBlocksDenoise", widget, turned)
     expect_cost(page, steps=10, patch_size=4, start_step=2, end_step=8, cfg=1.0, solver="heun", capture_blocks=True)

@@ -13,7 +13,7 @@ def test_the_grid_tells_the_arithmetic_before_any_run(page):
     expect(page, "grid", "p = 2 is the model's own")
     turn(page, "DiTBlocksPatchify", "patch_size", 4)
     expect(page, "grid", "64 tokens of 256 values: 8×8 patches of 4×4")
-    expect(page, "grid", "27% of p = 2")
+    expect(page, "grid", "26% of p = 2")
     turn(page, "DiTBlocksEmptyLatent", "width", 128)
     turn(page, "DiTBlocksPatchify", "patch_size", 8)
     expect(page, "grid", "8 tokens of 1024 values: 4×2")
