@@ -23,10 +23,10 @@ comfy_api_standin.install()
 from dit_blocks.dit_impl.sources.embedded import load_embedded  # noqa: E402
 from dit_blocks.dit_impl.tokens.steering import SteeringVector, steer, steering_vector  # noqa: E402
 from dit_blocks.dit_impl.tokens.wire import unfold  # noqa: E402
-from dit_blocks.dit_impl.training.precision import quick  # noqa: E402
 from dit_blocks.dit_impl.training.default_model import scenes  # noqa: E402
 from dit_blocks.dit_impl.training.default_model.evaluate import BATCH, CFG, STEPS  # noqa: E402
 from dit_blocks.dit_impl.training.default_model.reader import read_scene, same_scene  # noqa: E402
+from dit_blocks.dit_impl.training.precision import quick  # noqa: E402
 from dit_blocks.nodes.transformer import Condition, FinalLayer, Guidance, PatchEmbed, PositionEmbed, RunBlocks, SamplerStep  # noqa: E402
 
 RESULTS = Path(__file__).with_name("RESULTS.md")

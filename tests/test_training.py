@@ -10,6 +10,7 @@ from dit_blocks.dit_impl.model.vae import VAE, VAEConfig
 from dit_blocks.dit_impl.sources.embedded import FOLDER, load_embedded, load_embedded_dit, load_text, save_embedded_dit
 from dit_blocks.dit_impl.tokens.wire import unfold
 from dit_blocks.dit_impl.training.default_model import scenes, textures
+from dit_blocks.dit_impl.training.default_model import train_dit as train_module
 from dit_blocks.dit_impl.training.default_model.evaluate import read_caption
 from dit_blocks.dit_impl.training.default_model.pool import LatentPool
 from dit_blocks.dit_impl.training.default_model.reader import read_scene, same_scene
@@ -139,10 +140,14 @@ def test_the_whole_recipe_from_random_weights_gives_a_model_that_draws(tmp_path,
     assert [torch.load(tmp_path / "state" / f"{part}_state.pt", weights_only=True)["step"] for part in ("vae", "dit")] == [3, 3]
 
 
-def test_a_recipe_refines_the_averaged_weights_of_its_training(tmp_path):
+def test_a_recipe_refines_the_averaged_weights_of_its_training(tmp_path, monkeypatch):
     """It begins where training ended, in the same latent space, and a later run goes on with it alone."""
     train(recipe(tmp_path, "state = 'state'", steps=2))
     before, space = load_embedded_dit(tmp_path / "dit.safetensors")
+    measure = train_module.latent_statistics
+    monkeypatch.setattr(train_module, "latent_statistics", lambda *given: tuple(2 * one for one in measure(*given)))
+    train(recipe(tmp_path, "state = 'state'", dit="seconds = 0.0", steps=3, refine="steps = 0"))
+    assert not (tmp_path / "state" / "refine").exists()  # its training was not done
     train(recipe(tmp_path, "state = 'state'", steps=2, refine="steps = 0"))
     begun, _ = load_embedded_dit(tmp_path / "dit.safetensors")
     assert all(torch.equal(value, begun.state_dict()[name]) for name, value in before.state_dict().items())

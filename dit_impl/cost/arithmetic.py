@@ -225,7 +225,7 @@ ARCHITECTURES = {one.kind: one for one in (
 
 
 DITS = {"S": (384, 12, 33), "B": (768, 12, 130), "L": (1024, 24, 458), "XL": (1152, 28, 675)}  # width, blocks, millions of weights
-SD3_TEXT, OWN_TEXT = 154, 12  # text tokens: SD3's of CLIP and T5, and those of up to 10 words and articles from this library's own text encoder
+SD3_TEXT, OWN_TEXT = 154, 12  # text tokens: SD3's of CLIP and T5, and this library's own for a prompt of up to 10 words, articles not counted
 PRESETS = {one.name: one for one in [
     ViTArchitecture("ViT-B/16", 768, 12, 16, channels=3, parameters=86_600_000, downscale=1, guided=False),
     *(DiTArchitecture(f"DiT-{size}/{p}", width, blocks, p, channels=4, parameters=millions * 10 ** 6, head=2, guided=False)

@@ -19,7 +19,7 @@ from . import evaluate, matcher, reader, scenes, things
 from .train_dit import DiTRecipe, train_dit
 from .train_vae import VAERecipe, train_vae
 
-PARTS = ("vae", "dit", "text")
+PARTS, TABLES = ("vae", "dit", "text"), {"vae": VAERecipe, "dit": DiTRecipe, "refine": DiTRecipe}
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Recipe:
     """What a recipe file says. state: folder of what training resumes from; weights: folder that weights go to.
 
     start: folder of the weights to begin with where there is no state, None for random ones. refine: a second training of the DiT, which
-    goes on from the averaged weights of the first, None for none.
+    goes on from the averaged weights of the first once all its steps are done, None for none.
     """
     state: Path
     weights: Path
@@ -40,14 +40,14 @@ class Recipe:
 def read_recipe(path: Path) -> Recipe:
     """Read a TOML file. Raises RecipeError."""
     content = read_toml(path)
-    unknown = set(content) - {"state", "weights", "start", "vae", "dit", "refine"}
+    unknown = set(content) - {"state", "weights", "start", *TABLES}
     if unknown:
         raise RecipeError(f"{path}: unknown entry {sorted(unknown)[0]!r}; known are state, weights, start, [vae], [dit] and [refine]")
-    folders = {"state": "state", "weights": ".", "start": "", **{key: value for key, value in content.items() if key not in ("vae", "dit", "refine")}}
+    folders = {"state": "state", "weights": ".", "start": "", **{key: value for key, value in content.items() if key not in TABLES}}
     for name, value in folders.items():
         check_kind(f"{path}: {name}", value, str)
     vae, dit, refine = (kind(**checked(content.get(name, {}), {field.name: field.default for field in fields(kind)}, f"{path}: [{name}]"))
-                        for name, kind in (("vae", VAERecipe), ("dit", DiTRecipe), ("refine", DiTRecipe)))
+                        for name, kind in TABLES.items())
     base = path.parent
     if (base / folders["weights"]).resolve() == FOLDER:
         raise RecipeError(f"{path}: weights is {FOLDER}, which holds the default model that ships: name another folder, and copy the files")
@@ -94,9 +94,9 @@ def train(path: Path) -> None:
     def look(model, text, scale, shift) -> str:
         return _look(assemble(copy.deepcopy(model).cpu(), copy.deepcopy(text).cpu(), load_vae(files["vae"]), latent_format(scale.cpu(), shift.cpu())))
     refined = recipe.state / "refine"
-    if not (refined / "dit_state.pt").exists():
-        train_dit(recipe.dit, vae, recipe.state, publish, _weights(start) if fresh else None, look)
-    if recipe.refine:
+    trained = (refined / "dit_state.pt").exists() or train_dit(
+        recipe.dit, vae, recipe.state, publish, _weights(start) if fresh else None, look) >= recipe.dit.steps
+    if recipe.refine and trained:
         train_dit(recipe.refine, vae, refined, publish, _weights(files), look)
 
 

@@ -164,8 +164,8 @@ def noise_levels(recipe: DiTRecipe, count: int, device: torch.device) -> Tensor:
 
 def train_dit(recipe: DiTRecipe, vae: VAE, folder: Path, publish: Callable,
               start: tuple[MMDiT, TextEncoder, Tensor, Tensor] | None = None,
-              check: Callable[..., str] | None = None, report_every: int = 100) -> None:
-    """Train from where `folder/dit_state.pt` stands, or from the weights, scale and shift of `start`, or from random ones.
+              check: Callable[..., str] | None = None, report_every: int = 100) -> int:
+    """Train from where `folder/dit_state.pt` stands, or from the weights, scale and shift of `start`, or from random ones. → steps done in all.
 
     `publish(model, text, scale, shift)` is handed the averaged weights now and then and at the end; `check`, called with the same, answers
     a line for the log.
@@ -243,3 +243,4 @@ def train_dit(recipe: DiTRecipe, vae: VAE, folder: Path, publish: Callable,
             checked = time.monotonic()
     keep()
     keep_pictures()
+    return step
