@@ -24,9 +24,9 @@ ROOT = Path(dit_blocks.__file__).parent
 HERE = Path(__file__).parent
 COMFYUI = Path(os.environ.get("COMFYUI_DIR", Path.home() / "comfy" / "ComfyUI"))
 PYTHON = Path(os.environ.get("COMFYUI_PYTHON", COMFYUI / ".venv" / "bin" / "python"))
+INSTALLED = (COMFYUI / "main.py").exists() and PYTHON.exists()
 needs_comfyui = [pytest.mark.host, pytest.mark.skipif(
-    not (COMFYUI / "main.py").exists() or not PYTHON.exists(),
-    reason=f"no ComfyUI at {COMFYUI} with a Python at {PYTHON} (set COMFYUI_DIR and COMFYUI_PYTHON)")]
+    not INSTALLED, reason=f"no ComfyUI at {COMFYUI} with a Python at {PYTHON} (set COMFYUI_DIR and COMFYUI_PYTHON)")]
 
 
 def example_png() -> bytes:

@@ -29,9 +29,10 @@ hypothesis.settings.load_profile("any machine")
 SLOW = {"test_adapter", "test_blueprint", "test_diffusers_folder", "test_diffusers_text", "test_guidance_examples", "test_loops",
         "test_parity_diffusers", "test_quick_look", "test_serve", "test_serve_refusals", "test_serve_sockets", "test_standalone_cli",
         "test_textbook", "test_train_nodes", "test_training", "test_training_launch", "test_training_loop", "test_training_models"}
-SLOW_TESTS = ("test_a_workflow_of_a_release_runs", "test_capturing_", "test_every_example_runs",
+SLOW_TESTS = ("test_a_workflow_of_a_release_runs", "test_an_example_runs_there", "test_capturing_", "test_every_example_runs",
               "test_held_out_", "test_inputs_are_left_as_they_were", "test_over_steps_denoises_as_denoise_does",
-              "test_the_same_seed_is_the_same_picture", "test_torch_counts_the_same",
+              "test_programs_that_save", "test_the_matcher_reads", "test_the_report_has_its_keys",
+              "test_the_same_seed_is_the_same_picture", "test_torch_counts_the_same", "test_training_and_adapters",
               "test_wires_have_the_keys")
 
 

@@ -7,11 +7,13 @@ model is a ModelPatcher, positive and negative are CONDITIONING, latent is a ran
 and Wan), as LATENT["samples"] holds it. Weights and inputs are the same on every call.
 """
 
-from contextlib import contextmanager
+import atexit
+from contextlib import ExitStack, contextmanager
 import json
 import logging
 from pathlib import Path
 import sys
+import tempfile
 import traceback
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -30,6 +32,17 @@ def start(comfyui: str | Path, packs: str | Path) -> None:
     args.cpu = True
     import comfy.sd  # noqa: F401  sets up logging
     logging.getLogger().setLevel(logging.ERROR)
+    previews = ExitStack()
+    previews.enter_context(own_previews())
+    atexit.register(previews.close)
+
+
+@contextmanager
+def own_previews():
+    """While it lasts, previews go to a folder of their own: ComfyUI reads the names of all that lie there before it saves one."""
+    import folder_paths
+    with tempfile.TemporaryDirectory() as folder, patch.object(folder_paths, "temp_directory", folder):
+        yield
 
 
 def run_cases(cases: dict, *only: str) -> None:

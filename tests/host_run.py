@@ -13,7 +13,7 @@ import signal
 import sys
 import traceback
 
-from host_models import start
+from host_models import own_previews, start
 
 
 def run(script: str, file: str, *given: str) -> None:
@@ -23,7 +23,8 @@ def run(script: str, file: str, *given: str) -> None:
         os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
     sys.argv = [str(Path(__file__).with_name(f"{script}.py")), *given]
     try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        with own_previews():
+            runpy.run_path(sys.argv[0], run_name="__main__")
     except BaseException:
         traceback.print_exc()
         raise

@@ -5,7 +5,7 @@ import shutil
 import time
 
 from browser.gestures import COUNT_QUESTIONS, settle
-from comfyui_host import Host, needs_comfyui
+from comfyui_host import INSTALLED, Host, needs_comfyui
 from everywhere import EVERYWHERE
 import pytest
 from serve_host import Serve
@@ -44,9 +44,14 @@ def browser():
 
 @pytest.fixture(scope="module", params=[False, True], ids=["canvas", "nodes 2.0"])
 def tab(request, host, browser):
-    """The front end, loaded. What goes wrong in the page is in `tab.errors`."""
-    if not (request.param or EVERYWHERE or isinstance(host, Serve)):
-        pytest.skip("the canvas renderer over ComfyUI: set EVERYWHERE=1")
+    """The front end, loaded. What goes wrong in the page is in `tab.errors`.
+
+    Each renderer and each host once: the canvas over standalone, Nodes 2.0 over ComfyUI, if there is one. EVERYWHERE=1: both over both.
+    BOTH_RENDERERS in a file: both over standalone.
+    """
+    standalone = isinstance(host, Serve)
+    if not (EVERYWHERE or request.param != standalone or standalone and (not INSTALLED or getattr(request.module, "BOTH_RENDERERS", False))):
+        pytest.skip("this renderer over the other host: set EVERYWHERE=1")
     host.post("/settings/Comfy.VueNodes.Enabled", request.param)
     host.post("/settings/Comfy.RightSidePanel.IsOpen", False)  # which a file before may have opened: it takes a third of the canvas
     page = browser.new_page(viewport={"width": 1600, "height": 1000})

@@ -10,6 +10,7 @@ from everywhere import EVERYWHERE
 import pytest
 from serve_host import TYPES, Serve
 
+BOTH_RENDERERS = True  # conftest.py: they lay nodes out in ways of their own
 EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
 FAST = ("start_here", "learn_01_pixels_to_latents", "learn_03_patch_embedding")  # those that ComfyUI opens too
 WITH_MAPS = ("learn_02_latents_to_patches", "learn_04_positions", "learn_05_time_and_text", "learn_10_see_and_steer", "concept_mask")

@@ -24,6 +24,7 @@ import pytest
 from serve_host import TYPES, Serve
 
 FILES = Path(os.environ.get("NEWEST_FRONT_END", Path(sys.prefix) / "newest_front_end" / "comfyui_frontend_package" / "static"))
+BOTH_RENDERERS = True  # conftest.py
 pytestmark = pytest.mark.skipif(not FILES.is_dir(), reason=f"no newer front end at {FILES} (.ci/run puts one there; or set NEWEST_FRONT_END)")
 
 

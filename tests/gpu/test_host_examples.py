@@ -17,7 +17,7 @@ NEED_MODELS = ("sd3_5", "flux_dev", "steer_a_style", "ksampler_parity")  # test_
 EXAMPLES = [path.stem for path in sorted((ROOT / "example_workflows").glob("*.json")) if path.stem not in NEED_MODELS]
 MODES = ("normal", "dynamic", "no float64", "gpuonly")  # host_pack.py
 RUNS = [(mode, name) for mode in MODES for name in EXAMPLES] if EVERYWHERE else [  # all of them take an hour
-    ("dynamic", "exploded_step"), ("dynamic", "learn_08_training"), ("dynamic", "image_to_image")]
+    ("dynamic", "exploded_step"), ("dynamic", "train_from_scratch"), ("dynamic", "image_to_image")]
 
 
 @pytest.fixture(scope="module")
