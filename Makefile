@@ -12,7 +12,7 @@ help:
 	@echo "make demo    draw a picture, without ComfyUI"
 	@echo "make serve   ComfyUI's front end over the pack, without ComfyUI: http://127.0.0.1:8188"
 	@echo "make check   the fast part of the tests, for the loop of editing"
-	@echo "make test    the whole test suite; EVERYWHERE=1: all of the browser over ComfyUI and of the simulated GPU too"
+	@echo "make test    the whole test suite; EVERYWHERE=1: both renderers over both hosts, all of the simulated GPU too"
 	@echo "make bench   what patch sizes, stages and loops cost, in tables"
 
 demo: .venv/standalone
