@@ -109,6 +109,7 @@ const CHINESE = {
   "None, CFG": "没有引导，CFG",
   "Now minus then": "现在减当时",
   "One prompt": "一个提示词",
+  "One prompt, what it costs": "一个提示词及其开销",
   "One prompt, six ways": "一个提示词，六种方式",
   "One step": "一步",
   "One step in three ways": "一步的三种走法",

@@ -94,8 +94,8 @@ LAYOUTS: dict[str, dict] = {
                     ("3 Before and after", 464, [7, 18])]},
     "learn_09_patch_sizes": {
         "subgraphs": {"Latent and steps": ([5, 6], [])},
-        "columns": [("", 310, [4, 1]), ("1 One prompt", 240, [2, 3, "Latent and steps"]), ("2 Every size", 270, [7, 9]),
-                    ("3 What is lost, what is saved", 474, [12, 10])]},
+        "columns": [("", 310, [4, 1]), ("1 One prompt, what it costs", 262, [2, 3, "Latent and steps", 9]), ("2 Every size", 290, [7, 10]),
+                    ("3 What is lost, what is saved", 460, [12])]},
     "learn_10_see_and_steer": {
         "subgraphs": {"Blue": ([9, 11, 12, 13, 14, 15], [(9, "text")]), "Red": ([16, 18, 19, 20, 21, 22], [(16, "text")]),
                       "All steps, and the ninth": ([25, 26, 27, 28, 32, 33, 34], []), "Noise": ([5, 6, 7, 8, 10, 17, 24], []),
